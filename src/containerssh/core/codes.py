@@ -1,0 +1,220 @@
+"""Upstream's message codes (``observability.md`` section 5), and ours in the same style.
+
+The text beside a code says when it is logged; ``docs/reference/messages.md`` is made from these classes.
+"""
+
+from __future__ import annotations
+
+from containerssh.core.messages import Code
+
+
+class CoreCode(Code):
+    CONFIG_ERROR = "CORE_CONFIG_ERROR", "config path, load, or validation error at start"
+    NO_HOST_KEYS = "CORE_NO_HOST_KEYS", "no host keys configured, generating"
+    HOST_KEY_GENERATION_FAILED = (
+        "CORE_HOST_KEY_GENERATION_FAILED",
+        "a host key could not be made or saved",
+    )
+    CONFIG_CANNOT_WRITE_FILE = (
+        "CORE_CONFIG_CANNOT_WRITE_FILE",
+        "temporary config file could not be created/written/closed/renamed",
+    )
+    CONFIG_FILE = "CORE_CONFIG_FILE", "which config file is used"
+    HEALTH_CHECK_FAILED = "CORE_HEALTH_CHECK_FAILED", "--healthcheck failed"
+    HEALTH_CHECK_SUCCESSFUL = "CORE_HEALTH_CHECK_SUCCESSFUL", "--healthcheck succeeded"
+
+
+class ServiceCode(Code):
+    STARTING = "SERVICE_STARTING", "one service changes state (label service)"
+    RUNNING = "SERVICE_RUNNING", "one service changes state (label service)"
+    STOPPING = "SERVICE_STOPPING", "one service changes state (label service)"
+    STOPPED = "SERVICE_STOPPED", "one service changes state (label service)"
+    CRASHED = "SERVICE_CRASHED", "a service ended with an error"
+    POOL_STARTING = "SERVICE_POOL_STARTING", "whole process state"
+    POOL_RUNNING = "SERVICE_POOL_RUNNING", "whole process state"
+    POOL_STOPPING = "SERVICE_POOL_STOPPING", "whole process state"
+    POOL_STOPPED = "SERVICE_POOL_STOPPED", "whole process state"
+
+
+class LogCode(Code):
+    WRITE_FAILED = "LOG_WRITE_FAILED", "log line could not be written"
+    ROTATE_FAILED = "LOG_ROTATE_FAILED", "SIGHUP rotation failed"
+    FILE_OPEN_FAILED = "LOG_FILE_OPEN_FAILED", "log file cannot be opened"
+
+
+class ConfigCode(Code):
+    REQUEST = "CONFIG_REQUEST", "config webhook attempt"
+    BACKEND_ERROR = "CONFIG_BACKEND_ERROR", "config webhook failed"
+    RESPONSE = "CONFIG_RESPONSE", "config webhook answered"
+    INVALID_STATUS_CODE = "CONFIG_INVALID_STATUS_CODE", "status ≠ 200 from config webhook"
+    AUTH_URL_DEPRECATED = "CONFIG_AUTH_URL_DEPRECATED", "auth.url used"
+
+
+class BackendCode(Code):
+    CONFIG_ERROR = "BACKEND_CONFIG_ERROR", "merged per-connection config invalid"
+
+
+class HTTPCode(Code):
+    LISTEN_FAILED = "HTTP_LISTEN_FAILED", "an HTTP server cannot bind"
+    CLIENT_ENCODE_FAILED = "HTTP_CLIENT_ENCODE_FAILED", "request body/URL cannot be built"
+    CLIENT_CONNECTION_FAILED = "HTTP_CLIENT_CONNECTION_FAILED", "request or body read failed"
+    CLIENT_DECODE_FAILED = "HTTP_CLIENT_DECODE_FAILED", "response is not the expected JSON"
+    CLIENT_REDIRECTS_DISABLED = "HTTP_CLIENT_REDIRECTS_DISABLED", "redirect refused"
+    CLIENT_REQUEST = "HTTP_CLIENT_REQUEST", "request sent"
+    CLIENT_REDIRECT = "HTTP_CLIENT_REDIRECT", "redirect followed"
+    CLIENT_RESPONSE = "HTTP_CLIENT_RESPONSE", "response status received"
+    SERVER_RESPONSE_WRITE_FAILED = "HTTP_SERVER_RESPONSE_WRITE_FAILED", "client went away"
+    SERVER_ENCODE_FAILED = "HTTP_SERVER_ENCODE_FAILED", "response object not encodable"
+
+
+class HealthCode(Code):
+    AVAILABLE = "HEALTH_AVAILABLE", "health endpoint listening"
+    REQUEST_FAILED = "HEALTH_REQUEST_FAILED", "health client request error"
+
+
+class AuthCode(Code):
+    REQUEST = "AUTH", "webhook attempt"
+    SUCCESSFUL = "AUTH_SUCCESSFUL", "webhook said yes"
+    FAILED = "AUTH_FAILED", "webhook said no; also OAuth2 refusals (returned)"
+    INVALID_STATUS = "AUTH_INVALID_STATUS", "webhook status ≠ 200"
+    BACKEND_ERROR = "AUTH_BACKEND_ERROR", "webhook failed"
+    CONFIG_ERROR = "AUTH_CONFIG_ERROR", "Kerberos/OAuth2 configuration unusable"
+
+
+class SSHCode(Code):
+    AVAILABLE = "SSH_AVAILABLE", "server listening"
+    START_FAILED = "SSH_START_FAILED", "cannot bind"
+    LISTEN_CLOSE_FAILED = "SSH_LISTEN_CLOSE_FAILED", "closing the listener failed"
+    SOCKET_REUSE_FAILED = "SSH_SOCKET_REUSE_FAILED", "SO_REUSEADDR failed"
+    CONNECTED = "SSH_CONNECTED", "TCP connection accepted"
+    DISCONNECTED = "SSH_DISCONNECTED", "connection closed"
+    HANDSHAKE_FAILED = "SSH_HANDSHAKE_FAILED", "handshake/authentication/backend init failed"
+    HANDSHAKE_SUCCESSFUL = "SSH_HANDSHAKE_SUCCESSFUL", "connection ready"
+    AUTH_SUCCESSFUL = "SSH_AUTH_SUCCESSFUL", "result of one authentication try"
+    AUTH_FAILED = "SSH_AUTH_FAILED", "result of one authentication try"
+    AUTH_UNAVAILABLE = "SSH_AUTH_UNAVAILABLE", "result of one authentication try"
+    BACKEND_REJECTED_HANDSHAKE = (
+        "SSH_BACKEND_REJECTED_HANDSHAKE",
+        "backend/config failed after authentication",
+    )
+    KEEPALIVE_NORESP = "SSH_KEEPALIVE_NORESP", "keepalive could not be sent"
+    GLOBAL_REQUEST = "SSH_GLOBAL_REQUEST", "forwarding requests"
+    GLOBAL_REQUEST_SUCCESSFUL = "SSH_GLOBAL_REQUEST_SUCCESSFUL", "forwarding requests"
+    GLOBAL_REQUEST_FAILED = "SSH_GLOBAL_REQUEST_FAILED", "forwarding requests"
+    DECODE_FAILED = "SSH_DECODE_FAILED", "undecodable request payload"
+    REPLY_SEND_FAILED = "SSH_REPLY_SEND_FAILED", "reply could not be sent"
+    NEW_CHANNEL = "SSH_NEW_CHANNEL", "channel accepted"
+    NEW_CHANNEL_REJECTED = "SSH_NEW_CHANNEL_REJECTED", "channel refused"
+    UNSUPPORTED_CHANNEL_TYPE = "SSH_UNSUPPORTED_CHANNEL_TYPE", "unknown channel type"
+    CHANNEL_REQUEST = "SSH_CHANNEL_REQUEST", "channel requests"
+    CHANNEL_REQUEST_SUCCESSFUL = "SSH_CHANNEL_REQUEST_SUCCESSFUL", "channel requests"
+    CHANNEL_REQUEST_FAILED = "SSH_CHANNEL_REQUEST_FAILED", "channel requests"
+    EXIT = "SSH_EXIT", "exit status sent"
+    EXIT_SIGNAL = "SSH_EXIT_SIGNAL", "exit signal sent"
+    EXIT_CODE_FAILED = "SSH_EXIT_CODE_FAILED", "sending either failed"
+
+
+class SecurityCode(Code):
+    ENV_REJECTED = "SECURITY_ENV_REJECTED", "policy refused the request"
+    TTY_REJECTED = "SECURITY_TTY_REJECTED", "policy refused the request"
+    EXEC_REJECTED = "SECURITY_EXEC_REJECTED", "policy refused the request"
+    SHELL_REJECTED = "SECURITY_SHELL_REJECTED", "policy refused the request"
+    SUBSYSTEM_REJECTED = "SECURITY_SUBSYSTEM_REJECTED", "policy refused the request"
+    SIGNAL_REJECTED = "SECURITY_SIGNAL_REJECTED", "policy refused the request"
+    X11_FORWARDING_REJECTED = "SECURITY_X11_FORWARDING_REJECTED", "policy refused the request"
+    FORWARDING_REJECTED = "SECURITY_FORWARDING_REJECTED", "policy refused the request"
+    REVERSE_FORWARDING_REJECTED = (
+        "SECURITY_REVERSE_FORWARDING_REJECTED",
+        "policy refused the request",
+    )
+    MAX_SESSIONS = "SECURITY_MAX_SESSIONS", "session limit"
+    EXEC_FORCING_COMMAND = "SECURITY_EXEC_FORCING_COMMAND", "forceCommand applied"
+    EXEC_FAILED_SETENV = "SECURITY_EXEC_FAILED_SETENV", "SSH_ORIGINAL_COMMAND could not be set"
+
+
+class DockerCode(Code):
+    CONFIG_ERROR = "DOCKER_CONFIG_ERROR", "no image / invalid mode"
+    IMAGE_PULL_NEEDED_CHECKING = "DOCKER_IMAGE_PULL_NEEDED_CHECKING", "pull decision"
+    IMAGE_LISTING = "DOCKER_IMAGE_LISTING", "checking local image"
+    IMAGE_LISTING_FAILED = (
+        "DOCKER_IMAGE_LISTING_FAILED",
+        "check failed, retrying; returned when giving up",
+    )
+    IMAGE_PULL = "DOCKER_IMAGE_PULL", "pulling"
+    IMAGE_PULL_FAILED = "DOCKER_IMAGE_PULL_FAILED", "pulling the image failed"
+    CONTAINER_CREATE = "DOCKER_CONTAINER_CREATE", "creating"
+    CONTAINER_CREATE_FAILED = (
+        "DOCKER_CONTAINER_CREATE_FAILED",
+        "the engine refused to create the container",
+    )
+    CONTAINER_START = "DOCKER_CONTAINER_START", "starting"
+    CONTAINER_START_FAILED = (
+        "DOCKER_CONTAINER_START_FAILED",
+        "the engine could not start the container",
+    )
+    CONTAINER_ATTACH = "DOCKER_CONTAINER_ATTACH", "session mode attach"
+    CONTAINER_ATTACH_FAILED = "DOCKER_CONTAINER_ATTACH_FAILED", "attaching to the container failed"
+    CONTAINER_STOP = "DOCKER_CONTAINER_STOP", "session mode end"
+    CONTAINER_STOP_FAILED = "DOCKER_CONTAINER_STOP_FAILED", "the container could not be stopped"
+    CONTAINER_REMOVE = "DOCKER_CONTAINER_REMOVE", "removal"
+    CONTAINER_REMOVE_SUCCESSFUL = "DOCKER_CONTAINER_REMOVE_SUCCESSFUL", "removal"
+    CONTAINER_REMOVE_FAILED = "DOCKER_CONTAINER_REMOVE_FAILED", "the container could not be removed"
+    CONTAINER_SIGNAL = "DOCKER_CONTAINER_SIGNAL", "kill API used"
+    CONTAINER_SIGNAL_FAILED = (
+        "DOCKER_CONTAINER_SIGNAL_FAILED",
+        "the engine could not deliver a signal",
+    )
+    CONTAINER_SHUTTING_DOWN = "DOCKER_CONTAINER_SHUTTING_DOWN", "new exec refused during removal"
+    EXEC = "DOCKER_EXEC", "exec steps"
+    EXEC_CREATE = "DOCKER_EXEC_CREATE", "exec steps"
+    EXEC_ATTACH = "DOCKER_EXEC_ATTACH", "exec steps"
+    EXEC_CREATE_FAILED = "DOCKER_EXEC_CREATE_FAILED", "the engine refused to create an exec"
+    EXEC_ATTACH_FAILED = "DOCKER_EXEC_ATTACH_FAILED", "attaching to an exec failed"
+    EXEC_RESIZE = "DOCKER_EXEC_RESIZE", "resize"
+    EXEC_RESIZE_FAILED = "DOCKER_EXEC_RESIZE_FAILED", "resizing an exec failed"
+    EXEC_SIGNAL = "DOCKER_EXEC_SIGNAL", "signal through the agent"
+    EXEC_SIGNAL_SUCCESSFUL = "DOCKER_EXEC_SIGNAL_SUCCESSFUL", "signal through the agent"
+    EXEC_SIGNAL_FAILED = "DOCKER_EXEC_SIGNAL_FAILED", "a signal was not delivered"
+    EXEC_SIGNAL_FAILED_NO_AGENT = "DOCKER_EXEC_SIGNAL_FAILED_NO_AGENT", "agent disabled"
+    SIGNAL_FAILED_NO_PID = "DOCKER_SIGNAL_FAILED_NO_PID", "program finished / PID unknown"
+    EXIT_CODE = "DOCKER_EXIT_CODE", "exit code obtained"
+    EXIT_CODE_FAILED = "DOCKER_EXIT_CODE_FAILED", "exit code failed"
+    STREAM_INPUT_FAILED = "DOCKER_STREAM_INPUT_FAILED", "stdin copy failed"
+    STREAM_OUTPUT_FAILED = "DOCKER_STREAM_OUTPUT_FAILED", "output copy failed"
+    CLOSE_INPUT_FAILED = "DOCKER_CLOSE_INPUT_FAILED", "half-close / channel close failed"
+    CLOSE_OUTPUT_FAILED = "DOCKER_CLOSE_OUTPUT_FAILED", "half-close / channel close failed"
+    PROGRAM_ALREADY_RUNNING = "DOCKER_PROGRAM_ALREADY_RUNNING", "request in the wrong state"
+    PROGRAM_NOT_RUNNING = "DOCKER_PROGRAM_NOT_RUNNING", "request in the wrong state"
+    SUBSYSTEM_NOT_SUPPORTED = "DOCKER_SUBSYSTEM_NOT_SUPPORTED", "unknown subsystem"
+    FILE_WRITE = "DOCKER_FILE_WRITE", "writing a file"
+    FILE_WRITE_FAILED = "DOCKER_FILE_WRITE_FAILED", "a file could not be written into the container"
+    FORWARDING_FAILED = "DOCKER_FORWARDING_FAILED", "forward setup failed"
+    AGENT_FAILED = "DOCKER_AGENT_FAILED", "forward agent"
+    AGENT_LOG = "DOCKER_AGENT_LOG", "agent stderr (untrusted text)"
+
+
+class AgentCode(Code):
+    UNKNOWN_CONNECTION = "AGENTPROTO_UNKNOWN_CONNECTION", "packet for unknown id"
+    INVALID_STATE = "AGENTPROTO_INVALID_STATE", "packet does not fit the state"
+    WRITE_FAILED = "AGENTPROTO_WRITE_FAILED", "short write / SUCCESS not written"
+    PACKET_UNKNOWN = "AGENTPROTO_PACKET_UNKNOWN", "unknown packet type"
+    PACKET_INVALID = "AGENTPROTO_PACKET_INVALID", "first packet not SETUP"
+    DECODE_FAILED = "AGENTPROTO_DECODE_FAILED", "setup encode/decode"
+    REMOTE_ERROR = "AGENTPROTO_REMOTE_ERROR", "ERROR packet received"
+
+
+class OCICode(Code):
+    CONFIG_ERROR = "OCI_CONFIG_ERROR", "the oci section cannot be used"
+    IMAGE_UNPACK = "OCI_IMAGE_UNPACK", "an image is being fetched or unpacked"
+    IMAGE_FAILED = "OCI_IMAGE_FAILED", "the image could not be fetched or unpacked"
+    RUNTIME = "OCI_RUNTIME", "which runtime was chosen, and why"
+    RUNTIME_MISSING = "OCI_RUNTIME_MISSING", "no usable OCI runtime on this machine"
+    CONTAINER_CREATE = "OCI_CONTAINER_CREATE", "creating a container"
+    CONTAINER_CREATE_FAILED = "OCI_CONTAINER_CREATE_FAILED", "a container could not be created"
+    CONTAINER_REMOVE = "OCI_CONTAINER_REMOVE", "removing a container"
+    CONTAINER_REMOVE_FAILED = "OCI_CONTAINER_REMOVE_FAILED", "a container could not be removed"
+    ORPHAN_REMOVED = "OCI_ORPHAN_REMOVED", "what a dead instance left was removed"
+
+
+class GeneralCode(Code):
+    UNKNOWN_ERROR = "UNKNOWN_ERROR", "message without a code of its own"

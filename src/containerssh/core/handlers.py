@@ -1,0 +1,223 @@
+"""The contracts between the SSH front, the layers and the backends. Read this file first.
+
+A login is three nested scopes: a TCP connection, an authenticated connection, a session channel. Each is an async
+context manager, entered and left by one and the same task of the SSH front. Requests go inwards through the handlers;
+bytes go outwards through the :class:`SessionChannel` that the innermost handler was given.
+
+A method that refuses raises: :class:`~containerssh.core.errors.Rejected` by policy,
+:class:`~containerssh.core.errors.BackendError` when the container fails. The front answers the request with a failure,
+logs the error once and shows its ``user_message`` where the protocol has a place for it. Any other exception is a fault
+of ours: it costs that channel, or that connection, and nobody else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+
+from containerssh.core.codes import SSHCode
+from containerssh.core.errors import AuthFailed, Rejected
+from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
+from containerssh.core.requests import ExitSignal, PtyRequest, WindowSize
+from containerssh.core.streams import ByteReader, ByteStream, ByteWriter
+
+
+class AuthMethod(StrEnum):
+    """Authentication methods by their SSH names (RFC 4252, 4256, 4462)."""
+
+    PASSWORD = "password"  # noqa: S105  the name of the method
+    PUBLIC_KEY = "publickey"
+    KEYBOARD_INTERACTIVE = "keyboard-interactive"
+    GSSAPI = "gssapi-with-mic"
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A key, or a certificate, that a client shows."""
+
+    algorithm: str
+    """The key's own type, ``ssh-ed25519`` or ``ssh-ed25519-cert-v01@openssh.com``."""
+    blob: bytes
+    """The wire encoding (RFC 4253 section 6.6)."""
+
+    @property
+    def authorized_key(self) -> str:
+        """``type base64``, as in an authorized_keys file, without comment."""
+        from base64 import b64encode
+
+        return f"{self.algorithm} {b64encode(self.blob).decode()}"
+
+    @property
+    def fingerprint(self) -> str:
+        """``SHA256:`` and unpadded base64, as OpenSSH shows it."""
+        from base64 import b64encode
+        from hashlib import sha256
+
+        return "SHA256:" + b64encode(sha256(self.blob).digest()).decode().rstrip("=")
+
+
+class Prompts(ABC):
+    """Asking the person at the other end, during keyboard-interactive authentication (RFC 4256)."""
+
+    @abstractmethod
+    async def ask(self, instruction: str, questions: Sequence[tuple[str, bool]] = ()) -> Sequence[str]:
+        """Show *instruction* and the questions (text, whether the answer is echoed); the answers in order."""
+
+
+class SessionChannel(ABC):
+    """A session channel as the innermost handler sees it. The front closes it; nobody else needs to.
+
+    Output waits until the reply to the request that started the program has been sent, so a handler may start its pumps
+    before it returns from ``run_*``.
+    """
+
+    stdin: ByteReader
+    stdout: ByteWriter
+    stderr: ByteWriter
+
+    @abstractmethod
+    async def exit_status(self, status: int) -> None:
+        """The program ended: pass on unsent output, its end of file and *status* (0 to 2^32-1), then close."""
+
+    @abstractmethod
+    async def exit_signal(self, signal: ExitSignal) -> None:
+        """The program died of a signal; else like :meth:`exit_status`."""
+
+    @abstractmethod
+    async def fail(self, error: Exception) -> None:
+        """The session broke: one line with the reference on stderr, a non-zero status, close. Logs *error*."""
+
+
+class SessionHandler:
+    """Scope: one session channel. The defaults refuse, so a handler writes only what it can do."""
+
+    async def set_env(self, name: str, value: str) -> None:
+        """Before the start: a variable for the program. The last value of a name wins."""
+        raise _unsupported("env")
+
+    async def request_pty(self, request: PtyRequest) -> None:
+        """Before the start: give the program a terminal."""
+        raise _unsupported("pty-req")
+
+    async def run_shell(self) -> None:
+        """Start the user's shell; returns when it runs."""
+        raise _unsupported("shell")
+
+    async def run_command(self, command: str) -> None:
+        """Start *command* (a line for ``/bin/sh``); returns when it runs."""
+        raise _unsupported("exec")
+
+    async def run_subsystem(self, name: str) -> None:
+        """Start the subsystem *name*; returns when it runs."""
+        raise _unsupported("subsystem")
+
+    async def send_signal(self, name: str) -> None:
+        """Send a signal (RFC 4254 section 6.9; without ``SIG``) to the program and its process group."""
+        raise _unsupported("signal")
+
+    async def send_break(self, milliseconds: int) -> None:
+        """Send a break to the terminal (RFC 4335); 0 means the terminal's own default length."""
+        raise _unsupported("break")
+
+    async def resize(self, size: WindowSize) -> None:
+        """The client's window changed; may come before the start."""
+        raise _unsupported("window-change")
+
+    async def terminate(self) -> None:
+        """The server stops: ask the program to end (TERM). The scope's end kills what is left."""
+
+
+class ConnectionHandler(ABC):
+    """Scope: one login. Opens sessions; the forwards refuse unless a backend has them."""
+
+    @abstractmethod
+    def session(self, channel: SessionChannel) -> AbstractAsyncContextManager[SessionHandler]:
+        """A session's scope; leaving it ends the program if it still runs."""
+
+    async def connect_tcp(self, host: str, port: int) -> ByteStream:
+        """A connection to *host* and *port*, made inside the container (``direct-tcpip``)."""
+        raise _unsupported("direct-tcpip")
+
+    async def connect_unix(self, path: str) -> ByteStream:
+        """A connection to the socket *path* inside the container (``direct-streamlocal@openssh.com``)."""
+        raise _unsupported("direct-streamlocal@openssh.com")
+
+    async def terminate(self) -> None:
+        """The server stops: ask whatever still runs to end."""
+
+
+class NetworkHandler(ABC):
+    """Scope: one TCP connection."""
+
+    @property
+    @abstractmethod
+    def auth_methods(self) -> frozenset[AuthMethod]:
+        """The methods that could succeed here: only these are offered to the client."""
+
+    async def authenticate_password(self, attempt: AuthAttempt, password: bytes) -> Login:
+        """
+        Judge a password (the client's bytes, not normalised).
+
+        Raises:
+            AuthFailed: it is wrong.
+            AuthUnavailable: nobody could be asked.
+        """
+        raise _disabled(AuthMethod.PASSWORD)
+
+    async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
+        """
+        Judge whether *key* may log in. The front calls it once for each user and key of a connection, and makes the
+        result a login only when a signature by this very key has been verified. Raises as above.
+        """
+        raise _disabled(AuthMethod.PUBLIC_KEY)
+
+    async def authenticate_interactive(self, attempt: AuthAttempt, prompts: Prompts) -> Login:
+        """Judge by questions and answers. Raises as above."""
+        raise _disabled(AuthMethod.KEYBOARD_INTERACTIVE)
+
+    def handshake_failed(self, error: Exception) -> None:
+        """The connection ended without a login."""
+
+    @abstractmethod
+    def login(self, login: Login, notices: Notices) -> AbstractAsyncContextManager[ConnectionHandler]:
+        """
+        An authenticated connection's scope: entering it prepares the container, leaving it removes it.
+
+        Raises:
+            ConfigError, BackendError: there will be no container; the user is told and the connection ends.
+        """
+
+
+class Notices(ABC):
+    """Lines for the user while a login is prepared ("pulling image, 40 %").
+
+    The front shows them on the standard error of an interactive session (one with a terminal) and drops them elsewhere.
+    """
+
+    @abstractmethod
+    def notice(self, text: str) -> None:
+        """Show *text*, one line without line end, where there is somebody to see it. Never blocks, never raises."""
+
+
+class ServerHandler(ABC):
+    """Scope: the server's life."""
+
+    @abstractmethod
+    def accept(self, meta: ConnectionMetadata) -> AbstractAsyncContextManager[NetworkHandler]:
+        """A TCP connection's scope; raises :class:`Rejected` to turn it away."""
+
+
+def _unsupported(what: str) -> Rejected:
+    return Rejected(
+        SSHCode.CHANNEL_REQUEST_FAILED,
+        f"{what} is not supported",
+        user_message=f"{what} is not supported here.",
+        RequestType=what,
+    )
+
+
+def _disabled(method: AuthMethod) -> AuthFailed:
+    return AuthFailed(SSHCode.AUTH_FAILED, f"{method} authentication is not configured")

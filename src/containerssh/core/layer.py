@@ -1,0 +1,110 @@
+"""Bases for layers: each passes everything on to ``inner``, so that a layer writes only what it changes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from containerssh.core.handlers import (
+    AuthMethod,
+    ConnectionHandler,
+    NetworkHandler,
+    Notices,
+    Prompts,
+    PublicKey,
+    ServerHandler,
+    SessionChannel,
+    SessionHandler,
+)
+from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
+from containerssh.core.requests import PtyRequest, WindowSize
+from containerssh.core.streams import ByteStream
+
+
+@dataclass(eq=False)
+class SessionLayer(SessionHandler):
+    """Around one session."""
+
+    inner: SessionHandler
+
+    async def set_env(self, name: str, value: str) -> None:
+        await self.inner.set_env(name, value)
+
+    async def request_pty(self, request: PtyRequest) -> None:
+        await self.inner.request_pty(request)
+
+    async def run_shell(self) -> None:
+        await self.inner.run_shell()
+
+    async def run_command(self, command: str) -> None:
+        await self.inner.run_command(command)
+
+    async def run_subsystem(self, name: str) -> None:
+        await self.inner.run_subsystem(name)
+
+    async def send_signal(self, name: str) -> None:
+        await self.inner.send_signal(name)
+
+    async def send_break(self, milliseconds: int) -> None:
+        await self.inner.send_break(milliseconds)
+
+    async def resize(self, size: WindowSize) -> None:
+        await self.inner.resize(size)
+
+    async def terminate(self) -> None:
+        await self.inner.terminate()
+
+
+@dataclass(eq=False)
+class ConnectionLayer(ConnectionHandler):
+    """Around one login."""
+
+    inner: ConnectionHandler
+
+    def session(self, channel: SessionChannel) -> AbstractAsyncContextManager[SessionHandler]:
+        return self.inner.session(channel)
+
+    async def connect_tcp(self, host: str, port: int) -> ByteStream:
+        return await self.inner.connect_tcp(host, port)
+
+    async def connect_unix(self, path: str) -> ByteStream:
+        return await self.inner.connect_unix(path)
+
+    async def terminate(self) -> None:
+        await self.inner.terminate()
+
+
+@dataclass(eq=False)
+class NetworkLayer(NetworkHandler):
+    """Around one TCP connection."""
+
+    inner: NetworkHandler
+
+    @property
+    def auth_methods(self) -> frozenset[AuthMethod]:
+        return self.inner.auth_methods
+
+    async def authenticate_password(self, attempt: AuthAttempt, password: bytes) -> Login:
+        return await self.inner.authenticate_password(attempt, password)
+
+    async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
+        return await self.inner.authenticate_public_key(attempt, key)
+
+    async def authenticate_interactive(self, attempt: AuthAttempt, prompts: Prompts) -> Login:
+        return await self.inner.authenticate_interactive(attempt, prompts)
+
+    def handshake_failed(self, error: Exception) -> None:
+        self.inner.handshake_failed(error)
+
+    def login(self, login: Login, notices: Notices) -> AbstractAsyncContextManager[ConnectionHandler]:
+        return self.inner.login(login, notices)
+
+
+@dataclass(eq=False)
+class ServerLayer(ServerHandler):
+    """Around the server."""
+
+    inner: ServerHandler
+
+    def accept(self, meta: ConnectionMetadata) -> AbstractAsyncContextManager[NetworkHandler]:
+        return self.inner.accept(meta)

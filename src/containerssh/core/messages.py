@@ -1,0 +1,92 @@
+"""Log messages with upstream's codes, and the labels that a scope adds to every line below it.
+
+A module logs through the standard library: ``logger.info(Event(SSHCode.AVAILABLE, "...", address=...))``. Labels of a
+connection come from :func:`log_labels`, so nobody passes a logger about. How a line looks is decided in
+``containerssh.logs``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import StrEnum
+from typing import Self
+
+LabelValue = str | int | float | bool
+
+# Syslog's severities that the standard library lacks (observability.md section 1).
+NOTICE = 25
+ALERT = 60
+EMERGENCY = 70
+
+logging.addLevelName(NOTICE, "NOTICE")
+logging.addLevelName(ALERT, "ALERT")
+logging.addLevelName(EMERGENCY, "EMERG")
+
+
+class Code(StrEnum):
+    """A message code and when it is logged; the subclasses in :mod:`containerssh.core.codes` hold them all."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+
+class Event:
+    """A log message: pass it as the ``msg`` of any logging call.
+
+    Labels are strings, numbers or booleans, named as upstream names them (``connectionId``, ``remoteAddr``...).
+    """
+
+    __slots__ = ("code", "labels", "text")
+
+    def __init__(self, code: Code, text: str, /, **labels: LabelValue) -> None:
+        self.code = code
+        self.text = text
+        self.labels = labels
+
+    def __str__(self) -> str:
+        return self.text
+
+
+_labels: ContextVar[Mapping[str, LabelValue]] = ContextVar("containerssh_log_labels")
+_threshold: ContextVar[int | None] = ContextVar("containerssh_log_threshold", default=None)
+
+
+def current_labels() -> Mapping[str, LabelValue]:
+    """The labels of the scope that logs."""
+    return _labels.get({})
+
+
+def current_threshold() -> int | None:
+    """The level below which this scope's lines are dropped; None: the configured one holds."""
+    return _threshold.get()
+
+
+@contextmanager
+def log_labels(**labels: LabelValue) -> Iterator[None]:
+    """Add *labels* to every line logged in this scope, and in the tasks started in it."""
+    before = current_labels()
+    _labels.set({**before, **labels})
+    try:
+        yield
+    finally:
+        # Not reset(token): an async generator may be closed in another context than it was entered in.
+        _labels.set(before)
+
+
+@contextmanager
+def log_threshold(level: int | None) -> Iterator[None]:
+    """Use another log level in this scope (the config server may set it for one login)."""
+    before = _threshold.get()
+    _threshold.set(level if level is not None else before)
+    try:
+        yield
+    finally:
+        _threshold.set(before)

@@ -1,0 +1,120 @@
+"""Who is connected, and what the webhooks said about them (``webhooks.md`` section 3).
+
+The values are immutable: an authentication attempt works on a copy of its own, so nothing that came with a refused
+attempt can reach the login that follows it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, Self, TypeVar
+
+V = TypeVar("V", str, bytes)
+
+
+@dataclass(frozen=True)
+class Value(Generic[V]):
+    """A value that a webhook returned; a sensitive one is used, but never sent on and never logged."""
+
+    value: V
+    sensitive: bool = False
+
+    def __repr__(self) -> str:
+        return "Value(<sensitive>)" if self.sensitive else f"Value({self.value!r})"
+
+
+Texts = Mapping[str, Value[str]]
+Files = Mapping[str, Value[bytes]]
+
+
+@dataclass(frozen=True)
+class SocketAddress:
+    """An IP address and a TCP port; the address is normalised, IPv4-mapped ones to IPv4."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, host: str, port: int) -> Self:
+        """From what ``getpeername`` gives; a zone index (``fe80::1%eth0``) is kept."""
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return cls(host, port)
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        return cls(str(address), port)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class ConnectionMetadata:
+    """A TCP connection: known from the moment it was accepted."""
+
+    remote_address: SocketAddress
+    connection_id: str
+    """32 lower-case hexadecimal digits, random; the reference number in user messages and logs."""
+    metadata: Texts = field(default_factory=dict)
+    environment: Texts = field(default_factory=dict)
+    files: Files = field(default_factory=dict)
+    """Absolute path in the container to content."""
+
+    def with_values(self, metadata: Texts, environment: Texts, files: Files) -> Self:
+        """A copy with these entries added; they win over entries of the same name."""
+        return replace(
+            self,
+            metadata={**self.metadata, **metadata},
+            environment={**self.environment, **environment},
+            files={**self.files, **files},
+        )
+
+    def without_sensitive(self) -> Self:
+        """A copy without the sensitive entries: what a later webhook may see."""
+        return replace(
+            self,
+            metadata={k: v for k, v in self.metadata.items() if not v.sensitive},
+            environment={k: v for k, v in self.environment.items() if not v.sensitive},
+            files={k: v for k, v in self.files.items() if not v.sensitive},
+        )
+
+
+@dataclass(frozen=True)
+class AuthAttempt(ConnectionMetadata):
+    """One authentication attempt: a connection, and the name given with this very attempt."""
+
+    client_version: str = ""
+    """The client's identification string without line end, ``SSH-2.0-OpenSSH_9.2p1``."""
+    username: str = ""
+
+
+@dataclass(frozen=True)
+class Restrictions:
+    """What a credential (an authorized key's options, later a certificate) takes away from its login."""
+
+    force_command: str | None = None
+    pty: bool = True
+    port_forwarding: bool = True
+    agent_forwarding: bool = True
+    x11_forwarding: bool = True
+    user_rc: bool = True
+
+
+@dataclass(frozen=True)
+class Login(AuthAttempt):
+    """An authenticated connection: the result of the attempt that succeeded."""
+
+    authenticated_username: str = ""
+    """The name that authentication vouches for; empty when the webhook gave none."""
+    restrictions: Restrictions = Restrictions()
+    config_overlay: Mapping[str, object] = field(default_factory=dict, repr=False)
+    """Configuration of this user alone (users file), merged by presence before the config server's answer."""
+
+    @classmethod
+    def of(cls, attempt: AuthAttempt, authenticated_username: str, **more: object) -> Self:
+        """The login that *attempt* earned."""
+        known = {name: getattr(attempt, name) for name in attempt.__dataclass_fields__}
+        return cls(**known, authenticated_username=authenticated_username, **more)  # type: ignore[arg-type]

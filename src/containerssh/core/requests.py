@@ -1,0 +1,67 @@
+"""The payloads of SSH channel requests as values (RFC 4254 section 6).
+
+Strings of the wire that may hold any byte (environment, commands, names) are ``str`` with the undecodable bytes kept as
+surrogates (PEP 383); :func:`to_wire` gives the original bytes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def from_wire(data: bytes) -> str:
+    """Text of the wire; bytes that are no UTF-8 become surrogates."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def to_wire(text: str) -> bytes:
+    """The bytes that :func:`from_wire` was given."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True)
+class WindowSize:
+    """A terminal's size in characters, and in pixels where the client told (else 0)."""
+
+    columns: int
+    rows: int
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
+class PtyRequest:
+    """``pty-req``: terminal type, size, and the encoded terminal modes (RFC 4254 section 8)."""
+
+    term: str
+    size: WindowSize
+    modes: bytes = b""
+
+
+SIGNALS = frozenset(
+    {
+        "ABRT",
+        "ALRM",
+        "FPE",
+        "HUP",
+        "ILL",
+        "INT",
+        "KILL",
+        "PIPE",
+        "QUIT",
+        "SEGV",
+        "TERM",
+        "USR1",
+        "USR2",
+    }
+)
+"""Signal names of RFC 4254 section 6.10, without ``SIG``."""
+
+
+@dataclass(frozen=True)
+class ExitSignal:
+    """How a program died of a signal; *name* without ``SIG``."""
+
+    name: str
+    core_dumped: bool = False
+    message: str = ""

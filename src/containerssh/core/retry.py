@@ -1,0 +1,48 @@
+"""Trying again while a peer is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def retry(
+    once: Callable[[], Awaitable[T]],
+    *,
+    on: type[Exception] | tuple[type[Exception], ...],
+    within: timedelta,
+    every: timedelta,
+    unless: Callable[[Exception], bool] = lambda _: False,
+) -> T:
+    """
+    The result of the first call of *once* that does not raise *on*.
+
+    There is at least one call; none is begun, and none goes on, once *within* has passed. *unless* tells errors that
+    trying again cannot cure.
+
+    Raises:
+        the last error of *once*: the time is over; TimeoutError when the first call was still at work then.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within.total_seconds()
+    last: Exception | None = None
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await once()
+        except on as exc:
+            if unless(exc):
+                raise
+            last = exc
+        except TimeoutError:
+            if last is not None:
+                raise last from None
+            raise
+        pause = every.total_seconds()
+        if loop.time() + pause >= deadline:
+            raise last
+        await asyncio.sleep(pause)
