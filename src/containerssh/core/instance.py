@@ -1,0 +1,119 @@
+"""Which process owns a container: so that the next start removes what a dead one left, and nothing else.
+
+Every server process has a random id, which its containers carry as a label, and holds a lock on a file named after it.
+The kernel drops the lock with the process, however it ended. An id whose file is here and unlocked is dead; an id whose
+file is not here belongs to another machine and is nobody's business.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """This server process."""
+
+    id: str
+    """16 hexadecimal digits."""
+    state: Path
+    """Where files live that must outlast the process (images, locks); mode 0700."""
+    runtime: Path
+    """Where sockets live, removed at the end; a short path (sockets allow 107 bytes), mode 0700."""
+
+    def dead(self) -> list[str]:
+        """Ids of instances of this machine (and this state folder) that have ended without cleaning up."""
+        ids = []
+        for lock in sorted(self._locks.iterdir()):
+            if lock.name == self.id or not _ID.fullmatch(lock.name):
+                continue
+            with suppress(FileNotFoundError), lock.open("rb") as file:
+                if _try_lock(file.fileno()):
+                    ids.append(lock.name)
+        return ids
+
+    def forget(self, dead_id: str) -> None:
+        """Everything of *dead_id* is gone: its sockets and its lock can go too."""
+        if not _ID.fullmatch(dead_id) or dead_id == self.id:
+            raise ValueError(f"not another instance's id: {dead_id!r}")
+        shutil.rmtree(self.runtime.parent / dead_id, ignore_errors=True)
+        (self._locks / dead_id).unlink(missing_ok=True)
+
+    @property
+    def _locks(self) -> Path:
+        return self.state / "instances"
+
+
+def default_state_folder() -> Path:
+    """systemd's ``StateDirectory=``, ``/var/lib/containerssh`` for root, else below XDG_STATE_HOME."""
+    if given := os.environ.get("STATE_DIRECTORY"):
+        return Path(given.split(":", 1)[0])
+    if os.geteuid() == 0:
+        return Path("/var/lib/containerssh")
+    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
+    return Path(home) / "containerssh"
+
+
+def default_runtime_folder() -> Path:
+    """``/run/containerssh`` for root, else below XDG_RUNTIME_DIR, else a folder of the user's own in the temporary one."""
+    if os.geteuid() == 0:
+        return Path("/run/containerssh")
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(base or tempfile.gettempdir()) / ("containerssh" if base else f"containerssh-{os.geteuid()}")
+
+
+@contextmanager
+def open_instance(state: Path | None = None, runtime: Path | None = None) -> Iterator[Instance]:
+    """
+    This process's identity; its runtime folder and its lock are removed at the end.
+
+    Raises:
+        OSError: a folder cannot be made, or is not ours alone.
+    """
+    state = state or default_state_folder()
+    runtime = runtime or default_runtime_folder()
+    for folder in (state, state / "instances", runtime):
+        make_private(folder)
+    identity = secrets.token_hex(8)
+    instance = Instance(identity, state, runtime / identity)
+    lock = state / "instances" / instance.id
+    descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        _try_lock(descriptor)
+        instance.runtime.mkdir(mode=0o700)
+        try:
+            yield instance
+        finally:
+            shutil.rmtree(instance.runtime, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def make_private(folder: Path) -> None:
+    """Make *folder* if need be, and make sure that it is a real folder of ours that nobody else may enter."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not folder.is_dir() or folder.is_symlink() or found.st_uid != os.geteuid():
+        raise PermissionError(f"{folder} is not a folder of this user")
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
