@@ -66,7 +66,7 @@ def default_state_folder() -> Path:
 
 
 def default_runtime_folder() -> Path:
-    """``/run/containerssh`` for root, else below XDG_RUNTIME_DIR, else a folder of the user's own in the temporary one."""
+    """``/run/containerssh`` for root, else below XDG_RUNTIME_DIR, else the user's own in the temporary folder."""
     if os.geteuid() == 0:
         return Path("/run/containerssh")
     base = os.environ.get("XDG_RUNTIME_DIR")
