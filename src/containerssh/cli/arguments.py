@@ -1,0 +1,110 @@
+"""The command line's grammar: upstream's flags in Go's spelling (``config.md`` section 9), and our sub-commands."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from containerssh import __version__
+
+SWITCHES = ("dump-config", "licenses", "healthcheck", "version", "help")
+"""Upstream's flags without a value (and ours beside them); Go takes one dash or two, and ``=true`` or ``=false``."""
+
+_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+
+
+class UsageError(Exception):
+    """The command line makes no sense; the text is for the user, the exit status is 2."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse's own exits with a usage dump
+        raise UsageError(f"{message}\nTry: {self.prog} --help")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """
+    The namespace's ``action`` says what to do: serve, dump-config, licenses, healthcheck, demo, config-check,
+    config-schema or hash-password.
+
+    Raises:
+        UsageError: with a text for the user.
+        SystemExit: after ``--help`` or ``--version``.
+    """
+    parsed = _parser().parse_args(_settle(arguments))
+    if parsed.action is None:
+        parsed.action = "serve"
+        for switch in ("dump-config", "licenses", "healthcheck"):  # upstream's priority
+            if getattr(parsed, switch.replace("-", "_")):
+                parsed.action = switch
+                break
+    return parsed
+
+
+def _settle(arguments: Sequence[str]) -> list[str]:
+    """Go's spellings of the top-level flags in argparse's."""
+    settled: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-"):
+            # A sub-command and what belongs to it.
+            return [*settled, argument, *rest]
+        if name == "config":
+            settled.append("--config=" + value if equals else "--config")
+            if not equals and rest:
+                settled.append(rest.pop(0))
+        elif name in SWITCHES:
+            if equals and value not in _TRUE | _FALSE:
+                raise UsageError(f"{argument}: {name} is a switch; write --{name}")
+            if not equals or value in _TRUE:
+                settled.append(f"--{name}")
+        else:
+            settled.append(argument)
+    return settled
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="containerssh",
+        description="An SSH server that answers each login with a container of its own.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(action=None)
+    parser.add_argument(
+        "--config", metavar="FILE", default="config.yaml", help="the configuration (default: %(default)s)"
+    )
+    parser.add_argument("--dump-config", action="store_true", help="print the configuration in force, secrets masked")
+    parser.add_argument("--licenses", action="store_true", help="print the licence and those of what is used")
+    parser.add_argument("--healthcheck", action="store_true", help="ask the running server whether it is healthy")
+    parser.add_argument("--version", action="version", version=f"ContainerSSH {__version__}")
+    commands = parser.add_subparsers(title="commands", parser_class=_Parser)
+
+    serve = commands.add_parser("serve", help="run the server (also what no command at all does)")
+    serve.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="the configuration")
+    serve.set_defaults(action="serve")
+
+    demo = commands.add_parser("demo", help="start a server with one user, log in, show what the container answers")
+    demo.add_argument("--backend", choices=("oci", "docker", "auto"), default="oci", help="default: %(default)s")
+    demo.add_argument("--image", default="", help="image to land in (default: a small busybox one made here)")
+    demo.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
+    demo.add_argument("--once", action="store_true", help="end after the login, even on a terminal")
+    demo.set_defaults(action="demo")
+
+    config = commands.add_parser("config", help="look at a configuration").add_subparsers(
+        title="commands", required=True, metavar="check|schema", parser_class=_Parser
+    )
+    check = config.add_parser("check", help="show every mistake of a file, with its line")
+    check.add_argument("file", metavar="FILE", nargs="?", default="config.yaml")
+    check.set_defaults(action="config-check")
+    schema = config.add_parser("schema", help="print the JSON Schema of the configuration")
+    schema.set_defaults(action="config-schema")
+
+    password = commands.add_parser("hash-password", help="read a password, print its hash for the users file")
+    password.add_argument(
+        "--kind", choices=("argon2id", "bcrypt", "scrypt"), default="argon2id", help="default: %(default)s"
+    )
+    password.set_defaults(action="hash-password")
+    return parser

@@ -1,0 +1,61 @@
+"""``--licenses``: our licence, and those of the packages that are installed with us."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+
+def licenses() -> str:
+    """The text as Markdown; needs no file in the current folder and no configuration."""
+    parts = ["# The ContainerSSH license", "", _own().strip(), "", "# What it is built on", ""]
+    for name, dist in sorted(_closure("containerssh").items()):
+        parts.append(f"- {name} {dist.version}: {_license_of(dist)}")
+    parts += ["", "The guest agent is written in Go and carries the Go standard library (BSD-3-Clause).", ""]
+    return "\n".join(parts)
+
+
+def _own() -> str:
+    try:
+        own = distribution("containerssh")
+    except PackageNotFoundError:
+        own = None
+    for file in (own.files or []) if own else []:
+        if file.name == "LICENSE":
+            return str(file.read_text())
+    in_tree = Path(__file__).parents[3] / "LICENSE"
+    return in_tree.read_text() if in_tree.is_file() else "Apache-2.0, https://www.apache.org/licenses/LICENSE-2.0"
+
+
+def _closure(root: str) -> dict[str, Distribution]:
+    """Every installed distribution that *root* needs, itself left out."""
+    found: dict[str, Distribution] = {}
+    waiting = [root]
+    while waiting:
+        name = waiting.pop()
+        try:
+            dist = distribution(name)
+        except PackageNotFoundError:
+            continue  # an extra that is not installed
+        if name != root:
+            found[name] = dist
+        for requirement in dist.requires or []:
+            match = re.match(r"[A-Za-z0-9._-]+", requirement)
+            needed = re.sub(r"[-_.]+", "-", match.group(0)).lower() if match else ""
+            if needed and needed not in found and "extra ==" not in requirement.replace("extra == 'fast'", ""):
+                waiting.append(needed)
+    return found
+
+
+def _license_of(dist: Distribution) -> str:
+    meta = dist.metadata
+    if expression := meta.get("License-Expression"):
+        return expression
+    classifiers = [
+        c.rsplit("::", 1)[-1].strip() for c in meta.get_all("Classifier") or [] if c.startswith("License ::")
+    ]
+    if classifiers:
+        return ", ".join(classifiers)
+    lines = (meta.get("License") or "").strip().splitlines()
+    return lines[0] if lines else "see its package"

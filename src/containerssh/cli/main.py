@@ -1,0 +1,130 @@
+"""The ``containerssh`` command."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from containerssh.cli.arguments import UsageError, parse
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is upstream's (``config.md`` section 9)."""
+    try:
+        parsed = parse(sys.argv[1:] if arguments is None else arguments)
+    except UsageError as exc:
+        print(f"containerssh: {exc}", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        return _ACTIONS[parsed.action](parsed)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has left; what is still buffered must not fail again at exit.
+        sys.stdout = None  # type: ignore[assignment]  # the interpreter then flushes nothing
+        return EXIT_FAILURE
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from containerssh.app import serve
+
+    return serve(Path(parsed.config))
+
+
+def _dump_config(parsed: argparse.Namespace) -> int:
+    from containerssh.config.dump import dump_yaml
+    from containerssh.config.load import load
+    from containerssh.core.errors import ConfigError
+
+    try:
+        loaded = load(Path(parsed.config))
+    except ConfigError as exc:
+        return _complain(exc)
+    sys.stdout.write(dump_yaml(loaded.config))
+    return 0
+
+
+def _licenses(_: argparse.Namespace) -> int:
+    from containerssh.cli.licenses import licenses
+
+    sys.stdout.write(licenses())
+    return 0
+
+
+def _healthcheck(parsed: argparse.Namespace) -> int:
+    from containerssh.app import healthcheck
+
+    return healthcheck(Path(parsed.config))
+
+
+def _demo(parsed: argparse.Namespace) -> int:
+    from containerssh.cli.demo import Demo
+
+    demo = Demo(backend=parsed.backend, image=parsed.image, port=parsed.port, once=parsed.once)
+    return asyncio.run(demo.run())
+
+
+def _config_check(parsed: argparse.Namespace) -> int:
+    from containerssh.cli.check import report
+
+    return report(Path(parsed.file))
+
+
+def _config_schema(_: argparse.Namespace) -> int:
+    from containerssh.config.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def _hash_password(parsed: argparse.Namespace) -> int:
+    from containerssh.auth.hashes import hash_password
+
+    if sys.stdin.isatty():
+        password = getpass.getpass("Password: ")
+        if getpass.getpass("Again: ") != password:
+            print("containerssh: the two passwords differ", file=sys.stderr)
+            return EXIT_FAILURE
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    if not password:
+        print("containerssh: an empty password is no password", file=sys.stderr)
+        return EXIT_FAILURE
+    try:
+        print(hash_password(password, parsed.kind))
+    except ValueError as exc:
+        print(f"containerssh: {exc}", file=sys.stderr)
+        return EXIT_FAILURE
+    return 0
+
+
+def _complain(error: Exception) -> int:
+    from containerssh.core.errors import describe
+
+    logging.getLogger(__name__).debug("the command failed", exc_info=error)
+    print(f"containerssh: {describe(error)}", file=sys.stderr)
+    return EXIT_FAILURE
+
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "serve": _serve,
+    "dump-config": _dump_config,
+    "licenses": _licenses,
+    "healthcheck": _healthcheck,
+    "demo": _demo,
+    "config-check": _config_check,
+    "config-schema": _config_schema,
+    "hash-password": _hash_password,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

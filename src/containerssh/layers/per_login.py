@@ -1,0 +1,80 @@
+"""What a login gets: its own configuration, and with it the backend that serves it.
+
+The order is: the file, the user's part of the users file (by presence), the config server's answer. Any fault on the
+way ends this one login with a message code; the configuration of the file is never used in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from containerssh.auth.config_server import ConfigServer
+from containerssh.config.app import AppConfig
+from containerssh.config.merge import merge_answer, overlay
+from containerssh.core.codes import BackendCode
+from containerssh.core.errors import ConfigError
+from containerssh.core.handlers import AuthMethod, ConnectionHandler, NetworkHandler, Notices, ServerHandler
+from containerssh.core.messages import log_labels, log_threshold
+from containerssh.core.metadata import ConnectionMetadata, Login
+from containerssh.layers.security import Policy, SecurityConnection
+
+
+class LoginBackend(Protocol):
+    """A backend, for the server's life."""
+
+    def login(
+        self, login: Login, config: AppConfig, notices: Notices
+    ) -> AbstractAsyncContextManager[ConnectionHandler]:
+        """A login's container: entering starts it, leaving removes it. Raises BackendError."""
+
+
+@dataclass(eq=False)
+class PerLoginServer(ServerHandler):
+    """The innermost server: everything below it is made for one login."""
+
+    config: AppConfig
+    config_server: ConfigServer | None
+    backends: Mapping[str, LoginBackend]
+
+    @asynccontextmanager
+    async def accept(self, meta: ConnectionMetadata) -> AsyncIterator[NetworkHandler]:
+        yield PerLoginNetwork(self)
+
+
+@dataclass(eq=False)
+class PerLoginNetwork(NetworkHandler):
+    server: PerLoginServer
+
+    @property
+    def auth_methods(self) -> frozenset[AuthMethod]:
+        """None: the authentication layer around this one has them."""
+        return frozenset()
+
+    @asynccontextmanager
+    async def login(self, login: Login, notices: Notices) -> AsyncIterator[ConnectionHandler]:
+        login, config = await self._settle(login)
+        backend = self.server.backends.get(config.backend)
+        if backend is None:
+            raise ConfigError(BackendCode.CONFIG_ERROR, f"invalid backend: {config.backend}", backend=config.backend)
+        labels = {"authenticatedUsername": login.authenticated_username, "backend": config.backend}
+        with (
+            log_labels(module="backend", **labels),
+            log_threshold(None if config.log.level == self.server.config.log.level else config.log.level),
+        ):
+            async with backend.login(login, config, notices) as connection:
+                yield SecurityConnection(connection, Policy(config.security, login.restrictions))
+
+    async def _settle(self, login: Login) -> tuple[Login, AppConfig]:
+        config = self.server.config
+        if login.config_overlay:
+            config = overlay(config, login.config_overlay)
+        if self.server.config_server is None:
+            return login, config
+        answer = await self.server.config_server.ask(login)
+        if answer.config:
+            merge = overlay if answer.overlay else merge_answer
+            config = merge(config, answer.config)
+        return answer.login, config

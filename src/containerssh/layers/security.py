@@ -1,0 +1,153 @@
+"""What a login may do (``ssh.md`` section 10): the ``security`` section, and what its credential takes away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from containerssh.config.security import SecurityConfig
+from containerssh.core.codes import SecurityCode
+from containerssh.core.errors import ContainerSSHError, Rejected
+from containerssh.core.handlers import SessionChannel, SessionHandler
+from containerssh.core.layer import ConnectionLayer, SessionLayer
+from containerssh.core.messages import Code, Event, LabelValue
+from containerssh.core.metadata import Restrictions
+from containerssh.core.requests import PtyRequest
+
+logger = logging.getLogger(__name__)
+
+ORIGINAL_COMMAND = "SSH_ORIGINAL_COMMAND"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The decisions: each method tells whether a request may pass."""
+
+    config: SecurityConfig
+    restrictions: Restrictions = Restrictions()
+
+    @property
+    def force_command(self) -> str | None:
+        """The administrator's forced command, else the credential's (the order of sshd_config(5))."""
+        return self.config.force_command or self.restrictions.force_command
+
+    def allows_env(self, name: str) -> bool:
+        # What a forced command reads there must come from us, never from the client (sshd_config(5), ForceCommand).
+        if name == ORIGINAL_COMMAND:
+            return False
+        return self._listed(self.config.env.mode, name, self.config.env.allow, self.config.env.deny)
+
+    def allows_pty(self) -> bool:
+        return self.restrictions.pty and self._mode(self.config.tty.mode) == "enable"
+
+    def allows_command(self, command: str) -> bool:
+        return self._listed(self.config.command.mode, command, self.config.command.allow, ())
+
+    def allows_shell(self) -> bool:
+        return self._mode(self.config.shell.mode) == "enable"
+
+    def allows_subsystem(self, name: str) -> bool:
+        rule = self.config.subsystem
+        return self._listed(rule.mode, name, rule.allow, rule.deny)
+
+    def allows_signal(self, name: str) -> bool:
+        rule = self.config.signal
+        return self._listed(rule.mode, name, rule.allow, rule.deny)
+
+    def allows_session(self, already_open: int) -> bool:
+        return self.config.max_sessions < 0 or already_open < self.config.max_sessions
+
+    def _mode(self, own: str) -> str:
+        return own or self.config.default_mode or "enable"
+
+    def _listed(self, mode: str, value: str, allow: tuple[str, ...], deny: tuple[str, ...]) -> bool:
+        match self._mode(mode):
+            case "enable":
+                return value not in deny
+            case "filter":
+                return value in allow
+            case _:
+                return False
+
+
+@dataclass(eq=False)
+class SecurityConnection(ConnectionLayer):
+    """Refuses what the policy does not allow; everything else passes."""
+
+    policy: Policy
+    _open: int = field(default=0, init=False)
+
+    @asynccontextmanager
+    async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
+        if not self.policy.allows_session(self._open):
+            raise Rejected(SecurityCode.MAX_SESSIONS, "too many sessions are open", user_message="Too many sessions.")
+        self._open += 1
+        try:
+            async with self.inner.session(channel) as session:
+                yield SecuritySession(session, self.policy)
+        finally:
+            self._open -= 1
+
+
+@dataclass(eq=False)
+class SecuritySession(SessionLayer):
+    policy: Policy
+
+    async def set_env(self, name: str, value: str) -> None:
+        if not self.policy.allows_env(name):
+            raise _refused(SecurityCode.ENV_REJECTED, "Setting this environment variable", name=name)
+        await self.inner.set_env(name, value)
+
+    async def request_pty(self, request: PtyRequest) -> None:
+        if not self.policy.allows_pty():
+            raise _refused(SecurityCode.TTY_REJECTED, "Requesting a terminal")
+        await self.inner.request_pty(request)
+
+    async def run_shell(self) -> None:
+        if not self.policy.allows_shell():
+            raise _refused(SecurityCode.SHELL_REJECTED, "Starting a shell")
+        if self.policy.force_command:
+            await self._force(None)
+        else:
+            await self.inner.run_shell()
+
+    async def run_command(self, command: str) -> None:
+        if not self.policy.allows_command(command):
+            raise _refused(SecurityCode.EXEC_REJECTED, "Executing this command", command=command)
+        if self.policy.force_command:
+            await self._force(command)
+        else:
+            await self.inner.run_command(command)
+
+    async def run_subsystem(self, name: str) -> None:
+        if not self.policy.allows_subsystem(name):
+            raise _refused(SecurityCode.SUBSYSTEM_REJECTED, "Using this subsystem", name=name)
+        if self.policy.force_command:
+            await self._force(name)
+        else:
+            await self.inner.run_subsystem(name)
+
+    async def send_signal(self, name: str) -> None:
+        if not self.policy.allows_signal(name):
+            raise _refused(SecurityCode.SIGNAL_REJECTED, "Sending this signal", signal=name)
+        await self.inner.send_signal(name)
+
+    async def _force(self, original: str | None) -> None:
+        forced = self.policy.force_command
+        assert forced is not None
+        logger.debug(Event(SecurityCode.EXEC_FORCING_COMMAND, "Running the forced command instead"))
+        if original is not None:
+            try:
+                await self.inner.set_env(ORIGINAL_COMMAND, original)
+            except ContainerSSHError as exc:
+                logger.error(  # noqa: TRY400  the traceback says nothing that the event does not
+                    Event(SecurityCode.EXEC_FAILED_SETENV, f"Setting {ORIGINAL_COMMAND} failed: {exc}")
+                )
+                raise
+        await self.inner.run_command(forced)
+
+
+def _refused(code: Code, what: str, **labels: LabelValue) -> Rejected:
+    return Rejected(code, f"{what} is not allowed", user_message=f"{what} is not allowed.", **labels)

@@ -1,0 +1,67 @@
+"""The command line: upstream's flags in Go's spelling, and our sub-commands."""
+
+from __future__ import annotations
+
+import pytest
+
+from containerssh.cli.arguments import UsageError, parse
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config", "a.yaml"],
+        ["-config", "a.yaml"],
+        ["--config=a.yaml"],
+        ["-config=a.yaml"],
+        ["serve", "--config", "a.yaml"],
+    ],
+)
+def test_the_server_is_started_with_a_config_in_every_spelling(arguments: list[str]) -> None:
+    parsed = parse(arguments)
+    assert (parsed.action, parsed.config) == ("serve", "a.yaml")
+
+
+def test_without_arguments_the_server_reads_config_yaml() -> None:
+    parsed = parse([])
+    assert (parsed.action, parsed.config) == ("serve", "config.yaml")
+
+
+def test_the_config_before_a_command_is_kept() -> None:
+    assert parse(["--config", "a.yaml", "serve"]).config == "a.yaml"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "action"),
+    [
+        (["--dump-config"], "dump-config"),
+        (["-dump-config"], "dump-config"),
+        (["--dump-config=true"], "dump-config"),
+        (["--dump-config=false"], "serve"),
+        (["--healthcheck"], "healthcheck"),
+        (["--licenses"], "licenses"),
+        (["--healthcheck", "--licenses", "--dump-config"], "dump-config"),
+        (["--healthcheck", "--licenses"], "licenses"),
+        (["demo"], "demo"),
+        (["config", "check", "x.yaml"], "config-check"),
+        (["config", "schema"], "config-schema"),
+        (["hash-password"], "hash-password"),
+    ],
+)
+def test_flags_and_commands_choose_the_action(arguments: list[str], action: str) -> None:
+    assert parse(arguments).action == action
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--nosuch"], ["nosuch"], ["--dump-config=maybe"], ["config"], ["demo", "--port", "x"]]
+)
+def test_nonsense_is_a_usage_error(arguments: list[str]) -> None:
+    with pytest.raises(UsageError):
+        parse(arguments)
+
+
+def test_version_names_the_product(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["-version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("ContainerSSH ")
