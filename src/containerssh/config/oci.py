@@ -1,0 +1,416 @@
+"""The ``oci`` section: the embedded backend, which drives crun or runc itself, without a daemon."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Annotated, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    WithJsonSchema,
+    model_validator,
+)
+
+from containerssh.config.model import ConfigModel, Duration, seconds
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_LARGEST = 2**63 - 1
+
+
+def parse_size(value: object) -> int:
+    """
+    A number of bytes, or Docker's way of writing one: ``512m``, ``1.5g``, ``64k`` (powers of 1024).
+
+    Raises:
+        ValueError: neither, or more than a kernel can count.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    elif isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+        try:
+            size = int(Decimal(match.group(1)) * 1024 ** _POWERS[match.group(2).lower()])
+        except InvalidOperation as exc:
+            raise ValueError("the size is too large") from exc
+    else:
+        raise ValueError("a size is a number of bytes, or text such as 512m or 1.5g")
+    if not 0 <= size <= _LARGEST:
+        raise ValueError("a size is between 0 and 2^63-1 bytes")
+    return size
+
+
+def format_size(size: int) -> str:
+    """The size in the largest unit that needs no fraction: ``512m``, ``1g``, ``1000``."""
+    for unit in ("t", "g", "m", "k"):
+        if size and size % 1024 ** _POWERS[unit] == 0:
+            return f"{size // 1024 ** _POWERS[unit]}{unit}"
+    return str(size)
+
+
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    PlainSerializer(format_size, return_type=str),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}),
+]
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("the text contains a NUL byte")
+    return text
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/") or ".." in PurePosixPath(path).parts:
+        raise ValueError("must be an absolute path without '..'")
+    return _no_nul(path)
+
+
+def _variable(entry: str) -> str:
+    name, equals, _ = entry.partition("=")
+    if not name or not equals:
+        raise ValueError("an environment entry is NAME=value")
+    return _no_nul(entry)
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+Variable = Annotated[str, AfterValidator(_variable)]
+
+CAPABILITIES = [
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "PERFMON",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYSLOG",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+]
+"""What capabilities(7) names, without ``CAP_``."""
+
+
+def _capability(name: str) -> str:
+    short = name.upper().removeprefix("CAP_")
+    if short != "ALL" and short not in CAPABILITIES:
+        raise ValueError(f"there is no capability {name!r}")
+    return short
+
+
+Capability = Annotated[str, AfterValidator(_capability)]
+
+
+class OCIMode(StrEnum):
+    """How long a container lives."""
+
+    CONNECTION = "connection"
+    SESSION = "session"
+
+
+class OCIPullPolicy(StrEnum):
+    """When an image is fetched from its registry."""
+
+    IF_NOT_PRESENT = "IfNotPresent"
+    ALWAYS = "Always"
+    NEVER = "Never"
+
+
+class OCINetwork(StrEnum):
+    """The network that a container sees."""
+
+    NONE = "none"
+    HOST = "host"
+
+
+class OCIResources(ConfigModel):
+    """What one container may use. The kernel enforces it through control groups.
+
+    Without root there are no control groups: a limit that is written down here is then an error, since it would not
+    hold, and one that is left to its default does not exist.
+    """
+
+    memory: Size | None = None
+    """The most memory, swap included. Unset means 2g where limits can be enforced; 0 means no limit."""
+
+    pids: Annotated[int, Field(ge=0, le=4_194_304)] | None = None
+    """The most processes and threads. Unset means 1024 where limits can be enforced; 0 means no limit."""
+
+    cpus: Annotated[float, Field(ge=0, le=4096, allow_inf_nan=False)] | None = None
+    """How many processors' time, such as 1.5. Unset, like 0, means no limit."""
+
+    shm_size: Annotated[Size, Field(ge=4096)] = 64 * 1024 * 1024
+    """The size of /dev/shm."""
+
+    open_files: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
+    """The most open files per process (RLIMIT_NOFILE). Unset leaves the server's own limit."""
+
+
+class OCIUserNamespace(ConfigModel):
+    """Users inside the container are other users outside: root in there is nobody out here."""
+
+    enabled: bool = True
+    """Turn it off only for what cannot work otherwise: root inside is then root outside, behind fewer walls.
+    A server without root always uses one."""
+
+    base: Annotated[int, Field(ge=1, le=2**32 - 2)] = 0x70000000
+    """The user and group id outside that is 0 inside. The default lies above every range that Linux distributions give
+    to users and services. A server without root uses its ranges in /etc/subuid and /etc/subgid instead."""
+
+    size: Annotated[int, Field(ge=1000, le=2**24)] = 65_536
+    """How many ids there are inside."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.base + self.size > 2**32 - 1:
+            raise ValueError("base and size together go beyond the largest user id")
+        return self
+
+
+class OCITimeouts(ConfigModel):
+    """How long each step may take."""
+
+    container_start: Duration = seconds(60)
+    """Fetching the image, creating and starting the container, until its agent answers."""
+
+    container_stop: Duration = seconds(60)
+    """Removing the container."""
+
+    command_start: Duration = seconds(60)
+    """Starting one program, and writing one file."""
+
+    signal: Duration = seconds(60)
+    window: Duration = seconds(60)
+
+    @model_validator(mode="after")
+    def _are_positive(self) -> Self:
+        for name in type(self).model_fields:
+            if getattr(self, name).total_seconds() <= 0:
+                raise ValueError(f"{name} must be longer than 0")
+        return self
+
+
+class OCIAuth(ConfigModel):
+    """Who we are at the image's registry."""
+
+    username: Annotated[str, Field(min_length=1)]
+    password: SecretStr
+
+
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
+_REFERENCE = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
+    r"(@sha256:[0-9a-f]{64})?"
+)
+RESERVED = ("/", "/proc", "/sys", "/dev", "/.containerssh")
+"""Mount points that belong to the backend."""
+
+
+def split_bind(bind: str) -> tuple[str, str, bool]:
+    """
+    Docker's ``source:target[:ro|rw]`` as source, target, and whether it is read-only.
+
+    Raises:
+        ValueError: it is written differently.
+    """
+    parts = bind.split(":")
+    if len(parts) not in (2, 3) or (len(parts) == 3 and parts[2] not in ("ro", "rw")):
+        raise ValueError("a bind is /outside:/inside, /outside:/inside:ro or /outside:/inside:rw")
+    return _absolute(parts[0]), _mount_point(parts[1]), parts[2:] == ["ro"]
+
+
+def _mount_point(path: str) -> str:
+    point = _absolute(path)
+    tidy = "/" + "/".join(part for part in point.split("/") if part not in ("", "."))
+    if tidy == "/" or any(tidy == taken or tidy.startswith(taken + "/") for taken in RESERVED[1:] if taken != "/dev"):
+        raise ValueError(f"nothing can be mounted over {tidy}")
+    return tidy
+
+
+def _bind(bind: str) -> str:
+    split_bind(bind)
+    return bind
+
+
+_TMPFS_OPTION = re.compile(
+    r"ro|rw|exec|noexec|nosuid|nodev|mode=[0-7]{3,4}|size=\d+[kmgKMG]?|nr_inodes=\d+[kmgKMG]?|uid=\d+|gid=\d+"
+)
+
+
+def _tmpfs(mounts: Mapping[str, str]) -> dict[str, str]:
+    tidy = {}
+    for point, options in mounts.items():
+        for option in filter(None, options.split(",")):
+            if not _TMPFS_OPTION.fullmatch(option):
+                raise ValueError(f"{option!r} is not an option for a tmpfs")
+        tidy[_mount_point(point)] = options
+    return tidy
+
+
+class OCIConfig(ConfigModel):
+    """The embedded backend: a container for each login, made by crun or runc without a daemon."""
+
+    image: Text = ""
+    """What the container consists of: a folder with a root file system (`/srv/rootfs`), an OCI layout (`oci:/path` or
+    `oci:/path:tag`), a file from `docker save` (`docker-archive:/path`, `docker-archive:/path:name:tag`, or any path
+    that ends in `.tar`), or an image in a registry (`docker://alpine:3.20` or just `alpine:3.20`)."""
+
+    image_pull_policy: OCIPullPolicy = OCIPullPolicy.IF_NOT_PRESENT
+    """When to ask the registry: never mind files and folders, which are looked at for changes at each login."""
+
+    auth: OCIAuth | None = None
+    """Credentials for the registry."""
+
+    runtime: Text = "auto"
+    """`auto` (whichever works, crun first), `crun`, `runc`, or the absolute path of one of the two."""
+
+    data_directory: Text = ""
+    """Where unpacked images and the changes of running containers live. Empty: `oci` in the server's state folder."""
+
+    mode: OCIMode = OCIMode.CONNECTION
+    """`connection`: one container per login; `session`: one per session channel."""
+
+    env: tuple[Variable, ...] = ()
+    """Environment variables, `NAME=value`, on top of the image's."""
+
+    user: Text = ""
+    """Who programs run as: `name`, `name:group`, or numbers. Empty: as the image says, else root."""
+
+    working_directory: Text = ""
+    """Where programs start. Empty: as the image says, else /."""
+
+    hostname: Text = ""
+    """Empty: the first twelve digits of the connection id."""
+
+    shell_command: tuple[Text, ...] = ()
+    """What a session without a command runs. Empty: the user's shell in the image's /etc/passwd, else /bin/bash, else
+    /bin/sh. (The docker backend has /bin/bash here, which small images lack.)"""
+
+    subsystems: dict[Text, Text] = Field(default_factory=lambda: {"sftp": "/usr/lib/openssh/sftp-server"})
+    """Subsystem name to the program inside that serves it."""
+
+    expose_auth_metadata_as_env: Annotated[bool, Field(alias="exposeAuthMetadataAsEnv")] = False
+    """Give the program the metadata of the authentication as environment variables."""
+
+    read_only_root: bool = False
+    """Make the container's own file system read-only; what must be written to can be given in `tmpfs`."""
+
+    binds: tuple[Annotated[str, AfterValidator(_bind)], ...] = ()
+    """Folders and files of the host: `/outside:/inside`, or `/outside:/inside:ro`. With a user namespace, what belongs
+    to nobody inside (such as root's files outside) can be read there as others can."""
+
+    tmpfs: Annotated[dict[str, str], AfterValidator(_tmpfs)] = Field(default_factory=dict)
+    """Folder inside to options (`size=64m,mode=1777`, also empty): memory file systems, never setuid, no devices."""
+
+    network: OCINetwork = OCINetwork.NONE
+    """`none`: only a loopback of its own. `host`: the host's network, all its local services included, and no /sys."""
+
+    resources: OCIResources = OCIResources()
+
+    cap_add: tuple[Capability, ...] = ()
+    """Capabilities on top of Docker's default set; `ALL` for all."""
+
+    cap_drop: tuple[Capability, ...] = ()
+    """Capabilities to take away; `ALL` for all, after which only `capAdd` counts."""
+
+    no_new_privileges: bool = True
+    """Setuid programs and file capabilities give nothing. Turned off, `sudo` works inside."""
+
+    seccomp: Text = "default"
+    """`default` (system calls a container needs), `unconfined`, or a file with a profile as in the OCI runtime
+    specification's `linux.seccomp`."""
+
+    user_namespace: OCIUserNamespace = OCIUserNamespace()
+
+    timeouts: OCITimeouts = OCITimeouts()
+
+    @model_validator(mode="after")
+    def _is_well_written(self) -> Self:
+        if self.runtime not in ("auto", "crun", "runc") and not self.runtime.startswith("/"):
+            raise ValueError("runtime is auto, crun, runc, or an absolute path")
+        if self.seccomp not in ("default", "unconfined") and not self.seccomp.startswith("/"):
+            raise ValueError("seccomp is default, unconfined, or an absolute path")
+        for name, path in (("workingDirectory", self.working_directory), ("dataDirectory", self.data_directory)):
+            if path and (not path.startswith("/") or ".." in PurePosixPath(path).parts):
+                raise ValueError(f"{name} must be an absolute path without '..'")
+        if self.user and not _USER.fullmatch(self.user):
+            raise ValueError("user is name, name:group, uid or uid:gid")
+        if self.hostname and not _HOST.fullmatch(self.hostname):
+            raise ValueError("hostname has letters, digits, dots and dashes, at most 63 of them")
+        if self.shell_command and not self.shell_command[0]:
+            raise ValueError("shellCommand names no program")
+        if self.image:
+            parse_image(self.image)
+        return self
+
+
+class ImageKind(StrEnum):
+    """Where an image comes from; the values are skopeo's names of transports, apart from the folder."""
+
+    FOLDER = "folder"
+    LAYOUT = "oci"
+    ARCHIVE = "docker-archive"
+    REGISTRY = "docker"
+
+
+def parse_image(image: str) -> tuple[ImageKind, str, str]:
+    """
+    The kind of *image*, its path (or its registry reference), and what to take from a layout or archive (or empty).
+
+    Raises:
+        ValueError: it cannot be an image.
+    """
+    for kind in (ImageKind.LAYOUT, ImageKind.ARCHIVE):
+        if image.startswith(f"{kind}:"):
+            path, _, name = image.removeprefix(f"{kind}:").partition(":")
+            if name and not _REFERENCE.fullmatch(name):
+                raise ValueError(f"{name!r} is no image name")
+            return kind, _absolute(path), name
+    if image.startswith("/"):
+        return (ImageKind.ARCHIVE if image.endswith(".tar") else ImageKind.FOLDER), _absolute(image), ""
+    reference = image.removeprefix("docker://")
+    if not _REFERENCE.fullmatch(reference):
+        raise ValueError("image is a path, oci:/path, docker-archive:/path, or a name such as alpine:3.20")
+    return ImageKind.REGISTRY, reference, ""
