@@ -1,0 +1,58 @@
+# Every target sets up what it needs by itself (scripts/setup); a second run is quick.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs wheel format clean
+
+export PATH := $(CURDIR)/.cache/tools/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
+# The system's Python and the Go found at set-up are used as they are; nothing fetches another.
+export UV_PYTHON_PREFERENCE := only-system
+export UV_PYTHON_DOWNLOADS := never
+export GOTOOLCHAIN := local
+
+RUN := uv run --no-sync
+# The tests start an engine, containers and users of their own: that takes root.
+ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env env PATH="$$PATH" PYTHONDONTWRITEBYTECODE=1,)
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: ## Start the server, log in with ssh, show what the container answered
+	@scripts/setup demo
+	@$(RUN) containerssh demo $(ARGS)
+
+test: ## Run all tests (ARGS="-k word" for some), the agent's included
+	@scripts/setup test
+	cd agent && go test ./...
+	$(ROOT) .venv/bin/python -m pytest $(ARGS)
+
+check: ## Formatting, lint, types, import contracts, go vet, docs
+	@scripts/setup check
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(RUN) lint-imports
+	scripts/check-agent
+	scripts/build-docs
+
+bench: ## Measure logins and throughput beside OpenSSH's sshd
+	@scripts/setup bench
+	$(ROOT) .venv/bin/python -m benchmarks $(ARGS)
+
+docs: ## Build the manual into docs/_build/html
+	@scripts/setup docs
+	scripts/build-docs
+
+wheel: ## Build dist/*.whl with the agent for amd64 and arm64 in it
+	@scripts/setup wheel
+	uv build --wheel
+
+format: ## Format the sources in place
+	@scripts/setup check
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+	gofmt -w agent
+
+clean: ## Remove what was built; .venv and .cache/tools stay
+	rm -rf build dist docs/_build docs/reference/config docs/reference/messages.md src/containerssh/agent/bin
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
