@@ -1,0 +1,26 @@
+"""What all tests share: the services of a run, and what a test may ask for by a marker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.services import Engine, running_engine
+from tests.support.tools import tool
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A Docker engine with the test images; started when none answers, and then ended with the run."""
+    with running_engine(tmp_path_factory.mktemp("dockerd") / "log") as running:
+        yield running
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.fail("this test needs root: run make test", pytrace=False)
+    if item.get_closest_marker("oci"):
+        tool("crun")
+        tool("runc")

@@ -1,0 +1,41 @@
+"""Programs that tests run; a missing one fails the test that needs it, by name, with the package that has it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+PACKAGES = {
+    "busybox": "busybox-static",
+    "crun": "crun",
+    "dbclient": "dropbear-bin",
+    "docker": "docker.io",
+    "docker-registry": "docker-registry",
+    "dockerd": "docker.io",
+    "dropbear": "dropbear-bin",
+    "git": "git",
+    "newuidmap": "uidmap",
+    "plink": "putty-tools",
+    "psftp": "putty-tools",
+    "rsync": "rsync",
+    "runc": "runc",
+    "sftp": "openssh-client",
+    "skopeo": "skopeo",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "sshd": "openssh-server",
+    "umoci": "umoci",
+}
+"""Debian's package for each program; ``scripts/setup`` installs them."""
+
+
+def tool(name: str) -> str:
+    """The path of program *name*; fails the test when it is not installed."""
+    # sshd and dockerd lie where an ordinary user's path does not lead.
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
+    if path is None:
+        package = PACKAGES.get(name, name)
+        pytest.fail(f"{name} is missing; make test installs it (Debian package {package})", pytrace=False)
+    return path
