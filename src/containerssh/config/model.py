@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar
+from enum import StrEnum
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     PlainSerializer,
+    SecretStr,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in a configuration that cannot be used, and where: a dotted path of keys, empty for the whole."""
+
+    path: str
+    message: str
+
+    def under(self, prefix: str) -> Problem:
+        """The same, seen from the section around it."""
+        return Problem(f"{prefix}.{self.path}" if self.path else prefix, self.message)
+
+    def __str__(self) -> str:
+        """Upstream's wording (``config.md`` section 12)."""
+        return f"invalid configuration option: {self.path} ({self.message})"
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How a document's format lets keys and values be written; passed as pydantic's validation context."""
+
+    any_case: bool = False
+    """Keys are matched whatever their case, as upstream's JSON decoder does."""
+
+    numbers_as_text: bool = False
+    """A number or a boolean where a text belongs means its text, as upstream's YAML decoder has it."""
 
 
 class ConfigModel(BaseModel):
@@ -40,19 +74,109 @@ class ConfigModel(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _settle_keys(cls, data: Any) -> Any:
+    def _settle_keys(cls, data: Any, info: ValidationInfo) -> Any:
         """Other spellings become the proper key; ``null`` leaves the default, as upstream does."""
         if not isinstance(data, Mapping):
             return data
+        spelling = info.context if isinstance(info.context, Spelling) else Spelling()
+        settled = {key: value for key, value in cls.settle_keys(data, spelling).items() if value is not None}
+        if spelling.numbers_as_text:
+            fields = fields_by_key(cls)
+            for key, value in settled.items():
+                if key in fields:
+                    settled[key] = _numbers_as_text(fields[key], value)
+        return settled
+
+    @classmethod
+    def settle_keys(cls, data: Mapping[str, Any], spelling: Spelling) -> dict[str, Any]:
+        """
+        *data* under the proper keys; what is unknown stays as it is.
+
+        Raises:
+            ValueError: a key is given twice, in different spellings.
+        """
+        known, folded = fields_by_key(cls), _folded_keys(cls) if spelling.any_case else {}
         settled: dict[str, Any] = {}
         for key, value in data.items():
-            proper = cls.other_spellings.get(key, key)
-            if value is None:
-                continue
-            if proper in settled:
-                raise ValueError(f"{proper} is given twice, once as {key}")
-            settled[proper] = value
+            name = str(key)
+            proper = cls.other_spellings.get(name, name)
+            if proper not in known:
+                proper = folded.get(name.lower(), proper)
+            if proper in settled and value is not None and settled[proper] is not None:
+                raise ValueError(f"{proper} is given twice, once as {name}")
+            if value is not None or proper not in settled:
+                settled[proper] = value
         return settled
+
+    def problems(self) -> Iterator[Problem]:
+        """What keeps a server from using this section although each value by itself is well formed.
+
+        Looks at files where the section names some. Sections that are switched off have no problems.
+        """
+        return iter(())
+
+
+@cache
+def fields_by_key(model: type[ConfigModel]) -> Mapping[str, Any]:
+    """The keys of a section, each with the type of its value."""
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+
+
+@cache
+def _folded_keys(model: type[ConfigModel]) -> Mapping[str, str]:
+    others = {other.lower(): proper for other, proper in model.other_spellings.items()}
+    return others | {key.lower(): key for key in fields_by_key(model)}
+
+
+def section_model(annotation: Any) -> type[ConfigModel] | None:
+    """The model of a key's value, if it is a section of its own."""
+    for candidate in _alternatives(annotation):
+        if isinstance(candidate, type) and issubclass(candidate, ConfigModel):
+            return candidate
+    return None
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(kind for choice in get_args(annotation) for kind in _alternatives(choice))
+    return (annotation,)
+
+
+def _numbers_as_text(annotation: Any, value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    for kind in _alternatives(annotation):
+        origin, arguments = get_origin(kind), get_args(kind)
+        if isinstance(value, int | float):
+            if _is_text(kind):
+                return str(value).lower() if isinstance(value, bool) else str(value)
+        elif isinstance(value, list) and origin in (tuple, list, frozenset, set):
+            return [_numbers_as_text(arguments[0], item) for item in value]
+        elif isinstance(value, Mapping) and origin in (dict, Mapping):
+            return {key: _numbers_as_text(arguments[1], item) for key, item in value.items()}
+    return value
+
+
+def _is_text(kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return all(isinstance(choice, str) for choice in get_args(kind))
+    return isinstance(kind, type) and issubclass(kind, str | StrEnum | SecretStr)
+
+
+MASK = "********"
+"""What stands for a secret in a dumped configuration."""
+
+
+def _not_the_mask(secret: SecretStr) -> SecretStr:
+    if secret.get_secret_value() == MASK:
+        raise ValueError("this is the mask of a dumped configuration, not the secret")
+    return secret
+
+
+Secret = Annotated[SecretStr, AfterValidator(_not_the_mask)]
+"""A secret: never shown, and never the mask of a dump taken for the real thing."""
 
 
 _UNITS = {
@@ -132,7 +256,8 @@ def _plain(number: Decimal) -> str:
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
-    PlainSerializer(format_duration, return_type=str),
+    # Only in JSON: a configuration that is merged again keeps its durations to the microsecond.
+    PlainSerializer(format_duration, return_type=str, when_used="json"),
     WithJsonSchema(
         {
             "anyOf": [{"type": "string"}, {"type": "number"}],

@@ -1,0 +1,22 @@
+"""Addresses to listen on."""
+
+from __future__ import annotations
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """
+    ``host:port`` as its two parts; an IPv6 address stands in brackets, an empty host means every interface.
+
+    Raises:
+        ValueError: it is written differently.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        raise ValueError(f"{address!r} is no host:port")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{address!r}: write an IPv6 address in brackets, [{host}]:{port}")
+    if not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+        raise ValueError(f"{address!r}: {port!r} is no port")
+    return host, int(port)

@@ -1,0 +1,82 @@
+"""The whole configuration (``config.md`` section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from containerssh.config.auth import AuthConfig
+from containerssh.config.docker import DockerConfig
+from containerssh.config.kubernetes import KubernetesConfig
+from containerssh.config.log import LogConfig
+from containerssh.config.model import ConfigModel, Problem
+from containerssh.config.oci import OCIConfig
+from containerssh.config.security import SecurityConfig
+from containerssh.config.services import AuditConfig, ConfigServerConfig, GeoIPConfig, HealthConfig, MetricsConfig
+from containerssh.config.ssh import SSHConfig
+from containerssh.config.sshproxy import SSHProxyConfig
+
+Backend = Literal["docker", "oci", "auto", "kubernetes", "sshproxy"]
+
+
+class AppConfig(ConfigModel):
+    """The configuration of a server."""
+
+    ssh: SSHConfig = Field(SSHConfig(), alias="ssh")
+    """The SSH server itself."""
+
+    configserver: ConfigServerConfig = Field(ConfigServerConfig(), alias="configserver")
+    """The configuration webhook."""
+
+    auth: AuthConfig = AuthConfig()
+    """Who may log in."""
+
+    log: LogConfig = LogConfig()
+    """What is logged."""
+
+    metrics: MetricsConfig = MetricsConfig()
+    """Figures for Prometheus."""
+
+    geoip: GeoIPConfig = Field(GeoIPConfig(), alias="geoip")
+    """Which country clients come from."""
+
+    health: HealthConfig = HealthConfig()
+    """A page that tells whether the server runs."""
+
+    audit: AuditConfig = AuditConfig()
+    """Records of what users do."""
+
+    security: SecurityConfig = SecurityConfig()
+    """What a login may do."""
+
+    backend: Backend = "docker"
+    """What answers a login: `docker`, `oci`, or `auto` for whichever of the two is there."""
+
+    docker: DockerConfig = DockerConfig()
+    """The docker backend."""
+
+    oci: OCIConfig = Field(OCIConfig(), alias="oci")
+    """The oci backend."""
+
+    kubernetes: KubernetesConfig = KubernetesConfig()
+    """The kubernetes backend."""
+
+    sshproxy: SSHProxyConfig = Field(SSHProxyConfig(), alias="sshproxy")
+    """The sshproxy backend."""
+
+    def problems(self) -> Iterator[Problem]:
+        """What keeps a server from starting. What the config server may still change is left to each login."""
+        for name in ("ssh", "configserver", "auth", "log", "metrics", "geoip", "audit", "health"):
+            section: ConfigModel = getattr(self, name)
+            yield from (problem.under(name) for problem in section.problems())
+        if not self.configserver.url:
+            yield from self.login_problems()
+
+    def login_problems(self) -> Iterator[Problem]:
+        """What keeps a login from being served: `security` and the block of the chosen backend."""
+        yield from (problem.under("security") for problem in self.security.problems())
+        if self.backend != "auto":
+            section: ConfigModel = getattr(self, self.backend)
+            yield from (problem.under(self.backend) for problem in section.problems())

@@ -1,0 +1,316 @@
+"""The ``auth`` section (``config.md`` sections 5 and 6)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from containerssh.config.http import HTTPClientConfig, HTTPServerConfig
+from containerssh.config.model import ConfigModel, Duration, Problem, Secret, seconds
+
+
+class WebhookConfig(HTTPClientConfig):
+    """A webhook that decides."""
+
+    auth_timeout: Duration = seconds(60)
+    """How long the webhook is asked again and again while it gives no proper answer; at least 100 ms."""
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if self.auth_timeout < seconds(0.1):
+            yield Problem("authTimeout", "must be at least 100ms")
+
+
+class KerberosConfig(ConfigModel):
+    """Kerberos."""
+
+    keytab: str = "/etc/krb5.keytab"
+    """The server's keys."""
+
+    acceptor: str = "any"
+    """Which of the keys may be used: `any`, `host` for this host's name, or `service/name`."""
+
+    enforce_username: bool = True
+    """The principal's name must be the name that the user logs in with."""
+
+    credential_cache_path: str = "/tmp/krb5cc"  # noqa: S108 - a path inside the container
+    """Where the user's tickets are put in the container."""
+
+    config_path: str = "/etc/containerssh/krb5.conf"
+    """The Kerberos library's configuration."""
+
+    clock_skew: Duration = seconds(300)
+    """How far clocks may differ."""
+
+    def problems(self) -> Iterator[Problem]:
+        if not Path(self.keytab).exists():
+            yield Problem("keytab", f"there is no file {self.keytab!r}")
+
+
+def _absolute_url(url: str) -> str:
+    if not re.match(r"https?://[^/\s]+", url):
+        raise ValueError("it must start with http:// or https:// and name a host")
+    return url
+
+
+class GitHubConfig(ConfigModel):
+    """Log in with GitHub."""
+
+    url: Annotated[str, AfterValidator(_absolute_url)] = "https://github.com"
+    """GitHub, or an Enterprise server."""
+
+    apiurl: Annotated[str, AfterValidator(_absolute_url)] = Field("https://api.github.com", alias="apiurl")
+    """The address of its API."""
+
+    enforce_username: bool = True
+    """The GitHub login must be the name that the user logs in with."""
+
+    require_org_membership: str = ""
+    """Only members of this organisation are let in."""
+
+    require_2fa: bool = Field(False, alias="require2FA")
+    """Only accounts with two-factor authentication are let in."""
+
+    extra_scopes: tuple[str, ...] = ()
+    """Scopes to ask for on top."""
+
+    enforce_scopes: bool = False
+    """The user must grant every scope."""
+
+    timeout: Duration = seconds(10)
+    """How long one request may take."""
+
+    cacert: str = ""
+    """The authorities that may vouch for it: PEM text, or the name of a file."""
+
+    cert: str = ""
+    """Our certificate: PEM text, or the name of a file."""
+
+    key: Secret = SecretStr("")
+    """The private key of `cert`: PEM text, or the name of a file."""
+
+    tls_version: str = Field("1.3", alias="tlsVersion")
+    """The lowest version of TLS that is spoken."""
+
+    curves: tuple[str, ...] = HTTPClientConfig.model_fields["curves"].default
+    """Elliptic curves for the key exchange."""
+
+    cipher: tuple[str, ...] = HTTPClientConfig.model_fields["cipher"].default
+    """Cipher suites."""
+
+
+class OIDCConfig(HTTPClientConfig):
+    """Log in with an OpenID Connect provider."""
+
+    other_spellings = {**HTTPClientConfig.other_spellings, "authorizationFlow": "authorizationCodeFlow"}
+
+    device_flow: bool = False
+    """Let the user confirm in a browser on any device."""
+
+    authorization_code_flow: bool = False
+    """Let the user paste a code that the browser shows."""
+
+    username_field: str = "sub"
+    """The claim that becomes the user's name."""
+
+    redirect_uri: str = Field("", alias="redirectURI")
+    """The address of the redirect server, as browsers see it."""
+
+    extra_scopes: tuple[str, ...] = ()
+    """Scopes to ask for on top of `openid`."""
+
+    enforce_scopes: bool = False
+    """The user must grant every scope."""
+
+
+class GenericOAuth2Config(ConfigModel):
+    """Log in with any OAuth 2.0 server."""
+
+    authorize_endpoint_url: str = Field("", alias="authorizeEndpointURL")
+    """Where browsers are sent."""
+
+    redirect_uri: str = Field("", alias="redirectURI")
+    """The address of the redirect server, as browsers see it."""
+
+    token_endpoint: HTTPClientConfig = HTTPClientConfig()
+    """Where the code is exchanged for a token."""
+
+
+class RedirectConfig(HTTPServerConfig):
+    """The page that browsers come back to."""
+
+    webroot: str = ""
+    """A folder with an `index.html` in place of the built-in page."""
+
+
+class OAuth2Config(ConfigModel):
+    """OAuth 2.0 and OpenID Connect over keyboard-interactive."""
+
+    redirect: RedirectConfig = RedirectConfig()
+    """The page that browsers come back to."""
+
+    client_id: str = ""
+    """Our name at the provider."""
+
+    client_secret: Secret = SecretStr("")
+    """Our secret at the provider."""
+
+    provider: Literal["", "github", "oidc", "generic"] = ""
+    """`github`, `oidc` or `generic`."""
+
+    github: GitHubConfig = GitHubConfig()
+    oidc: OIDCConfig = OIDCConfig()
+    generic: GenericOAuth2Config = GenericOAuth2Config()
+
+    qr_code_clients: tuple[str, ...] = ()
+    """Patterns of client versions that get a QR code."""
+
+    device_flow_clients: tuple[str, ...] = ()
+    """Patterns of client versions that the device flow is used with."""
+
+    auth_timeout: Duration = seconds(120)
+    """How long the whole login may take."""
+
+
+class PasswordAuthConfig(ConfigModel):
+    """Passwords."""
+
+    method: Literal["", "webhook", "users", "kerberos"] = ""
+    """Who judges them: `webhook`, `users` (the users file), `kerberos`, or nobody."""
+
+    webhook: WebhookConfig = WebhookConfig()
+    kerberos: KerberosConfig = KerberosConfig()
+
+    def problems(self) -> Iterator[Problem]:
+        if self.method == "webhook":
+            yield from (problem.under("webhook") for problem in self.webhook.problems())
+        elif self.method == "kerberos":
+            yield from (problem.under("kerberos") for problem in self.kerberos.problems())
+
+
+class PublicKeyAuthConfig(ConfigModel):
+    """Public keys."""
+
+    method: Literal["", "webhook", "users"] = ""
+    """Who judges them: `webhook`, `users` (the users file), or nobody."""
+
+    webhook: WebhookConfig = WebhookConfig()
+
+    def problems(self) -> Iterator[Problem]:
+        if self.method == "webhook":
+            yield from (problem.under("webhook") for problem in self.webhook.problems())
+
+
+class KeyboardInteractiveAuthConfig(ConfigModel):
+    """Questions and answers."""
+
+    method: Literal["", "oauth2"] = ""
+    """`oauth2`, or nothing."""
+
+    oauth2: OAuth2Config = OAuth2Config()
+
+
+class GSSAPIAuthConfig(ConfigModel):
+    """Kerberos tickets."""
+
+    method: Literal["", "kerberos"] = ""
+    """`kerberos`, or nothing."""
+
+    kerberos: KerberosConfig = KerberosConfig()
+
+
+class AuthorizationConfig(ConfigModel):
+    """A second opinion on every login, after the credentials proved right."""
+
+    method: Literal["", "webhook"] = ""
+    """`webhook`, or nothing."""
+
+    webhook: WebhookConfig = WebhookConfig()
+
+    def problems(self) -> Iterator[Problem]:
+        if self.method == "webhook":
+            yield from (problem.under("webhook") for problem in self.webhook.problems())
+
+
+class UsersConfig(ConfigModel):
+    """Users kept in a file, for the method `users`; no other service is needed."""
+
+    file: str = ""
+    """The users file; it is read again when it changes."""
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.file:
+            yield Problem("file", "the method users needs a users file")
+            return
+        try:
+            with Path(self.file).open("rb"):
+                pass
+        except (OSError, ValueError) as exc:
+            reason = getattr(exc, "strerror", None) or str(exc)
+            yield Problem("file", f"cannot read {self.file!r}: {reason}")
+
+
+class AuthConfig(HTTPClientConfig):
+    """Who may log in. Each way of authenticating that has a method is offered to clients."""
+
+    password: PasswordAuthConfig = PasswordAuthConfig()
+    """Passwords. (`true` and `false`, as in version 0.4, are understood and mean nothing.)"""
+
+    public_key: PublicKeyAuthConfig = PublicKeyAuthConfig()
+    """Public keys."""
+
+    keyboard_interactive: KeyboardInteractiveAuthConfig = KeyboardInteractiveAuthConfig()
+    """Questions and answers."""
+
+    gssapi: GSSAPIAuthConfig = Field(GSSAPIAuthConfig(), alias="gssapi")
+    """Kerberos tickets."""
+
+    authz: AuthorizationConfig = AuthorizationConfig()
+    """A webhook that is asked after the credentials proved right."""
+
+    users: UsersConfig = UsersConfig()
+    """The users file, for the method `users`."""
+
+    auth_timeout: Duration = seconds(60)
+    """From version 0.4; means nothing."""
+
+    pubkey: bool = True
+    """From version 0.4; means nothing."""
+
+    url: str = ""
+    """From version 0.4: one webhook for passwords and public keys. Write `password.webhook.url` and
+    `publicKey.webhook.url` instead; the settings beside it then move along."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_the_former_switch(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            words = (True, False, "yes", "no", "on", "off", "true", "false")
+            return {
+                key: value
+                for key, value in data.items()
+                if not (str(key).lower() == "password" and isinstance(value, bool | str) and value in words)
+            }
+        return data
+
+    def without_former_url(self) -> AuthConfig:
+        """The same in today's layout: what stands at `url` and beside it moves to both webhooks."""
+        former = self.model_dump(by_alias=True, exclude_unset=True, include=set(HTTPClientConfig.model_fields))
+        webhook = {"method": "webhook", "webhook": former}
+        rest = self.model_dump(by_alias=True, exclude_unset=True, exclude=set(HTTPClientConfig.model_fields))
+        return AuthConfig.model_validate({**rest, "password": webhook, "publicKey": webhook})
+
+    def problems(self) -> Iterator[Problem]:
+        if self.url:
+            yield Problem("url", "both password.webhook.url and the former url are set; remove url")
+        ways = (self.password, self.public_key, self.keyboard_interactive, self.gssapi)
+        if not any(way.method for way in ways):
+            yield Problem("", "no authentication method is configured: set password.method or publicKey.method")
+        for path, block in (("password", self.password), ("publicKey", self.public_key), ("authz", self.authz)):
+            yield from (problem.under(path) for problem in block.problems())
+        if "users" in (self.password.method, self.public_key.method):
+            yield from (problem.under("users") for problem in self.users.problems())

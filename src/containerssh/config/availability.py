@@ -1,0 +1,67 @@
+"""What the configuration can say but this version cannot do: refused by name, never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from containerssh.config.app import AppConfig
+from containerssh.config.model import Problem
+
+_FORWARDING = (
+    "reverseForwardingMode",
+    "forwardingMode",
+    "socketForwardingMode",
+    "socketListenMode",
+    "x11ForwardingMode",
+)
+_BACKENDS = ("kubernetes", "sshproxy")
+
+
+def unavailable(config: AppConfig) -> list[Problem]:
+    """Keys that turn on something which this version does not have, at start."""
+    found = list(_of_the_server(config))
+    if config.configserver.url and config.backend in _BACKENDS:
+        # Each login may get another backend, and is refused by itself if it does not.
+        return found + list(_of_the_security_section(config))
+    return found + unavailable_for_login(config)
+
+
+def unavailable_for_login(config: AppConfig) -> list[Problem]:
+    """The same for one login's configuration."""
+    found = list(_of_the_security_section(config))
+    if config.backend in _BACKENDS:
+        found.append(_missing("backend", f"the backend {config.backend}"))
+    elif config.backend == "docker" and config.docker.execution.disable_agent:
+        found.append(_missing("docker.execution.disableAgent", "running without the agent"))
+    return found
+
+
+def _of_the_server(config: AppConfig) -> Iterator[Problem]:
+    auth = config.auth
+    if auth.password.method == "kerberos":
+        yield _missing("auth.password.method", "the method kerberos")
+    if auth.keyboard_interactive.method:
+        yield _missing("auth.keyboardInteractive.method", f"the method {auth.keyboard_interactive.method}")
+    if auth.gssapi.method:
+        yield _missing("auth.gssapi.method", f"the method {auth.gssapi.method}")
+    if auth.authz.method:
+        yield _missing("auth.authz.method", "the authorization webhook")
+    if config.metrics.enable:
+        yield _missing("metrics.enable", "the metrics service")
+    if config.audit.enable:
+        yield _missing("audit.enable", "the audit log")
+    if config.geoip.provider != "dummy":
+        yield _missing("geoip.provider", f"the provider {config.geoip.provider}")
+    if config.log.destination in ("syslog", "test"):
+        yield _missing("log.destination", f"the destination {config.log.destination}")
+
+
+def _of_the_security_section(config: AppConfig) -> Iterator[Problem]:
+    modes = config.security.forwarding.model_dump(by_alias=True)
+    for key in _FORWARDING:
+        if modes[key] != "disable":
+            yield _missing(f"security.forwarding.{key}", "forwarding")
+
+
+def _missing(path: str, what: str) -> Problem:
+    return Problem(path, f"{what} is not available in this version")

@@ -1,0 +1,229 @@
+"""The ``kubernetes`` section (``config.md`` section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr
+
+from containerssh.config.model import ConfigModel, Duration, Problem, Secret, seconds
+
+DEFAULT_IMAGE = "containerssh/containerssh-guest-image"
+DEFAULT_METADATA: Mapping[str, Any] = {"namespace": "default", "generateName": "containerssh-"}
+DEFAULT_CONTAINER: Mapping[str, Any] = {"name": "shell", "image": DEFAULT_IMAGE}
+
+METADATA_KEYS = frozenset(
+    "name generateName namespace selfLink uid resourceVersion generation creationTimestamp deletionTimestamp"
+    " deletionGracePeriodSeconds labels annotations ownerReferences finalizers managedFields".split()
+)
+"""The fields of the Kubernetes API's ObjectMeta."""
+
+SPEC_KEYS = frozenset(
+    "volumes initContainers containers ephemeralContainers restartPolicy terminationGracePeriodSeconds"
+    " activeDeadlineSeconds dnsPolicy nodeSelector serviceAccountName serviceAccount automountServiceAccountToken"
+    " nodeName hostNetwork hostPID hostIPC shareProcessNamespace securityContext imagePullSecrets hostname subdomain"
+    " affinity schedulerName tolerations hostAliases priorityClassName priority dnsConfig readinessGates"
+    " runtimeClassName enableServiceLinks preemptionPolicy overhead topologySpreadConstraints setHostnameAsFQDN os"
+    " hostUsers schedulingGates resourceClaims resources hostnameOverride".split()
+)
+"""The fields of its PodSpec."""
+
+CONTAINER_KEYS = frozenset(
+    "name image command args workingDir ports envFrom env resources resizePolicy restartPolicy restartPolicyRules"
+    " volumeMounts volumeDevices livenessProbe readinessProbe startupProbe lifecycle terminationMessagePath"
+    " terminationMessagePolicy imagePullPolicy securityContext stdin stdinOnce tty".split()
+)
+"""The fields of its Container."""
+
+
+def settle_object(value: Any, known: frozenset[str], what: str) -> dict[str, Any]:
+    """
+    A Kubernetes object with its keys as the API writes them.
+
+    Raises:
+        ValueError: it is no map, or has a key that the API does not know.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{what} must be a map")
+    folded = {key.lower(): key for key in known}
+    settled: dict[str, Any] = {}
+    for key, item in value.items():
+        proper = folded.get(str(key).lower())
+        if proper is None:
+            close = get_close_matches(str(key), known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"unknown key {key!r} in {what}{hint}")
+        if proper in settled:
+            raise ValueError(f"{proper} is given twice in {what}")
+        if item is not None:
+            settled[proper] = item
+    return settled
+
+
+def _metadata(value: Any) -> dict[str, Any]:
+    return {**DEFAULT_METADATA, **settle_object(value, METADATA_KEYS, "metadata")}
+
+
+def settle_spec(value: Any) -> dict[str, Any]:
+    """A pod's ``spec`` with the keys of the API; raises ValueError."""
+    spec = settle_object(value, SPEC_KEYS, "spec")
+    for group in ("containers", "initContainers"):
+        if group not in spec:
+            continue
+        if not isinstance(spec[group], list | tuple):
+            raise ValueError(f"{group} must be a list")
+        spec[group] = [
+            settle_object(item, CONTAINER_KEYS, f"{group}[{number}]") for number, item in enumerate(spec[group])
+        ]
+    return spec
+
+
+def _spec(value: Any) -> dict[str, Any]:
+    spec = settle_spec(value)
+    # Upstream decodes the first container over its default, so name and image may be left out there only.
+    first, *others = spec.get("containers") or [{}]
+    spec["containers"] = [{**DEFAULT_CONTAINER, **first}, *others]
+    return spec
+
+
+class KubernetesConnectionConfig(ConfigModel):
+    """Where the Kubernetes API is, and who we are there."""
+
+    host: str = "kubernetes.default.svc"
+    """Host name, or address with scheme and port."""
+
+    path: str = "/api"
+    """The path of the API."""
+
+    username: str = ""
+    password: Secret = SecretStr("")
+
+    server_name: str = ""
+    """The name in the API's certificate, if it is another."""
+
+    cert_file: str = ""
+    """Our certificate: a file."""
+
+    key_file: str = ""
+    """Its private key: a file."""
+
+    cacert_file: str = Field("", alias="cacertFile")
+    """The authorities that may vouch for the API: a file."""
+
+    cert: str = ""
+    """Our certificate: PEM text, which wins over the file."""
+
+    key: Secret = SecretStr("")
+    """Its private key: PEM text."""
+
+    cacert: str = ""
+    """The authorities: PEM text."""
+
+    bearer_token: Secret = SecretStr("")
+    """A token."""
+
+    bearer_token_file: str = ""
+    """A file with a token, which is read again when it changes."""
+
+    qps: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
+    """Requests per second."""
+
+    burst: Annotated[int, Field(ge=0)] = 10
+    """Requests at once."""
+
+
+class KubernetesPodConfig(ConfigModel):
+    """The pod that is started."""
+
+    metadata: Annotated[dict[str, Any], BeforeValidator(_metadata)] = Field(
+        default_factory=lambda: dict(DEFAULT_METADATA)
+    )
+    """The pod's metadata, as in the Kubernetes API."""
+
+    spec: Annotated[dict[str, Any], BeforeValidator(_spec)] = Field(
+        default_factory=lambda: {"containers": [dict(DEFAULT_CONTAINER)]}
+    )
+    """The pod's spec, as in the Kubernetes API."""
+
+    console_container_number: Annotated[int, Field(ge=0)] = 0
+    """In which of the containers programs run."""
+
+    idle_command: tuple[str, ...] = (
+        "/usr/bin/containerssh-agent", "wait-signal", "--signal", "INT", "--signal", "TERM",
+    )  # fmt: skip
+    """What keeps the container running in connection mode."""
+
+    shell_command: tuple[str, ...] = ("/bin/bash",)
+    """What a shell request starts."""
+
+    agent_path: str = "/usr/bin/containerssh-agent"
+    """Where images for ContainerSSH 0.5 and 0.6 keep their agent."""
+
+    disable_agent: bool = False
+    """Do not use a guest agent."""
+
+    subsystems: dict[str, str] = Field(default_factory=lambda: {"sftp": "/usr/lib/openssh/sftp-server"})
+    """Subsystem names, and the program of each."""
+
+    mode: Literal["connection", "session", "persistent"] = "connection"
+    """One pod for a login, one for each program, or one that stays."""
+
+    create_missing_pods: bool = False
+    """Create a persistent pod that is not there."""
+
+    expose_auth_metadata_as_env: dict[str, str] = Field(default_factory=dict)
+    """Metadata names, and the environment variable for each."""
+
+    expose_auth_metadata_as_labels: dict[str, str] = Field(default_factory=dict)
+    """Metadata names, and the pod's label for each."""
+
+    expose_auth_metadata_as_annotations: dict[str, str] = Field(default_factory=dict)
+    """Metadata names, and the pod's annotation for each."""
+
+    def problems(self) -> Iterator[Problem]:
+        containers = self.spec["containers"]
+        for number, container in enumerate(containers):
+            if not container.get("image"):
+                yield Problem(f"spec.containers.{number}.image", "must be set")
+        if self.console_container_number >= len(containers):
+            yield Problem("consoleContainerNumber", "there is no such container")
+        if not self.metadata.get("namespace"):
+            yield Problem("metadata.namespace", "must be set")
+        if not self.agent_path and not self.disable_agent:
+            yield Problem("agentPath", "must be set")
+        if self.create_missing_pods and self.mode != "persistent":
+            yield Problem("createMissingPods", "needs the mode persistent")
+        waits = self.mode == "connection" or self.create_missing_pods
+        if waits and not self.idle_command:
+            yield Problem("idleCommand", "must not be empty")
+        if not self.shell_command and (waits or (self.mode == "session" and not self.disable_agent)):
+            yield Problem("shellCommand", "must not be empty")
+        if self.mode == "session" and self.spec.get("restartPolicy", "") not in ("", "Never"):
+            yield Problem("spec.restartPolicy", "must be Never in session mode")
+
+
+class KubernetesTimeouts(ConfigModel):
+    """How long the steps may take."""
+
+    pod_start: Duration = seconds(60)
+    pod_stop: Duration = seconds(60)
+    command_start: Duration = seconds(60)
+    signal: Duration = seconds(60)
+    window: Duration = seconds(60)
+    http: Duration = seconds(15)
+
+
+class KubernetesConfig(ConfigModel):
+    """The kubernetes backend: a pod for each login."""
+
+    connection: KubernetesConnectionConfig = KubernetesConnectionConfig()
+    pod: KubernetesPodConfig = KubernetesPodConfig()
+    timeouts: KubernetesTimeouts = KubernetesTimeouts()
+
+    def problems(self) -> Iterator[Problem]:
+        for name in ("host", "path"):
+            if not getattr(self.connection, name):
+                yield Problem(f"connection.{name}", "must be set")
+        yield from (problem.under("pod") for problem in self.pod.problems())

@@ -1,0 +1,203 @@
+"""The sections of the services beside SSH: ``configserver``, ``metrics``, ``geoip``, ``health``, ``audit``
+(``config.md`` sections 4.2 and 4.4 to 4.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+
+from containerssh.config.http import HTTPClientConfig, HTTPServerConfig
+from containerssh.config.model import ConfigModel, Problem, Secret
+
+
+class ConfigServerConfig(HTTPClientConfig):
+    """The configuration webhook, which may change the configuration of each login."""
+
+    url: str = ""
+    """Where to ask; empty for not at all. The address is used as it stands, nothing is added to it."""
+
+    transmit_sensitive_metadata: bool = False
+    """Send the values too that other webhooks marked as sensitive."""
+
+    def problems(self) -> Iterator[Problem]:
+        if self.url:
+            yield from super().problems()
+
+
+class MetricsConfig(HTTPServerConfig):
+    """Figures for Prometheus."""
+
+    enable: bool = False
+    """Whether they are served."""
+
+    listen: str = "0.0.0.0:9100"
+    """`host:port`; an IPv6 address stands in brackets."""
+
+    path: str = "/metrics"
+    """Where they are found."""
+
+    def problems(self) -> Iterator[Problem]:
+        if self.enable:
+            yield from super().problems()
+            if not self.path:
+                yield Problem("path", "must not be empty")
+
+
+class GeoIPConfig(ConfigModel):
+    """Which country a client comes from."""
+
+    provider: Literal["dummy", "maxmind"] = "dummy"
+    """`dummy` knows no country; `maxmind` looks it up in a file."""
+
+    maxmind_geoip2_file: str = Field("/var/lib/GeoIP/GeoIP2-Country.mmdb", alias="maxmind-geoip2-file")
+    """The file."""
+
+    def problems(self) -> Iterator[Problem]:
+        if self.provider == "maxmind" and not Path(self.maxmind_geoip2_file).is_file():
+            yield Problem("maxmind-geoip2-file", f"there is no file {self.maxmind_geoip2_file!r}")
+
+
+class HealthClientConfig(HTTPClientConfig):
+    """What `--healthcheck` asks."""
+
+    url: str = "http://127.0.0.1:7000/"
+    """The address of the health service."""
+
+
+class HealthConfig(HTTPServerConfig):
+    """A page that tells whether the server runs."""
+
+    enable: bool = False
+    """Whether it is served."""
+
+    listen: str = "0.0.0.0:7000"
+    """`host:port`; an IPv6 address stands in brackets."""
+
+    client: HealthClientConfig = HealthClientConfig()
+    """What `--healthcheck` asks."""
+
+    def problems(self) -> Iterator[Problem]:
+        if self.enable:
+            yield from super().problems()
+            yield from (problem.under("client") for problem in self.client.problems())
+
+
+class AuditFileConfig(ConfigModel):
+    """Records in a folder."""
+
+    directory: str = "/var/log/audit"
+    """The folder."""
+
+
+class AuditS3Metadata(ConfigModel):
+    """What the objects are marked with."""
+
+    ip: bool = Field(False, alias="ip")
+    """The client's address."""
+
+    username: bool = False
+    """The user's name."""
+
+
+class AuditS3Config(ConfigModel):
+    """Records in object storage."""
+
+    local: str = "/var/lib/audit"
+    """A folder for records that are not uploaded yet."""
+
+    access_key: Secret = SecretStr("")
+    """Who we are."""
+
+    secret_key: Secret = SecretStr("")
+    """The proof of it."""
+
+    bucket: str = ""
+    """The bucket."""
+
+    region: str = ""
+    """Its region."""
+
+    endpoint: str = ""
+    """Another service than Amazon's."""
+
+    cacert: str = ""
+    """The authorities that may vouch for the service: PEM text."""
+
+    path_style_access: bool = False
+    """Put the bucket's name into the path, as other services than Amazon's want it."""
+
+    upload_part_size: Annotated[int, Field(ge=0)] = 5_242_880
+    """Bytes in one part of an upload."""
+
+    parallel_uploads: Annotated[int, Field(ge=0)] = 20
+    """How many parts are uploaded at once."""
+
+    acl: str = ""
+    """The access list of the objects."""
+
+    metadata: AuditS3Metadata = AuditS3Metadata()
+    """What the objects are marked with."""
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _folder_problems("local", self.local)
+        needed = {
+            "accessKey": self.access_key.get_secret_value(),
+            "secretKey": self.secret_key.get_secret_value(),
+            "bucket": self.bucket,
+        }
+        yield from (Problem(path, "must be set") for path, value in needed.items() if not value)
+        # 0 was always the default's other name.
+        if 0 < self.upload_part_size < 5_242_880:
+            yield Problem("uploadPartSize", "must be at least 5242880")
+
+
+class AuditInterceptConfig(ConfigModel):
+    """What is recorded beside the events."""
+
+    stdin: bool = False
+    """What users type."""
+
+    stdout: bool = False
+    """What they see."""
+
+    stderr: bool = False
+    """What they see of errors."""
+
+    passwords: bool = False
+    """Their passwords."""
+
+    forwarding: bool = False
+    """The content of forwarded connections."""
+
+
+class AuditConfig(ConfigModel):
+    """Records of what users do."""
+
+    enable: bool = False
+    """Whether anything is recorded."""
+
+    format: Literal["none", "binary", "asciinema"] = "none"
+    """`binary`, `asciinema` or `none`."""
+
+    storage: Literal["none", "file", "s3"] = "none"
+    """`file`, `s3` or `none`."""
+
+    file: AuditFileConfig = AuditFileConfig()
+    s3: AuditS3Config = Field(AuditS3Config(), alias="s3")
+    intercept: AuditInterceptConfig = AuditInterceptConfig()
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.enable:
+            return
+        if self.storage == "file":
+            yield from (problem.under("file") for problem in _folder_problems("directory", self.file.directory))
+        elif self.storage == "s3":
+            yield from (problem.under("s3") for problem in self.s3.problems())
+
+
+def _folder_problems(path: str, folder: str) -> Iterator[Problem]:
+    if not Path(folder).is_dir():
+        yield Problem(path, f"there is no folder {folder!r}")
