@@ -37,7 +37,7 @@ class ServiceCode(Code):
 
 
 class LogCode(Code):
-    WRITE_FAILED = "LOG_WRITE_FAILED", "log line could not be written"
+    WRITE_FAILED = "LOG_WRITE_FAILED", "log lines were lost: they could not be written"
     ROTATE_FAILED = "LOG_ROTATE_FAILED", "SIGHUP rotation failed"
     FILE_OPEN_FAILED = "LOG_FILE_OPEN_FAILED", "log file cannot be opened"
 
@@ -52,6 +52,8 @@ class ConfigCode(Code):
 
 class BackendCode(Code):
     CONFIG_ERROR = "BACKEND_CONFIG_ERROR", "merged per-connection config invalid"
+    CHOSEN = "BACKEND_CHOSEN", "what backend: auto means on this machine"
+    REAPED = "BACKEND_REAPED", "what a dead server process left was removed at the start"
 
 
 class HTTPCode(Code):
@@ -78,7 +80,10 @@ class AuthCode(Code):
     FAILED = "AUTH_FAILED", "webhook said no; also OAuth2 refusals (returned)"
     INVALID_STATUS = "AUTH_INVALID_STATUS", "webhook status ≠ 200"
     BACKEND_ERROR = "AUTH_BACKEND_ERROR", "webhook failed"
-    CONFIG_ERROR = "AUTH_CONFIG_ERROR", "Kerberos/OAuth2 configuration unusable"
+    CONFIG_ERROR = "AUTH_CONFIG_ERROR", "Kerberos/OAuth2 configuration unusable; a users file that cannot be used"
+    USERS_FILE_LOADED = "AUTH_USERS_FILE_LOADED", "the users file was read"
+    USERS_FILE_FAILED = "AUTH_USERS_FILE_FAILED", "a changed users file, or a line of a key file, cannot be used"
+    USERS_FILE_PERMISSIONS = "AUTH_USERS_FILE_PERMISSIONS", "others than its owner may write to the users file"
 
 
 class SSHCode(Code):

@@ -16,19 +16,22 @@ async def retry(
     on: type[Exception] | tuple[type[Exception], ...],
     within: timedelta,
     every: timedelta,
+    at_most: timedelta | None = None,
     unless: Callable[[Exception], bool] = lambda _: False,
 ) -> T:
     """
     The result of the first call of *once* that does not raise *on*.
 
-    There is at least one call; none is begun, and none goes on, once *within* has passed. *unless* tells errors that
-    trying again cannot cure.
+    There is at least one call; none is begun, and none goes on, once *within* has passed. The pause between calls is
+    *every*; with *at_most* it doubles each time until it is that long. *unless* tells errors that trying again cannot
+    cure.
 
     Raises:
         the last error of *once*: the time is over; TimeoutError when the first call was still at work then.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within.total_seconds()
+    pause = every.total_seconds()
     last: Exception | None = None
     while True:
         try:
@@ -42,7 +45,8 @@ async def retry(
             if last is not None:
                 raise last from None
             raise
-        pause = every.total_seconds()
         if loop.time() + pause >= deadline:
             raise last
         await asyncio.sleep(pause)
+        if at_most is not None:
+            pause = min(2 * pause, at_most.total_seconds())

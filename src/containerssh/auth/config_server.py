@@ -1,0 +1,93 @@
+"""The config server: what each login gets (``webhooks.md`` section 5.2)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from containerssh.auth.exchange import Exchange
+from containerssh.auth.fields import invalid_answer, question, read_text, read_values
+from containerssh.config.auth import ConfigServerConfig
+from containerssh.core.codes import ConfigCode
+from containerssh.core.errors import ConfigError
+from containerssh.core.messages import Event, LabelValue
+from containerssh.core.metadata import Login
+from containerssh.web.client import HTTPClient, WebhookError, open_http_client
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class ConfigAnswer:
+    """What the config server said about a login."""
+
+    login: Login
+    """The login with the answer's metadata, environment, files and authenticated name merged in."""
+    config: Mapping[str, object] | None = field(repr=False)
+    """A part of the configuration as JSON has it, not yet validated; None: the file's holds."""
+    overlay: bool
+    """Whether *config* is merged by presence; otherwise its zero values mean nothing, as a Go server sends them."""
+
+
+class ConfigServer:
+    """Asks the config server about each login; see :func:`open_config_server`."""
+
+    def __init__(self, config: ConfigServerConfig, client: HTTPClient, *, patience: timedelta = _PATIENCE) -> None:
+        self._config = config
+        self._client = client
+        self._patience = patience
+
+    async def ask(self, login: Login) -> ConfigAnswer:
+        """
+        What *login* gets. Sensitive entries are kept back unless ``transmitSensitiveMetadata`` is on.
+
+        Raises:
+            BackendError: the server did not answer within 60 s.
+            ConfigError: its answer has another form than it must have.
+        """
+        labels: dict[str, LabelValue] = {"connectionId": login.connection_id, "username": login.username}
+        exchange = Exchange(
+            self._client,
+            "",
+            "Configuration request",
+            ConfigCode.REQUEST,
+            ConfigCode.BACKEND_ERROR,
+            ConfigCode.INVALID_STATUS_CODE,
+            labels,
+        )
+        known = login if self._config.transmit_sensitive_metadata else login.without_sensitive()
+        name = {"authenticatedUsername": login.authenticated_username} if login.authenticated_username else {}
+        answer = await exchange.ask(question(known, **name), within=self._patience)
+        try:
+            told = _read(answer, login)
+        except WebhookError as exc:
+            given_up = exchange.given_up(exc)
+            raise ConfigError(ConfigCode.BACKEND_ERROR, str(given_up), reason=exc.code) from exc
+        logger.debug(Event(ConfigCode.RESPONSE, "Configuration received", **labels))
+        return told
+
+
+@asynccontextmanager
+async def open_config_server(config: ConfigServerConfig) -> AsyncIterator[ConfigServer]:
+    """A config server's client for the server's life; its connections are closed at the end."""
+    async with open_http_client(config) as client:
+        yield ConfigServer(config, client)
+
+
+def _read(answer: Mapping[str, object], login: Login) -> ConfigAnswer:
+    config = answer.get("config")
+    if config is not None and not isinstance(config, Mapping):
+        raise invalid_answer("config is no object")
+    mode = read_text(answer, "configMode")
+    if mode not in ("", "overlay"):
+        raise invalid_answer("configMode is neither empty nor overlay")
+    values = read_values(answer)
+    told = login.with_values(values.metadata, values.environment, values.files)
+    if name := read_text(answer, "authenticatedUsername"):
+        told = replace(told, authenticated_username=name)
+    return ConfigAnswer(told, config, overlay=mode == "overlay")

@@ -1,0 +1,85 @@
+"""Password and public key judged by the administrator's webhook (``webhooks.md``)."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from containerssh.auth.exchange import Exchange
+from containerssh.auth.fields import question, read_text, read_values, readable
+from containerssh.config.auth import WebhookConfig
+from containerssh.core.codes import AuthCode
+from containerssh.core.errors import AuthFailed, AuthUnavailable
+from containerssh.core.handlers import PublicKey
+from containerssh.core.messages import Event, LabelValue
+from containerssh.core.metadata import AuthAttempt, Login
+from containerssh.web.client import HTTPClient, WebhookError, open_http_client
+
+logger = logging.getLogger(__name__)
+
+
+class WebhookAuthenticator:
+    """Asks the webhook about each attempt; see :func:`open_webhook`."""
+
+    def __init__(self, config: WebhookConfig, client: HTTPClient) -> None:
+        self._config = config
+        self._client = client
+
+    async def authenticate_password(self, attempt: AuthAttempt, password: bytes) -> Login:
+        """
+        Ask about a password.
+
+        Raises:
+            AuthFailed: the webhook said no.
+            AuthUnavailable: it did not answer, or not in a way that makes sense.
+        """
+        encoded = base64.b64encode(password).decode()
+        return await self._ask(attempt, "password", "Password", passwordBase64=encoded)
+
+    async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
+        """Ask about a key, or a certificate, before the client proves that it holds it; raises as above."""
+        return await self._ask(attempt, "pubkey", "Public key", publicKey=key.authorized_key)
+
+    async def _ask(self, attempt: AuthAttempt, kind: str, name: str, **credential: str) -> Login:
+        if not attempt.username.isascii() and "\ufffd" in readable(attempt.username):
+            # To replace what is no character would make one name of two.
+            raise AuthFailed(AuthCode.FAILED, "the user name is not valid UTF-8")
+        labels: dict[str, LabelValue] = {
+            "connectionId": attempt.connection_id,
+            "username": attempt.username,
+            "url": self._client.url,
+            "authtype": kind,
+        }
+        exchange = Exchange(
+            self._client,
+            f"/{kind}",
+            f"{name} authentication request",
+            AuthCode.REQUEST,
+            AuthCode.BACKEND_ERROR,
+            AuthCode.INVALID_STATUS,
+            labels,
+        )
+        try:
+            answer = await exchange.ask(question(attempt, **credential), within=self._config.auth_timeout)
+            if answer.get("success") is not True:
+                text = f"{name} authentication failed"
+                logger.debug(Event(AuthCode.FAILED, text, **labels))
+                raise AuthFailed(AuthCode.FAILED, text)
+            try:
+                values = read_values(answer)
+                authenticated = read_text(answer, "authenticatedUsername")
+            except WebhookError as exc:
+                raise exchange.given_up(exc) from exc
+        except WebhookError as exc:
+            raise AuthUnavailable(AuthCode.BACKEND_ERROR, f"{name} authentication is not available") from exc
+        logger.debug(Event(AuthCode.SUCCESSFUL, f"{name} authentication successful", **labels))
+        return Login.of(attempt, authenticated).with_values(values.metadata, values.environment, values.files)
+
+
+@asynccontextmanager
+async def open_webhook(config: WebhookConfig) -> AsyncIterator[WebhookAuthenticator]:
+    """An authenticator for the server's life; its connections are closed at the end."""
+    async with open_http_client(config) as client:
+        yield WebhookAuthenticator(config, client)

@@ -1,0 +1,1 @@
+"""HTTP: the client behind the webhooks, and the small server behind the health endpoint."""
