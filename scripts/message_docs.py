@@ -32,9 +32,9 @@ TITLES = {
 INTRODUCTION = """\
 # Message codes
 
-Each line of the log has one of these codes; in the `ljson` format it is the field `code`. A user who was refused sees the
-number of the connection, which is the label `connectionId` on every line about it. The codes are those of ContainerSSH 0.6;
-`OCI_...` belong to the backend that ContainerSSH does not have.
+Each line of the log has one of these codes; in the `ljson` format it is the field `code`. A user who was refused sees
+the number of the connection, which is the label `connectionId` on every line about it. The codes are those of
+ContainerSSH 0.6; `OCI_...` belong to the backend that ContainerSSH does not have.
 """
 
 
