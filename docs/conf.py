@@ -1,11 +1,11 @@
 """The manual: Sphinx over Markdown; pages below reference/config and reference/messages.md are generated."""
 
-from importlib.metadata import version as installed_version
+from containerssh import __version__
 
 project = "containerssh"
 author = "the containerssh authors"
 copyright = author
-version = release = installed_version("containerssh")
+version = release = __version__
 
 extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
