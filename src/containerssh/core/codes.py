@@ -196,6 +196,12 @@ class DockerCode(Code):
     FORWARDING_FAILED = "DOCKER_FORWARDING_FAILED", "forward setup failed"
     AGENT_FAILED = "DOCKER_AGENT_FAILED", "forward agent"
     AGENT_LOG = "DOCKER_AGENT_LOG", "agent stderr (untrusted text)"
+    AGENT_TRANSPORT = "DOCKER_AGENT_TRANSPORT", "how the guest agent is reached on an engine, and why"
+    CONFIG_IGNORED = "DOCKER_CONFIG_IGNORED", "keys in the engine's structures that have no effect"
+    CONTAINER_ENDED = "DOCKER_CONTAINER_ENDED", "the container ended while it was being started"
+    ENGINE_UNAVAILABLE = "DOCKER_ENGINE_UNAVAILABLE", "the engine does not answer, or is too old"
+    ORPHAN_REMOVED = "DOCKER_ORPHAN_REMOVED", "what a dead instance left was removed"
+    PROTOCOL_ERROR = "DOCKER_PROTOCOL_ERROR", "the engine's answer cannot be understood"
 
 
 class AgentCode(Code):
