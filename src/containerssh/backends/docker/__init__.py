@@ -1,0 +1,1 @@
+"""Containers of a Docker engine, or of anything that speaks its API."""

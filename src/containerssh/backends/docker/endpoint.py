@@ -1,0 +1,101 @@
+"""Where the engine listens, and how to connect there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit
+
+from containerssh.backends.docker.wire import HEAD_LIMIT, Wire
+from containerssh.config.docker import DockerConnectionConfig
+from containerssh.core.codes import DockerCode
+from containerssh.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An engine's address, understood."""
+
+    url: str
+    socket: str
+    """The path of a unix socket; empty for TCP."""
+    host: str
+    port: int
+    base: str
+    """What stands before every path of the API."""
+    tls: ssl.SSLContext | None
+
+    @property
+    def is_local(self) -> bool:
+        """A unix socket: the engine is likely to see our files."""
+        return bool(self.socket)
+
+    async def connect(self) -> Wire:
+        """
+        A new connection; close it with ``Wire.abort``.
+
+        Raises:
+            OSError: nobody listens there, or TLS failed.
+        """
+        if self.socket:
+            reader, writer = await asyncio.open_unix_connection(self.socket, limit=HEAD_LIMIT)
+        else:
+            reader, writer = await asyncio.open_connection(
+                self.host,
+                self.port,
+                limit=HEAD_LIMIT,
+                ssl=self.tls,
+                server_hostname=self.host if self.tls else None,
+            )
+        return Wire(reader, writer)
+
+
+def open_endpoint(config: DockerConnectionConfig) -> Endpoint:
+    """
+    The engine that *config* names. Blocks for some milliseconds when certificates are read.
+
+    Raises:
+        ConfigError: the certificates cannot be used.
+    """
+    url = urlsplit(config.host)
+    if url.scheme == "unix":
+        return Endpoint(config.host, unquote(url.path), "", 0, "", None)
+    tls = None
+    if url.scheme == "https" or config.cacert or config.cert:
+        tls = _tls(config)
+    port = url.port or {"http": 80, "https": 443}.get(url.scheme) or (2376 if tls else 2375)
+    base = quote(unquote(url.path.rstrip("/")), safe="/")
+    return Endpoint(config.host, "", url.hostname or "", port, base, tls)
+
+
+def _tls(config: DockerConnectionConfig) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cadata=config.cacert or None)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        if config.cert:
+            with _in_memory(config.cert) as cert, _in_memory(config.key.get_secret_value()) as key:
+                context.load_cert_chain(cert, key, password=_refuse_password)
+    except (OSError, ValueError) as exc:
+        text = "docker.connection: cacert, cert or key cannot be used"
+        raise ConfigError(DockerCode.CONFIG_ERROR, text) from exc
+    return context
+
+
+@contextmanager
+def _in_memory(text: str) -> Iterator[str]:
+    """A file that only this process can open: Python's TLS reads certificates from files alone."""
+    descriptor = os.memfd_create("containerssh", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(text.encode())
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_password() -> str:
+    raise ValueError("the key is encrypted; ContainerSSH needs it without a password")

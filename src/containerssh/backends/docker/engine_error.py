@@ -1,0 +1,79 @@
+"""What the engine said no to, and whether asking again can help."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+
+from containerssh.core.errors import BackendError
+from containerssh.core.messages import Code
+
+_WORDS_LIMIT = 600
+
+
+class Cure(Enum):
+    """What may help against an error."""
+
+    WAIT = "the engine is away or busy: try again for as long as there is time"
+    FEW_TRIES = "the engine failed inside: it may be the request's fault"
+    NOTHING = "the engine understood and refused"
+
+
+class EngineError(BackendError):
+    """A request to the engine failed; the text ends with the engine's own words."""
+
+    default_user_message = "The container could not be started."
+
+    def __init__(
+        self,
+        code: Code,
+        explanation: str,
+        /,
+        *,
+        status: int | None = None,
+        cure: Cure = Cure.NOTHING,
+        user_message: str | None = None,
+    ) -> None:
+        super().__init__(code, explanation, user_message=user_message)
+        self.status = status
+        """The status of the reply; None: there was none."""
+        self.cure = cure
+
+    @property
+    def permanent(self) -> bool:
+        return self.cure is Cure.NOTHING
+
+    @property
+    def lost(self) -> bool:
+        """There was no reply: what was asked for may have been done."""
+        return self.status is None
+
+
+def refusal(code: Code, doing: str, status: int, body: bytes) -> EngineError:
+    """The error for a reply that says no."""
+    words = engine_words(body) or f"status {status}"
+    if status in (408, 425, 429, 502, 503, 504):
+        cure = Cure.WAIT
+    elif status >= 500 and status != 501:
+        cure = Cure.FEW_TRIES
+    else:
+        cure = Cure.NOTHING
+    return EngineError(code, f"{doing} failed: {words}", status=status, cure=cure)
+
+
+def engine_words(body: bytes) -> str:
+    """The text of an error reply: Docker's ``message``, or Podman's, on one line; empty when it is not theirs."""
+    try:
+        reply = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    message = reply.get("message") if isinstance(reply, dict) else None
+    if not isinstance(message, str):
+        return ""
+    return one_line(message)
+
+
+def one_line(text: str) -> str:
+    """Foreign text for a log: no line ends, no control characters, a bounded length."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * _WORDS_LIMIT])
+    return " ".join(printable.split())[:_WORDS_LIMIT]

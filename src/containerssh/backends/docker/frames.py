@@ -1,0 +1,130 @@
+"""The streams of a container or an exec over one hijacked connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from containerssh.backends.docker.wire import Wire
+from containerssh.core.codes import DockerCode
+from containerssh.core.errors import ProtocolError
+from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
+
+STDIN, STDOUT, STDERR = range(3)
+_HEADER_LENGTH = 8
+
+
+class Demultiplexer:
+    """Takes the engine's frames apart: a header of stream number, three zeros and the length, then the bytes.
+
+    Bytes of a frame are passed on as they arrive, so a frame's length (up to 4 GiB) costs no memory.
+    """
+
+    def __init__(self) -> None:
+        self._header = bytearray()
+        self._stream = STDOUT
+        self._left = 0
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """
+        The stream number and the bytes of each piece in *data*.
+
+        Raises:
+            ProtocolError: a frame belongs to no stream.
+        """
+        position = 0
+        while position < len(data):
+            if not self._left:
+                wanted = _HEADER_LENGTH - len(self._header)
+                self._header += data[position : position + wanted]
+                position += wanted
+                if len(self._header) == _HEADER_LENGTH:
+                    self._begin()
+                continue
+            piece = data[position : position + self._left]
+            position += len(piece)
+            self._left -= len(piece)
+            yield self._stream, piece
+
+    def _begin(self) -> None:
+        stream, zeros, length = self._header[0], self._header[1:4], int.from_bytes(self._header[4:], "big")
+        if stream > STDERR or any(zeros):
+            raise ProtocolError(DockerCode.PROTOCOL_ERROR, f"the engine sent a frame for stream {stream}")
+        self._stream, self._left = stream, length
+        self._header.clear()
+
+    @property
+    def between_frames(self) -> bool:
+        """Whether the bytes so far end with a whole frame."""
+        return not self._left and not self._header
+
+
+class AttachedOutput(ByteReader):
+    """What the process writes to its standard output; its standard error goes to *on_error* (at most CHUNK bytes)."""
+
+    def __init__(self, wire: Wire, on_error: Callable[[bytes], None]) -> None:
+        self._reader = wire.reader
+        self._on_error = on_error
+        self._frames = Demultiplexer()
+        self._ready: list[bytes] = []
+
+    async def read(self) -> bytes:
+        while not self._ready:
+            data = await self._reader.read(CHUNK)
+            if not data:
+                if not self._frames.between_frames:
+                    raise ConnectionResetError("the engine cut the stream inside a frame")
+                return b""
+            try:
+                for stream, piece in self._frames.feed(data):
+                    if stream == STDERR:
+                        self._on_error(piece)
+                    else:
+                        self._ready.append(piece)
+            except ProtocolError as exc:
+                raise ConnectionAbortedError(exc.explanation) from exc
+        ready, self._ready = b"".join(self._ready), []
+        return ready
+
+
+class AttachedInput(ByteWriter):
+    """The process's standard input."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._writer = wire.writer
+        self._ended = False
+
+    async def write(self, data: bytes) -> None:
+        if self._ended or self._writer.is_closing():
+            raise ConnectionResetError("the connection to the engine is closed")
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def write_eof(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        with suppress(OSError, RuntimeError):
+            # asyncio cannot end one direction of TLS; a stream that nobody can end must not stay open.
+            if self._writer.can_write_eof():
+                self._writer.write_eof()
+            else:
+                self._writer.close()
+
+
+class Attached:
+    """A hijacked connection to a process without a terminal. Close it where it was opened."""
+
+    def __init__(self, wire: Wire, on_error: Callable[[bytes], None]) -> None:
+        self._wire = wire
+        self.output = AttachedOutput(wire, on_error)
+        self.input = AttachedInput(wire)
+
+    async def close(self) -> None:
+        """Give the connection back; the process does not end by that. Safe to call twice."""
+        self._wire.writer.close()
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(1):
+                await self._wire.writer.wait_closed()
+        self._wire.abort()

@@ -1,0 +1,224 @@
+"""HTTP/1.1 as the engine speaks it (RFC 9112): one exchange after another on a connection, every length bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from containerssh.core.codes import DockerCode
+from containerssh.core.errors import ProtocolError
+from containerssh.core.streams import CHUNK
+
+HEAD_LIMIT = 64 * 1024
+"""The most bytes of a status line and its headers, and what the stream buffers while nobody reads."""
+
+_HEADERS_LIMIT = 200
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?")
+_HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*?)[ \t]*")
+_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
+_LENGTH = re.compile(r"[0-9]{1,15}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request; *target* is already escaped."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A reply without its body; header names are in lower case, repeated ones joined by commas."""
+
+    status: int
+    headers: Mapping[str, str]
+    keeps_alive: bool
+
+
+def parse_head(data: bytes) -> Head:
+    """
+    A status line and headers, with the empty line that ends them.
+
+    Raises:
+        ProtocolError: this is not HTTP/1.
+    """
+    lines = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    status = _STATUS.fullmatch(lines[0])
+    if status is None:
+        raise _broken("the engine's answer is not HTTP")
+    if len(lines) > _HEADERS_LIMIT:
+        raise _broken("the engine's answer has too many headers")
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        header = _HEADER.fullmatch(line)
+        if header is None:
+            raise _broken("the engine's answer has a malformed header")
+        name, value = header[1].decode("ascii").lower(), header[2].decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    options = {option.strip().lower() for option in headers.get("connection", "").split(",")}
+    keeps_alive = "close" not in options if status[1] == b"1" else "keep-alive" in options
+    return Head(int(status[2]), headers, keeps_alive)
+
+
+def body_length(head: Head, method: str) -> int | None:
+    """
+    How many bytes follow *head*: a number, -1 for chunks, None for all until the end (RFC 9112 section 6.3).
+
+    Raises:
+        ProtocolError: the headers contradict one another.
+    """
+    if method == "HEAD" or head.status < 200 or head.status in (204, 304):
+        return 0
+    coding, length = head.headers.get("transfer-encoding"), head.headers.get("content-length")
+    if coding is not None:
+        if coding.lower() != "chunked" or length is not None:
+            raise _broken("the engine's answer is framed in an unknown way")
+        return -1
+    if length is None:
+        return None
+    if not _LENGTH.fullmatch(length):
+        raise _broken("the engine's answer has a malformed length")
+    return int(length)
+
+
+class Wire:
+    """A connection to the engine. Close it, or hand it back to the pool, where it was taken."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.answered = False
+        """Whether the current exchange has had a byte of its answer."""
+
+    async def send(self, request: Request) -> None:
+        """
+        Send *request* and all of its body.
+
+        Raises:
+            OSError: the connection broke.
+        """
+        self.answered = False
+        headers = {"Host": "docker", "User-Agent": "containerssh", **request.headers}
+        if request.body or request.method in ("POST", "PUT"):
+            headers["Content-Length"] = str(len(request.body))
+        lines = [
+            f"{request.method} {request.target} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in headers.items()),
+        ]
+        text = "\r\n".join(lines)
+        if "\r\n" in text.replace("\r\n", "", len(lines) - 1) or "\0" in text:
+            raise ValueError("a header would break out of its line")
+        self.writer.write(text.encode("latin-1") + b"\r\n\r\n" + request.body[:CHUNK])
+        await self.writer.drain()
+        for start in range(CHUNK, len(request.body), CHUNK):
+            self.writer.write(request.body[start : start + CHUNK])
+            await self.writer.drain()
+
+    async def head(self) -> Head:
+        """
+        The head of the answer; interim answers (100) are skipped.
+
+        Raises:
+            ProtocolError: it is not HTTP, or too long.
+            OSError: the connection broke.
+        """
+        while True:
+            try:
+                data = await self.reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError as exc:
+                self.answered = bool(exc.partial)
+                raise ConnectionResetError("the engine closed the connection without an answer") from None
+            except asyncio.LimitOverrunError:
+                raise _broken("the head of the engine's answer is too long") from None
+            self.answered = True
+            head = parse_head(data)
+            if head.status >= 200 or head.status == 101:
+                return head
+
+    async def body(self, head: Head, method: str) -> AsyncGenerator[bytes]:
+        """
+        The pieces of the body, at most CHUNK bytes each.
+
+        Raises:
+            ProtocolError: the framing is wrong.
+            OSError: the connection broke before the body's end.
+        """
+        length = body_length(head, method)
+        if length is None:
+            while data := await self.reader.read(CHUNK):
+                yield data
+        elif length >= 0:
+            async for data in self._exactly(length):
+                yield data
+        else:
+            while size := await self._chunk_size():
+                async for data in self._exactly(size):
+                    yield data
+                if await self._exact(2) != b"\r\n":
+                    raise _broken("a chunk of the engine's answer is longer than it says")
+            for _ in range(_HEADERS_LIMIT):
+                if await self._line() == b"\r\n":
+                    return
+            raise _broken("the engine's answer has too many trailers")
+
+    def is_fresh(self) -> bool:
+        """Whether it can be used for another exchange: nobody closed it so far."""
+        return not (self.reader.at_eof() or self.writer.is_closing())
+
+    def abort(self) -> None:
+        """Close at once, unsent bytes are dropped; safe to call twice."""
+        with suppress(Exception):
+            self.writer.transport.abort()
+
+    async def _exactly(self, count: int) -> AsyncIterator[bytes]:
+        while count:
+            data = await self.reader.read(min(count, CHUNK))
+            if not data:
+                raise ConnectionResetError("the engine's answer ended early")
+            count -= len(data)
+            yield data
+
+    async def _exact(self, count: int) -> bytes:
+        try:
+            return await self.reader.readexactly(count)
+        except asyncio.IncompleteReadError:
+            raise ConnectionResetError("the engine's answer ended early") from None
+
+    async def _line(self) -> bytes:
+        try:
+            return await self.reader.readuntil(b"\r\n")
+        except asyncio.IncompleteReadError:
+            raise ConnectionResetError("the engine's answer ended early") from None
+        except asyncio.LimitOverrunError:
+            raise _broken("a line of the engine's answer is too long") from None
+
+    async def _chunk_size(self) -> int:
+        match = _CHUNK_SIZE.fullmatch(await self._line())
+        if match is None:
+            raise _broken("a chunk of the engine's answer has a malformed size")
+        return int(match[1], 16)
+
+
+async def read_all(pieces: AsyncIterator[bytes], limit: int) -> bytes:
+    """
+    A whole body.
+
+    Raises:
+        ProtocolError: it is longer than *limit* bytes.
+    """
+    data = bytearray()
+    async for piece in pieces:
+        data += piece
+        if len(data) > limit:
+            raise _broken(f"the engine's answer is longer than {limit} bytes")
+    return bytes(data)
+
+
+def _broken(text: str) -> ProtocolError:
+    return ProtocolError(DockerCode.PROTOCOL_ERROR, text)
