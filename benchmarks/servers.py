@@ -1,0 +1,169 @@
+"""The servers that are measured, each on a free port of 127.0.0.1 with host keys and users of its own."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from tests.support.services import busybox_archive, wait_until
+from tests.support.tools import tool
+
+START_LIMIT = 60.0
+STOP_LIMIT = 60.0
+
+
+@dataclass(frozen=True)
+class Client:
+    """The one ssh client that asks all servers: its key, and where it keeps their host keys."""
+
+    folder: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> Client:
+        folder.mkdir()
+        key = str(folder / "id_ed25519")
+        subprocess.run([tool("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+        return cls(folder)
+
+    @property
+    def public_key(self) -> str:
+        return (self.folder / "id_ed25519.pub").read_text().strip()
+
+    def command(self, server: Server, remote: str, *, cipher: str) -> list[str]:
+        """The command line, the same for each server but for port and user name."""
+        options = {
+            "BatchMode": "yes",
+            "Ciphers": cipher,
+            "ControlPath": "none",
+            "IdentitiesOnly": "yes",
+            "LogLevel": "ERROR",
+            "PreferredAuthentications": "publickey",
+            "StrictHostKeyChecking": "accept-new",
+            "UserKnownHostsFile": str(self.folder / "known_hosts"),
+        }
+        settings = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        identity = str(self.folder / "id_ed25519")
+        where = ["-p", str(server.port), "-l", server.user, "127.0.0.1"]
+        return [tool("ssh"), "-F", "none", "-T", "-i", identity, *settings, *where, remote]
+
+
+@dataclass(frozen=True)
+class Server:
+    """One that answers."""
+
+    name: str
+    port: int
+    user: str
+
+
+@contextmanager
+def openssh(folder: Path, client: Client) -> Iterator[Server]:
+    """OpenSSH's sshd, which runs the command on the host itself: no container, the yardstick."""
+    folder.mkdir()
+    key = folder / "host_key"
+    subprocess.run([tool("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    (folder / "authorized_keys").write_text(client.public_key + "\n")
+    port = free_port()
+    (folder / "sshd_config").write_text(
+        f"""\
+ListenAddress 127.0.0.1
+Port {port}
+HostKey {key}
+PidFile none
+AuthorizedKeysFile {folder}/authorized_keys
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+StrictModes no
+UsePAM no
+PrintMotd no
+# bash reads .bashrc under sshd unless it believes to be nested; that file would be measured too.
+SetEnv SHLVL=2
+"""
+    )
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    # sshd starts itself again for each connection and insists on an absolute path.
+    command = [str(Path(tool("sshd")).resolve()), "-D", "-e", "-f", str(folder / "sshd_config")]
+    with _running(command, port, folder / "log"):
+        yield Server("sshd", port, getpass.getuser())
+
+
+@contextmanager
+def containerssh(backend: str, folder: Path, client: Client) -> Iterator[Server]:
+    """Our server with a users file, on *backend* (oci or docker); the image is busybox."""
+    folder.mkdir()
+    port = free_port()
+    users = {"users": {"bench": {"authorizedKeys": [client.public_key]}}}
+    config: dict[str, object] = {
+        "ssh": {"listen": f"127.0.0.1:{port}", "hostKeyDirectory": str(folder / "hostkeys")},
+        "auth": {"publicKey": {"method": "users"}, "users": {"file": str(folder / "users.yaml")}},
+        "log": {"level": "warning", "format": "ljson", "destination": "stdout"},
+        "backend": backend,
+    }
+    if backend == "oci":
+        root = folder / "root"
+        with tarfile.open(fileobj=BytesIO(busybox_archive())) as archive:
+            archive.extractall(root, filter="tar")
+        config["oci"] = {"image": str(root), "dataDirectory": str(folder / "data")}
+    else:
+        config["docker"] = {
+            "execution": {
+                "container": {"image": "bb:latest"},
+                "host": {"networkmode": "none"},
+                "imagePullPolicy": "Never",
+                "shellCommand": ["/bin/sh"],
+            }
+        }
+    # JSON is YAML as well.
+    _write_private(folder / "users.yaml", json.dumps(users))
+    _write_private(folder / "config.yaml", json.dumps(config, indent=2))
+    command = [sys.executable, "-m", "containerssh", "--config", str(folder / "config.yaml")]
+    with _running(command, port, folder / "log"):
+        yield Server(backend, port, "bench")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
+@contextmanager
+def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        wait_until(lambda: _listens(port) or process.poll() is not None, within=START_LIMIT, what=command[0])
+        if process.poll() is not None:
+            last = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+            raise ChildProcessError(f"{' '.join(command)} ended with status {process.returncode}:\n{last}")
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
