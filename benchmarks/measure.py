@@ -38,10 +38,10 @@ class LoginTime:
     total: float
 
 
-def login(client: Client, server: Server) -> LoginTime:
-    """One whole ssh command that prints a word."""
+def login(client: Client, server: Server, *, kex: str) -> LoginTime:
+    """One whole ssh command that prints a word; *kex* as in :meth:`Client.command`."""
     began = time.perf_counter()
-    with _client(client.command(server, "echo ready", cipher=LOGIN_CIPHER)) as process:
+    with _client(client.command(server, "echo ready", cipher=LOGIN_CIPHER, kex=kex)) as process:
         first = _stdout(process).readline()
         first_byte = time.perf_counter()
         process.communicate(timeout=LIMIT)

@@ -21,6 +21,7 @@ from tests.support.tools import tool
 
 START_LIMIT = 60.0
 STOP_LIMIT = 60.0
+KEX = "curve25519-sha256"
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,13 @@ class Client:
     def public_key(self) -> str:
         return (self.folder / "id_ed25519.pub").read_text().strip()
 
-    def command(self, server: Server, remote: str, *, cipher: str) -> list[str]:
-        """The command line, the same for each server but for port and user name."""
+    def command(self, server: Server, remote: str, *, cipher: str, kex: str = KEX) -> list[str]:
+        """
+        The command line, the same for each server but for port and user name.
+
+        The key exchange is fixed unless *kex* is empty: the client's own share of a post-quantum one is larger than all
+        else in a login, and which one it takes depends on what the server offers.
+        """
         options = {
             "BatchMode": "yes",
             "Ciphers": cipher,
@@ -52,6 +58,8 @@ class Client:
             "StrictHostKeyChecking": "accept-new",
             "UserKnownHostsFile": str(self.folder / "known_hosts"),
         }
+        if kex:
+            options["KexAlgorithms"] = kex
         settings = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         identity = str(self.folder / "id_ed25519")
         where = ["-p", str(server.port), "-l", server.user, "127.0.0.1"]
