@@ -33,6 +33,7 @@ class AgentBuildHook(BuildHookInterface[Any]):
         # git ignores the binaries, and with git hatchling does; an editable install finds them in the source tree.
         if version != "editable":
             for binary in self._binaries():
+                binary.chmod(0o755)
                 inside = binary.relative_to(self._root / "src")
                 build_data["force_include"][str(binary)] = str(inside)
 
@@ -42,7 +43,7 @@ class AgentBuildHook(BuildHookInterface[Any]):
 
     def _binaries(self) -> list[Path]:
         folder = self._root / "src" / "containerssh" / "agent" / "bin"
-        return [folder / f"agent-linux-{platform}" for platform in PLATFORMS]
+        return [found for platform in PLATFORMS for found in folder.glob(f"*{platform}*")]
 
     def _sources(self) -> list[Path]:
         agent = self._root / "agent"
@@ -50,7 +51,7 @@ class AgentBuildHook(BuildHookInterface[Any]):
 
     def _up_to_date(self) -> bool:
         binaries = self._binaries()
-        if not all(binary.exists() for binary in binaries):
+        if len(binaries) != len(PLATFORMS):
             return False
         oldest = min(binary.stat().st_mtime for binary in binaries)
         return all(source.stat().st_mtime <= oldest for source in self._sources() if source.exists())
