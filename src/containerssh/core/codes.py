@@ -212,6 +212,12 @@ class AgentCode(Code):
     PACKET_INVALID = "AGENTPROTO_PACKET_INVALID", "first packet not SETUP"
     DECODE_FAILED = "AGENTPROTO_DECODE_FAILED", "setup encode/decode"
     REMOTE_ERROR = "AGENTPROTO_REMOTE_ERROR", "ERROR packet received"
+    BINARY_MISSING = "AGENT_BINARY_MISSING", "no guest agent for the container's architecture in this installation"
+    LINK_BROKEN = "AGENT_LINK_BROKEN", "the link to the guest agent ended or broke"
+    PROTOCOL_BROKEN = "AGENT_PROTOCOL_BROKEN", "the guest agent did not keep to the protocol; the link was ended"
+    START_FAILED = "AGENT_START_FAILED", "the agent could not start a program"
+    FILE_FAILED = "AGENT_FILE_FAILED", "the agent could not write a file"
+    REQUEST_FAILED = "AGENT_REQUEST_FAILED", "the agent refused a signal, a resize or another request"
 
 
 class OCICode(Code):

@@ -1,0 +1,3 @@
+module containerssh.io/agent
+
+go 1.22

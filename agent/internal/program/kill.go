@@ -1,0 +1,183 @@
+package program
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// Grace is how long a program may take to leave after the hang-up, before it is killed.
+const Grace = 250 * time.Millisecond
+
+const (
+	pause    = 5 * time.Millisecond
+	attempts = 200
+)
+
+type process struct{ pid, parent, session int }
+
+// KillAll ends every process that was started from here, whatever session or parent it has made itself.
+func KillAll() {
+	self := os.Getpid()
+	signalAll := func(number syscall.Signal) bool {
+		if self == 1 {
+			return syscall.Kill(-1, number) == nil
+		}
+		found := descendants(self, 0)
+		for _, pid := range found {
+			_ = syscall.Kill(pid, number)
+		}
+		return len(found) > 0
+	}
+	if !signalAll(syscall.SIGHUP) {
+		return
+	}
+	signalAll(syscall.SIGCONT)
+	waitUntil(Grace, func() bool { return !signalAll(0) })
+	for range attempts {
+		if !signalAll(syscall.SIGKILL) {
+			return
+		}
+		time.Sleep(pause)
+	}
+}
+
+// Kill ends the program and all that it has started, if it still runs. What it has left behind before, in a session of
+// its own and as an orphan, lives as long as the link, like a job that nohup has started.
+func (p *Program) Kill() {
+	if p.signalTree(syscall.SIGHUP) {
+		p.signalTree(syscall.SIGCONT)
+		waitUntil(Grace, p.hasEnded)
+	}
+	for range attempts {
+		// Stopped processes start no others, so what is found now is all.
+		for known, found := -1, 0; found > known; {
+			known, found = found, p.stopTree()
+		}
+		if !p.signalTree(syscall.SIGKILL) {
+			return
+		}
+		select {
+		case <-p.ended:
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (p *Program) stopTree() int {
+	tree := p.tree()
+	for _, pid := range tree {
+		_ = syscall.Kill(pid, syscall.SIGSTOP)
+	}
+	return len(tree)
+}
+
+func (p *Program) signalTree(number syscall.Signal) bool {
+	tree := p.tree()
+	for _, pid := range tree {
+		_ = syscall.Kill(pid, number)
+	}
+	return len(tree) > 0
+}
+
+// tree is empty once the program has ended.
+func (p *Program) tree() []int {
+	children.Lock()
+	defer children.Unlock()
+	if p.hasEnded() {
+		return nil
+	}
+	found := descendants(p.pid, p.pid)
+	return append(found, p.pid)
+}
+
+func (p *Program) hasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+func waitUntil(limit time.Duration, done func() bool) {
+	for end := time.Now().Add(limit); !done() && time.Now().Before(end); {
+		time.Sleep(pause)
+	}
+}
+
+// descendants of root by parent, and the members of session (0: none) by session; root itself is not among them.
+func descendants(root, session int) []int {
+	below := map[int][]int{}
+	var found []int
+	seen := map[int]bool{root: true, 0: true}
+	add := func(pid int) {
+		if !seen[pid] {
+			seen[pid] = true
+			found = append(found, pid)
+		}
+	}
+	for _, one := range processes() {
+		below[one.parent] = append(below[one.parent], one.pid)
+		if session != 0 && one.session == session {
+			add(one.pid)
+		}
+	}
+	for _, pid := range below[root] {
+		add(pid)
+	}
+	for i := 0; i < len(found); i++ {
+		for _, pid := range below[found[i]] {
+			add(pid)
+		}
+	}
+	return found
+}
+
+// processes reads /proc; zombies are left out.
+func processes() []process {
+	folder, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer folder.Close()
+	names, err := folder.Readdirnames(-1)
+	if err != nil {
+		return nil
+	}
+	var all []process
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		stat, err := os.ReadFile("/proc/" + name + "/stat")
+		if err != nil {
+			continue
+		}
+		if one, ok := parseStat(pid, stat); ok {
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
+// parseStat takes what follows the program's name, which may itself hold blanks and brackets.
+func parseStat(pid int, stat []byte) (process, bool) {
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 4 || fields[0][0] == 'Z' || fields[0][0] == 'X' {
+		return process{}, false
+	}
+	parent, err := strconv.Atoi(string(fields[1]))
+	if err != nil {
+		return process{}, false
+	}
+	session, err := strconv.Atoi(string(fields[3]))
+	if err != nil {
+		return process{}, false
+	}
+	return process{pid: pid, parent: parent, session: session}, true
+}

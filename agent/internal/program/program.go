@@ -1,0 +1,119 @@
+package program
+
+import (
+	"io"
+	"os"
+	"sync"
+	"syscall"
+
+	"containerssh.io/agent/internal/link"
+	"containerssh.io/agent/internal/wire"
+)
+
+const chunk = 64 * 1024
+
+var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
+
+// Wait returns how the program ended.
+func (p *Program) Wait() syscall.WaitStatus {
+	<-p.ended
+	return p.status
+}
+
+// Signal sends to the program's process group.
+func (p *Program) Signal(name string) error {
+	number, known := signals[name]
+	if !known {
+		return syscall.EINVAL
+	}
+	children.Lock()
+	defer children.Unlock()
+	if p.hasEnded() {
+		return syscall.ESRCH
+	}
+	err := syscall.Kill(-p.pid, number)
+	if err == syscall.ESRCH {
+		// It has left its group, or has not made it yet.
+		err = syscall.Kill(p.pid, number)
+	}
+	return err
+}
+
+// Resize sets the size of the terminal.
+func (p *Program) Resize(size wire.Size) error {
+	if p.terminal == nil {
+		return syscall.ENOTTY
+	}
+	return p.terminal.resize(size)
+}
+
+// Break sends a break to the terminal.
+func (p *Program) Break() error {
+	if p.terminal == nil {
+		return syscall.ENOTTY
+	}
+	return p.terminal.sendBreak()
+}
+
+// Release closes the streams and the program's side of them; orphans that still write get SIGPIPE.
+func (p *Program) Release() {
+	p.closePipes()
+	for _, stream := range p.streams {
+		stream.Close()
+	}
+}
+
+func (p *Program) closePipes() {
+	for _, file := range p.pipes {
+		file.Close()
+	}
+}
+
+// feed passes input on until its end; what comes after the program has closed its side is dropped.
+func feed(pipe *os.File, stream link.Stream) {
+	_, failed := copyAll(pipe, stream)
+	pipe.Close()
+	if failed {
+		_, _ = io.Copy(io.Discard, stream)
+	}
+}
+
+func drain(stream link.Stream, pipe *os.File) {
+	_, _ = copyAll(stream, pipe)
+	// In this order: a program must not die of SIGPIPE before its last words are on their way.
+	_ = stream.CloseWrite()
+	pipe.Close()
+}
+
+func (p *Program) typeInput(stream link.Stream) {
+	last, failed := copyAll(p.terminal.master, stream)
+	if failed {
+		_, _ = io.Copy(io.Discard, stream)
+		return
+	}
+	p.terminal.endOfInput(last != 0 && last != '\n' && last != '\r')
+}
+
+// readScreen ends with EIO, which a terminal gives once nobody has it open any more and all output has been read.
+func (p *Program) readScreen(stream link.Stream) {
+	_, _ = copyAll(stream, p.terminal.master)
+	_ = stream.CloseWrite()
+}
+
+// copyAll copies until source ends or target fails; last is the last byte that was copied.
+func copyAll(target io.Writer, source io.Reader) (last byte, failed bool) {
+	buffer := buffers.Get().(*[chunk]byte)
+	defer buffers.Put(buffer)
+	for {
+		count, err := source.Read(buffer[:])
+		if count > 0 {
+			if _, err := target.Write(buffer[:count]); err != nil {
+				return last, true
+			}
+			last = buffer[count-1]
+		}
+		if err != nil {
+			return last, false
+		}
+	}
+}

@@ -1,0 +1,162 @@
+package program
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"containerssh.io/agent/internal/link"
+	"containerssh.io/agent/internal/wire"
+)
+
+// defaultPath is searched when neither the program's environment nor the container's says where programs are.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Program is one that has been started. Release it, whether it has ended or not.
+type Program struct {
+	pid      int
+	terminal *terminal
+	pipes    []*os.File
+	streams  []link.Stream
+
+	ended  chan struct{}
+	status syscall.WaitStatus
+}
+
+// Start runs a program that reads from and writes to main; errors is nil with a terminal. The streams become the
+// program's own, unless starting fails.
+func Start(request wire.StartRequest, main, errors link.Stream) (*Program, error) {
+	p := &Program{ended: make(chan struct{}), streams: []link.Stream{main}}
+	environment := merge(os.Environ(), request.Env)
+	path, err := resolve(request.Argv[0], request.Folder, environment)
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := p.connect(request)
+	if err != nil {
+		return nil, err
+	}
+	attributes := &syscall.ProcAttr{
+		Dir: request.Folder, Env: environment, Files: descriptors(theirs),
+		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: request.Terminal},
+	}
+	children.Lock()
+	p.pid, err = syscall.ForkExec(path, request.Argv, attributes)
+	if err == nil {
+		children.running[p.pid] = p
+	}
+	children.Unlock()
+	for _, file := range theirs {
+		file.Close()
+	}
+	if err != nil {
+		p.closePipes()
+		return nil, &os.PathError{Op: "start", Path: request.Argv[0], Err: err}
+	}
+	if request.Terminal {
+		go p.typeInput(main)
+		go p.readScreen(main)
+		return p, nil
+	}
+	p.streams = append(p.streams, errors)
+	go feed(p.pipes[0], main)
+	go drain(main, p.pipes[1])
+	go drain(errors, p.pipes[2])
+	return p, nil
+}
+
+// connect opens the terminal, or pipes, and returns the program's ends, which are closed once it runs.
+func (p *Program) connect(request wire.StartRequest) ([]*os.File, error) {
+	if request.Terminal {
+		opened, err := openTerminal(request.Size, request.Modes)
+		if err != nil {
+			return nil, err
+		}
+		p.terminal = opened
+		p.pipes = []*os.File{opened.master}
+		return []*os.File{opened.slave}, nil
+	}
+	var theirs []*os.File
+	for number := range 3 {
+		reader, writer, err := os.Pipe()
+		if err != nil {
+			p.closePipes()
+			for _, file := range theirs {
+				file.Close()
+			}
+			return nil, err
+		}
+		if number == 0 {
+			reader, writer = writer, reader
+		}
+		p.pipes = append(p.pipes, reader)
+		theirs = append(theirs, writer)
+	}
+	return theirs, nil
+}
+
+func descriptors(files []*os.File) []uintptr {
+	// Fd switches to blocking mode, which is what programs expect of their standard streams.
+	if len(files) == 1 {
+		terminal := files[0].Fd()
+		return []uintptr{terminal, terminal, terminal}
+	}
+	return []uintptr{files[0].Fd(), files[1].Fd(), files[2].Fd()}
+}
+
+// merge gives base with the values of ours, each name once.
+func merge(base, ours []string) []string {
+	place := map[string]int{}
+	var merged []string
+	for _, entry := range append(append([]string{}, base...), ours...) {
+		name, _, _ := strings.Cut(entry, "=")
+		if index, known := place[name]; known {
+			merged[index] = entry
+			continue
+		}
+		place[name] = len(merged)
+		merged = append(merged, entry)
+	}
+	return merged
+}
+
+// resolve finds the file to execute: a name with a slash is one already, others are looked for in the program's PATH.
+func resolve(name, folder string, environment []string) (string, error) {
+	if folder != "" {
+		if found, err := os.Stat(folder); err != nil {
+			return "", err
+		} else if !found.IsDir() {
+			return "", &os.PathError{Op: "start", Path: folder, Err: syscall.ENOTDIR}
+		}
+	}
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	search := defaultPath
+	for _, entry := range environment {
+		if value, found := strings.CutPrefix(entry, "PATH="); found {
+			search = value
+		}
+	}
+	failure := error(syscall.ENOENT)
+	for _, place := range filepath.SplitList(search) {
+		if place == "" {
+			place = "."
+		}
+		candidate := place + "/" + name
+		looked := candidate
+		if !filepath.IsAbs(candidate) {
+			looked = filepath.Join(folder, candidate)
+		}
+		found, err := os.Stat(looked)
+		switch {
+		case err == nil && !found.IsDir() && found.Mode()&0o111 != 0:
+			return candidate, nil
+		case err == nil || errors.Is(err, syscall.EACCES):
+			failure = syscall.EACCES
+		}
+	}
+	return "", &os.PathError{Op: "start", Path: name, Err: failure}
+}

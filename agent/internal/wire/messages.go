@@ -1,0 +1,139 @@
+package wire
+
+import "encoding/binary"
+
+// Size is a terminal's size in characters and pixels.
+type Size struct{ Columns, Rows, Width, Height uint16 }
+
+func (d *Decoder) size() Size {
+	return Size{Columns: d.Short(), Rows: d.Short(), Width: d.Short(), Height: d.Short()}
+}
+
+// StartRequest asks for a program. Without a terminal Errors carries its standard error.
+type StartRequest struct {
+	Main, Errors StreamRef
+	Argv, Env    []string
+	Folder       string
+	Terminal     bool
+	Size         Size
+	Modes        string
+}
+
+// DecodeStart reads a Start.
+func DecodeStart(payload []byte) (StartRequest, error) {
+	d := Decode(payload)
+	request := StartRequest{Terminal: d.Byte() != 0, Main: d.Stream()}
+	if !request.Terminal {
+		request.Errors = d.Stream()
+	}
+	request.Argv, request.Env, request.Folder = d.Texts(), d.Texts(), d.Text()
+	if request.Terminal {
+		request.Size = d.size()
+		request.Modes = d.Text()
+	}
+	if err := d.Done(); err != nil {
+		return StartRequest{}, err
+	}
+	if len(request.Argv) == 0 {
+		return StartRequest{}, ErrMalformed
+	}
+	return request, nil
+}
+
+// SignalRequest names a program, by the id of its Start, and a signal without SIG.
+type SignalRequest struct {
+	Program uint32
+	Name    string
+}
+
+// DecodeSignal reads a Signal.
+func DecodeSignal(payload []byte) (SignalRequest, error) {
+	d := Decode(payload)
+	request := SignalRequest{Program: d.Word(), Name: d.Text()}
+	return request, d.Done()
+}
+
+// ResizeRequest sets a program's terminal to a size.
+type ResizeRequest struct {
+	Program uint32
+	Size    Size
+}
+
+// DecodeResize reads a Resize.
+func DecodeResize(payload []byte) (ResizeRequest, error) {
+	d := Decode(payload)
+	request := ResizeRequest{Program: d.Word(), Size: d.size()}
+	return request, d.Done()
+}
+
+// DecodeProgram reads a Break or a Kill, which name a program only.
+func DecodeProgram(payload []byte) (uint32, error) {
+	d := Decode(payload)
+	program := d.Word()
+	return program, d.Done()
+}
+
+// WriteRequest asks for a file whose content comes through a stream.
+type WriteRequest struct {
+	Content StreamRef
+	Path    string
+	Mode    uint32
+	Owned   bool
+	UID     uint32
+	GID     uint32
+	Size    uint64
+}
+
+// DecodeWrite reads a WriteFile.
+func DecodeWrite(payload []byte) (WriteRequest, error) {
+	d := Decode(payload)
+	request := WriteRequest{
+		Content: d.Stream(), Path: d.Text(), Mode: d.Word(), Owned: d.Byte() != 0,
+		UID: d.Word(), GID: d.Word(), Size: d.Long(),
+	}
+	return request, d.Done()
+}
+
+// DecodeWelcome reads the protocol version that the gateway has chosen.
+func DecodeWelcome(payload []byte) (uint16, error) {
+	d := Decode(payload)
+	version := d.Short()
+	return version, d.Done()
+}
+
+// EncodeHello tells what this agent speaks.
+func EncodeHello(build string) []byte {
+	payload := binary.BigEndian.AppendUint16(nil, Version)
+	payload = binary.BigEndian.AppendUint16(payload, Oldest)
+	return AppendText(payload, build)
+}
+
+// EncodeError tells why a request failed: the number of the system's error, 0 if it was none, and a text.
+func EncodeError(number uint16, text string) []byte {
+	if len(text) > MaxText {
+		text = text[:MaxText]
+	}
+	return AppendText(binary.BigEndian.AppendUint16(nil, number), text)
+}
+
+// EncodeStatus tells that a program has ended by itself.
+func EncodeStatus(status uint32) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{0}, status), 0, 0, 0, 0, 0)
+}
+
+// EncodeDeath tells that a program died of a signal.
+func EncodeDeath(name string, core bool) []byte {
+	payload := []byte{1, 0, 0, 0, 0, 0}
+	if core {
+		payload[5] = 1
+	}
+	return AppendText(payload, name)
+}
+
+// Streams are the streams that the program uses.
+func (r StartRequest) Streams() []StreamRef {
+	if r.Terminal {
+		return []StreamRef{r.Main}
+	}
+	return []StreamRef{r.Main, r.Errors}
+}

@@ -1,0 +1,82 @@
+// The agent runs inside a container and does there what the gateway asks for.
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"containerssh.io/agent/internal/link"
+	"containerssh.io/agent/internal/program"
+	"containerssh.io/agent/internal/serve"
+)
+
+const usage = `usage: agent serve --socket PATH   dial the gateway's socket and serve
+       agent serve --stdio         serve on standard input and output
+       agent version               print the version
+`
+
+func main() {
+	arguments := os.Args[1:]
+	switch {
+	case len(arguments) == 3 && arguments[0] == "serve" && arguments[1] == "--socket":
+		run(func() (link.Link, error) { return link.Dial(arguments[2]) })
+	case len(arguments) == 2 && arguments[0] == "serve" && arguments[1] == "--stdio":
+		run(standardStreams)
+	case len(arguments) == 1 && arguments[0] == "version":
+		fmt.Println(serve.Build)
+	default:
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+}
+
+// standardStreams takes standard input and output away from everybody else: nothing but frames may be written there.
+func standardStreams() (link.Link, error) {
+	input, err := syscall.Dup(0)
+	if err != nil {
+		return nil, err
+	}
+	output, err := syscall.Dup(1)
+	if err != nil {
+		return nil, err
+	}
+	syscall.CloseOnExec(input)
+	syscall.CloseOnExec(output)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err == nil {
+		_ = syscall.Dup3(int(null.Fd()), 0, 0)
+		null.Close()
+	}
+	_ = syscall.Dup3(2, 1, 0)
+	return link.Frame(os.NewFile(uintptr(input), "input"), os.NewFile(uintptr(output), "output"))
+}
+
+func run(connect func() (link.Link, error)) {
+	program.Adopt()
+	// Also makes a broken pipe an error instead of our death, and leaves children with default handlers.
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGHUP)
+
+	ended := make(chan error, 1)
+	go func() {
+		connection, err := connect()
+		if err == nil {
+			err = serve.Serve(connection)
+			connection.Close()
+		}
+		ended <- err
+	}()
+	var err error
+	select {
+	case err = <-ended:
+	case <-stop:
+	}
+	program.KillAll()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "agent:", err)
+		os.Exit(1)
+	}
+}
