@@ -1,0 +1,156 @@
+"""The docker backend: a container for each login, or in session mode for each of its programs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from containerssh.agent.link import AgentLink
+from containerssh.backends.container import ContainerConnection, Execution
+from containerssh.backends.docker.container import EngineContainer
+from containerssh.backends.docker.engine import Engines
+from containerssh.backends.docker.engine_error import EngineError
+from containerssh.backends.docker.launch import LABEL_INSTANCE
+from containerssh.backends.docker.start import Start
+from containerssh.config.docker import DockerConfig
+from containerssh.core.codes import DockerCode
+from containerssh.core.handlers import ConnectionHandler, Notices, SessionChannel, SessionHandler
+from containerssh.core.instance import Instance
+from containerssh.core.messages import Event
+from containerssh.core.metadata import Login
+from containerssh.core.tasks import finish
+
+logger = logging.getLogger(__name__)
+
+_REMOVE_AGAIN = timedelta(seconds=30)
+
+
+class DockerBackend:
+    """Starts containers through Docker engines; the server has one of it."""
+
+    name = "docker"
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._engines = Engines()
+        self._left: set[EngineContainer] = set()
+        self._janitor: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def login(self, login: Login, config: DockerConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
+        """
+        A login's scope: its container runs inside, and is gone afterwards.
+
+        Raises:
+            ConfigError: the engine's certificates cannot be used.
+            BackendError: there is no container; the text has the engine's words.
+        """
+        if ignored := config.ignored_keys():
+            text = f"Keys without effect in the docker section: {', '.join(ignored)}"
+            logger.warning(Event(DockerCode.CONFIG_IGNORED, text))
+        engine = await self._engines.get(config.connection, config.timeouts.http)
+        start = Start(engine, self._instance, config, login, notices, self._remember)
+        if config.execution.mode == "session":
+            await start.prepare()
+            yield SessionModeConnection(start)
+            return
+        async with start.run(config.timeouts.container_start) as link:
+            yield connection(link, config)
+
+    async def probe(self, config: DockerConfig) -> str:
+        """
+        Which engine answers, in words.
+
+        Raises:
+            ConfigError, BackendError: none does.
+        """
+        engine = await self._engines.get(config.connection, config.timeouts.http)
+        return f"{await engine.client.ping()} at {engine.client.endpoint.url}"
+
+    async def reap(self, config: DockerConfig) -> int:
+        """
+        Remove the containers of this machine's dead instances from the configured engine; how many there were. Others'
+        are not touched. Whoever calls forgets the instances, when all backends are through.
+
+        Raises:
+            BackendError: the engine does not answer, or one could not be removed.
+        """
+        dead = set(self._instance.dead())
+        if not dead:
+            return 0
+        engine = await self._engines.get(config.connection, config.timeouts.http)
+        found = await engine.client.list_containers(LABEL_INSTANCE)
+        orphans = [container for container, labels in found.items() if labels.get(LABEL_INSTANCE) in dead]
+        for container in orphans:
+            await engine.client.remove_container(container)
+            text = "Removed a container that an ended server process had left"
+            logger.info(Event(DockerCode.ORPHAN_REMOVED, text, containerId=container))
+        return len(orphans)
+
+    async def close(self) -> None:
+        """After the last login: one more try to remove what is left, then the kept connections are closed."""
+        if self._janitor is not None:
+            self._janitor.cancel()
+            await asyncio.wait([self._janitor])
+        if self._left:
+            await finish(self._remove_left, within=timedelta(seconds=10))
+        await self._engines.close()
+
+    def _remember(self, container: EngineContainer) -> None:
+        text = "The container could not be removed; that is tried again in the background"
+        logger.error(Event(DockerCode.CONTAINER_REMOVE_FAILED, text, containerId=container.id))
+        self._left.add(container)
+        if self._janitor is None or self._janitor.done():
+            self._janitor = asyncio.create_task(self._tidy())
+
+    async def _tidy(self) -> None:
+        while self._left:
+            await asyncio.sleep(_REMOVE_AGAIN.total_seconds())
+            await finish(self._remove_left, within=_REMOVE_AGAIN)
+
+    async def _remove_left(self) -> None:
+        await asyncio.gather(*(self._remove_one(container) for container in self._left))
+
+    async def _remove_one(self, container: EngineContainer) -> None:
+        try:
+            await container.remove()
+        except EngineError as exc:
+            # The engine understood, and refuses: it would refuse again.
+            logger.warning(exc.event())
+        self._left.discard(container)
+
+
+@dataclass(eq=False)
+class SessionModeConnection(ConnectionHandler):
+    """A login in session mode: no container of its own, so nothing to forward to either."""
+
+    start: Start
+
+    @asynccontextmanager
+    async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
+        config = self.start.config
+        async with (
+            self.start.again().run(config.timeouts.command_start) as link,
+            connection(link, config).session(channel) as session,
+        ):
+            yield session
+
+
+def connection(link: AgentLink, config: DockerConfig) -> ContainerConnection:
+    """A container's programs through its agent."""
+    execution, timeouts = config.execution, config.timeouts
+    return ContainerConnection(
+        link,
+        Execution(
+            shell_command=execution.shell_command,
+            subsystems=execution.subsystems,
+            command_start=timeouts.command_start,
+            signal=timeouts.signal,
+            window=timeouts.window,
+            environment={},
+        ),
+    )

@@ -1,0 +1,144 @@
+"""One container, from the request to create it until it is certainly gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from containerssh.backends.docker.client import EngineClient
+from containerssh.backends.docker.engine_error import Cure, EngineError, one_line
+from containerssh.backends.docker.launch import LABEL_LAUNCH
+from containerssh.core.codes import DockerCode
+from containerssh.core.messages import Event
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PAUSE = 0.5
+_TRIES = 3
+_LISTS_AFTER = (0.0, 1.0, 3.0)
+
+
+async def persist(once: Callable[[], Awaitable[T]], *, on_error: Callable[[EngineError], None]) -> T:
+    """
+    The result of *once*, tried again while that can help; the caller limits the time.
+
+    Raises:
+        EngineError: the engine refused, or failed inside for the third time.
+    """
+    failures = 0
+    while True:
+        try:
+            return await once()
+        except EngineError as exc:
+            failures += exc.cure is Cure.FEW_TRIES
+            if exc.permanent or failures >= _TRIES:
+                raise
+            on_error(exc)
+            logger.debug(Event(exc.code, f"{exc.explanation}; trying again"))
+        await asyncio.sleep(_PAUSE)
+
+
+class EngineContainer:
+    """A container that may or may not exist: the reply to the create request can be lost."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self.client = client
+        self.launch = secrets.token_hex(16)
+        """The value of its label ``containerssh_launch``."""
+        self.id = ""
+        self._attempt: asyncio.Task[str] | None = None
+        self._lost = False
+
+    async def create(self, body: Mapping[str, Any], *, name: str, platform: str) -> None:
+        """
+        One try to create it. When cancelled, the request goes on: :meth:`remove` waits for what comes of it.
+
+        Raises:
+            EngineError: it was refused, or nobody knows.
+        """
+        if self._lost:
+            await self._sweep()
+        logger.debug(Event(DockerCode.CONTAINER_CREATE, "Creating the container"))
+        self._attempt = asyncio.create_task(self.client.create_container(body, name=name, platform=platform))
+        try:
+            self.id = await asyncio.shield(self._attempt)
+        except EngineError as exc:
+            self._lost = self._lost or exc.lost
+            raise
+
+    async def start(self) -> None:
+        """One try to start it."""
+        logger.debug(Event(DockerCode.CONTAINER_START, "Starting the container", containerId=self.id))
+        await self.client.start_container(self.id)
+
+    async def ended(self) -> EngineError | None:
+        """The reason why it does not run, with the end of its output; None while it runs."""
+        state = await self.client.inspect_container(self.id)
+        if state is not None and state.running:
+            return None
+        text, code = "the container was removed while it was being started", DockerCode.CONTAINER_ENDED
+        if state is not None:
+            text = f"the container ended with status {state.exit_code} while it was being started"
+            if state.error:
+                text += f": {one_line(state.error)}"
+            try:
+                output = await self.client.container_output(self.id, terminal=state.has_terminal)
+            except EngineError:
+                output = ""
+            if output.strip():
+                text += f"; the end of its output: {one_line(output[-500:])}"
+        return EngineError(code, text, user_message="The container ended while it was being started.")
+
+    async def remove(self) -> None:
+        """
+        Remove it, however far it came; tries again until cancelled, since nobody else would.
+
+        Raises:
+            EngineError: the engine refuses.
+        """
+        if self._attempt is not None and not self.id:
+            try:
+                self.id = await asyncio.shield(self._attempt)
+            except EngineError as exc:
+                self._lost = self._lost or exc.lost
+        if self._lost:
+            await self._until_done(self._sweep_late)
+        if self.id:
+            logger.debug(Event(DockerCode.CONTAINER_REMOVE, "Removing the container", containerId=self.id))
+            await self._until_done(self._remove_known)
+            text = "The container is removed"
+            logger.debug(Event(DockerCode.CONTAINER_REMOVE_SUCCESSFUL, text, containerId=self.id))
+
+    async def _remove_known(self) -> None:
+        pause = 0.05
+        while not await self.client.remove_container(self.id):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _PAUSE)
+
+    async def _sweep_late(self) -> None:
+        # The engine may still be creating what it was asked for when the connection broke.
+        for pause in _LISTS_AFTER:
+            await asyncio.sleep(pause)
+            if await self._sweep():
+                return
+
+    async def _sweep(self) -> bool:
+        found = await self.client.list_containers(f"{LABEL_LAUNCH}={self.launch}")
+        for container in found:
+            await self.client.remove_container(container)
+        return bool(found)
+
+    async def _until_done(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                return await work()
+            except EngineError as exc:
+                if exc.permanent:
+                    raise
+                logger.debug(Event(DockerCode.CONTAINER_REMOVE_FAILED, exc.explanation, containerId=self.id))
+            await asyncio.sleep(_PAUSE)

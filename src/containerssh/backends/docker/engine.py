@@ -1,0 +1,79 @@
+"""One engine, and what is remembered about it while the server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from containerssh.backends.docker.client import EngineClient
+from containerssh.backends.docker.endpoint import open_endpoint
+from containerssh.backends.docker.images import ImageStore
+from containerssh.config.docker import DockerConnectionConfig, DockerExecutionConfig
+from containerssh.core.codes import DockerCode
+from containerssh.core.messages import NOTICE, Event
+
+logger = logging.getLogger(__name__)
+
+_REMEMBERED = 64
+
+
+class Engine:
+    """A client, the images, and the way the agent gets in."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self.client = client
+        self.images = ImageStore(client)
+        self._sees_our_files = client.endpoint.is_local
+        self._told: set[str] = set()
+
+    def uses_socket(self, config: DockerExecutionConfig) -> bool:
+        """Whether the agent dials back over a socket that is mounted into the container."""
+        if config.agent_transport != "auto":
+            return config.agent_transport == "socket"
+        why = "its socket is local" if self._sees_our_files else "it does not see our files"
+        self._tell("socket" if self._sees_our_files else "attach", why)
+        return self._sees_our_files
+
+    def cannot_see_our_files(self) -> None:
+        """The engine did not find a folder of ours: it is on another machine, or we are in a container ourselves."""
+        self._sees_our_files = False
+
+    def _tell(self, transport: str, why: str) -> None:
+        if transport in self._told:
+            return
+        self._told.add(transport)
+        text = f"The guest agent is reached by {transport} on this engine: {why}"
+        logger.log(
+            NOTICE if len(self._told) > 1 else logging.INFO,
+            Event(DockerCode.AGENT_TRANSPORT, text, engine=self.client.endpoint.url, transport=transport),
+        )
+
+
+class Engines:
+    """The engines that logins were sent to: the file's, and those that a config server named."""
+
+    def __init__(self) -> None:
+        self._engines: dict[tuple[DockerConnectionConfig, timedelta], Engine] = {}
+
+    async def get(self, connection: DockerConnectionConfig, http_limit: timedelta) -> Engine:
+        """
+        The engine at *connection*.
+
+        Raises:
+            ConfigError: its certificates cannot be used.
+        """
+        key = (connection, http_limit)
+        engine = self._engines.get(key)
+        if engine is None:
+            endpoint = await asyncio.to_thread(open_endpoint, connection)
+            engine = self._engines.setdefault(key, Engine(EngineClient(endpoint, http_limit)))
+            if len(self._engines) > _REMEMBERED:
+                # Logins that still use it keep it; its kept connections are only a saving.
+                await self._engines.pop(next(iter(self._engines))).client.close()
+        return engine
+
+    async def close(self) -> None:
+        """Close what no login uses."""
+        while self._engines:
+            await self._engines.popitem()[1].client.close()

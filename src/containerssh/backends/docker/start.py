@@ -1,0 +1,325 @@
+"""Starting a container with the agent in it, and getting the agent's link."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import tarfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from containerssh.agent.binaries import agent_binary
+from containerssh.agent.dialback import MOUNT_POINT, dial_back
+from containerssh.agent.link import FRAMED_ARGUMENTS, AgentLink, framed_link
+from containerssh.backends.docker.client import Image
+from containerssh.backends.docker.container import EngineContainer, persist
+from containerssh.backends.docker.engine import Engine
+from containerssh.backends.docker.engine_error import EngineError, one_line
+from containerssh.backends.docker.frames import Attached
+from containerssh.backends.docker.launch import agent_is_main, create_body
+from containerssh.backends.docker.reference import parse_reference
+from containerssh.config.docker import DockerConfig
+from containerssh.core.codes import DockerCode
+from containerssh.core.errors import ContainerSSHError, ProtocolError, describe
+from containerssh.core.handlers import Notices
+from containerssh.core.instance import Instance
+from containerssh.core.messages import Event, log_labels
+from containerssh.core.metadata import Login
+from containerssh.core.tasks import finish, time_limit
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+UPLOADED_AGENT = ".containerssh/agent"
+"""Where the agent lies in a container that cannot see our files, below ``/``."""
+
+_FIRST_LOOK = 0.1
+_SLOWEST_LOOK = 0.5
+_PATIENCE = 3.0
+"""Seconds after which an image's entrypoint is taken to ignore its arguments, the agent's command among them."""
+_AGENT_LINES = 50
+
+
+class _FilesNotSeen(Exception):
+    """The engine does not find our folder."""
+
+
+@dataclass
+class Start:
+    """One container for *login*; :meth:`run` is its life."""
+
+    engine: Engine
+    instance: Instance
+    config: DockerConfig
+    login: Login
+    notices: Notices
+    on_left: Callable[[EngineContainer], None]
+    """Told about a container that could not be removed in time."""
+    _last: EngineError | None = field(default=None, init=False)
+    _agent_lines: int = field(default=0, init=False)
+
+    @asynccontextmanager
+    async def run(self, within: timedelta) -> AsyncIterator[AgentLink]:
+        """
+        A started container, with the login's files in it: its agent's link. It is removed at the end.
+
+        Raises:
+            BackendError: it could not be started within *within*.
+        """
+        async with AsyncExitStack() as undo:
+            async with time_limit(within, partial(self._late, within)):
+                link = await self._start(undo)
+            await self._write_files(link)
+            yield link
+
+    def again(self) -> Start:
+        """The same for another container."""
+        return replace(self)
+
+    async def prepare(self) -> None:
+        """
+        Session mode's part of the login: the image is there.
+
+        Raises:
+            BackendError: it cannot be had.
+        """
+        within = self.config.timeouts.container_start
+        async with time_limit(within, partial(self._late, within)):
+            await self._image()
+
+    def _late(self, within: timedelta) -> EngineError:
+        text = f"the container was not ready within {within.total_seconds():g} s"
+        if self._last is not None:
+            text += f"; last error: {self._last.explanation}"
+        return EngineError(
+            DockerCode.CONTAINER_START_FAILED,
+            text,
+            user_message="The container was not ready in time.",
+        )
+
+    async def _start(self, undo: AsyncExitStack) -> AgentLink:
+        execution = self.config.execution
+        image = await self._image()
+        architecture = execution.platform.get("architecture") or image.architecture
+        if self.engine.uses_socket(execution):
+            try:
+                return await self._kept(undo, partial(self._by_socket, architecture))
+            except _FilesNotSeen as exc:
+                if execution.agent_transport == "socket":
+                    text = f"the engine does not see this machine's files, which agentTransport socket needs ({exc})"
+                    raise EngineError(DockerCode.CONTAINER_CREATE_FAILED, text) from None
+                self.engine.cannot_see_our_files()
+                self.engine.uses_socket(execution)
+        return await self._kept(undo, partial(self._by_attach, architecture))
+
+    async def _image(self) -> Image:
+        execution = self.config.execution
+        reference = parse_reference(execution.image)
+        return await self._persist(lambda: self.engine.images.ready(reference, execution, self.notices))
+
+    async def _kept(self, undo: AsyncExitStack, start: Callable[[AsyncExitStack], Awaitable[T]]) -> T:
+        """What *start* opens is closed at once when it fails, else by *undo*."""
+        async with AsyncExitStack() as opened:
+            result = await start(opened)
+            undo.push_async_callback(opened.pop_all().aclose)
+        return result
+
+    # -- by a socket in a mounted folder -------------------------------------------------------------------
+
+    async def _by_socket(self, architecture: str, undo: AsyncExitStack) -> AgentLink:
+        back = await undo.enter_async_context(dial_back(self.instance.runtime, architecture))
+        is_main = agent_is_main(self.config.execution)
+        mount = {"Type": "bind", "Source": str(back.folder), "Target": MOUNT_POINT, "ReadOnly": True}
+        try:
+            container = await self._created(undo, back.command if is_main else None, mount=mount)
+            await self._started(undo, container)
+        except EngineError as exc:
+            if str(back.folder) in exc.explanation and _says_missing(exc.explanation):
+                raise _FilesNotSeen(exc.explanation) from exc
+            raise
+
+        async def begin_beside() -> None:
+            command = tuple(back.command)
+            exec_id = await self.engine.client.create_exec(container.id, command, attached=False)
+            await self.engine.client.start_exec(exec_id)
+
+        if not is_main:
+            await self._persist(begin_beside)
+        link = await self._while_running(container, back.accept, begin_beside if is_main else None)
+        undo.push_async_callback(finish, link.close, within=self.config.timeouts.signal)
+        return link
+
+    # -- through the engine's attach stream ------------------------------------------------------------------
+
+    async def _by_attach(self, architecture: str, undo: AsyncExitStack) -> AgentLink:
+        client = self.engine.client
+        is_main = agent_is_main(self.config.execution)
+        command = (f"/{UPLOADED_AGENT}", *FRAMED_ARGUMENTS)
+        archive = await asyncio.to_thread(agent_archive, agent_binary(architecture))
+        container = await self._created(undo, command if is_main else None, attached=is_main)
+        try:
+            await client.put_archive(container.id, "/", archive)
+        except EngineError as exc:
+            if "read-only" in exc.explanation:
+                exc.explanation += (
+                    "; with readonlyRootfs the agent can only come by socket, which needs an engine on this machine"
+                )
+            raise
+        if is_main:
+            attached = await client.attach_container(container.id, self._log_agent)
+            undo.push_async_callback(finish, attached.close, within=self.config.timeouts.http)
+            await self._started(undo, container)
+        else:
+            await self._started(undo, container)
+            exec_id = await client.create_exec(container.id, command, attached=True)
+            attached = await client.attach_exec(exec_id, self._log_agent)
+            undo.push_async_callback(finish, attached.close, within=self.config.timeouts.http)
+        return await self._while_running(container, partial(self._framed, undo, attached))
+
+    async def _framed(self, undo: AsyncExitStack, attached: Attached) -> AgentLink:
+        link: AbstractAsyncContextManager[AgentLink] = framed_link(attached.output, attached.input)
+        return await undo.enter_async_context(link)
+
+    def _log_agent(self, data: bytes) -> None:
+        self._agent_lines += 1
+        if self._agent_lines <= _AGENT_LINES:
+            logger.info(Event(DockerCode.AGENT_LOG, one_line(data.decode("utf-8", "replace"))))
+
+    # -- steps of both ---------------------------------------------------------------------------------------
+
+    async def _created(
+        self,
+        undo: AsyncExitStack,
+        agent: tuple[str, ...] | list[str] | None,
+        *,
+        mount: dict[str, object] | None = None,
+        attached: bool = False,
+    ) -> EngineContainer:
+        """A container whose main program is *agent*, or else the configured idle command; *undo* removes it."""
+        execution = self.config.execution
+        container = EngineContainer(self.engine.client)
+        body = create_body(
+            execution,
+            self.login,
+            instance=self.instance.id,
+            launch=container.launch,
+            command=agent if agent is not None else execution.idle_command,
+            mount=mount,
+            attached=attached,
+        )
+        undo.push_async_callback(self._removed, container)
+        create = partial(container.create, body, name=execution.container_name, platform=execution.platform_text)
+        try:
+            await self._persist(create)
+        except EngineError as exc:
+            if exc.status != 404 or "no such image" not in exc.explanation.lower():
+                raise
+            # The image went away since it was looked up.
+            self.engine.images.forget(parse_reference(execution.image))
+            await self._image()
+            await self._persist(create)
+        undo.enter_context(log_labels(containerId=container.id))
+        return container
+
+    async def _started(self, undo: AsyncExitStack, container: EngineContainer) -> None:
+        await self._persist(container.start)
+
+    async def _removed(self, container: EngineContainer) -> None:
+        async def remove() -> None:
+            try:
+                await container.remove()
+            except BaseException:
+                # Refused, or out of time: the backend goes on trying, since nobody else will.
+                self.on_left(container)
+                raise
+
+        await finish(remove, within=self.config.timeouts.container_stop)
+
+    async def _while_running(
+        self,
+        container: EngineContainer,
+        link: Callable[[], Awaitable[AgentLink]],
+        begin_beside: Callable[[], Awaitable[None]] | None = None,
+    ) -> AgentLink:
+        """The result of *link*, unless the container ends meanwhile: then the reason is told at once."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(self._watch(container, begin_beside))
+                result = await link()
+                watch.cancel()
+        except BaseExceptionGroup as errors:
+            raise await self._reason(container, errors) from errors
+        return result
+
+    async def _watch(self, container: EngineContainer, begin_beside: Callable[[], Awaitable[None]] | None) -> None:
+        pause, waited = _FIRST_LOOK, 0.0
+        while True:
+            await asyncio.sleep(pause)
+            waited += pause
+            pause = min(1.5 * pause, _SLOWEST_LOOK)
+            if (reason := await self._persist(container.ended)) is not None:
+                raise reason
+            if begin_beside is not None and waited >= _PATIENCE:
+                logger.debug(
+                    Event(DockerCode.EXEC, "The image's entrypoint did not start the agent; starting it beside")
+                )
+                await self._persist(begin_beside)
+                begin_beside = None
+
+    async def _reason(self, container: EngineContainer, errors: BaseExceptionGroup[BaseException]) -> BaseException:
+        """The one error to tell: the container's own end explains the others."""
+        first = errors.exceptions[0]
+        for error in errors.exceptions:
+            if isinstance(error, EngineError) or not isinstance(error, Exception):
+                return error
+        if isinstance(first, ConnectionError | ProtocolError | EOFError):
+            try:
+                reason = await container.ended()
+            except EngineError:
+                reason = None
+            text = f"the agent in the container cannot be reached ({describe(first)})"
+            return reason or EngineError(DockerCode.CONTAINER_START_FAILED, text)
+        return first
+
+    async def _persist(self, once: Callable[[], Awaitable[T]]) -> T:
+        def remember(error: EngineError) -> None:
+            self._last = error
+
+        return await persist(once, on_error=remember)
+
+    async def _write_files(self, link: AgentLink) -> None:
+        """A file that cannot be written is a warning, as upstream: the login goes on."""
+        limit = self.config.timeouts.command_start
+        for path, content in self.login.files.items():
+            logger.debug(Event(DockerCode.FILE_WRITE, "Writing a file", path=path))
+            try:
+                async with asyncio.timeout(limit.total_seconds()):
+                    await link.write_file(path, content.value)
+            except (ContainerSSHError, OSError, TimeoutError) as exc:
+                text = f"A file could not be written into the container ({describe(exc)})"
+                logger.warning(Event(DockerCode.FILE_WRITE_FAILED, text, path=path))
+
+
+def agent_archive(binary: Path) -> bytes:
+    """A tar archive with the agent, to be unpacked at ``/``."""
+    content = binary.read_bytes()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        folder = tarfile.TarInfo(str(Path(UPLOADED_AGENT).parent))
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(folder)
+        entry = tarfile.TarInfo(UPLOADED_AGENT)
+        entry.size, entry.mode = len(content), 0o755
+        archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _says_missing(words: str) -> bool:
+    return "does not exist" in words or "no such file or directory" in words
