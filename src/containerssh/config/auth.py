@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
@@ -106,7 +106,10 @@ class GitHubConfig(ConfigModel):
 class OIDCConfig(HTTPClientConfig):
     """Log in with an OpenID Connect provider."""
 
-    other_spellings = {**HTTPClientConfig.other_spellings, "authorizationFlow": "authorizationCodeFlow"}
+    other_spellings: ClassVar[Mapping[str, str]] = {
+        **HTTPClientConfig.other_spellings,
+        "authorizationFlow": "authorizationCodeFlow",
+    }
 
     device_flow: bool = False
     """Let the user confirm in a browser on any device."""

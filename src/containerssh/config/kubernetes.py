@@ -14,26 +14,31 @@ DEFAULT_IMAGE = "containerssh/containerssh-guest-image"
 DEFAULT_METADATA: Mapping[str, Any] = {"namespace": "default", "generateName": "containerssh-"}
 DEFAULT_CONTAINER: Mapping[str, Any] = {"name": "shell", "image": DEFAULT_IMAGE}
 
-METADATA_KEYS = frozenset(
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+METADATA_KEYS = _names(
     "name generateName namespace selfLink uid resourceVersion generation creationTimestamp deletionTimestamp"
-    " deletionGracePeriodSeconds labels annotations ownerReferences finalizers managedFields".split()
+    " deletionGracePeriodSeconds labels annotations ownerReferences finalizers managedFields"
 )
 """The fields of the Kubernetes API's ObjectMeta."""
 
-SPEC_KEYS = frozenset(
+SPEC_KEYS = _names(
     "volumes initContainers containers ephemeralContainers restartPolicy terminationGracePeriodSeconds"
     " activeDeadlineSeconds dnsPolicy nodeSelector serviceAccountName serviceAccount automountServiceAccountToken"
     " nodeName hostNetwork hostPID hostIPC shareProcessNamespace securityContext imagePullSecrets hostname subdomain"
     " affinity schedulerName tolerations hostAliases priorityClassName priority dnsConfig readinessGates"
     " runtimeClassName enableServiceLinks preemptionPolicy overhead topologySpreadConstraints setHostnameAsFQDN os"
-    " hostUsers schedulingGates resourceClaims resources hostnameOverride".split()
+    " hostUsers schedulingGates resourceClaims resources hostnameOverride"
 )
 """The fields of its PodSpec."""
 
-CONTAINER_KEYS = frozenset(
+CONTAINER_KEYS = _names(
     "name image command args workingDir ports envFrom env resources resizePolicy restartPolicy restartPolicyRules"
     " volumeMounts volumeDevices livenessProbe readinessProbe startupProbe lifecycle terminationMessagePath"
-    " terminationMessagePolicy imagePullPolicy securityContext stdin stdinOnce tty".split()
+    " terminationMessagePolicy imagePullPolicy securityContext stdin stdinOnce tty"
 )
 """The fields of its Container."""
 

@@ -91,8 +91,8 @@ class LogConfig(ConfigModel):
     """What is logged, how, and where to."""
 
     level: Level = LogLevel.NOTICE
-    """The least severe messages that are shown: `debug`, `info`, `notice`, `warning`, `error`, `crit`, `alert`, `emerg`,
-    or their numbers 7 to 0."""
+    """The least severe messages that are shown: `debug`, `info`, `notice`, `warning`, `error`, `crit`, `alert` or
+    `emerg`, or their numbers 7 to 0."""
 
     format: Literal["ljson", "text"] = "ljson"
     """`ljson`: a JSON object on each line. `text`: for people."""

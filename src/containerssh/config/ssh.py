@@ -23,8 +23,8 @@ KEX = (
     "ecdh-sha2-nistp384",
     "ecdh-sha2-nistp521",
 )
-"""The client's order decides which of them is used (RFC 4253 section 7.1). Curve25519 stands first because a client that
-guesses it and sends its first packet at once (Dropbear) then guesses right."""
+"""The client's order decides which of them is used (RFC 4253 section 7.1). Curve25519 stands first because a client
+that guesses it and sends its first packet at once (Dropbear) then guesses right."""
 
 OTHER_KEX = (
     "mlkem768nistp256-sha256",

@@ -1,0 +1,71 @@
+"""The configuration in force as YAML: what ``--dump-config`` prints (``config.md`` section 1.3)."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from datetime import timedelta
+from enum import Enum
+from typing import Any
+
+from pydantic import SecretStr
+from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import LiteralScalarString
+
+from containerssh.config.app import AppConfig
+from containerssh.config.log import LogLevel
+from containerssh.config.model import MASK, format_duration
+from containerssh.config.pem import is_pem
+
+_PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
+
+
+def dump_yaml(config: AppConfig) -> str:
+    """All settings with their values, defaults included; secrets are masked, the names of key files are shown."""
+    # Deprecated keys of the auth section say nothing any more once a file is loaded.
+    former = {"url", "allow_redirects", "timeout", "cacert", "cert", "key", "tls_version", "curves", "cipher"}
+    tree = config.model_dump(by_alias=True, exclude={"auth": {*former, "auth_timeout", "pubkey"}})
+    writer = YAML(typ="rt", pure=True)
+    writer.default_flow_style = False
+    writer.width = 4096
+    writer.indent(mapping=2, sequence=4, offset=2)
+    stream = io.StringIO()
+    writer.dump(_plain(tree, ""), stream)
+    return stream.getvalue()
+
+
+_SECRET_OR_FILE = frozenset({"key", "hostkeys", "privateKey"})
+"""Secrets that may also be the name of a file, which is none."""
+
+_FILE_NAME = re.compile(r"[\w./@:~-]{1,255}")
+
+
+def _plain(value: Any, key: str) -> Any:
+    match value:
+        case SecretStr():
+            return _masked(value.get_secret_value(), key)
+        case LogLevel():
+            return value.label
+        case Enum():
+            return value.value
+        case timedelta():
+            return format_duration(value)
+        case Mapping():
+            return {str(name): _plain(item, str(name)) for name, item in value.items()}
+        case str():
+            text = _PASSWORD_IN_URL.sub(rf"\1:{MASK}", value)
+            return LiteralScalarString(text) if "\n" in text else text
+        case AbstractSet():
+            return sorted(_plain(item, key) for item in value)
+        case list() | tuple():
+            return [_plain(item, key) for item in value]
+    return value
+
+
+def _masked(secret: str, key: str) -> str:
+    if not secret:
+        return ""
+    is_file_name = key in _SECRET_OR_FILE and not is_pem(secret) and _FILE_NAME.fullmatch(secret)
+    return secret if is_file_name else MASK
