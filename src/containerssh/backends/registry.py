@@ -1,0 +1,147 @@
+"""The backends of this server, by the names that ``backend:`` takes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from containerssh.backends.docker.backend import DockerBackend
+from containerssh.backends.oci.backend import OCIBackend
+from containerssh.config.app import AppConfig
+from containerssh.config.docker import DEFAULT_HOST, DockerConfig
+from containerssh.core.codes import BackendCode
+from containerssh.core.errors import BackendError
+from containerssh.core.handlers import ConnectionHandler, Notices
+from containerssh.core.instance import Instance
+from containerssh.core.messages import NOTICE, Event
+from containerssh.core.metadata import Login
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class DockerLogins:
+    """The docker backend with the section that belongs to it."""
+
+    backend: DockerBackend
+    host: str = ""
+    """Another engine than the configured one, found by ``auto``."""
+
+    def login(
+        self, login: Login, config: AppConfig, notices: Notices
+    ) -> AbstractAsyncContextManager[ConnectionHandler]:
+        return self.backend.login(login, self.section(config), notices)
+
+    def section(self, config: AppConfig) -> DockerConfig:
+        if not self.host:
+            return config.docker
+        connection = config.docker.connection.model_copy(update={"host": self.host})
+        return config.docker.model_copy(update={"connection": connection})
+
+
+@dataclass(eq=False)
+class OCILogins:
+    """The oci backend with the section that belongs to it."""
+
+    backend: OCIBackend
+
+    def login(
+        self, login: Login, config: AppConfig, notices: Notices
+    ) -> AbstractAsyncContextManager[ConnectionHandler]:
+        return self.backend.login(login, config.oci, notices)
+
+
+@dataclass(eq=False)
+class Backends:
+    """All backends that this version has; open it with :meth:`opened`."""
+
+    instance: Instance
+    docker: DockerBackend
+    oci: OCIBackend
+    _auto: DockerLogins | OCILogins | None = field(default=None, init=False)
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, instance: Instance) -> AsyncIterator[Backends]:
+        """The backends for the server's life; their connections are closed at the end."""
+        backends = cls(instance, DockerBackend(instance), OCIBackend(instance))
+        try:
+            yield backends
+        finally:
+            await backends.docker.close()
+            await backends.oci.close()
+
+    @property
+    def by_name(self) -> Mapping[str, DockerLogins | OCILogins]:
+        """Names to backends; ``auto`` is there once :meth:`choose` has found one."""
+        named: dict[str, DockerLogins | OCILogins] = {
+            "docker": DockerLogins(self.docker),
+            "oci": OCILogins(self.oci),
+        }
+        return {**named, "auto": self._auto} if self._auto else named
+
+    async def choose(self, config: AppConfig) -> None:
+        """
+        Settle what ``auto`` means here: Docker where it answers, else Podman, else the embedded backend.
+
+        Raises:
+            BackendError: the configured backend is ``auto`` and none works.
+        """
+        if config.backend != "auto":
+            return
+        failures = []
+        for host in _engines(config):
+            logins = DockerLogins(self.docker, host)
+            try:
+                found = await self.docker.probe(logins.section(config))
+            except BackendError as exc:
+                failures.append(f"{host or config.docker.connection.host}: {exc}")
+                continue
+            self._chosen(logins, "docker", found)
+            return
+        try:
+            found = await self.oci.probe(config.oci)
+        except BackendError as exc:
+            failures.append(f"oci: {exc}")
+            text = "backend: auto found nothing that works: " + "; ".join(failures)
+            raise BackendError(BackendCode.CONFIG_ERROR, text) from exc
+        self._chosen(OCILogins(self.oci), "oci", found)
+
+    def _chosen(self, logins: DockerLogins | OCILogins, name: str, what: str) -> None:
+        self._auto = logins
+        logger.log(NOTICE, Event(BackendCode.CHOSEN, f"backend: auto means {name} here ({what})", backend=name))
+
+    async def reap(self, config: AppConfig) -> None:
+        """Remove what instances that died on this machine left; what cannot be removed is logged, and tried next time."""
+        dead = self.instance.dead()
+        if not dead:
+            return
+        removed = await self.oci.reap(config.oci)
+        if config.backend != "oci":
+            try:
+                removed += await self.docker.reap(self._engine(config))
+            except BackendError as exc:
+                logger.warning(exc.event())
+                return
+        for dead_id in dead:
+            with suppress(OSError):
+                self.instance.forget(dead_id)
+        text = f"Removed what {len(dead)} ended server processes had left: {removed} containers"
+        logger.log(NOTICE, Event(BackendCode.REAPED, text))
+
+    def _engine(self, config: AppConfig) -> DockerConfig:
+        return self._auto.section(config) if isinstance(self._auto, DockerLogins) else config.docker
+
+
+def _engines(config: AppConfig) -> list[str]:
+    """Where to look for an engine; empty stands for the configured address."""
+    if config.docker.connection.host != DEFAULT_HOST:
+        return [""]
+    sockets = ["/run/podman/podman.sock"]
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        sockets.append(f"{runtime}/podman/podman.sock")
+    return ["", *(f"unix://{path}" for path in sockets if Path(path).exists())]
