@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from containerssh.auth.exchange import Exchange
 from containerssh.auth.fields import invalid_answer, question, read_text, read_values
-from containerssh.config.auth import ConfigServerConfig
+from containerssh.config.services import ConfigServerConfig
 from containerssh.core.codes import ConfigCode
 from containerssh.core.errors import ConfigError
 from containerssh.core.messages import Event, LabelValue

@@ -1,0 +1,218 @@
+"""Where log lines go: a writer that never holds up the server, whatever becomes of the disk."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from containerssh.core.codes import LogCode
+from containerssh.core.errors import ConfigError
+
+MOST_WAITING = 16 * 1024 * 1024
+"""Bytes that may wait for a destination that is stuck; what does not fit is lost, counted and told."""
+
+_BATCH = 256 * 1024
+_REOPEN_EVERY = 10.0
+_COMPLAIN_EVERY = 60.0
+
+
+class Destination(ABC):
+    """Where bytes of whole lines are written; used by one thread."""
+
+    @abstractmethod
+    def write(self, data: bytes) -> None:
+        """Write all of *data*. Raises OSError: nothing, or not all, was written."""
+
+    def reopen(self) -> None:
+        """Open the destination anew. Raises OSError: it stays as it was."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
+class Descriptor(Destination):
+    """An open file; the rest of a line that could be written in part only never joins the next line."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._torn = False
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(b"\n" + data if self._torn else data)
+        written = 0
+        try:
+            while written < len(view):
+                written += self._write_some(view[written:])
+        except OSError:
+            self._torn = self._torn or written > 0
+            raise
+        self._torn = False
+
+    def _write_some(self, view: memoryview) -> int:
+        while True:
+            try:
+                return os.write(self._descriptor, view)
+            except BlockingIOError:
+                # Somebody who shares our standard output made it so.
+                select.select([], [self._descriptor], [], 1)
+
+
+class LogFile(Descriptor):
+    """A file that is appended to, and opened again on request, for log rotation."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises :class:`ConfigError`: it cannot be opened."""
+        self._path = path
+        try:
+            super().__init__(self._open())
+        except (OSError, ValueError) as exc:
+            reason = getattr(exc, "strerror", None) or str(exc)
+            raise ConfigError(LogCode.FILE_OPEN_FAILED, f"cannot open the log file {path}: {reason}") from exc
+        self._stale = False
+        self._tried = 0.0
+
+    def write(self, data: bytes) -> None:
+        if self._stale and time.monotonic() - self._tried > _REOPEN_EVERY:
+            with suppress(OSError):
+                self.reopen()
+        super().write(data)
+
+    def reopen(self) -> None:
+        self._stale, self._tried = True, time.monotonic()
+        new = self._open()
+        os.close(self._descriptor)
+        self._descriptor, self._torn, self._stale = new, False, False
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _open(self) -> int:
+        # Not blocking, since a named pipe that nobody reads would hold up the start for ever.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        descriptor = os.open(self._path, flags, 0o640)
+        os.set_blocking(descriptor, True)
+        return descriptor
+
+
+class Writer:
+    """
+    Writes lines in order from a thread of its own.
+
+    Whoever logs only puts a line into the queue. When the destination fails, lines are dropped and counted; once it
+    works again, *lost* gives the line that says how many.
+    """
+
+    def __init__(self, destination: Destination, lost: Callable[[int, str], bytes]) -> None:
+        self._destination = destination
+        self._lost_line = lost
+        self._queue: deque[bytes] = deque()
+        self._waiting = 0
+        self._lost = 0
+        self._reason = ""
+        self._reopen = False
+        self._closing = False
+        self._busy = False
+        self._complained = float("-inf")
+        # Re-entrant: a signal handler or a destructor may log while its thread is in here.
+        self._changed = threading.Condition(threading.RLock())
+        self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
+        self._thread.start()
+
+    def put(self, line: bytes) -> None:
+        """Queue a line; returns at once."""
+        with self._changed:
+            if self._closing or self._waiting + len(line) > MOST_WAITING:
+                self._lost += 1
+                self._reason = self._reason or "the destination does not take them"
+                return
+            self._queue.append(line)
+            self._waiting += len(line)
+            self._changed.notify_all()
+
+    def flush(self, within: float) -> None:
+        """Wait until everything queued was written or lost, no longer than *within* seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._queue and not self._busy, within)
+
+    def reopen(self) -> None:
+        """Open the destination anew before the next line."""
+        with self._changed:
+            self._reopen = True
+            self._changed.notify_all()
+
+    def close(self, within: float = 5) -> None:
+        """Write what is queued, no longer than *within* seconds, and end; a second call does nothing."""
+        with self._changed:
+            if self._closing:
+                return
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(within)
+        if not self._thread.is_alive():
+            self._destination.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._queue or self._closing or self._reopen)
+                if not self._queue and not self._reopen:
+                    return
+                self._busy = True
+                reopen, self._reopen = self._reopen, False
+                lines = self._take()
+            if reopen:
+                self._open_anew()
+            if lines:
+                self._write(lines)
+
+    def _take(self) -> list[bytes]:
+        lines, size = [], 0
+        while self._queue and size < _BATCH:
+            lines.append(self._queue.popleft())
+            size += len(lines[-1])
+        self._waiting -= size
+        return lines
+
+    def _write(self, lines: list[bytes]) -> None:
+        with self._changed:
+            lost, reason = self._lost, self._reason
+        if lost:
+            lines = [self._lost_line(lost, reason), *lines]
+        try:
+            self._destination.write(b"".join(lines))
+        except OSError as exc:
+            with self._changed:
+                self._lost += len(lines) - bool(lost)
+                self._reason = exc.strerror or type(exc).__name__
+            self._complain(LogCode.WRITE_FAILED, exc)
+            return
+        with self._changed:
+            self._lost -= lost
+            if not self._lost:
+                self._reason = ""
+
+    def _open_anew(self) -> None:
+        try:
+            self._destination.reopen()
+        except OSError as exc:
+            self._complained = float("-inf")  # somebody asked for it just now, and should hear of it
+            self._complain(LogCode.ROTATE_FAILED, exc)
+
+    def _complain(self, code: LogCode, exc: OSError) -> None:
+        """Say on standard error what cannot be said in the log; seldom, since it would be said for every line."""
+        now = time.monotonic()
+        if now - self._complained < _COMPLAIN_EVERY:
+            return
+        self._complained = now
+        with suppress(OSError, ValueError, AttributeError):
+            print(f"containerssh: {code}: {code.meaning} ({exc.strerror or exc})", file=sys.stderr, flush=True)  # noqa: T201 - the log itself is broken
