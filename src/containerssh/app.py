@@ -41,7 +41,7 @@ SHUTDOWN_GRACE = timedelta(seconds=20)
 
 
 def serve(path: Path) -> int:
-    """Run the server with the configuration *path* until SIGTERM or SIGINT; upstream's exit status (``config.md`` 9)."""
+    """Run the server configured by *path* until SIGTERM or SIGINT; the exit status is upstream's (``config.md`` 9)."""
     logs = setup_logging(LogConfig())
     try:
         loaded = load(path)

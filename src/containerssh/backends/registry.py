@@ -116,7 +116,7 @@ class Backends:
         logger.log(NOTICE, Event(BackendCode.CHOSEN, f"backend: auto means {name} here ({what})", backend=name))
 
     async def reap(self, config: AppConfig) -> None:
-        """Remove what instances that died on this machine left; what cannot be removed is logged, and tried next time."""
+        """Remove what instances that died on this machine left; what cannot be removed is tried at the next start."""
         dead = self.instance.dead()
         if not dead:
             return
