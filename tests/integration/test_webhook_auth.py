@@ -13,9 +13,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from containerssh.config.auth import WebhookConfig
 
 from containerssh.auth.webhook import open_webhook
+from containerssh.config.auth import WebhookConfig
 from containerssh.core.codes import AuthCode, HTTPCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable
 from containerssh.core.handlers import PublicKey

@@ -1,0 +1,79 @@
+"""Small HTTP servers beside the SSH server, open to strangers: little is read from them, and nobody may stay."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from containerssh.config.address import split_address
+from containerssh.config.http import HTTPServerConfig
+from containerssh.core.codes import HTTPCode
+from containerssh.core.errors import BackendError
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+LONGEST_CONNECTION = 30.0
+"""Seconds from the first byte to the end, however many requests there are: slow clients cannot pile up."""
+
+MOST_CONNECTIONS = 256
+"""Beyond it the oldest connection has to go."""
+
+_HANDSHAKE = 10.0
+_GRACE = 0.5
+
+
+@asynccontextmanager
+async def serving(config: HTTPServerConfig, handler: Handler) -> AsyncIterator[list[tuple[str, int]]]:
+    """
+    A server inside the scope, over TLS where a certificate is configured; yields the addresses it listens on.
+
+    Raises:
+        ConfigError: a TLS setting cannot be used.
+        BackendError: the address cannot be listened on.
+    """
+    loop = asyncio.get_running_loop()
+    context = config.ssl_context()
+    server = web.Server(handler, access_log=None)
+
+    def connection() -> RequestHandler:
+        for oldest in server.connections[: 1 - MOST_CONNECTIONS]:
+            _cut(oldest)
+        return server()
+
+    host, port = split_address(config.listen)
+    try:
+        listener = await loop.create_server(
+            connection, host or None, port, ssl=context, ssl_handshake_timeout=_HANDSHAKE if context else None
+        )
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        raise BackendError(HTTPCode.LISTEN_FAILED, f"cannot listen on {config.listen}: {reason}") from exc
+    sweeper = asyncio.create_task(_sweep(server))
+    try:
+        yield [socket.getsockname()[:2] for socket in listener.sockets]
+    finally:
+        sweeper.cancel()
+        listener.close()
+        await server.shutdown(_GRACE)
+
+
+async def _sweep(server: web.Server) -> None:
+    """Cut connections that are too old."""
+    loop = asyncio.get_running_loop()
+    since: dict[RequestHandler, float] = {}
+    while True:
+        now = loop.time()
+        since = {connection: since.get(connection, now) for connection in server.connections}
+        for connection, start in since.items():
+            if now - start > LONGEST_CONNECTION:
+                _cut(connection)
+        await asyncio.sleep(LONGEST_CONNECTION / 10)
+
+
+def _cut(protocol: RequestHandler) -> None:
+    if isinstance(protocol.transport, asyncio.Transport):
+        protocol.transport.abort()
