@@ -9,10 +9,15 @@ export PATH := $(CURDIR)/.cache/tools/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbi
 export UV_PYTHON_PREFERENCE := only-system
 export UV_PYTHON_DOWNLOADS := never
 export GOTOOLCHAIN := local
+# uv's own list of certificate authorities knows nothing of those that were added to this machine (two names: old, new).
+export UV_NATIVE_TLS := true
+export UV_SYSTEM_CERTS := true
 
 RUN := uv run --no-sync
-# The tests start an engine, containers and users of their own: that takes root.
-ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env env PATH="$$PATH" PYTHONDONTWRITEBYTECODE=1,)
+# The tests start an engine, containers and users of their own: that takes root, who must leave no files behind here.
+AS_ROOT := sudo --preserve-env env PATH="$$PATH" HOME=/root PYTHONDONTWRITEBYTECODE=1 \
+	PYTEST_ADDOPTS="-p no:cacheprovider" HYPOTHESIS_STORAGE_DIRECTORY=/root/.cache/hypothesis
+ROOT := $(if $(filter-out 0,$(shell id -u)),$(AS_ROOT),)
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
