@@ -16,7 +16,7 @@ _REFERENCE = re.compile(
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?"
     r"(?:@(?P<digest>[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}))?"
 )
-_IDENTIFIER = re.compile(r"(?:sha256:)?[0-9a-f]{12,64}")
+_IDENTIFIER = re.compile(r"(?:sha256:)?[0-9a-f]{64}")
 _LENGTH_LIMIT = 512
 
 
@@ -39,10 +39,10 @@ def parse_reference(text: str) -> ImageReference:
     Raises:
         BackendError: no image can have this name.
     """
+    if _IDENTIFIER.fullmatch(text):
+        return ImageReference(text, "", "")
     match = _REFERENCE.fullmatch(text) if len(text) <= _LENGTH_LIMIT else None
     if match is None:
-        if len(text) <= _LENGTH_LIMIT and _IDENTIFIER.fullmatch(text):
-            return ImageReference(text, "", "")
         raise BackendError(
             DockerCode.CONFIG_ERROR,
             f"{text[:_LENGTH_LIMIT]!r} is not the name of an image",

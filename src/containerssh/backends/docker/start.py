@@ -7,7 +7,7 @@ import io
 import logging
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -274,18 +274,17 @@ class Start:
                 begin_beside = None
 
     async def _reason(self, container: EngineContainer, errors: BaseExceptionGroup[BaseException]) -> BaseException:
-        """The one error to tell: the container's own end explains the others."""
-        first = errors.exceptions[0]
+        """The one error to tell: the container's own end explains that the agent does not answer."""
         for error in errors.exceptions:
             if isinstance(error, EngineError) or not isinstance(error, Exception):
                 return error
-        if isinstance(first, ConnectionError | ProtocolError | EOFError):
-            try:
-                reason = await container.ended()
-            except EngineError:
-                reason = None
+        first = errors.exceptions[0]
+        with suppress(EngineError):
+            if reason := await container.ended():
+                return reason
+        if isinstance(first, OSError | EOFError | ProtocolError):
             text = f"the agent in the container cannot be reached ({describe(first)})"
-            return reason or EngineError(DockerCode.CONTAINER_START_FAILED, text)
+            return EngineError(DockerCode.CONTAINER_START_FAILED, text)
         return first
 
     async def _persist(self, once: Callable[[], Awaitable[T]]) -> T:
