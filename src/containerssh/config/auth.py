@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from containerssh.config.http import HTTPClientConfig, HTTPServerConfig
-from containerssh.config.model import ConfigModel, Duration, Problem, Secret, seconds
+from containerssh.config.model import ConfigModel, Duration, Problem, Secret, default_for_zero, seconds
 
 
 class WebhookConfig(HTTPClientConfig):
@@ -18,6 +18,8 @@ class WebhookConfig(HTTPClientConfig):
 
     auth_timeout: Duration = seconds(60)
     """How long the webhook is asked again and again while it gives no proper answer; at least 100 ms."""
+
+    _zero_auth_timeout = field_validator("auth_timeout")(default_for_zero)
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
@@ -45,6 +47,8 @@ class KerberosConfig(ConfigModel):
 
     clock_skew: Duration = seconds(300)
     """How far clocks may differ."""
+
+    _zero_clock_skew = field_validator("clock_skew")(default_for_zero)
 
     def problems(self) -> Iterator[Problem]:
         if not Path(self.keytab).exists():
@@ -83,6 +87,8 @@ class GitHubConfig(ConfigModel):
 
     timeout: Duration = seconds(10)
     """How long one request may take."""
+
+    _zero_timeout = field_validator("timeout")(default_for_zero)
 
     cacert: str = ""
     """The authorities that may vouch for it: PEM text, or the name of a file."""
@@ -177,6 +183,8 @@ class OAuth2Config(ConfigModel):
 
     auth_timeout: Duration = seconds(120)
     """How long the whole login may take."""
+
+    _zero_auth_timeout = field_validator("auth_timeout")(default_for_zero)
 
 
 class PasswordAuthConfig(ConfigModel):

@@ -177,3 +177,32 @@ def _sort(value: object) -> str:
 def placed(finding: Finding, line: int, column: int) -> Finding:
     """The same with its place in the file."""
     return replace(finding, line=line, column=column)
+
+
+def related(path: str, other: str) -> bool:
+    """Whether one of the two is the other, or around it."""
+    if not path or not other:
+        return path == other
+    return path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.")
+
+
+def written_key(written: str, key: str) -> bool:
+    """Whether *written* may be another spelling of *key*."""
+    return written.lower() == key.lower() or _other_spellings().get(written.lower()) == key.lower()
+
+
+@cache
+def _other_spellings() -> Mapping[str, str]:
+    from containerssh.config.app import AppConfig
+
+    return {
+        other.lower(): key.lower() for model in all_sections(AppConfig) for other, key in model.other_spellings.items()
+    }
+
+
+def all_sections(model: type[ConfigModel]) -> Iterator[type[ConfigModel]]:
+    """The section's model, and those of the sections in it."""
+    yield model
+    for annotation in fields_by_key(model).values():
+        if inner := section_model(annotation):
+            yield from all_sections(inner)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 
 from containerssh.config import tls
 from containerssh.config.address import split_address
-from containerssh.config.model import ConfigModel, Duration, Problem, Secret, seconds
+from containerssh.config.model import ConfigModel, Duration, Problem, Secret, default_for_zero, seconds
 from containerssh.core.codes import CoreCode
 from containerssh.core.errors import ConfigError
 
@@ -110,6 +110,8 @@ class HTTPClientConfig(TLSConfig):
 
     cacert: str = ""
     """The authorities that may vouch for the service: PEM text, or the name of a file. Empty: the system's."""
+
+    _zero_timeout = field_validator("timeout")(default_for_zero)
 
     @property
     def is_https(self) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
-from containerssh.config.model import ConfigModel, Duration, Problem, Secret, seconds
+from containerssh.config.model import ConfigModel, Duration, Problem, Secret, default_for_zero, seconds
 
 DEFAULT_IMAGE = "containerssh/containerssh-guest-image"
 DEFAULT_METADATA: Mapping[str, Any] = {"namespace": "default", "generateName": "containerssh-"}
@@ -138,6 +138,8 @@ class KubernetesConnectionConfig(ConfigModel):
     burst: Annotated[int, Field(ge=0)] = 10
     """Requests at once."""
 
+    _zeros = field_validator("qps", "burst")(default_for_zero)
+
 
 class KubernetesPodConfig(ConfigModel):
     """The pod that is started."""
@@ -218,6 +220,8 @@ class KubernetesTimeouts(ConfigModel):
     signal: Duration = seconds(60)
     window: Duration = seconds(60)
     http: Duration = seconds(15)
+
+    _zeros = field_validator("*")(default_for_zero)
 
 
 class KubernetesConfig(ConfigModel):

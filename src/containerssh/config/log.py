@@ -6,7 +6,7 @@ import logging
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from containerssh.config.model import ConfigModel
 from containerssh.core.messages import ALERT, EMERGENCY, NOTICE
@@ -100,7 +100,7 @@ class LogConfig(ConfigModel):
     destination: Literal["stdout", "file", "syslog", "test"] = "stdout"
     """`stdout`, `file` or `syslog`."""
 
-    file: Annotated[str, Field(min_length=1)] = "/var/log/containerssh/containerssh.log"
+    file: str = "/var/log/containerssh/containerssh.log"
     """The log file; it is opened again on SIGHUP."""
 
     syslog: SyslogConfig = SyslogConfig()

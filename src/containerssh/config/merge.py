@@ -7,6 +7,7 @@ In both, lists replace, maps merge key by key, and ``null`` says nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,10 @@ from containerssh.config.findings import ConfigErrors, Finding, findings_of, unk
 from containerssh.config.kubernetes import METADATA_KEYS, SPEC_KEYS, settle_object
 from containerssh.config.log import LogConfig
 from containerssh.config.model import ConfigModel, Spelling, fields_by_key, section_model
-from containerssh.core.codes import BackendCode
+from containerssh.core.codes import BackendCode, ConfigCode
+from containerssh.core.messages import Event
+
+logger = logging.getLogger(__name__)
 
 _SPELLING = Spelling(any_case=True, numbers_as_text=True)
 _SECTIONS = ("security", "docker", "oci", "kubernetes", "sshproxy")
@@ -126,7 +130,12 @@ class _Merge:
                 self._findings.append(Finding("error", key, str(exc)))
                 return section
         tree = section.model_dump(by_alias=True, exclude_unset=True)
-        if not self._lay(model, section, tree, patch, (key,)) or (key not in _SECTIONS and key != "log"):
+        if not self._lay(model, section, tree, patch, (key,)):
+            return section
+        if key not in (*_SECTIONS, "log"):
+            logger.debug(
+                Event(ConfigCode.SECTION_IGNORED, f"the section {key} cannot change for one login", section=key)
+            )
             return section
         try:
             return model.model_validate(tree, context=_SPELLING)

@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    GetJsonSchemaHandler,
     PlainSerializer,
     SecretStr,
     ValidationInfo,
@@ -24,6 +25,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +78,15 @@ class ConfigModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _settle_keys(cls, data: Any, info: ValidationInfo) -> Any:
-        """Other spellings become the proper key; ``null`` leaves the default, as upstream does."""
+        """Other spellings become the proper key; ``null`` leaves the default, as upstream has it."""
         if not isinstance(data, Mapping):
             return data
         spelling = info.context if isinstance(info.context, Spelling) else Spelling()
         settled = {key: value for key, value in cls.settle_keys(data, spelling).items() if value is not None}
+        # So does an empty text where the default is another: upstream fills it in (config.md section 3).
+        for key in _never_empty(cls):
+            if settled.get(key) == "":
+                del settled[key]
         if spelling.numbers_as_text:
             fields = fields_by_key(cls)
             for key, value in settled.items():
@@ -108,6 +115,14 @@ class ConfigModel(BaseModel):
                 settled[proper] = value
         return settled
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler, /) -> JsonSchemaValue:
+        reference = handler(core_schema)
+        properties = handler.resolve_ref_schema(reference).get("properties", {})
+        for other, proper in cls.other_spellings.items():
+            properties[other] = {**properties[proper], "deprecated": True}
+        return reference
+
     def problems(self) -> Iterator[Problem]:
         """What keeps a server from using this section although each value by itself is well formed.
 
@@ -123,6 +138,18 @@ def fields_by_key(model: type[ConfigModel]) -> Mapping[str, Any]:
 
 
 @cache
+def _never_empty(model: type[ConfigModel]) -> frozenset[str]:
+    """The keys whose default is a text."""
+    fields = model.model_fields.items()
+    return frozenset(field.alias or name for name, field in fields if field.default and isinstance(field.default, str))
+
+
+def default_for_zero(cls: type[BaseModel], value: Any, info: ValidationInfo) -> Any:
+    """A field validator: zero stands for the default, as upstream fills it in (``config.md`` section 3)."""
+    return value or cls.model_fields[info.field_name or ""].default
+
+
+@cache
 def _folded_keys(model: type[ConfigModel]) -> Mapping[str, str]:
     others = {other.lower(): proper for other, proper in model.other_spellings.items()}
     return others | {key.lower(): key for key in fields_by_key(model)}
@@ -130,24 +157,25 @@ def _folded_keys(model: type[ConfigModel]) -> Mapping[str, str]:
 
 def section_model(annotation: Any) -> type[ConfigModel] | None:
     """The model of a key's value, if it is a section of its own."""
-    for candidate in _alternatives(annotation):
+    for candidate in alternatives(annotation):
         if isinstance(candidate, type) and issubclass(candidate, ConfigModel):
             return candidate
     return None
 
 
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
+def alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The types that a value may have."""
     if get_origin(annotation) is Annotated:
-        return _alternatives(get_args(annotation)[0])
+        return alternatives(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return tuple(kind for choice in get_args(annotation) for kind in _alternatives(choice))
+        return tuple(kind for choice in get_args(annotation) for kind in alternatives(choice))
     return (annotation,)
 
 
 def _numbers_as_text(annotation: Any, value: Any) -> Any:
     if isinstance(value, str):
         return value
-    for kind in _alternatives(annotation):
+    for kind in alternatives(annotation):
         origin, arguments = get_origin(kind), get_args(kind)
         if isinstance(value, int | float):
             if _is_text(kind):

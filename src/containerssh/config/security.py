@@ -15,13 +15,9 @@ def _not_deny(value: Any) -> Any:
     return value
 
 
-def _closed(value: Any) -> Any:
-    # Upstream fills an empty forwarding mode with its default; it never follows defaultMode.
-    return "disable" if value == "" else _not_deny(value)
-
-
 Mode = Annotated[Literal["", "enable", "filter", "disable"], BeforeValidator(_not_deny)]
-ForwardingMode = Annotated[Literal["enable", "filter", "disable"], BeforeValidator(_closed)]
+ForwardingMode = Annotated[Literal["enable", "filter", "disable"], BeforeValidator(_not_deny)]
+"""Never empty: forwarding does not follow `defaultMode`, as upstream."""
 
 
 class ModeConfig(ConfigModel):

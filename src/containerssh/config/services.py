@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from containerssh.config.http import HTTPClientConfig, HTTPServerConfig
-from containerssh.config.model import ConfigModel, Problem, Secret
+from containerssh.config.model import ConfigModel, Problem, Secret, default_for_zero
 
 
 class ConfigServerConfig(HTTPClientConfig):
@@ -141,6 +141,8 @@ class AuditS3Config(ConfigModel):
     metadata: AuditS3Metadata = AuditS3Metadata()
     """What the objects are marked with."""
 
+    _zeros = field_validator("upload_part_size", "parallel_uploads")(default_for_zero)
+
     def problems(self) -> Iterator[Problem]:
         yield from _folder_problems("local", self.local)
         needed = {
@@ -149,8 +151,7 @@ class AuditS3Config(ConfigModel):
             "bucket": self.bucket,
         }
         yield from (Problem(path, "must be set") for path, value in needed.items() if not value)
-        # 0 was always the default's other name.
-        if 0 < self.upload_part_size < 5_242_880:
+        if self.upload_part_size < 5_242_880:
             yield Problem("uploadPartSize", "must be at least 5242880")
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from containerssh.config.address import split_address
 from containerssh.config.host_keys import check_private_key
-from containerssh.config.model import ConfigModel, Duration, Problem, Secret, seconds
+from containerssh.config.model import ConfigModel, Duration, Problem, Secret, default_for_zero, seconds
 
 KEX = (
     "curve25519-sha256",
@@ -138,7 +138,9 @@ class SSHConfig(ConfigModel):
     """How often a silent client is asked whether it is still there; at least a second, and 0 for never."""
 
     client_alive_count_max: Annotated[int, Field(ge=0)] = 3
-    """After how many unanswered questions the connection is closed. 0 stands for 3, as it always did."""
+    """After how many unanswered questions the connection is closed; 0 stands for the default."""
+
+    _zero_count = field_validator("client_alive_count_max")(default_for_zero)
 
     login_grace_time: Duration = seconds(120)
     """How long a client may take to authenticate; 0 for as long as it likes."""

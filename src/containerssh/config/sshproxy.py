@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from containerssh.config.host_keys import check_private_key
-from containerssh.config.model import ConfigModel, Duration, Problem, Secret, seconds
+from containerssh.config.model import ConfigModel, Duration, Problem, Secret, default_for_zero, seconds
 from containerssh.config.ssh import CIPHERS, KEX, MACS, CipherList, KexList, MACList
 
 HOST_KEY_ALGORITHMS = (
@@ -71,6 +71,8 @@ class SSHProxyConfig(ConfigModel):
 
     client_version: str = "SSH-2.0-ContainerSSH"
     """What the server behind is told about us."""
+
+    _zeros = field_validator("port", "timeout")(default_for_zero)
 
     def problems(self) -> Iterator[Problem]:
         if not self.server:

@@ -48,6 +48,7 @@ class ConfigCode(Code):
     RESPONSE = "CONFIG_RESPONSE", "config webhook answered"
     INVALID_STATUS_CODE = "CONFIG_INVALID_STATUS_CODE", "status ≠ 200 from config webhook"
     AUTH_URL_DEPRECATED = "CONFIG_AUTH_URL_DEPRECATED", "auth.url used"
+    SECTION_IGNORED = "CONFIG_SECTION_IGNORED", "a config server sent a section that is settled before a login begins"
 
 
 class BackendCode(Code):

@@ -1,0 +1,168 @@
+"""What a configuration may say but hardly should: remarks for ``config check``, never a reason not to start."""
+
+from __future__ import annotations
+
+import ipaddress
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from containerssh.config.app import AppConfig
+from containerssh.config.docker import DockerConfig
+from containerssh.config.findings import Finding, Severity
+from containerssh.config.log import LogLevel
+from containerssh.config.model import ConfigModel
+from containerssh.config.oci import OCIConfig
+from containerssh.config.pem import is_pem
+from containerssh.config.security import ListModeConfig, SecurityConfig
+from containerssh.config.ssh import CIPHERS, KEX, MACS, SSHConfig
+
+
+def advice(config: AppConfig) -> Iterator[Finding]:
+    """Remarks about a well-formed configuration."""
+    yield from _ssh(config.ssh)
+    yield from _webhooks(config)
+    yield from _security(config.security)
+    if config.log.level < LogLevel.ERROR:
+        yield _say("warning", "log.level", "errors are not logged at this level")
+    elif config.log.level == LogLevel.DEBUG:
+        yield _say("info", "log.level", "at this level the log names every command that users run")
+    yield from _backends(config)
+
+
+def advice_about_files(path: Path, config: AppConfig) -> Iterator[Finding]:
+    """Remarks about who may read and write the files of a configuration that was read from *path*."""
+    has_secrets = any(is_pem(key.get_secret_value()) for key in config.ssh.hostkeys) or any(_secrets(config))
+    yield from _mode("", path, "the configuration", secret=has_secrets)
+    for number, key in enumerate(config.ssh.hostkeys):
+        if not is_pem(name := key.get_secret_value()):
+            yield from _mode(f"ssh.hostkeys.{number}", Path(name), "the host key", secret=True)
+    if config.auth.users.file:
+        yield from _mode("auth.users.file", Path(config.auth.users.file), "the users file", secret=True)
+
+
+def _say(severity: Severity, path: str, message: str, suggestion: str = "") -> Finding:
+    return Finding(severity, path, message, suggestion=suggestion)
+
+
+def _ssh(ssh: SSHConfig) -> Iterator[Finding]:
+    lists = {"ciphers": (ssh.ciphers, CIPHERS), "kex": (ssh.kex, KEX), "macs": (ssh.macs, MACS)}
+    for key, (chosen, good) in lists.items():
+        weak = [name for name in chosen if name not in good and _is_weak(name)]
+        if weak:
+            yield _say("warning", f"ssh.{key}", f"{', '.join(weak)}: weak by today's measure")
+    if ssh.kex and not any("mlkem" in name or "sntrup" in name for name in ssh.kex):
+        yield _say("info", "ssh.kex", "no method of the list resists quantum computers", "add mlkem768x25519-sha256")
+    if not ssh.login_grace_time:
+        yield _say("warning", "ssh.loginGraceTime", "connections that never authenticate stay open for good")
+
+
+def _is_weak(name: str) -> bool:
+    return name.endswith(("-cbc", "-sha1", "-96")) or name.startswith("arcfour") or "sha1" in name
+
+
+def _webhooks(config: AppConfig) -> Iterator[Finding]:
+    auth = config.auth
+    urls = {
+        "configserver.url": config.configserver.url,
+        "auth.password.webhook.url": auth.password.webhook.url if auth.password.method == "webhook" else "",
+        "auth.publicKey.webhook.url": auth.public_key.webhook.url if auth.public_key.method == "webhook" else "",
+    }
+    for path, url in urls.items():
+        if url.startswith("http://") and not _is_local(urlsplit(url).hostname or ""):
+            yield _say("warning", path, "what is sent there can be read and changed on the way", "use https://")
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _security(security: SecurityConfig) -> Iterator[Finding]:
+    if security.max_sessions == 0:
+        yield _say("warning", "security.maxSessions", "nobody can open a session", "-1 stands for any number")
+    rules = {"env": security.env, "subsystem": security.subsystem, "signal": security.signal}
+    for name, rule in rules.items():
+        yield from _lists(f"security.{name}", rule, rule.mode or security.default_mode or "enable")
+    mode = security.command.mode or security.default_mode or "enable"
+    if security.command.allow and mode != "filter":
+        yield _say("warning", "security.command.allow", f"the list means nothing in mode {mode}")
+
+
+def _lists(path: str, rule: ListModeConfig, mode: str) -> Iterator[Finding]:
+    if rule.allow and mode != "filter":
+        yield _say("warning", f"{path}.allow", f"the list means nothing in mode {mode}")
+    if rule.deny and mode != "enable":
+        yield _say("warning", f"{path}.deny", f"the list means nothing in mode {mode}")
+
+
+def _backends(config: AppConfig) -> Iterator[Finding]:
+    used = {"docker", "oci"} if config.backend == "auto" else {config.backend}
+    for name in ("docker", "oci", "kubernetes", "sshproxy"):
+        section: ConfigModel = getattr(config, name)
+        if name not in used and section.model_fields_set and not config.configserver.url:
+            yield _say("info", name, f"has no effect while the backend is {config.backend}")
+    if "docker" in used:
+        yield from _docker(config.docker)
+    if "oci" in used:
+        yield from _oci(config.oci)
+
+
+def _docker(docker: DockerConfig) -> Iterator[Finding]:
+    connection, host = docker.connection, docker.execution.host
+    url = urlsplit(connection.host)
+    if url.scheme == "http" or (url.scheme == "tcp" and not (connection.cacert or connection.cert)):
+        yield _say(
+            "warning", "docker.connection.host", "without TLS whoever reaches this address is root on that machine"
+        )
+    for key in docker.ignored_keys():
+        path, _, hint = key.partition(" (")
+        yield _say("warning", f"docker.{path}", "the engine knows no such key; it has no effect", hint.rstrip(")"))
+    dangers = {
+        "Privileged": (bool(host.get("Privileged")), "a privileged container is root on the host"),
+        "PidMode": (host.get("PidMode") == "host", "users see and signal the processes of the host"),
+        "NetworkMode": (host.get("NetworkMode") == "host", "users reach every service that listens on the host"),
+        "IpcMode": (host.get("IpcMode") == "host", "users reach the shared memory of the host"),
+    }
+    for key, (is_so, message) in dangers.items():
+        if is_so:
+            yield _say("warning", f"docker.execution.host.{key}", message)
+    for number, bind in enumerate(host.get("Binds") or []):
+        source = bind.partition(":")[0].rstrip("/")
+        if source == "" or source.endswith("docker.sock"):
+            yield _say("warning", f"docker.execution.host.Binds.{number}", "with this users are root on the host")
+
+
+def _oci(oci: OCIConfig) -> Iterator[Finding]:
+    if not oci.user_namespace.enabled:
+        yield _say("warning", "oci.userNamespace.enabled", "root in a container is root on the host")
+    if oci.network == "host":
+        yield _say("warning", "oci.network", "users reach every service that listens on the host")
+    if oci.seccomp == "unconfined":
+        yield _say("warning", "oci.seccomp", "users may make every system call")
+    if "ALL" in oci.cap_add or "SYS_ADMIN" in oci.cap_add:
+        yield _say("warning", "oci.capAdd", "this capability takes most walls down")
+
+
+def _secrets(model: ConfigModel) -> Iterator[bool]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, ConfigModel):
+            yield from _secrets(value)
+        elif hasattr(value, "get_secret_value") and value.get_secret_value():
+            # Where a key may be the name of a file, only the key itself is a secret.
+            yield is_pem(value.get_secret_value()) or name not in ("key", "private_key")
+
+
+def _mode(where: str, path: Path, what: str, *, secret: bool) -> Iterator[Finding]:
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if stat.S_ISREG(mode) and mode & 0o022:
+        yield _say("warning", where, f"others may write {what} {path}", "chmod go-w")
+    elif stat.S_ISREG(mode) and secret and mode & 0o004:
+        yield _say("warning", where, f"everybody may read {what} {path}, which holds secrets", "chmod o-r")
