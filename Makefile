@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench docs wheel format clean
 
+MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # The system's Python and the Go found at set-up are used as they are; nothing fetches another.
 export UV_PYTHON_PREFERENCE := only-system
@@ -20,7 +21,7 @@ AS_ROOT := sudo --preserve-env env PATH="$$PATH" HOME=/root PYTHONDONTWRITEBYTEC
 ROOT := $(if $(filter-out 0,$(shell id -u)),$(AS_ROOT),)
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: ## Start the server, log in with ssh, show what the container answered
 	@scripts/setup demo
@@ -31,13 +32,26 @@ test: ## Run all tests (ARGS="-k word" for some), the agent's included
 	cd agent && go test ./...
 	$(ROOT) .venv/bin/python -m pytest $(ARGS)
 
-check: ## Formatting, lint, types, import contracts, go vet, docs
+check: lint types imports agent manual ## Formatting, lint, types, import contracts, go vet, docs
+
+.PHONY: setup-check lint types imports agent manual
+setup-check:
 	@scripts/setup check
+
+lint: setup-check
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
+
+types: setup-check
 	$(RUN) mypy
+
+imports: setup-check
 	$(RUN) lint-imports
+
+agent: setup-check
 	scripts/check-agent
+
+manual: setup-check
 	scripts/build-docs
 
 bench: ## Measure logins and throughput beside OpenSSH's sshd
@@ -56,7 +70,7 @@ format: ## Format the sources in place
 	@scripts/setup check
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
-	gofmt -w agent
+	"$$(go env GOROOT)/bin/gofmt" -w agent
 
 clean: ## Remove what was built; .venv and .cache/tools stay
 	rm -rf build dist docs/_build docs/reference/config docs/reference/messages.md src/containerssh/agent/bin
