@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.registry import Registry, running_registry
 from tests.support.services import Engine, running_engine
 from tests.support.tools import tool
 
@@ -15,6 +16,13 @@ from tests.support.tools import tool
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A Docker engine with the test images; started when none answers, and then ended with the run."""
     with running_engine(tmp_path_factory.mktemp("dockerd") / "log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A private registry with nothing in it yet."""
+    with running_registry(tmp_path_factory.mktemp("registry")) as running:
         yield running
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import socket
 import threading
 from pathlib import Path
 
 import pytest
 
+from tests.support.registry import Registry
 from tests.support.services import Engine, engine_answers, wait_until
 from tests.support.tools import PACKAGES, tool
 
@@ -16,6 +19,19 @@ from tests.support.tools import PACKAGES, tool
 def test_the_engine_has_the_images_and_answers(engine: Engine) -> None:
     assert engine_answers(engine.socket)
     assert engine.docker("run", "--rm", "--network", "none", "bb:latest", "echo", "hello") == "hello"
+
+
+def test_the_registry_answers_to_its_user_only(registry: Registry) -> None:
+    def status(user: str) -> int:
+        connection = http.client.HTTPConnection(registry.address, timeout=10)
+        credentials = base64.b64encode(f"{user}:{registry.password}".encode()).decode()
+        connection.request("GET", "/v2/", headers={"Authorization": f"Basic {credentials}"})
+        answer = connection.getresponse().status
+        connection.close()
+        return answer
+
+    assert status(registry.username) == 200
+    assert status("somebody") == 401
 
 
 def test_no_socket_is_no_engine(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""A private image registry (Debian's docker-registry) on loopback, where Docker and skopeo accept plain HTTP."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import bcrypt
+
+from tests.support.services import wait_until
+from tests.support.tools import tool
+
+START_LIMIT = 30.0
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registry that answers to one user only."""
+
+    address: str
+    """Host and port: what an image name begins with."""
+    username: str
+    password: str
+
+
+@contextmanager
+def running_registry(folder: Path) -> Iterator[Registry]:
+    """A registry with its images below *folder*, ended with the scope."""
+    registry = Registry(f"127.0.0.1:{_free_port()}", "puller", 'a password: with "signs" and ü')
+    hashed = bcrypt.hashpw(registry.password.encode(), bcrypt.gensalt(4)).decode()
+    (folder / "htpasswd").write_text(f"{registry.username}:{hashed}\n")
+    (folder / "config.yml").write_text(
+        f"""\
+version: 0.1
+log: {{level: warn}}
+storage: {{filesystem: {{rootdirectory: {folder}/images}}}}
+http: {{addr: {registry.address}}}
+auth: {{htpasswd: {{realm: tests, path: {folder}/htpasswd}}}}
+"""
+    )
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [tool("docker-registry"), "serve", str(folder / "config.yml")],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_until(
+            lambda: _listens(registry.address) or process.poll() is not None,
+            within=START_LIMIT,
+            what="docker-registry",
+        )
+        if process.poll() is not None:
+            raise ChildProcessError(f"docker-registry ended: {log.read_text(errors='replace')[-2000:]}")
+        yield registry
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
