@@ -1,0 +1,191 @@
+"""The encoding of the agent's protocol (``docs/agent.md``): frames and their fields, big-endian.
+
+A frame is one word with its type (8 bits) and the length of its payload (24 bits), a word with an id, and the payload.
+Everything that an agent sends is foreign: :class:`FrameDecoder` holds every length against the limit of its type before
+it keeps a byte of it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from containerssh.core.codes import AgentCode
+from containerssh.core.errors import ProtocolError
+from containerssh.core.requests import PtyRequest, WindowSize, to_wire
+from containerssh.core.streams import CHUNK
+
+VERSION = 1
+OLDEST = 1
+PREAMBLE = b"\x00\x89containerssh\r\n"
+STREAM_PREAMBLE = b"\x00\x89stream"
+TOKEN_SIZE = 16
+WINDOW = 256 * 1024
+"""How many bytes of one multiplexed stream may be under way in each direction."""
+MAX_REQUEST = 2 * 1024 * 1024
+"""The longest payload that the agent takes."""
+_MAX_CONTROL = 4096
+_MAX_TEXT = 1024
+
+_HEADER = struct.Struct(">II")
+_WORD = struct.Struct(">I")
+
+
+class FrameType(IntEnum):
+    """What a frame is; the numbers are the agent's (``agent/internal/wire``)."""
+
+    HELLO = 1
+    WELCOME = 2
+    OK = 3
+    ERROR = 4
+    EXITED = 5
+    START = 16
+    SIGNAL = 17
+    RESIZE = 18
+    BREAK = 19
+    KILL = 20
+    WRITE_FILE = 21
+    SHUTDOWN = 22
+    DATA = 64
+    CREDIT = 65
+    EOF = 66
+    CLOSE = 67
+
+
+_FROM_AGENT = {
+    FrameType.HELLO: _MAX_CONTROL,
+    FrameType.OK: 0,
+    FrameType.ERROR: _MAX_CONTROL,
+    FrameType.EXITED: _MAX_CONTROL,
+    FrameType.DATA: CHUNK,
+    FrameType.CREDIT: 4,
+    FrameType.EOF: 0,
+    FrameType.CLOSE: 0,
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One message; what the id names depends on the type: a request, a program or a stream."""
+
+    type: FrameType
+    id: int
+    payload: bytes = b""
+
+    def encode(self) -> bytes:
+        """The frame's bytes; the payload must be shorter than 16 MiB."""
+        return _HEADER.pack(self.type << 24 | len(self.payload), self.id) + self.payload
+
+
+def broken(explanation: str) -> ProtocolError:
+    """The agent did what the protocol does not allow: the link has to end."""
+    return ProtocolError(
+        AgentCode.PROTOCOL_BROKEN, f"the guest agent {explanation}", user_message="The container's agent failed."
+    )
+
+
+class FrameDecoder:
+    """Cuts what an agent sends into frames. It holds less than one frame between two calls."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """
+        The frames that *data* completes.
+
+        Raises:
+            ProtocolError: a type that agents do not send, or a longer payload than its type may have.
+        """
+        buffer = self._buffer
+        buffer += data
+        frames = []
+        start = 0
+        while len(buffer) - start >= _HEADER.size:
+            word, identity = _HEADER.unpack_from(buffer, start)
+            number, length = word >> 24, word & 0xFFFFFF
+            limit = _FROM_AGENT.get(number)  # type: ignore[call-overload]  # an IntEnum's members are looked up as ints
+            if limit is None:
+                raise broken(f"sent a message of the unknown type {number}")
+            if length > limit:
+                raise broken(f"sent {length} bytes in a message of type {number}, which may have {limit}")
+            end = start + _HEADER.size + length
+            if end > len(buffer):
+                break
+            frames.append(Frame(FrameType(number), identity, bytes(buffer[start + _HEADER.size : end])))
+            start = end
+        del buffer[:start]
+        return frames
+
+
+class Fields:
+    """Takes the fields off an agent's payload, in order; :meth:`end` when all are taken."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._payload = payload
+        self._position = 0
+
+    def _take(self, count: int) -> bytes:
+        end = self._position + count
+        if end > len(self._payload):
+            raise broken("sent a message that is too short for its fields")
+        taken = self._payload[self._position : end]
+        self._position = end
+        return taken
+
+    def number(self, size: int) -> int:
+        """An unsigned number of *size* bytes."""
+        return int.from_bytes(self._take(size), "big")
+
+    def flag(self) -> bool:
+        """A byte that is 0 or 1."""
+        value = self.number(1)
+        if value > 1:
+            raise broken("sent a flag that is neither 0 nor 1")
+        return value == 1
+
+    def text(self, limit: int = _MAX_TEXT) -> str:
+        """A text of at most *limit* bytes; what is no UTF-8 in it is replaced."""
+        length = self.number(4)
+        if length > limit:
+            raise broken(f"sent a text of {length} bytes where {limit} are allowed")
+        return self._take(length).decode("utf-8", "replace")
+
+    def end(self) -> None:
+        """Raises :class:`~containerssh.core.errors.ProtocolError` when something is left."""
+        if self._position != len(self._payload):
+            raise broken("sent a message that is too long for its fields")
+
+
+def pack_word(value: int) -> bytes:
+    """An unsigned number of 32 bits."""
+    return _WORD.pack(value)
+
+
+def pack_bytes(data: bytes) -> bytes:
+    """A length and the bytes."""
+    return _WORD.pack(len(data)) + data
+
+
+def pack_text(text: str) -> bytes:
+    """A length and the text as it was on the wire."""
+    return pack_bytes(to_wire(text))
+
+
+def pack_texts(texts: Iterable[str]) -> bytes:
+    """A count and the texts."""
+    packed = [pack_text(text) for text in texts]
+    return _WORD.pack(len(packed)) + b"".join(packed)
+
+
+def pack_size(size: WindowSize) -> bytes:
+    """A terminal's size; what does not fit into the kernel's 16 bits is cut to the most that does."""
+    numbers = (size.columns, size.rows, size.width, size.height)
+    return struct.pack(">4H", *(min(max(number, 0), 0xFFFF) for number in numbers))
+
+
+def pack_pty(request: PtyRequest) -> bytes:
+    """The size and the encoded modes of a terminal."""
+    return pack_size(request.size) + pack_bytes(request.modes)

@@ -1,0 +1,286 @@
+"""The agent dials back: a folder made for one container, with the agent's binary and a listening unix socket.
+
+The folder is bind-mounted read-only at :data:`MOUNT_POINT`, so any program in the container can connect, not only the
+agent. The first connection is the link's; others need a token that was sent through it. A connection is accepted only
+while one is expected, and a container that keeps knocking ends its own link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from containerssh.agent.binaries import agent_binary
+from containerssh.agent.codec import STREAM_PREAMBLE, TOKEN_SIZE, Frame, FrameType, broken
+from containerssh.agent.link import AgentLink
+from containerssh.agent.streams import SocketStream
+from containerssh.agent.transport import Expected, Transport, lost
+from containerssh.core.errors import ProtocolError
+from containerssh.core.streams import ByteStream
+
+MOUNT_POINT = "/.containerssh"
+
+_BACKLOG = 512
+_MAX_STRANGERS = 64
+_MAX_UNIDENTIFIED = 16
+_IDENTIFY_LIMIT = 5.0
+
+
+class DialBack:
+    """The host's side of one container; made by :func:`dial_back`."""
+
+    command: tuple[str, ...] = (f"{MOUNT_POINT}/agent", "serve", "--socket", f"{MOUNT_POINT}/socket")
+    """What to run inside the container."""
+
+    def __init__(self, folder: Path, listener: socket.socket) -> None:
+        self.folder = folder
+        self._listener = listener
+        self._link: AgentLink | None = None
+        self._transport: _SocketTransport | None = None
+
+    async def accept(self) -> AgentLink:
+        """
+        The link, once the agent has dialled. Call it once, under a time limit. The link is closed with this scope.
+
+        Raises:
+            ProtocolError: whoever dials is no agent, or one that speaks another protocol.
+        """
+        assert self._transport is None
+        connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+        self._transport = _SocketTransport(self._listener, SocketStream(connection))
+        self._link = AgentLink(self._transport)
+        self._transport.flooded = self._link.break_off
+        await self._link.open()
+        return self._link
+
+    async def close(self) -> None:
+        """End the link and stop listening."""
+        if self._link is not None:
+            await self._link.close()
+        if self._transport is not None:
+            await self._transport.finish()
+        self._listener.close()
+
+
+@asynccontextmanager
+async def dial_back(
+    parent: Path, architecture: str, *, owner: tuple[int, int] | None = None
+) -> AsyncIterator[DialBack]:
+    """
+    Make a folder below *parent*, which must be ours alone (0700), for one container; removed at the end.
+
+    With *owner* the folder and the socket are given to that user and group, for a container whose root is another user.
+
+    Raises:
+        BackendError: there is no agent for *architecture* (:func:`~containerssh.agent.binaries.agent_binary`).
+        OSError: the folder cannot be made.
+    """
+    binary = await asyncio.to_thread(_shared_agent, parent, architecture)
+    folder = Path(tempfile.mkdtemp(prefix="link-", dir=parent))
+    try:
+        folder.chmod(0o755)
+        os.link(binary, folder / "agent")
+        listener = _listen(folder)
+        try:
+            if owner is not None:
+                os.chown(folder, *owner)
+                os.chown(folder / "socket", *owner)
+            dialled = DialBack(folder, listener)
+            try:
+                yield dialled
+            finally:
+                await dialled.close()
+        finally:
+            listener.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shared_agent(parent: Path, architecture: str) -> Path:
+    """One copy below *parent* for all containers, since a hard link cannot cross file systems."""
+    source = agent_binary(architecture)
+    found = source.stat()
+    shared = parent / f"{source.name}-{found.st_size:x}-{found.st_mtime_ns:x}"
+    if not shared.exists():
+        descriptor, name = tempfile.mkstemp(prefix=".agent-", dir=parent)
+        unfinished = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as target, source.open("rb") as content:
+                shutil.copyfileobj(content, target)
+                os.fchmod(target.fileno(), 0o755)
+            unfinished.replace(shared)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return shared
+
+
+def _listen(folder: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        # By descriptor: a socket's path may have 107 bytes, and the folder's may be longer.
+        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            listener.bind(f"/proc/self/fd/{descriptor}/socket")
+        finally:
+            os.close(descriptor)
+        (folder / "socket").chmod(0o666)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+class _SocketTransport(Transport):
+    """A connection for control, and one for each stream."""
+
+    def __init__(self, listener: socket.socket, control: SocketStream) -> None:
+        super().__init__(control, control, noise=0)
+        self._control = control
+        self._listener = listener
+        self._expected: dict[bytes, _SocketExpected] = {}
+        self._open: set[SocketStream] = set()
+        self._wanted = asyncio.Event()
+        self._strangers = 0
+        self._unidentified = asyncio.Semaphore(_MAX_UNIDENTIFIED)
+        self._identifying: set[asyncio.Task[None]] = set()
+        self.flooded: Callable[[ProtocolError], None] = _ignore
+        self._closed = False
+        self._accepting = asyncio.create_task(self._accept())
+
+    def expect(self) -> Expected:
+        if self._closed:
+            raise lost("the link to the guest agent is gone")
+        token = secrets.token_bytes(TOKEN_SIZE)
+        expected = _SocketExpected(self, token)
+        self._expected[token] = expected
+        self._wanted.set()
+        return expected
+
+    def forget(self, token: bytes) -> None:
+        """Nobody waits for this stream any more."""
+        self._expected.pop(token, None)
+        if not self._expected:
+            self._wanted.clear()
+
+    def close(self) -> None:
+        self._closed = True
+        self._accepting.cancel()
+        for task in self._identifying:
+            task.cancel()
+        for expected in list(self._expected.values()):
+            expected.fail()
+        self._expected.clear()
+        for stream in list(self._open):
+            stream.abort()
+        self._control.abort()
+
+    async def finish(self) -> None:
+        """After :meth:`close`: wait until no task is left."""
+        self.close()
+        await asyncio.gather(self._accepting, *self._identifying, return_exceptions=True)
+
+    def _deliver(self, frame: Frame) -> bool:
+        if frame.type >= FrameType.DATA:
+            raise broken("sent a stream's message where streams have connections of their own")
+        return False
+
+    def closed(self, stream: SocketStream) -> None:
+        """A stream was given back."""
+        self._open.discard(stream)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wanted.wait()
+            await self._unidentified.acquire()
+            connection, _ = await loop.sock_accept(self._listener)
+            task = asyncio.create_task(self._identify(_StreamSocket(self, connection)))
+            self._identifying.add(task)
+            task.add_done_callback(self._identifying.discard)
+
+    async def _identify(self, stream: _StreamSocket) -> None:
+        expected = None
+        try:
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_IDENTIFY_LIMIT):
+                    token = await _read_token(stream)
+                expected = self._expected.get(token)
+            if expected is not None:
+                self.forget(token)
+                self._open.add(stream)
+                expected.found(stream)
+        finally:
+            self._unidentified.release()
+            if expected is None:
+                stream.abort()
+        if expected is None:
+            self._strangers += 1
+            if self._strangers > _MAX_STRANGERS:
+                self.flooded(broken("is not the only one who knocks: too many connections without a token"))
+
+
+class _StreamSocket(SocketStream):
+    """A stream's connection, which tells the transport when it is given back."""
+
+    def __init__(self, transport: _SocketTransport, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self._transport = transport
+
+    def abort(self) -> None:
+        super().abort()
+        self._transport.closed(self)
+
+
+class _SocketExpected(Expected):
+    def __init__(self, transport: _SocketTransport, token: bytes) -> None:
+        self._transport = transport
+        self._token = token
+        self._arrived: asyncio.Future[_StreamSocket] = asyncio.get_running_loop().create_future()
+        self._abandoned = False
+        # The agent does not mind the order of connections, so an id would tell nothing.
+        self.reference = bytes(4) + token
+
+    async def opened(self) -> ByteStream:
+        return await asyncio.shield(self._arrived)
+
+    def found(self, stream: _StreamSocket) -> None:
+        """The connection with this token is here."""
+        self._arrived.set_result(stream)
+
+    def fail(self) -> None:
+        """The link broke."""
+        if not self._arrived.done():
+            self._arrived.set_exception(ConnectionResetError("the link to the guest agent broke"))
+            # Perhaps nobody has asked yet.
+            self._arrived.exception()
+
+    def abandon(self) -> None:
+        self._transport.forget(self._token)
+        if not self._arrived.done():
+            self._arrived.cancel()
+        elif not self._arrived.cancelled() and self._arrived.exception() is None:
+            self._arrived.result().abort()
+
+
+def _ignore(error: ProtocolError) -> None:
+    """Until a link has been built on the transport."""
+
+
+async def _read_token(stream: SocketStream) -> bytes:
+    wanted = len(STREAM_PREAMBLE) + TOKEN_SIZE
+    data = b""
+    while len(data) < wanted:
+        more = await stream.read(wanted - len(data))
+        if not more:
+            break
+        data += more
+    return data.removeprefix(STREAM_PREAMBLE)

@@ -1,0 +1,504 @@
+"""The link to a guest agent: everything of one login goes through it.
+
+The agent belongs to the guest. What it sends can end its own link, never more: a message that breaks the protocol ends
+the link with :class:`~containerssh.core.errors.ProtocolError`, and silence is the caller's to limit, by cancelling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from containerssh.agent.codec import (
+    MAX_REQUEST,
+    OLDEST,
+    VERSION,
+    Fields,
+    Frame,
+    FrameType,
+    broken,
+    pack_pty,
+    pack_size,
+    pack_text,
+    pack_texts,
+    pack_word,
+)
+from containerssh.agent.transport import Expected, FramedTransport, Transport, lost
+from containerssh.core.codes import AgentCode
+from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, Rejected
+from containerssh.core.messages import Event
+from containerssh.core.requests import ExitSignal, PtyRequest, WindowSize
+from containerssh.core.streams import CHUNK, ByteReader, ByteStream, ByteWriter
+
+logger = logging.getLogger(__name__)
+
+FRAMED_ARGUMENTS = ("serve", "--stdio")
+"""The agent's arguments for :func:`framed_link`."""
+
+_MAX_PROGRAMS = 1024
+_MAX_UNANSWERED = 1024
+_KILL_LIMIT = 10.0
+_MOST_IDS = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run. No text may hold a NUL."""
+
+    argv: Sequence[str]
+    """A first word without a slash is looked for in the program's ``PATH``."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Added to the container's environment; these values win."""
+    cwd: str | None = None
+    """None: the container's working directory."""
+    pty: PtyRequest | None = None
+    """With a terminal there is one stream for output, and no separate standard error."""
+
+
+class AgentLink:
+    """
+    A connection to a guest agent, handshake done.
+
+    It is made and closed by :func:`framed_link` or :func:`containerssh.agent.dialback.dial_back`. All methods may be
+    called by any number of tasks at once; a call that is cancelled leaves nothing behind.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._last_id = 0
+        self._requests: dict[int, asyncio.Future[bytes | None]] = {}
+        self._unanswered: set[int] = set()
+        self._programs: dict[int, AgentProcess] = {}
+        self._failure: ContainerSSHError | None = None
+        self._gone = asyncio.Event()
+        self._closing = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self.version = ""
+        """What the agent says it is: foreign text."""
+
+    async def open(self) -> None:
+        """
+        Shake hands and begin; whoever made the transport calls this once, under a time limit.
+
+        Raises:
+            ProtocolError: there is no agent at the other end, or one that speaks another protocol.
+            BackendError: the connection ended.
+        """
+        first, *rest = await self._transport.receive()
+        if first.type is not FrameType.HELLO or rest:
+            raise broken("did not begin with its handshake")
+        fields = Fields(first.payload)
+        newest, oldest = fields.number(2), fields.number(2)
+        self.version = fields.text(64)
+        fields.end()
+        if newest < OLDEST or oldest > VERSION or newest < oldest:
+            raise broken(f"speaks the protocol's versions {oldest} to {newest}; {OLDEST} to {VERSION} are needed")
+        self._transport.sender.failed = self._sender_failed
+        chosen = min(newest, VERSION)
+        self._transport.sender.post(Frame(FrameType.WELCOME, 0, chosen.to_bytes(2, "big")).encode())
+        self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._transport.sender.run())]
+
+    async def start(self, program: Program) -> AgentProcess:
+        """
+        Start a program; returns when it runs. Call :meth:`AgentProcess.kill` when done with it.
+
+        Raises:
+            BackendError: it cannot be started (the ``user_message`` says why), or the link is broken.
+        """
+        self._check()
+        if len(self._programs) >= _MAX_PROGRAMS:
+            raise _start_failed(program, "too many programs at once")
+        body = _pack_program(program)
+        expected: list[Expected] = []
+        identity = self._next_id()
+        try:
+            expected.append(self._transport.expect())
+            if program.pty is None:
+                expected.append(self._transport.expect())
+            references = b"".join(stream.reference for stream in expected)
+            process = AgentProcess(self, identity, has_terminal=program.pty is not None)
+            self._programs[identity] = process
+            flag = b"\1" if program.pty is not None else b"\0"
+            await self._ask(FrameType.START, flag + references + body, identity)
+            streams = [await stream.opened() for stream in expected]
+        except BaseException as exc:
+            for stream in expected:
+                stream.abandon()
+            if identity in self._programs:
+                # It may be running, or be about to.
+                self.release(identity)
+            if isinstance(exc, _Refused):
+                raise _start_failed(program, exc.text) from None
+            if isinstance(exc, ConnectionError):
+                raise self._broken() from exc
+            raise
+        process.connect(streams)
+        return process
+
+    async def write_file(
+        self, path: str, content: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
+    ) -> None:
+        """
+        Write a file in the container: whole or not at all, missing folders made, a link at *path* replaced.
+
+        Raises:
+            BackendError: it could not be written.
+        """
+        self._check()
+        if "\0" in path:
+            raise _file_failed(path, "a path cannot hold a NUL")
+        uid, gid = owner or (0, 0)
+        expected = self._transport.expect()
+        body = b"".join(
+            (
+                expected.reference,
+                pack_text(path),
+                pack_word(mode),
+                b"\1" if owner else b"\0",
+                pack_word(uid),
+                pack_word(gid),
+                len(content).to_bytes(8, "big"),
+            )
+        )
+        try:
+            asking = asyncio.create_task(self._ask(FrameType.WRITE_FILE, body))
+            sending = asyncio.create_task(_send_all(expected, content))
+            try:
+                await asking
+            finally:
+                for task in (asking, sending):
+                    task.cancel()
+                await asyncio.gather(asking, sending, return_exceptions=True)
+        except _Refused as exc:
+            raise _file_failed(path, exc.text) from None
+        finally:
+            expected.abandon()
+
+    async def wait_closed(self) -> None:
+        """Returns when the link is gone, whoever ended it."""
+        await self._gone.wait()
+
+    async def close(self) -> None:
+        """End everything inside and the link; safe to call twice."""
+        if not self._closing:
+            self._closing = True
+            if self._failure is None:
+                self._transport.sender.post(Frame(FrameType.SHUTDOWN, 0).encode())
+                # One turn of the loop is enough for a peer that reads; another one sees the connection end.
+                await asyncio.sleep(0)
+            self._fail(lost("the link to the guest agent was closed"))
+        others = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    def break_off(self, failure: ContainerSSHError) -> None:
+        """End the link at once because of *failure*, which whoever uses it will get."""
+        self._fail(failure)
+
+    async def request(self, kind: FrameType, payload: bytes, doing: str) -> None:
+        """
+        Ask for something that has no result.
+
+        Raises:
+            BackendError: the agent could not do it, or the link is broken.
+        """
+        self._check()
+        try:
+            await self._ask(kind, payload)
+        except _Refused as exc:
+            explanation = f"{doing} failed: {exc.text}"
+            raise BackendError(AgentCode.REQUEST_FAILED, explanation, user_message=explanation) from None
+
+    def release(self, identity: int) -> None:
+        """The agent may forget the program, and end it if it runs; nobody waits for the answer."""
+        if self._failure is None:
+            self._post(FrameType.KILL, pack_word(identity))
+
+    async def _ask(self, kind: FrameType, payload: bytes, identity: int | None = None) -> None:
+        identity = identity or self._next_id()
+        answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._requests[identity] = answer
+        self._transport.sender.post(Frame(kind, identity, payload).encode())
+        try:
+            refusal = await answer
+        except asyncio.CancelledError:
+            if self._requests.pop(identity, None) is not None:
+                self._leave_unanswered(identity)
+            raise
+        if refusal is not None:
+            fields = Fields(refusal)
+            fields.number(2)
+            raise _Refused(fields.text())
+
+    def _post(self, kind: FrameType, payload: bytes) -> None:
+        identity = self._next_id()
+        self._transport.sender.post(Frame(kind, identity, payload).encode())
+        self._leave_unanswered(identity)
+
+    def _leave_unanswered(self, identity: int) -> None:
+        self._unanswered.add(identity)
+        if len(self._unanswered) > _MAX_UNANSWERED:
+            self._fail(broken("does not answer"))
+
+    def _next_id(self) -> int:
+        if self._last_id == _MOST_IDS:
+            self._fail(lost("the link to the guest agent has run out of numbers"))
+            self._check()
+        self._last_id += 1
+        return self._last_id
+
+    async def _receive(self) -> None:
+        try:
+            while True:
+                for frame in await self._transport.receive():
+                    self._handle(frame)
+        except ContainerSSHError as exc:
+            self._fail(exc)
+        except Exception:
+            logger.exception(Event(AgentCode.LINK_BROKEN, "handling the guest agent's messages failed"))
+            self._fail(lost("handling the guest agent's messages failed"))
+
+    def _handle(self, frame: Frame) -> None:
+        match frame.type:
+            case FrameType.OK | FrameType.ERROR:
+                self._answer(frame)
+            case FrameType.EXITED:
+                process = self._programs.pop(frame.id, None)
+                if process is None or frame.id in self._requests:
+                    raise broken(f"reported the end of the program {frame.id}, which does not run")
+                process.ended(_exit(frame.payload))
+            case _:
+                raise broken("shook hands twice")
+
+    def _answer(self, frame: Frame) -> None:
+        payload = frame.payload if frame.type is FrameType.ERROR else None
+        if payload is not None:
+            fields = Fields(payload)
+            fields.number(2)
+            fields.text()
+            fields.end()
+            # If it asked for a program, there is none.
+            self._programs.pop(frame.id, None)
+        answer = self._requests.pop(frame.id, None)
+        if answer is not None:
+            # Who asked may have been cancelled a moment ago.
+            if not answer.done():
+                answer.set_result(payload)
+        elif frame.id in self._unanswered:
+            self._unanswered.discard(frame.id)
+        else:
+            raise broken(f"answered the unknown request {frame.id}")
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._broken()
+
+    def _broken(self) -> ContainerSSHError:
+        """A fresh error each time: a raised exception collects the traceback of whoever raises it."""
+        failure = self._failure or lost("the connection to the guest agent broke")
+        kind = ProtocolError if isinstance(failure, ProtocolError) else BackendError
+        return kind(failure.code, failure.explanation, user_message=failure.user_message)
+
+    def _sender_failed(self, error: Exception) -> None:
+        self._fail(error if isinstance(error, ContainerSSHError) else lost("writing to the guest agent failed"))
+
+    def _fail(self, failure: ContainerSSHError) -> None:
+        if self._failure is not None:
+            return
+        self._failure = failure
+        self._transport.close()
+        self._transport.sender.close()
+        for answer in self._requests.values():
+            if not answer.done():
+                answer.set_exception(self._broken())
+        self._requests.clear()
+        for process in list(self._programs.values()):
+            process.ended(self._broken())
+        self._programs.clear()
+        current = asyncio.current_task()
+        for task in self._tasks:
+            if task is not current:
+                task.cancel()
+        self._gone.set()
+
+
+class AgentProcess:
+    """A program that runs inside. Its streams break with :class:`ConnectionError` when the link does."""
+
+    stdin: ByteWriter
+    stdout: ByteReader
+    stderr: ByteReader | None
+    """None with a terminal."""
+
+    def __init__(self, link: AgentLink, identity: int, *, has_terminal: bool) -> None:
+        self._link = link
+        self._identity = identity
+        self._has_terminal = has_terminal
+        self._streams: list[ByteStream] = []
+        self._outcome: int | ExitSignal | ContainerSSHError | None = None
+        self._ended = asyncio.Event()
+        self._released = False
+
+    def connect(self, streams: list[ByteStream]) -> None:
+        """The link calls this once the program runs."""
+        self._streams = streams
+        self.stdin = self.stdout = streams[0]
+        self.stderr = None if self._has_terminal else streams[1]
+
+    def ended(self, outcome: int | ExitSignal | ContainerSSHError) -> None:
+        """The link calls this when the program has ended, or when the link broke."""
+        if self._outcome is None:
+            self._outcome = outcome
+            self._ended.set()
+
+    async def wait(self) -> int | ExitSignal:
+        """
+        How the program ended; its output may still be under way, or go on if it has left other programs behind.
+
+        Raises:
+            BackendError, ProtocolError: the link broke first; nobody knows how the program ends.
+        """
+        await self._ended.wait()
+        if isinstance(self._outcome, ContainerSSHError):
+            raise self._outcome
+        assert self._outcome is not None
+        return self._outcome
+
+    async def signal(self, name: str) -> None:
+        """
+        Send the signal *name*, without ``SIG``, to the program's process group.
+
+        Raises:
+            BackendError: there is no such signal, or no such program any more.
+        """
+        if "\0" in name or len(name) > 64:
+            raise BackendError(AgentCode.REQUEST_FAILED, "there is no such signal", user_message="no such signal")
+        await self._link.request(FrameType.SIGNAL, pack_word(self._identity) + pack_text(name), f"signal {name}")
+
+    async def resize(self, size: WindowSize) -> None:
+        """
+        Set the terminal's size.
+
+        Raises:
+            BackendError: the program has no terminal, or has ended.
+        """
+        await self._link.request(FrameType.RESIZE, pack_word(self._identity) + pack_size(size), "resize")
+
+    async def send_break(self, milliseconds: int) -> None:
+        """
+        Send a break to the terminal. Its length means nothing to a terminal without a line.
+
+        Raises:
+            Rejected: the program has no terminal.
+            BackendError: the program has ended.
+        """
+        del milliseconds
+        if not self._has_terminal:
+            text = "a break needs a terminal"
+            raise Rejected(AgentCode.REQUEST_FAILED, text, user_message=text)
+        await self._link.request(FrameType.BREAK, pack_word(self._identity), "break")
+
+    async def kill(self) -> None:
+        """
+        End the program with all that it has started, if it still runs, and give its streams back.
+
+        What an ended program has left in the background stays until the link ends. Safe to call after the end, after
+        the link broke, and twice.
+        """
+        if self._released:
+            return
+        self._released = True
+        try:
+            if self._ended.is_set():
+                self._link.release(self._identity)
+            else:
+                # An agent that does not answer loses nobody's time but its own: the link's end ends it too.
+                with suppress(BackendError, ProtocolError, TimeoutError):
+                    async with asyncio.timeout(_KILL_LIMIT):
+                        await self._link.request(FrameType.KILL, pack_word(self._identity), "kill")
+        finally:
+            for stream in self._streams:
+                await stream.close()
+
+
+@asynccontextmanager
+async def framed_link(reader: ByteReader, writer: ByteWriter) -> AsyncIterator[AgentLink]:
+    """
+    A link through one pair of byte streams, such as an engine's attach stream (``agent serve --stdio``).
+
+    Up to 64 KiB of anything may come before the agent's first word. Entering waits for the agent: limit it. The caller
+    closes the streams afterwards.
+
+    Raises:
+        ProtocolError, BackendError: no agent answered, see :meth:`AgentLink.open`.
+    """
+    link = AgentLink(FramedTransport(reader, writer))
+    try:
+        await link.open()
+        yield link
+    finally:
+        await link.close()
+
+
+class _Refused(Exception):
+    """The agent answered a request with an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = "".join(character if character.isprintable() else "?" for character in text)
+
+
+async def _send_all(expected: Expected, content: bytes) -> None:
+    stream = await expected.opened()
+    for start in range(0, len(content), CHUNK):
+        await stream.write(content[start : start + CHUNK])
+    await stream.write_eof()
+
+
+def _pack_program(program: Program) -> bytes:
+    texts = (*program.argv, *program.env, *program.env.values(), program.cwd or "")
+    if not program.argv or any("\0" in text for text in texts):
+        raise _start_failed(program, "a command or a variable cannot hold a NUL" if program.argv else "no command")
+    if any("=" in name or not name for name in program.env):
+        raise _start_failed(program, "a variable's name cannot be empty or hold an equals sign")
+    body = b"".join(
+        (
+            pack_texts(program.argv),
+            pack_texts(f"{name}={value}" for name, value in program.env.items()),
+            pack_text(program.cwd or ""),
+            pack_pty(program.pty) if program.pty is not None else b"",
+        )
+    )
+    if len(body) > MAX_REQUEST - 1024:
+        raise _start_failed(program, os.strerror(7).lower())
+    return body
+
+
+def _exit(payload: bytes) -> int | ExitSignal:
+    fields = Fields(payload)
+    died, status, core, name = fields.flag(), fields.number(4), fields.flag(), fields.text(16)
+    fields.end()
+    if not died:
+        return status
+    if not (name.isascii() and name.isalnum()):
+        raise broken("reported a signal without a name")
+    return ExitSignal(name, core)
+
+
+def _start_failed(program: Program, reason: str) -> BackendError:
+    command = program.argv[0] if program.argv else ""
+    text = reason if reason.startswith(f"{command}: ") else f"{command}: {reason}"
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return BackendError(
+        AgentCode.START_FAILED, f"the program could not be started: {printable}", user_message=printable
+    )
+
+
+def _file_failed(path: str, reason: str) -> BackendError:
+    text = f"the file {path!r} could not be written: {reason}"
+    return BackendError(AgentCode.FILE_FAILED, text, user_message="A file could not be written.")

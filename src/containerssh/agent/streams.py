@@ -1,0 +1,170 @@
+"""The streams of a link: sockets of their own, or what a link's transport makes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from containerssh.agent.codec import broken
+from containerssh.core.streams import CHUNK, ByteStream, ByteWriter
+
+_READS_PER_TURN = 4
+_MAX_QUEUED = 8 * 1024 * 1024
+
+
+class SocketStream(ByteStream):
+    """
+    A connected socket as a byte stream. No buffer of its own: what nobody reads stays in the kernel.
+
+    One task may read and one write at a time. The socket belongs to the stream.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._loop = asyncio.get_running_loop()
+        self._busy = 0
+        self._reads = 0
+        self._closed = False
+        self._ended = False
+
+    async def read(self, limit: int = CHUNK) -> bytes:
+        # A read that need not wait does not give way either; without a pause one busy program would have the loop
+        # for itself.
+        self._reads += 1
+        if self._reads % _READS_PER_TURN == 0:
+            await asyncio.sleep(0)
+        self._enter()
+        try:
+            data = await self._loop.sock_recv(self._socket, limit)
+        except OSError as exc:
+            raise _lost(exc) from exc
+        finally:
+            self._leave()
+        if self._closed:
+            raise ConnectionResetError("the stream was closed")
+        return data
+
+    async def write(self, data: bytes) -> None:
+        self._enter()
+        try:
+            await self._loop.sock_sendall(self._socket, data)
+        except OSError as exc:
+            raise _lost(exc) from exc
+        finally:
+            self._leave()
+
+    async def write_eof(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if not self._closed:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+
+    async def close(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        """Close at once; whoever reads or writes gets a :class:`ConnectionError`."""
+        if self._closed:
+            return
+        self._closed = True
+        # Wakes who waits for the socket. The descriptor must live until they have left: its number may be used again.
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        if self._busy == 0:
+            self._socket.close()
+
+    def _enter(self) -> None:
+        if self._closed:
+            raise ConnectionResetError("the stream was closed")
+        self._busy += 1
+
+    def _leave(self) -> None:
+        self._busy -= 1
+        if self._closed and self._busy == 0:
+            self._socket.close()
+
+
+class Sender:
+    """
+    Writes frames in the order in which they were given, whole, whatever happens to who gave them.
+
+    *failed* is called with the error when the writer breaks or when too much waits for a peer that does not read.
+    """
+
+    def __init__(self, writer: ByteWriter) -> None:
+        self.failed: Callable[[Exception], None] = _ignore
+        self._writer = writer
+        self._queue: deque[tuple[bytes, asyncio.Future[None] | None]] = deque()
+        self._queued = 0
+        self._filled = asyncio.Event()
+
+    def post(self, frame: bytes) -> None:
+        """Send *frame* without waiting."""
+        self._put(frame, None)
+
+    async def send(self, frame: bytes) -> None:
+        """
+        Send *frame*; returns when the peer has room for more.
+
+        Raises:
+            ConnectionError: the link is broken.
+        """
+        sent = asyncio.get_running_loop().create_future()
+        self._put(frame, sent)
+        await sent
+
+    def _put(self, frame: bytes, sent: asyncio.Future[None] | None) -> None:
+        self._queue.append((frame, sent))
+        self._queued += len(frame)
+        self._filled.set()
+        if self._queued > _MAX_QUEUED:
+            self.failed(broken("does not read what it is sent"))
+
+    async def run(self) -> None:
+        """Send until cancelled, or until the writer breaks."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            batch = list(self._queue)
+            self._queue.clear()
+            self._queued = 0
+            try:
+                await self._writer.write(b"".join(frame for frame, _ in batch))
+            except OSError as exc:
+                _finish(batch, _lost(exc))
+                self.failed(exc)
+                return
+            except asyncio.CancelledError:
+                _finish(batch, ConnectionResetError("the link was closed"))
+                raise
+            _finish(batch, None)
+
+    def close(self) -> None:
+        """Nothing will be sent any more."""
+        _finish(list(self._queue), ConnectionResetError("the link was closed"))
+        self._queue.clear()
+        self._queued = 0
+
+
+def _ignore(error: Exception) -> None:
+    """Until a link has been built on the sender."""
+
+
+def _finish(batch: list[tuple[bytes, asyncio.Future[None] | None]], error: ConnectionError | None) -> None:
+    for _, sent in batch:
+        if sent is None or sent.done():
+            continue
+        if error is None:
+            sent.set_result(None)
+        else:
+            sent.set_exception(error)
+
+
+def _lost(error: OSError) -> ConnectionError:
+    return error if isinstance(error, ConnectionError) else ConnectionResetError(str(error))
