@@ -192,7 +192,7 @@ class OCIUserNamespace(ConfigModel):
 
     enabled: bool = True
     """Turn it off only for what cannot work otherwise: root inside is then root outside, behind fewer walls.
-    A server without root always uses one."""
+    A server without root cannot do without."""
 
     base: Annotated[int, Field(ge=1, le=2**32 - 2)] = 0x70000000
     """The user and group id outside that is 0 inside. The default lies above every range that Linux distributions give
@@ -323,6 +323,10 @@ class OCIConfig(ConfigModel):
 
     hostname: Text = ""
     """Empty: the first twelve digits of the connection id."""
+
+    entrypoint: tuple[Text, ...] | None = None
+    """What starts our agent, which is the container's first process otherwise. Unset: the image's own entrypoint, which
+    must then run the command it is given, as most do; `[]`: none."""
 
     shell_command: tuple[Text, ...] = ()
     """What a session without a command runs. Empty: the user's shell in the image's /etc/passwd, else /bin/bash, else

@@ -1,0 +1,232 @@
+"""The ``oci`` backend: a container for each login (or session), made by crun or runc."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from containerssh.agent.link import AgentLink
+from containerssh.backends.container import ContainerConnection, Execution
+from containerssh.backends.oci import cgroups
+from containerssh.backends.oci.bundle import DEFAULT_PATH
+from containerssh.backends.oci.container import ContainerSpec, open_container
+from containerssh.backends.oci.launcher import Launcher, open_launcher
+from containerssh.backends.oci.machine import Machine, data_folder, find_machine
+from containerssh.backends.oci.reaper import reap
+from containerssh.backends.oci.users import find_user, shell_of
+from containerssh.config.oci import OCIConfig, OCIMode
+from containerssh.core.codes import OCICode
+from containerssh.core.errors import BackendError, ContainerSSHError
+from containerssh.core.handlers import ConnectionHandler, Notices, SessionChannel, SessionHandler
+from containerssh.core.instance import Instance
+from containerssh.core.messages import Event
+from containerssh.core.metadata import Login
+from containerssh.core.tasks import time_limit
+
+logger = logging.getLogger(__name__)
+
+_FILE_MODE = 0o600
+
+
+class OCIBackend:
+    """Containers without a daemon. Close it when the last login has ended."""
+
+    name = "oci"
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._undo = AsyncExitStack()
+        self._launcher: Launcher | None = None
+        self._machines: dict[tuple[str, Path], Machine] = {}
+        self._preparing = asyncio.Lock()
+        self._numbers = count(1)
+
+    @asynccontextmanager
+    async def login(self, login: Login, config: OCIConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
+        """
+        A container that lives as long as the scope; in session mode, one for each session.
+
+        Raises:
+            BackendError: it could not be started.
+        """
+        if config.mode is OCIMode.CONNECTION:
+            async with self.container(login, config, notices) as connection:
+                yield connection
+            return
+        # What can be wrong with image or configuration is found here, where the user is still to be told why.
+        async with time_limit(config.timeouts.container_start, lambda: _too_slow(config)):
+            await self._prepare(login, config, notices)
+        yield _SessionMode(self, login, config, notices)
+
+    @asynccontextmanager
+    async def container(self, login: Login, config: OCIConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
+        """One container, ready for sessions; gone at the end."""
+        async with AsyncExitStack() as undo:
+            async with time_limit(config.timeouts.container_start, lambda: _too_slow(config)):
+                machine, spec = await self._prepare(login, config, notices)
+                logger.debug(Event(OCICode.CONTAINER_CREATE, "Starting a container", containerId=spec.id))
+                link = await undo.enter_async_context(open_container(machine.host, spec))
+            await _write_files(link, login, spec)
+            yield ContainerConnection(link, _execution(config, spec))
+            logger.debug(Event(OCICode.CONTAINER_REMOVE, "Removing the container", containerId=spec.id))
+
+    async def probe(self, config: OCIConfig) -> str:
+        """
+        Which runtime works here.
+
+        Raises:
+            BackendError: none does; the text says what is missing and how to get it.
+        """
+        machine = await self._machine(config)
+        return str(machine.host.runtime)
+
+    async def reap(self, config: OCIConfig) -> int:
+        """
+        Remove what dead instances of this machine left: containers, their files, control groups. Whoever calls it
+        forgets the instance afterwards (:meth:`Instance.forget`).
+
+        Raises:
+            BackendError: the helper process does not start.
+        """
+        dead = self._instance.dead()
+        if not dead:
+            return 0
+        async with self._preparing:
+            launcher = await self._running_launcher()
+        return await reap(launcher, self._instance, data_folder(self._instance, config), dead)
+
+    async def close(self) -> None:
+        """End the helper process, and with it whatever still runs."""
+        async with self._preparing:
+            self._launcher = None
+            await self._undo.aclose()
+            for machine in self._machines.values():
+                folder = machine.host.container_folder("").parent
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+            self._machines.clear()
+        await asyncio.to_thread(cgroups.kill_and_remove, self._instance.id)
+
+    async def _machine(self, config: OCIConfig) -> Machine:
+        key = (config.runtime, data_folder(self._instance, config))
+        async with self._preparing:
+            launcher = await self._running_launcher()
+            if key not in self._machines:
+                self._machines[key] = await find_machine(launcher, self._instance, config)
+            return self._machines[key]
+
+    async def _running_launcher(self) -> Launcher:
+        """The helper process, started when there is none, and again when it died."""
+        if self._launcher is None or not self._launcher.alive:
+            await self._undo.aclose()
+            self._machines.clear()
+            self._launcher = await self._undo.enter_async_context(open_launcher())
+        return self._launcher
+
+    async def _prepare(self, login: Login, config: OCIConfig, notices: Notices) -> tuple[Machine, ContainerSpec]:
+        if not config.image:
+            raise BackendError(OCICode.CONFIG_ERROR, "oci.image is not set")
+        machine = await self._machine(config)
+        limits = machine.limits(config)
+        image = await machine.store.get(config, notices.notice)
+        place = await machine.placement.place(image, config)
+        user = find_user(place.image.root, config.user or image.config.user)
+        number = next(self._numbers)
+        spec = ContainerSpec(
+            id=f"{login.connection_id}-{number}",
+            config=config,
+            place=place,
+            user=user,
+            environment={},
+            hostname=config.hostname or login.connection_id[:12],
+            limits=limits,
+            annotations=_annotations(login, self._instance),
+        )
+        return machine, spec.with_environment(_environment(login, config, spec))
+
+
+@dataclass(eq=False)
+class _SessionMode(ConnectionHandler):
+    """A container for each session."""
+
+    backend: OCIBackend
+    login: Login
+    config: OCIConfig
+    notices: Notices
+    _open: set[ConnectionHandler] = field(default_factory=set)
+
+    @asynccontextmanager
+    async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
+        async with self.backend.container(self.login, self.config, self.notices) as connection:
+            self._open.add(connection)
+            try:
+                async with connection.session(channel) as session:
+                    yield session
+            finally:
+                self._open.discard(connection)
+
+    async def terminate(self) -> None:
+        for connection in list(self._open):
+            await connection.terminate()
+
+
+def _too_slow(config: OCIConfig) -> BackendError:
+    text = f"the container was not ready within containerStart, {config.timeouts.container_start.total_seconds():g} s"
+    return BackendError(OCICode.CONTAINER_CREATE_FAILED, text)
+
+
+def _annotations(login: Login, instance: Instance) -> dict[str, str]:
+    """What the docker backend has as labels."""
+    return {
+        "containerssh_connection_id": login.connection_id,
+        "containerssh_ip": login.remote_address.host,
+        "containerssh_username": login.username,
+        "containerssh_instance": instance.id,
+    }
+
+
+def _environment(login: Login, config: OCIConfig, spec: ContainerSpec) -> dict[str, str]:
+    """Later ones win: every login's own, the image's, the configured, the webhooks' (``webhooks.md`` section 7)."""
+    user, root = spec.user, spec.place.image.root
+    environment = {"PATH": DEFAULT_PATH, "HOSTNAME": spec.hostname, "HOME": user.home, "SHELL": shell_of(root, user)}
+    if user.name:
+        environment |= {"USER": user.name, "LOGNAME": user.name}
+    environment |= spec.place.image.config.env
+    environment |= dict(entry.partition("=")[::2] for entry in config.env)
+    if config.expose_auth_metadata_as_env:
+        environment |= {name: value.value for name, value in login.metadata.items()}
+    environment |= {name: value.value for name, value in login.environment.items()}
+    for name, text in environment.items():
+        if not name or "=" in name or "\0" in name + text:
+            raise BackendError(OCICode.CONFIG_ERROR, f"{name!r} cannot be an environment variable")
+    return environment
+
+
+def _execution(config: OCIConfig, spec: ContainerSpec) -> Execution:
+    shell = config.shell_command or (shell_of(spec.place.image.root, spec.user),)
+    return Execution(
+        shell_command=tuple(shell),
+        subsystems=dict(config.subsystems),
+        command_start=config.timeouts.command_start,
+        signal=config.timeouts.signal,
+        window=config.timeouts.window,
+        environment={},
+    )
+
+
+async def _write_files(link: AgentLink, login: Login, spec: ContainerSpec) -> None:
+    """Files from the webhooks; one that cannot be written is a warning, as upstream has it."""
+    for path, content in login.files.items():
+        try:
+            async with asyncio.timeout(spec.config.timeouts.command_start.total_seconds()):
+                await link.write_file(path, content.value, mode=_FILE_MODE)
+        except TimeoutError:
+            logger.warning(Event(OCICode.FILE_WRITE_FAILED, f"Writing {path!r} took too long", path=path))
+        except ContainerSSHError as exc:
+            text = f"{path!r} could not be written: {exc}"
+            logger.warning(Event(OCICode.FILE_WRITE_FAILED, text, path=path))

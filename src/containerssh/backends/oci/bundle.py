@@ -1,0 +1,209 @@
+"""The runtime's ``config.json`` for one container (OCI runtime specification 1.0.2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from containerssh.backends.oci.seccomp import default_profile
+from containerssh.backends.oci.users import User
+from containerssh.config.oci import CAPABILITIES, OCIConfig, OCINetwork, split_bind
+from containerssh.core.codes import OCICode
+from containerssh.core.errors import BackendError
+
+# Docker's default set, the most that a container gets unless asked for.
+_DEFAULT = (
+    "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID "
+    "SYS_CHROOT"
+)
+DEFAULT_CAPABILITIES = tuple(_DEFAULT.split())
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Files and folders below /proc and /sys that tell of the host, or reach it.
+_MASKED = (
+    "/proc/acpi /proc/asound /proc/interrupts /proc/kcore /proc/keys /proc/kmsg /proc/kpagecgroup /proc/kpagecount "
+    "/proc/kpageflags /proc/latency_stats /proc/sched_debug /proc/scsi /proc/timer_list /proc/timer_stats "
+    "/proc/vmallocinfo /sys/devices/virtual/powercap /sys/firmware /sys/fs/selinux /sys/kernel/debug"
+)
+_READ_ONLY = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger"
+
+_CPU_PERIOD = 100_000
+_LARGEST_SETTING = 2 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What control groups shall hold a container to; None: no limit."""
+
+    memory: int | None
+    pids: int | None
+    cpus: float | None
+    swap_can_be_limited: bool
+
+
+@dataclass(frozen=True)
+class IdMap:
+    """Container id 0 is *base* in the helper's user namespace, and so on for *size* ids."""
+
+    base: int
+    size: int
+
+
+@dataclass(frozen=True)
+class BundleSpec:
+    """All that a ``config.json`` is made from, apart from the configuration itself."""
+
+    root: str
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    user: User
+    working_directory: str
+    hostname: str
+    id_map: IdMap | None
+    cgroup: str | None
+    """The path of its control group; None where there are none to be had."""
+    limits: Limits
+    mounts: Sequence[tuple[str, str, bool]]
+    """Outside (as the runtime sees it), inside, read-only: beyond the configured binds."""
+    binds: Sequence[str]
+    """What stands outside for each of the configured binds."""
+    annotations: Mapping[str, str]
+
+
+def write_bundle(folder: Path, config: OCIConfig, spec: BundleSpec) -> None:
+    """
+    Write ``config.json`` into *folder*.
+
+    Raises:
+        BackendError: the configured seccomp profile cannot be used.
+    """
+    text = json.dumps(runtime_config(config, spec), separators=(",", ":"))
+    target = folder / "config.json"
+    target.touch(mode=0o600)
+    target.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def runtime_config(config: OCIConfig, spec: BundleSpec) -> dict[str, Any]:
+    """The configuration as the runtime specification has it."""
+    capabilities = wanted_capabilities(config)
+    namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")]
+    if config.network is OCINetwork.NONE:
+        namespaces.append({"type": "network"})
+    linux: dict[str, Any] = {
+        "maskedPaths": _MASKED.split(),
+        "readonlyPaths": _READ_ONLY.split(),
+        "resources": _resources(spec.limits) if spec.cgroup else {},
+    }
+    if spec.id_map:
+        namespaces.append({"type": "user"})
+        mapping = [{"containerID": 0, "hostID": spec.id_map.base, "size": spec.id_map.size}]
+        linux |= {"uidMappings": mapping, "gidMappings": mapping}
+    linux["namespaces"] = namespaces
+    if spec.cgroup:
+        linux["cgroupsPath"] = spec.cgroup
+    if profile := _seccomp(config, capabilities):
+        linux["seccomp"] = profile
+    return {
+        "ociVersion": "1.0.2",
+        "process": _process(config, spec, capabilities),
+        "root": {"path": spec.root, "readonly": config.read_only_root},
+        "hostname": spec.hostname,
+        "mounts": _mounts(config, spec),
+        "annotations": dict(spec.annotations),
+        "linux": linux,
+    }
+
+
+def wanted_capabilities(config: OCIConfig) -> list[str]:
+    """Docker's set, minus ``capDrop``, plus ``capAdd``, with ``CAP_``."""
+    wanted = set() if "ALL" in config.cap_drop else set(DEFAULT_CAPABILITIES) - set(config.cap_drop)
+    wanted |= set(CAPABILITIES) - set(config.cap_drop) if "ALL" in config.cap_add else set(config.cap_add)
+    return sorted(f"CAP_{name}" for name in wanted)
+
+
+def _process(config: OCIConfig, spec: BundleSpec, capabilities: list[str]) -> dict[str, Any]:
+    # A program of another user than root holds none, as everywhere; what root may have bounds what setuid could give.
+    held = capabilities if spec.user.uid == 0 else []
+    process: dict[str, Any] = {
+        "terminal": False,
+        "user": {"uid": spec.user.uid, "gid": spec.user.gid, "additionalGids": list(spec.user.groups), "umask": 0o022},
+        "args": list(spec.argv),
+        "env": [f"{name}={value}" for name, value in spec.environment.items()],
+        "cwd": spec.working_directory,
+        "noNewPrivileges": config.no_new_privileges,
+        "capabilities": {"bounding": capabilities, "effective": held, "permitted": held},
+        "rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}],
+    }
+    if files := config.resources.open_files:
+        process["rlimits"].append({"type": "RLIMIT_NOFILE", "soft": files, "hard": files})
+    return process
+
+
+def _mounts(config: OCIConfig, spec: BundleSpec) -> list[dict[str, Any]]:
+    terminals = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+    if spec.id_map is None or spec.id_map.size > 5:
+        terminals.append("gid=5")
+    mounts = [
+        _mount("/proc", "proc", ["nosuid", "noexec", "nodev"]),
+        _mount("/dev", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=64k"]),
+        _mount("/dev/pts", "devpts", terminals),
+        _mount("/dev/shm", "tmpfs", ["nosuid", "noexec", "nodev", "mode=1777", f"size={config.resources.shm_size}"]),  # noqa: S108  a mount point
+        _mount("/dev/mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
+    ]
+    if config.network is OCINetwork.NONE:
+        mounts.append(_mount("/sys", "sysfs", ["nosuid", "noexec", "nodev", "ro"]))
+    else:
+        # A user namespace may not mount the host network's sysfs, and the host's own would tell too much.
+        mounts.append(_mount("/sys", "tmpfs", ["nosuid", "noexec", "nodev", "ro", "size=0"]))
+    for point, options in config.tmpfs.items():
+        mounts.append(_mount(point, "tmpfs", [*filter(None, options.split(",")), "nosuid", "nodev"]))
+    for source, (_, target, read_only) in zip(spec.binds, map(split_bind, config.binds), strict=True):
+        mounts.append(_bind(source, target, read_only))
+    mounts += [_bind(*mount) for mount in spec.mounts]
+    return mounts
+
+
+def _mount(target: str, kind: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": target, "type": kind, "source": kind, "options": options}
+
+
+def _bind(source: str, target: str, read_only: bool) -> dict[str, Any]:
+    options = ["rbind", "ro" if read_only else "rw", "nosuid", "nodev", "rprivate"]
+    return {"destination": target, "type": "bind", "source": source, "options": options}
+
+
+def _resources(limits: Limits) -> dict[str, Any]:
+    resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+    if limits.memory:
+        resources["memory"] = {"limit": limits.memory}
+        if limits.swap_can_be_limited:
+            resources["memory"]["swap"] = limits.memory
+    if limits.pids:
+        resources["pids"] = {"limit": limits.pids}
+    if limits.cpus:
+        resources["cpu"] = {"quota": max(1000, int(limits.cpus * _CPU_PERIOD)), "period": _CPU_PERIOD}
+    return resources
+
+
+def _seccomp(config: OCIConfig, capabilities: list[str]) -> dict[str, Any] | None:
+    if config.seccomp == "unconfined":
+        return None
+    if config.seccomp == "default":
+        return default_profile(capabilities)
+    try:
+        with Path(config.seccomp).open("rb") as file:
+            profile = json.loads(file.read(_LARGEST_SETTING))
+    except (OSError, ValueError, RecursionError) as exc:
+        raise BackendError(OCICode.CONFIG_ERROR, f"seccomp: {config.seccomp} cannot be read") from exc
+    if not isinstance(profile, dict) or not isinstance(profile.get("defaultAction"), str):
+        raise BackendError(OCICode.CONFIG_ERROR, f"seccomp: {config.seccomp} has no defaultAction")
+    if "archMap" in profile or any("includes" in rule or "excludes" in rule for rule in profile.get("syscalls") or ()):
+        text = (
+            f"seccomp: {config.seccomp} is in Docker's format (archMap, includes, excludes), which runtimes do not read"
+        )
+        raise BackendError(OCICode.CONFIG_ERROR, text)
+    return profile

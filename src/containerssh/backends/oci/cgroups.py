@@ -1,0 +1,47 @@
+"""The control groups of one instance's containers: ``/containerssh/<instance>/<container>`` in every hierarchy."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_ROOT = Path("/sys/fs/cgroup")
+_NAME = "containerssh"
+
+
+def cgroup_path(instance_id: str, container_id: str) -> str:
+    """What the runtime is told."""
+    return f"/{_NAME}/{instance_id}/{container_id}"
+
+
+def kill_and_remove(*names: str) -> None:
+    """Kill what is left in the group of an instance (or of a container: instance, container), and remove it."""
+    for top in _tops(*names):
+        groups = [Path(folder) for folder, _, _ in os.walk(top, topdown=False)]
+        for group in groups:
+            for pid in _processes(group):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+        for group in groups:
+            with suppress(OSError):  # a group with a process that is just dying: the next start tries again
+                group.rmdir()
+
+
+def _tops(*names: str) -> Iterator[Path]:
+    hierarchies = [_ROOT]
+    with suppress(OSError):
+        hierarchies += [entry for entry in _ROOT.iterdir() if entry.is_dir() and not entry.is_symlink()]
+    for hierarchy in hierarchies:
+        top = hierarchy.joinpath(_NAME, *names)
+        if top.is_dir():
+            yield top
+
+
+def _processes(group: Path) -> list[int]:
+    try:
+        return [int(line) for line in (group / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []

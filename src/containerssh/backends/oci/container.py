@@ -1,0 +1,242 @@
+"""One container: its folder, its files, the runtime that keeps it, and the link to the agent in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+from containerssh.agent.dialback import MOUNT_POINT, dial_back
+from containerssh.agent.link import AgentLink
+from containerssh.backends.oci import cgroups
+from containerssh.backends.oci.bundle import BundleSpec, IdMap, Limits, write_bundle
+from containerssh.backends.oci.image import Image
+from containerssh.backends.oci.launcher import Child, Launcher, clean_environment
+from containerssh.backends.oci.runtime import Runtime, architecture, staging_folder
+from containerssh.backends.oci.users import User, settle_folder
+from containerssh.config.oci import OCIConfig, OCINetwork, split_bind
+from containerssh.core.codes import OCICode
+from containerssh.core.errors import BackendError
+from containerssh.core.instance import Instance, make_private
+from containerssh.core.tasks import finish
+
+
+@dataclass(frozen=True)
+class Place:
+    """How the files of an image become a container's: found out by trying (``backend.py``)."""
+
+    image: Image
+    """As the container sees it: shifted where mounts cannot do that."""
+    storage: str
+    """``overlay``, ``fuse`` (fuse-overlayfs) or ``copy``."""
+    id_map: IdMap | None
+    idmapped: bool
+    """Whether the image is mounted with shifted owners."""
+
+    def order(self, container: Path, at: str, binds: Sequence[str]) -> dict[str, object]:
+        """The part of an order to the helper that says how to put the files together."""
+        order: dict[str, object] = {
+            "at": at,
+            "container": str(container),
+            "base": self.id_map.base if self.id_map else 0,
+            "lower": str(self.image.root),
+            "storage": self.storage,
+            "binds": list(binds),
+        }
+        if self.idmapped and self.id_map:
+            order["idmap"] = [self.id_map.base, self.id_map.size]
+        return order
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """What a container shall be."""
+
+    id: str
+    config: OCIConfig
+    place: Place
+    user: User
+    environment: Mapping[str, str]
+    hostname: str
+    limits: Limits
+    annotations: Mapping[str, str]
+
+    def with_environment(self, environment: Mapping[str, str]) -> ContainerSpec:
+        """A copy with this environment."""
+        return replace(self, environment=environment)
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where containers live on this machine."""
+
+    instance: Instance
+    launcher: Launcher
+    runtime: Runtime
+    data: Path
+
+    @property
+    def state(self) -> Path:
+        """Where the runtime keeps its state of our containers."""
+        return self.instance.runtime / self.runtime.kind
+
+    def container_folder(self, container_id: str) -> Path:
+        """Where a container's bundle and its changes live."""
+        return self.data / "containers" / self.instance.id / container_id
+
+
+@asynccontextmanager
+async def open_container(host: Host, spec: ContainerSpec) -> AsyncIterator[AgentLink]:
+    """
+    Start a container with the agent as its first process; gone, with all it wrote, at the end.
+
+    The caller limits the time of the start; each step of the end is limited by ``containerStop``.
+
+    Raises:
+        BackendError: it did not start.
+    """
+    within = spec.config.timeouts.container_stop
+    async with AsyncExitStack() as undo:
+        back = await undo.enter_async_context(dial_back(host.instance.runtime, architecture()))
+        argv = [*_entrypoint(spec), *back.command]
+        child = await undo.enter_async_context(running(host, spec, argv, {MOUNT_POINT: back.folder}, within))
+        yield await _first(back.accept(), child)
+
+
+def _entrypoint(spec: ContainerSpec) -> Sequence[str]:
+    given = spec.config.entrypoint
+    return spec.place.image.config.entrypoint if given is None else given
+
+
+@asynccontextmanager
+async def running(
+    host: Host, spec: ContainerSpec, argv: Sequence[str], mounts: Mapping[str, Path], within: timedelta
+) -> AsyncIterator[Child]:
+    """A container that runs *argv*, with *mounts* (inside, outside) bound read-only."""
+    async with AsyncExitStack() as undo:
+        folder = host.container_folder(spec.id)
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700)
+        undo.push_async_callback(finish, lambda: _remove(host, folder), within=within)
+        if spec.place.storage == "copy":
+            await _copy_root(host, spec, folder)
+        own = {**_write_files(folder, spec), **mounts}
+        binds = [split_bind(bind)[0] for bind in spec.config.binds]
+        at = staging_folder(host.data, host.instance.runtime, Path(host.runtime.path))
+        numbered = [f"{at}/{number}" for number in range(len(binds) + len(own))]
+        bundle = BundleSpec(
+            root=f"{at}/root",
+            argv=argv,
+            environment=spec.environment,
+            user=spec.user,
+            working_directory=_working_directory(spec),
+            hostname=spec.hostname,
+            id_map=spec.place.id_map,
+            cgroup=cgroups.cgroup_path(host.instance.id, spec.id) if host.runtime.cgroups else None,
+            limits=spec.limits,
+            binds=numbered[: len(binds)],
+            mounts=[(source, inside, True) for source, inside in zip(numbered[len(binds) :], own, strict=True)],
+            annotations=spec.annotations,
+        )
+        write_bundle(folder, spec.config, bundle)
+        child = host.launcher.child()
+        undo.push_async_callback(finish, lambda: _end(host, spec.id, child), within=within)
+        await child.start(
+            "run",
+            argv=host.runtime.argv(host.state, "run", "--bundle", str(folder), spec.id),
+            environment=clean_environment(),
+            hide_unified=host.runtime.hide_unified,
+            **spec.place.order(folder, at, [*binds, *map(str, own.values())]),
+        )
+        yield child
+
+
+async def _copy_root(host: Host, spec: ContainerSpec, folder: Path) -> None:
+    ended = await host.launcher.call("copy", source=str(spec.place.image.root), target=str(folder / "copy"))
+    if ended.status != 0:
+        raise BackendError(OCICode.CONTAINER_CREATE_FAILED, f"the image could not be copied: {ended.last_words}")
+
+
+def _write_files(folder: Path, spec: ContainerSpec) -> dict[str, Path]:
+    """What engines put over a few files of the image. They are bound there: nothing is ever written into an image."""
+    hosts = f"127.0.0.1\tlocalhost {spec.hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    texts = {"/etc/hostname": f"{spec.hostname}\n", "/etc/hosts": hosts, "/etc/resolv.conf": ""}
+    if spec.config.network is OCINetwork.HOST:
+        for name in ("/etc/hosts", "/etc/resolv.conf"):
+            with suppress(OSError, UnicodeDecodeError):
+                texts[name] = Path(name).read_text()
+    own = {}
+    taken = {split_bind(bind)[1] for bind in spec.config.binds}
+    for name, text in texts.items():
+        if name not in taken:
+            own[name] = folder / Path(name).name
+            own[name].write_text(text)
+            own[name].chmod(0o644)
+    return own
+
+
+def _working_directory(spec: ContainerSpec) -> str:
+    image = spec.place.image
+    return settle_folder(image.root, spec.config.working_directory or image.config.working_directory or "/")
+
+
+async def _first(accepting: Coroutine[None, None, AgentLink], child: Child) -> AgentLink:
+    """The agent's link; an error as soon as the container has ended instead."""
+    accept = asyncio.create_task(accepting)
+    ended = asyncio.create_task(child.wait())
+    try:
+        await asyncio.wait((accept, ended), return_when=asyncio.FIRST_COMPLETED)
+        if accept.done():
+            return accept.result()
+        raise BackendError(OCICode.CONTAINER_CREATE_FAILED, f"the container did not start: {ended.result().last_words}")
+    finally:
+        for waiting in (accept, ended):
+            waiting.cancel()
+        await asyncio.gather(accept, ended, return_exceptions=True)
+
+
+async def _end(host: Host, container_id: str, child: Child) -> None:
+    """Kill the container; what the runtime did not clean up itself is cleaned up here."""
+    await child.stop()
+    state = host.state / container_id
+    if state.exists():
+        await asyncio.to_thread(kill_by_state, state)
+        await host.launcher.call("remove", folder=str(state))
+    if host.runtime.cgroups:
+        cgroups.kill_and_remove(host.instance.id, container_id)
+
+
+async def _remove(host: Host, folder: Path) -> None:
+    ended = await host.launcher.call("remove", folder=str(folder))
+    if ended.status != 0:
+        raise BackendError(OCICode.CONTAINER_REMOVE_FAILED, f"{folder} could not be removed: {ended.last_words}")
+
+
+def kill_by_state(state: Path) -> bool:
+    """Kill the first process of the container whose state a runtime left in *state*, if it is still that process."""
+    for name, pid_key, start_key in (
+        ("status", "pid", "process-start-time"),  # crun
+        ("state.json", "init_process_pid", "init_process_start"),  # runc
+    ):
+        try:
+            found = json.loads((state / name).read_bytes())
+            pid, started = int(found[pid_key]), int(found[start_key])
+            descriptor = os.pidfd_open(pid)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            if int(fields[19]) == started:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                return True
+        except (OSError, IndexError):
+            continue
+        finally:
+            os.close(descriptor)
+    return False

@@ -1,0 +1,337 @@
+"""Images: a folder is used as it is; everything else is fetched and unpacked once, into a store by content."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from containerssh.backends.oci.launcher import Ended, Launcher, clean_environment
+from containerssh.config.oci import ImageKind, OCIAuth, OCIConfig, OCIPullPolicy, parse_image
+from containerssh.core.codes import OCICode
+from containerssh.core.errors import BackendError
+from containerssh.core.instance import make_private
+from containerssh.core.messages import Event
+
+logger = logging.getLogger(__name__)
+
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_LARGEST_JSON = 4 * 1024 * 1024
+_MOST_LAYERS = 512
+_LOCK_PAUSE = 0.05
+_POLICY = Path("/etc/containers/policy.json")
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What an image says about how to run it."""
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    entrypoint: tuple[str, ...] = ()
+    user: str = ""
+    working_directory: str = ""
+
+    @classmethod
+    def parse(cls, document: object) -> ImageConfig:
+        """
+        From an image's configuration document (OCI image specification, ``config.md``).
+
+        Raises:
+            ValueError: something in it has another shape.
+        """
+        config = document.get("config") if isinstance(document, dict) else None
+        if config is None:
+            return cls()
+        if not isinstance(config, dict):
+            raise ValueError("config is not an object")
+        env = dict(entry.partition("=")[::2] for entry in _texts(config, "Env") if not entry.startswith("="))
+        user, folder = config.get("User") or "", config.get("WorkingDir") or ""
+        if not isinstance(user, str) or not isinstance(folder, str) or "\0" in user + folder:
+            raise ValueError("User or WorkingDir is not text")
+        return cls(env, _texts(config, "Entrypoint"), user, folder)
+
+
+def _texts(config: dict[str, Any], key: str) -> tuple[str, ...]:
+    texts = config.get(key) or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) and "\0" not in text for text in texts):
+        raise ValueError(f"{key} is not a list of texts")
+    return tuple(texts)
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image, ready to be a container's lower layer."""
+
+    root: Path
+    config: ImageConfig = ImageConfig()
+    content: str = ""
+    """The digest of its content; empty for a folder, which may change."""
+
+
+class ImageStore:
+    """The unpacked images of one data folder, which several servers may share."""
+
+    def __init__(self, folder: Path, instance_id: str, launcher: Launcher) -> None:
+        self._folder = folder
+        self._instance_id = instance_id
+        self._launcher = launcher
+        self._known: dict[Path, ImageConfig] = {}
+
+    async def get(self, config: OCIConfig, tell: Callable[[str], None]) -> Image:
+        """
+        The configured image, fetched if need be; *tell* gets a line for the user when that takes a while.
+
+        Raises:
+            BackendError: it does not exist, cannot be fetched, or is broken.
+        """
+        kind, source, name = parse_image(config.image)
+        if kind is ImageKind.FOLDER:
+            return _folder_image(Path(source))
+        if kind is ImageKind.REGISTRY:
+            return await self._from_registry(source, config, tell)
+        key = _fingerprint(kind, Path(source), name)
+        if image := self._by_name(key):
+            return image
+        tell(f"Unpacking image {config.image}")
+        return await self._fetch(key, f"{kind}:{source}{':' + name if name else ''}", None)
+
+    async def shifted(self, image: Image, base: int, size: int) -> Image:
+        """
+        A copy of *image* that belongs to shifted owners, for where mounts cannot do that; made anew when it changed.
+
+        Raises:
+            BackendError: it cannot be copied.
+        """
+        signature = image.content or await asyncio.to_thread(_tree_signature, image.root)
+        key = hashlib.sha256(f"{signature} {base} {size}".encode()).hexdigest()
+        place = self._folder / "shifted" / key
+        if not _is_there(place):
+            async with self._lock(key):
+                if not _is_there(place):
+                    await self._copy_shifted(image.root, place, base, size)
+        return Image(place, image.config, image.content)
+
+    async def _copy_shifted(self, root: Path, place: Path, base: int, size: int) -> None:
+        make_private(place.parent)
+        async with self._scratch() as scratch:
+            copy = scratch / "rootfs"
+            ended = await self._launcher.call("copy", source=str(root), target=str(copy))
+            if ended.status == 0:
+                ended = await self._launcher.call("shift", folder=str(copy), base=base, size=size)
+            _succeeded(ended, f"{root} could not be copied")
+            copy.rename(place)
+
+    async def _from_registry(self, reference: str, config: OCIConfig, tell: Callable[[str], None]) -> Image:
+        who = config.auth.username if config.auth else ""
+        key = hashlib.sha256(f"docker {reference} {who}".encode()).hexdigest()
+        policy = config.image_pull_policy
+        if policy is not OCIPullPolicy.ALWAYS and (image := self._by_name(key)):
+            return image
+        if policy is OCIPullPolicy.NEVER:
+            text = f"image {reference} is not here, and imagePullPolicy is Never"
+            raise BackendError(OCICode.IMAGE_FAILED, text, image=reference)
+        tell(f"Pulling image {reference}")
+        again = policy is OCIPullPolicy.ALWAYS
+        return await self._fetch(key, f"docker://{reference}", config.auth, again=again)
+
+    def _by_name(self, key: str) -> Image | None:
+        """What was unpacked for *key* (the hash of a source, not of the content)."""
+        try:
+            content = (self._folder / "names" / key).read_text()
+        except FileNotFoundError:
+            return None
+        return self._by_content(content)
+
+    def _by_content(self, content: str) -> Image | None:
+        place = self._folder / "content" / content
+        if not _DIGEST.fullmatch(f"sha256:{content}") or not place.is_dir():
+            return None
+        if place not in self._known:
+            self._known[place] = ImageConfig.parse(_read_json(place / "config.json"))
+        return Image(place / "rootfs", self._known[place], content)
+
+    async def _fetch(self, key: str, source: str, auth: OCIAuth | None, *, again: bool = False) -> Image:
+        async with self._lock(key):
+            if not again and (image := self._by_name(key)):
+                return image
+            logger.info(Event(OCICode.IMAGE_UNPACK, f"Fetching image {source}", image=source))
+            async with self._scratch() as scratch:
+                content = await self._copy_layout(source, scratch, auth)
+                if self._by_content(content) is None:
+                    await self._unpack(scratch, content, source)
+            make_private(self._folder / "names")
+            name = self._folder / "names" / key
+            fresh = name.with_name(f".{key}-{secrets.token_hex(4)}")
+            fresh.write_text(content)
+            fresh.rename(name)
+        image = self._by_content(content)
+        if image is None:
+            raise BackendError(OCICode.IMAGE_FAILED, f"image {source} vanished from the store", image=source)
+        return image
+
+    async def _copy_layout(self, source: str, scratch: Path, auth: OCIAuth | None) -> str:
+        """Copy *source* to an OCI layout in *scratch*; the digest of its configuration."""
+        options = [] if _POLICY.exists() else ["--insecure-policy"]
+        argv = [_tool("skopeo"), *options, "copy", "--quiet"]
+        if auth:
+            argv += ["--src-authfile", str(_write_auth(scratch, source, auth))]
+        layout = scratch / "layout"
+        ended = await self._run([*argv, source, f"oci:{layout}:image"], scratch)
+        _succeeded(ended, f"image {source} could not be fetched")
+        try:
+            content = await asyncio.to_thread(verify_layout, layout)
+            document = _read_json(layout / "blobs/sha256" / content)
+            ImageConfig.parse(document)
+        except (OSError, ValueError) as exc:
+            raise BackendError(OCICode.IMAGE_FAILED, f"image {source} is broken", image=source) from exc
+        return content
+
+    async def _unpack(self, scratch: Path, content: str, source: str) -> None:
+        fresh = scratch / "content"
+        fresh.mkdir(mode=0o700)
+        argv = [_tool("umoci"), "raw", "unpack", "--image", f"{scratch / 'layout'}:image", str(fresh / "rootfs")]
+        _succeeded(await self._run(argv, scratch), f"image {source} could not be unpacked")
+        shutil.copyfile(scratch / "layout/blobs/sha256" / content, fresh / "config.json")
+        make_private(self._folder / "content")
+        try:
+            fresh.rename(self._folder / "content" / content)
+        except OSError:
+            if self._by_content(content) is None:  # another server was faster, under another name
+                raise
+
+    async def _run(self, argv: list[str], scratch: Path) -> Ended:
+        environment = clean_environment() | {"TMPDIR": str(scratch), "HOME": str(scratch)}
+        return await self._launcher.execute(argv, environment)
+
+    @asynccontextmanager
+    async def _scratch(self) -> AsyncIterator[Path]:
+        """A folder on the store's file system, gone at the end; a crash leaves it to the reaper."""
+        parent = self._folder / "scratch" / self._instance_id
+        make_private(parent)
+        scratch = parent / secrets.token_hex(8)
+        scratch.mkdir(mode=0o700)
+        try:
+            yield scratch
+        finally:
+            await asyncio.shield(self._launcher.call("remove", folder=str(scratch)))
+
+    @asynccontextmanager
+    async def _lock(self, key: str) -> AsyncIterator[None]:
+        """One server at a time works on *key*."""
+        make_private(self._folder / "locks")
+        descriptor = os.open(self._folder / "locks" / key, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(_LOCK_PAUSE)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _is_there(place: Path) -> bool:
+    return place.exists()
+
+
+def _tree_signature(root: Path) -> str:
+    from containerssh.backends.oci.trees import signature
+
+    return signature(root)
+
+
+def _folder_image(root: Path) -> Image:
+    if not root.is_dir():
+        raise BackendError(OCICode.IMAGE_FAILED, f"image {root} is not a folder", image=str(root))
+    return Image(root)
+
+
+def _fingerprint(kind: ImageKind, source: Path, name: str) -> str:
+    """Changes when the layout or the archive does."""
+    file = source / "index.json" if kind is ImageKind.LAYOUT else source
+    try:
+        found = file.stat()
+    except OSError as exc:
+        raise BackendError(OCICode.IMAGE_FAILED, f"image {source} cannot be read", image=str(source)) from exc
+    state = (kind, source, name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return hashlib.sha256("\0".join(map(str, state)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _tool(name: str) -> str:
+    if path := shutil.which(name, path=clean_environment()["PATH"]):
+        return path
+    text = f"{name} is needed for images that are not a folder: apt install {name}"
+    raise BackendError(OCICode.IMAGE_FAILED, text)
+
+
+def _succeeded(ended: Ended, what: str) -> None:
+    if ended.status != 0:
+        raise BackendError(OCICode.IMAGE_FAILED, f"{what}: {ended.last_words}")
+
+
+def _write_auth(scratch: Path, source: str, auth: OCIAuth) -> Path:
+    first, slash, _ = source.removeprefix("docker://").partition("/")
+    registry = first if slash and (set(first) & {".", ":"} or first == "localhost") else "docker.io"
+    secret = b64encode(f"{auth.username}:{auth.password.get_secret_value()}".encode()).decode()
+    file = scratch / "auth.json"
+    file.touch(mode=0o600)
+    file.write_text(json.dumps({"auths": {registry: {"auth": secret}}}))
+    return file
+
+
+def verify_layout(layout: Path) -> str:
+    """
+    Check that every blob of the layout's one image has the digest that it is known by; its configuration's digest.
+
+    Raises:
+        OSError, ValueError: a blob is missing, differs, or is not what it should be.
+    """
+    index = _read_json(layout / "index.json")
+    manifests = index.get("manifests") if isinstance(index, dict) else None
+    if not isinstance(manifests, list) or len(manifests) != 1:
+        raise ValueError("the layout does not hold one image")
+    manifest = _read_json(_verified(layout, manifests[0]))
+    if not isinstance(manifest, dict) or not isinstance(layers := manifest.get("layers"), list):
+        raise ValueError("the manifest is not one of an image")
+    if len(layers) > _MOST_LAYERS:
+        raise ValueError(f"the image has more than {_MOST_LAYERS} layers")
+    for layer in layers:
+        _verified(layout, layer)
+    return _verified(layout, manifest.get("config")).name
+
+
+def _verified(layout: Path, descriptor: object) -> Path:
+    digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
+    match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
+    if match is None:
+        raise ValueError("a digest is missing, or not SHA-256")
+    path = layout / "blobs/sha256" / match.group(1)
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != match.group(1):
+            raise ValueError(f"blob {digest} has other content")
+    return path
+
+
+def _read_json(path: Path) -> object:
+    with path.open("rb") as file:
+        data = file.read(_LARGEST_JSON + 1)
+    if len(data) > _LARGEST_JSON:
+        raise ValueError(f"{path.name} is too long")
+    try:
+        return json.loads(data)
+    except RecursionError as exc:
+        raise ValueError(f"{path.name} is nested too deeply") from exc

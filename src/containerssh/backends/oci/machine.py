@@ -1,0 +1,121 @@
+"""What works on this machine: the runtime chosen by starting a container with it, and what it can be held to."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_hex
+
+from containerssh.backends.oci.bundle import DEFAULT_PATH, Limits
+from containerssh.backends.oci.container import ContainerSpec, Host, running
+from containerssh.backends.oci.image import Image, ImageStore
+from containerssh.backends.oci.launcher import Launcher
+from containerssh.backends.oci.placement import Placement
+from containerssh.backends.oci.runtime import find_runtimes, swap_can_be_limited
+from containerssh.backends.oci.users import User
+from containerssh.config.oci import OCIConfig
+from containerssh.core.codes import OCICode
+from containerssh.core.errors import BackendError, ContainerSSHError, describe
+from containerssh.core.instance import Instance, make_private
+from containerssh.core.messages import Event
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_MEMORY = 2 * 1024**3
+_DEFAULT_PIDS = 1024
+_HOST_FOLDERS = ("/bin", "/lib", "/lib64", "/usr")
+
+
+@dataclass(eq=False)
+class Machine:
+    """A runtime that works, and a data folder."""
+
+    host: Host
+    store: ImageStore
+    placement: Placement
+    _told: bool = field(default=False)
+
+    def limits(self, config: OCIConfig) -> Limits:
+        """
+        The limits that will hold.
+
+        Raises:
+            BackendError: one that is configured cannot be enforced here.
+        """
+        wanted = config.resources
+        if self.host.runtime.cgroups:
+            memory = _DEFAULT_MEMORY if wanted.memory is None else wanted.memory
+            pids = _DEFAULT_PIDS if wanted.pids is None else wanted.pids
+            return Limits(memory or None, pids or None, wanted.cpus or None, swap_can_be_limited())
+        given = [name for name in ("memory", "pids", "cpus") if getattr(wanted, name)]
+        if given:
+            text = f"{' and '.join(given)} cannot be limited: control groups are not available to this server here"
+            raise BackendError(OCICode.CONFIG_ERROR, text)
+        if not self._told:
+            self._told = True
+            text = "Memory and processes of containers are not limited: control groups are not available here"
+            logger.warning(Event(OCICode.RUNTIME, text))
+        return Limits(None, None, None, swap_can_be_limited=False)
+
+
+def data_folder(instance: Instance, config: OCIConfig) -> Path:
+    """Where images and containers of this configuration live."""
+    return Path(config.data_directory) if config.data_directory else instance.state / "oci"
+
+
+async def find_machine(launcher: Launcher, instance: Instance, config: OCIConfig) -> Machine:
+    """
+    The first runtime that really starts a container here; takes a tenth of a second or so.
+
+    Raises:
+        BackendError: none does; the text has the reason for each.
+    """
+    data = data_folder(instance, config)
+    for folder in (data, data / "containers", data / "containers" / instance.id):
+        make_private(folder)
+    store = ImageStore(data / "images", instance.id, launcher)
+    make_private(data / "images")
+    reasons: list[str] = []
+    for runtime in await find_runtimes(launcher, config):
+        host = Host(instance, launcher, runtime, data)
+        placement = Placement(host, store)
+        make_private(host.state)
+        try:
+            await _try(host, placement, config)
+        except (ContainerSSHError, OSError) as exc:
+            reasons.append(f"{runtime}: {describe(exc)}")
+            continue
+        logger.info(Event(OCICode.RUNTIME, f"Containers are run by {runtime}", runtime=runtime.path))
+        for reason in reasons:
+            logger.info(Event(OCICode.RUNTIME, f"Passed over {reason}"))
+        return Machine(host, store, placement)
+    raise BackendError(OCICode.RUNTIME_MISSING, f"no OCI runtime works here. {'. '.join(reasons)}")
+
+
+def _trial(root: Path, config: OCIConfig) -> OCIConfig:
+    binds = [f"{folder}:{folder}:ro" for folder in _HOST_FOLDERS if Path(folder).is_dir()]
+    trial = OCIConfig.model_validate({"image": str(root), "binds": binds})
+    return trial.model_copy(update={"user_namespace": config.user_namespace, "timeouts": config.timeouts})
+
+
+async def _try(host: Host, placement: Placement, config: OCIConfig) -> None:
+    """Run the host's own ``true`` in a container as tight as all others."""
+    root = host.data / "try"
+    root.mkdir(mode=0o755, exist_ok=True)
+    trial = _trial(root, config)
+    limited = Limits(_DEFAULT_MEMORY, _DEFAULT_PIDS, None, swap_can_be_limited())
+    spec = ContainerSpec(
+        id=f"try-{token_hex(4)}",
+        config=trial,
+        place=await placement.place(Image(root), config),
+        user=User(0, 0),
+        environment={"PATH": DEFAULT_PATH},
+        hostname="try",
+        limits=limited if host.runtime.cgroups else Limits(None, None, None, swap_can_be_limited=False),
+        annotations={},
+    )
+    async with running(host, spec, ["true"], {}, config.timeouts.container_stop) as child:
+        ended = await child.wait()
+    if ended.status != 0:
+        raise BackendError(OCICode.CONTAINER_CREATE_FAILED, ended.last_words)

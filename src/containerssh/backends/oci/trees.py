@@ -1,0 +1,137 @@
+# Names relative to descriptors, which paths cannot say.
+# ruff: noqa: PTH101, PTH106, PTH118, PTH208
+"""Whole folders: copied, given to shifted owners, removed. All of it on trees that a guest may have made.
+
+Nothing here follows a symbolic link, recurses, or builds a path from names in the tree: a guest can nest folders deeper
+than either Python's stack or the kernel's longest path.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+from pathlib import Path
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def remove(folder: str) -> None:
+    """Remove *folder* and all that is in it; it need not exist. However deep: subfolders are moved up."""
+    try:
+        top = os.open(folder, _FOLDER)
+    except FileNotFoundError:
+        return
+    try:
+        count = 0
+        while names := os.listdir(top):
+            for name in names:
+                if not _unlink(name, top):
+                    count = _hoist(name, top, count)
+    finally:
+        os.close(top)
+    os.rmdir(folder)
+
+
+def _unlink(name: str, folder: int) -> bool:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except IsADirectoryError:
+        return False
+    return True
+
+
+def _hoist(name: str, top: int, count: int) -> int:
+    """Empty and remove the folder *name* of *top*; its subfolders become folders of *top*."""
+    try:
+        inner = os.open(name, _FOLDER, dir_fd=top)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=top)
+        inner = os.open(name, _FOLDER, dir_fd=top)
+    try:
+        if os.fstat(inner).st_mode & 0o700 != 0o700 and os.geteuid() != 0:
+            os.fchmod(inner, 0o700)
+        for entry in os.listdir(inner):
+            if not _unlink(entry, inner):
+                count = _move_up(entry, inner, top, count)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=top)
+    return count
+
+
+def _move_up(name: str, folder: int, top: int, count: int) -> int:
+    while True:
+        count += 1
+        try:
+            os.rename(name, f".removing-{count}", src_dir_fd=folder, dst_dir_fd=top)
+        except OSError as exc:
+            # A guest may have taken the name; the next one is free, or the one after it.
+            if exc.errno not in (errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY):
+                raise
+        else:
+            return count
+
+
+def copy(source: str, target: str) -> None:
+    """Copy the folder *source* to the new folder *target*: links, owners and modes kept, no device or socket."""
+    shutil.copytree(source, target, symlinks=True, ignore=_special_files)
+    for folder, folders, files in os.walk(target):
+        original = os.path.join(source, os.path.relpath(folder, target))
+        for name in (".", *folders, *files):
+            found = os.lstat(os.path.join(original, name))
+            path = os.path.join(folder, name)
+            os.chown(path, found.st_uid, found.st_gid, follow_symlinks=False)
+            if not stat.S_ISLNK(found.st_mode):
+                os.chmod(path, stat.S_IMODE(found.st_mode))
+
+
+def _special_files(folder: str, names: list[str]) -> list[str]:
+    wanted = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
+    return [name for name in names if stat.S_IFMT(os.lstat(os.path.join(folder, name)).st_mode) not in wanted]
+
+
+def shift(folder: str, base: int, size: int) -> None:
+    """
+    Give what belongs to id n to *base* + n; the setuid bits, which that clears, are set again.
+
+    Raises:
+        ValueError: an owner is not below *size*.
+    """
+    seen: set[tuple[int, int]] = set()
+    for path, _, names, handle in os.fwalk(folder, follow_symlinks=False):
+        for name in (".", *names):
+            _shift_one(path, name, handle, base, size, seen)
+        for entry in os.scandir(handle):
+            if entry.is_symlink() and entry.is_dir():
+                _shift_one(path, entry.name, handle, base, size, seen)
+
+
+def _shift_one(path: str, name: str, handle: int, base: int, size: int, seen: set[tuple[int, int]]) -> None:
+    found = os.stat(name, dir_fd=handle, follow_symlinks=False)
+    identity = (found.st_dev, found.st_ino)
+    if identity in seen:
+        return
+    if found.st_nlink > 1 or stat.S_ISDIR(found.st_mode) or stat.S_ISLNK(found.st_mode):
+        seen.add(identity)
+    if found.st_uid >= size or found.st_gid >= size:
+        raise ValueError(f"{path}/{name} belongs to {found.st_uid}:{found.st_gid}: give userNamespace a larger size")
+    os.chown(name, base + found.st_uid, base + found.st_gid, dir_fd=handle, follow_symlinks=False)
+    if found.st_mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(found.st_mode):
+        os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=handle)
+
+
+def signature(folder: Path) -> str:
+    """A hash over names, kinds, sizes, owners and times of the whole tree: another one means that it was changed."""
+    digest = hashlib.sha256()
+    for path, folders, files in os.walk(folder):
+        folders.sort()
+        for name in (".", *folders, *sorted(files)):
+            found = os.lstat(os.path.join(path, name))
+            line = (
+                f"{path}/{name}\0{found.st_mode}\0{found.st_size}\0{found.st_uid}\0{found.st_gid}\0{found.st_mtime_ns}"
+            )
+            digest.update(os.fsencode(line) + b"\0\0")
+    return digest.hexdigest()

@@ -1,0 +1,175 @@
+"""Who programs run as: names of the image's /etc/passwd and /etc/group; and paths inside an image, looked up safely."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from containerssh.backends.oci import syscalls
+from containerssh.core.codes import OCICode
+from containerssh.core.errors import BackendError
+
+_LARGEST = 1024 * 1024
+_LARGEST_ID = 2**32 - 2
+_MOST_GROUPS = 256
+
+
+@dataclass(frozen=True)
+class User:
+    """A user inside a container."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    name: str = ""
+    home: str = "/"
+    shell: str = ""
+
+
+def find_user(root: Path, wanted: str) -> User:
+    """
+    The user ``name``, ``uid``, ``name:group`` ... of the image in *root*; empty means root.
+
+    Raises:
+        BackendError: the image does not know the name.
+    """
+    name, _, group = (wanted or "0").partition(":")
+    user = _find(root, name)
+    if not group:
+        return user
+    return User(user.uid, _find_group(root, group), (), user.name, user.home, user.shell)
+
+
+def _find(root: Path, wanted: str) -> User:
+    number = int(wanted) if wanted.isdecimal() else None
+    for fields in _entries(root, "etc/passwd", 7):
+        if fields[0] == wanted or (number is not None and fields[2] == str(number)):
+            uid, gid = _id(fields[2]), _id(fields[3])
+            if uid is None or gid is None:
+                continue
+            home = fields[5] if fields[5].startswith("/") else "/"
+            return User(uid, gid, _groups_of(root, fields[0], gid), fields[0], home, fields[6])
+    if number is not None and number <= _LARGEST_ID:
+        return User(number, 0, name="root" if number == 0 else "", home="/root" if number == 0 else "/")
+    raise BackendError(OCICode.CONFIG_ERROR, f"the image has no user {wanted!r}")
+
+
+def _find_group(root: Path, wanted: str) -> int:
+    for fields in _entries(root, "etc/group", 4):
+        if fields[0] == wanted and (gid := _id(fields[2])) is not None:
+            return gid
+    if (gid := _id(wanted)) is not None:
+        return gid
+    raise BackendError(OCICode.CONFIG_ERROR, f"the image has no group {wanted!r}")
+
+
+def _groups_of(root: Path, name: str, own: int) -> tuple[int, ...]:
+    found = set()
+    for fields in _entries(root, "etc/group", 4):
+        gid = _id(fields[2])
+        if gid is not None and gid != own and name in fields[3].split(","):
+            found.add(gid)
+    return tuple(sorted(found)[:_MOST_GROUPS])
+
+
+def _id(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) <= 10 and int(text) <= _LARGEST_ID else None
+
+
+def _entries(root: Path, name: str, count: int) -> Iterator[list[str]]:
+    for line in _read(root, name).splitlines():
+        fields = line.split(":")
+        if len(fields) == count:
+            yield fields
+
+
+def _read(root: Path, name: str) -> str:
+    """The beginning of a regular file of the image; nothing where there is none. Its links cannot lead out of it."""
+    try:
+        descriptor = open_inside(root, name, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return ""
+        return file.read(_LARGEST).decode(errors="surrogateescape")
+
+
+def open_inside(root: Path, name: str, flags: int) -> int:
+    """A descriptor of *name* below *root*, which is / to every symbolic link on the way."""
+    folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return syscalls.open_in_root(folder, name, flags)
+    finally:
+        os.close(folder)
+
+
+def has_program(root: Path, path: str) -> bool:
+    """Whether the image has the program *path*."""
+    try:
+        descriptor = open_inside(root, path, os.O_PATH)
+    except OSError:
+        return False
+    try:
+        found = os.fstat(descriptor).st_mode
+    finally:
+        os.close(descriptor)
+    return stat.S_ISREG(found) and bool(found & 0o111)
+
+
+def shell_of(root: Path, user: User) -> str:
+    """The user's own shell if the image has it, else /bin/bash, else /bin/sh."""
+    for shell in (user.shell, "/bin/bash"):
+        if shell.startswith("/") and has_program(root, shell):
+            return shell
+    return "/bin/sh"
+
+
+def _exists(root: Path, path: str) -> bool:
+    """Whether there is anything at *path* itself, a link that leads nowhere included."""
+    try:
+        os.close(open_inside(root, path, os.O_PATH | os.O_NOFOLLOW))
+    except OSError:
+        return False
+    return True
+
+
+def settle_folder(root: Path, path: str) -> str:
+    """
+    Where a program starts that is to start in *path*: the same place, by a path without links in the image.
+
+    runc up to 1.1.11 can be led out of the container by a working directory below /proc, which a link of the image
+    could name as well.
+
+    Raises:
+        BackendError: it lies below /proc, /sys or /dev.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise BackendError(OCICode.CONFIG_ERROR, f"the working directory {path!r} contains '..'")
+    missing: list[str] = []
+    while True:
+        try:
+            descriptor = open_inside(root, "/".join(parts) or ".", os.O_PATH | os.O_DIRECTORY)
+        except OSError:
+            if not parts:
+                raise
+            if _exists(root, "/".join(parts)):
+                text = f"the working directory {path!r} is not a folder of the image"
+                raise BackendError(OCICode.CONFIG_ERROR, text) from None
+            missing.insert(0, parts.pop())
+            continue
+        try:
+            found = Path(f"/proc/self/fd/{descriptor}").readlink()
+        finally:
+            os.close(descriptor)
+        real_root = root.resolve()
+        settled = "/" + str(found.relative_to(real_root)) if found != real_root else "/"
+        break
+    settled = "/" + "/".join(part for part in (*settled.split("/"), *missing) if part)
+    if settled.split("/")[1] in ("proc", "sys", "dev"):
+        raise BackendError(OCICode.CONFIG_ERROR, f"the working directory {path!r} leads to {settled}")
+    return settled

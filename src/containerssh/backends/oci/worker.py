@@ -1,0 +1,369 @@
+# Plain system calls: most of this runs in a child between fork and exec.
+# ruff: noqa: PTH101, PTH102, PTH112, PTH116, PTH123, S606
+"""The helper process: mounts, starts and ends the containers of one gateway (see the package's own text).
+
+It has one thread, does one thing at a time, and never waits: whatever may take long runs in a child. It speaks JSON,
+one object per packet, over the socket that it inherits:
+
+- in: ``{"task": n, "do": "run"|"check"|"exec"|"call", ...}`` starts a child, ``{"task": n, "do": "stop"|"kill"}`` ends
+  it;
+- out: ``{"task": n, "ended": status, "output": the last of its output}``, once.
+
+When the gateway goes away, however that happens, the socket ends: all containers are killed, and this process ends.
+Without root it first moves into a user namespace, for which the gateway writes the maps: it says ``{"map": pid}`` and
+waits for ``{"mapped": true}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from containerssh.backends.oci import syscalls, trees
+
+PACKET = 128 * 1024
+_TAIL = 8 * 1024
+_GIVE_UP = 5.0
+
+
+@dataclass(eq=False)
+class _Task:
+    number: int
+    pid: int
+    output: int
+    is_runtime: bool
+    tail: bytearray = field(default_factory=bytearray)
+
+    def read_output(self) -> bool:
+        """Take what is there, keep the last of it; False at the end."""
+        try:
+            data = os.read(self.output, 65_536)
+        except BlockingIOError:
+            return True
+        self.tail += data
+        del self.tail[:-_TAIL]
+        return bool(data)
+
+
+class Worker:
+    """The helper process's one object."""
+
+    def __init__(self, gateway: socket.socket) -> None:
+        self._gateway = gateway
+        self._tasks: dict[int, _Task] = {}
+        self._idmaps: dict[tuple[int, int], int] = {}
+        self._events = selectors.DefaultSelector()
+
+    def enter_user_namespace(self) -> None:
+        """Become root in a user namespace that the gateway fills with the ids it may use."""
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        self._say({"map": os.getpid()})
+        if json.loads(self._gateway.recv(PACKET)) != {"mapped": True}:
+            sys.exit(1)
+        os.setresgid(0, 0, 0)
+        os.setgroups([])
+        os.setresuid(0, 0, 0)
+
+    def serve(self) -> None:
+        """Work until the gateway is gone; then end every child."""
+        woken, wakes = socket.socketpair()
+        for end in (woken, wakes):
+            end.setblocking(False)
+        signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._events.register(self._gateway, selectors.EVENT_READ)
+        self._events.register(woken, selectors.EVENT_READ)
+        self._say({"ready": True})
+        while True:
+            for key, _ in self._events.select():
+                if key.fileobj is self._gateway:
+                    if not (packet := self._receive()):
+                        self._end_all()
+                        return
+                    self._obey(json.loads(packet))
+                elif key.fileobj is woken:
+                    with contextlib.suppress(BlockingIOError):
+                        woken.recv(4096)
+                    self._reap()
+                elif not key.data.read_output():
+                    self._events.unregister(key.fileobj)
+
+    def _receive(self) -> bytes:
+        try:
+            return self._gateway.recv(PACKET)
+        except ConnectionError:
+            return b""
+
+    def _say(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # a gateway that is gone shows as the end of the socket
+            self._gateway.send(json.dumps(message).encode())
+
+    # Children
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        number, action = order["task"], order["do"]
+        if action in ("stop", "kill"):
+            if task := self._tasks.get(number):
+                _end(task, at_once=action == "kill")
+                self._kill_orphans()
+            else:
+                self._say({"task": number, "ended": 125, "output": "it was never started"})
+            return
+        try:
+            if action in ("run", "check") and (idmap := order.get("idmap")):
+                order["idmap_fd"] = self._idmap(*idmap)
+            task = self._fork(number, action, order)
+        except OSError as exc:
+            self._say({"task": number, "ended": 125, "output": str(exc)})
+            return
+        self._tasks[number] = task
+
+    def _fork(self, number: int, action: str, order: dict[str, Any]) -> _Task:
+        output, output_in = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            _become(action, order, output_in)
+        os.close(output_in)
+        os.set_blocking(output, False)
+        task = _Task(number, pid, output, action in ("run", "check"))
+        self._events.register(output, selectors.EVENT_READ, task)
+        return task
+
+    def _reap(self) -> None:
+        by_pid = {task.pid: task for task in self._tasks.values()}
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if task := by_pid.get(pid):
+                self._ended(task, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, task: _Task, status: int) -> None:
+        # What it left in the pipe is read; its end is not waited for, since a guest may hold the other side.
+        with contextlib.suppress(KeyError):
+            self._events.unregister(task.output)
+        for _ in range(16):
+            before = len(task.tail)
+            if not task.read_output() or len(task.tail) == before:
+                break
+        os.close(task.output)
+        del self._tasks[task.number]
+        if task.is_runtime:
+            self._kill_orphans()
+        self._say({"task": task.number, "ended": status, "output": task.tail.decode(errors="replace")})
+
+    def _kill_orphans(self) -> None:
+        """A child that is nobody's task lost its runtime: its container has no keeper any more."""
+        known = {task.pid for task in self._tasks.values()}
+        for pid in _children(os.getpid()):
+            if pid not in known:
+                _kill_child(pid, os.getpid())
+
+    def _end_all(self) -> None:
+        deadline = time.monotonic() + _GIVE_UP
+        while self._tasks or _children(os.getpid()):
+            late = time.monotonic() > deadline
+            for task in list(self._tasks.values()):
+                _end(task, at_once=late or not task.is_runtime)
+            self._kill_orphans()
+            self._reap()
+            if late and time.monotonic() > deadline + _GIVE_UP:
+                return
+            time.sleep(0.01)
+
+    def _idmap(self, base: int, size: int) -> int:
+        """A descriptor of a user namespace with the map 0 -> *base*; made once."""
+        if (base, size) not in self._idmaps:
+            waits, goes_on = os.pipe2(os.O_CLOEXEC)
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    os.close(goes_on)
+                    syscalls.unshare(syscalls.CLONE_NEWUSER)
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                finally:
+                    os._exit(1)
+            os.close(waits)
+            try:
+                _, status = os.waitpid(pid, os.WUNTRACED)
+                if not os.WIFSTOPPED(status):
+                    raise OSError("no user namespace can be made here")
+                for name in ("uid_map", "gid_map"):
+                    with open(f"/proc/{pid}/{name}", "w") as file:
+                        file.write(f"0 {base} {size}\n")
+                self._idmaps[base, size] = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            finally:
+                os.close(goes_on)
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+        return self._idmaps[base, size]
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(child) for child in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _end(task: _Task, *, at_once: bool) -> None:
+    """A runtime is left to clean up after its container, whose first process is its child; the rest is killed."""
+    children = _children(task.pid) if task.is_runtime else []
+    for child in children:
+        _kill_child(child, task.pid)
+    if at_once:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(task.pid, signal.SIGKILL)
+
+
+def _kill_child(pid: int, parent: int) -> None:
+    """Kill *pid*, if it is still the child of *parent*: numbers are given again, descriptors are not."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            current = int(file.read().rpartition(")")[2].split()[1])
+        if current == parent:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    finally:
+        os.close(descriptor)
+
+
+# In the child
+
+
+def _become(action: str, order: dict[str, Any], output: int) -> NoReturn:
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for source, target in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(source, target)
+        os.umask(0o022)
+        if action == "call":
+            _CALLS[order["function"]](**order["arguments"])
+            os._exit(0)
+        if action in ("run", "check") or order.get("hide_unified"):
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
+            if order.get("hide_unified"):
+                _hide_unified()
+        if action in ("run", "check"):
+            _assemble(order)
+        if action == "check":
+            os._exit(0)
+        argv = order["argv"]
+        os.execvpe(argv[0], argv, order["environment"])
+    except BaseException as exc:  # noqa: BLE001  a forked child must never return into the worker's loop
+        os.write(2, f"{type(exc).__name__}: {exc}\n".encode(errors="replace"))
+    os._exit(125)
+
+
+def _hide_unified() -> None:
+    """crun up to 1.8 refuses hybrid control groups. With another file system here it uses those of version 1, and the
+    folders that it makes here nevertheless go away with the mount."""
+    syscalls.mount("none", "/sys/fs/cgroup/unified", "tmpfs", 0, "size=64k")
+
+
+def _assemble(order: dict[str, Any]) -> None:
+    """
+    Put a container's files together below ``order["at"]``, a folder that every user can reach.
+
+    There: ``root`` (its overlay, or the copy), and ``0``, ``1``... for everything that is bound into it. All are opened
+    first, with the gateway's rights and before anything is mounted over them.
+    """
+    at, container, base = order["at"], order["container"], order["base"]
+    bound = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source in order["binds"]]
+    lower = os.open(order["lower"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    own = os.open(container, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    syscalls.mount("none", at, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "size=1m,mode=0711")
+    root = f"{at}/root"
+    for folder in (root, f"{at}/lower", f"{at}/own"):
+        os.mkdir(folder, 0o700)
+    syscalls.mount(f"/proc/self/fd/{own}", f"{at}/own", "", syscalls.MS_BIND)
+    if "idmap_fd" in order:
+        syscalls.mount_idmapped(f"/proc/self/fd/{lower}", f"{at}/lower", order["idmap_fd"])
+    else:
+        syscalls.mount(f"/proc/self/fd/{lower}", f"{at}/lower", "", syscalls.MS_BIND)
+    _mount_root(order["storage"], at, root, base)
+    for number, descriptor in enumerate(bound):
+        target = f"{at}/{number}"
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            os.mkdir(target, 0o700)
+        else:
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        syscalls.mount(f"/proc/self/fd/{descriptor}", target, "", syscalls.MS_BIND | syscalls.MS_REC)
+
+
+def _mount_root(storage: str, at: str, root: str, base: int) -> None:
+    if storage == "copy":
+        syscalls.mount(f"{at}/own/copy", root, "", syscalls.MS_BIND)
+        return
+    found = os.stat(f"{at}/lower")
+    for folder in ("upper", "work"):
+        os.mkdir(f"{at}/own/{folder}", 0o700)
+    os.chown(f"{at}/own/upper", found.st_uid, found.st_gid)
+    os.chmod(f"{at}/own/upper", found.st_mode & 0o1777 | 0o500)
+    os.chown(f"{at}/own/work", base, base)
+    options = f"lowerdir={at}/lower,upperdir={at}/own/upper,workdir={at}/own/work"
+    if storage == "fuse":
+        _mount_fuse(root, options)
+        return
+    if os.stat("/proc/self/ns/user").st_ino != _FIRST_USER_NAMESPACE:
+        options += ",userxattr"
+    try:
+        # Nothing in there outlives the container: its sync calls need not reach the disk (Linux 5.10).
+        syscalls.mount("overlay", root, "overlay", syscalls.MS_NODEV, f"{options},volatile")
+    except OSError:
+        syscalls.mount("overlay", root, "overlay", syscalls.MS_NODEV, options)
+
+
+def _mount_fuse(root: str, options: str) -> None:
+    """fuse-overlayfs stays a child of this process, which becomes the runtime; the container's end is its end."""
+    pid = os.spawnlp(os.P_NOWAIT, "fuse-overlayfs", "fuse-overlayfs", "-f", "-o", options, root)
+    while not os.path.ismount(root):
+        if os.waitpid(pid, os.WNOHANG) != (0, 0):
+            raise OSError("fuse-overlayfs did not mount")
+        time.sleep(0.001)
+
+
+_FIRST_USER_NAMESPACE = 0xEFFF_FFFD
+
+
+_CALLS: dict[str, Callable[..., None]] = {
+    "remove": trees.remove,
+    "copy": trees.copy,
+    "shift": trees.shift,
+}
+
+
+def main(descriptor: int, *, user_namespace: bool) -> None:
+    """The whole life of the helper process."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the gateway decides when we end
+    syscalls.set_process_name("containerssh-oci")
+    syscalls.become_subreaper()
+    worker = Worker(socket.socket(fileno=descriptor))
+    if user_namespace:
+        worker.enter_user_namespace()
+    worker.serve()
