@@ -42,8 +42,8 @@ UPLOADED_AGENT = ".containerssh/agent"
 
 _FIRST_LOOK = 0.1
 _SLOWEST_LOOK = 0.5
-_PATIENCE = 3.0
-"""Seconds after which an image's entrypoint is taken to ignore its arguments, the agent's command among them."""
+_PATIENCE = 10.0
+"""Seconds after which an image's entrypoint is taken to ignore its arguments, which are the agent's command."""
 _AGENT_LINES = 50
 
 
@@ -134,7 +134,11 @@ class Start:
     # -- by a socket in a mounted folder -------------------------------------------------------------------
 
     async def _by_socket(self, architecture: str, undo: AsyncExitStack) -> AgentLink:
-        back = await undo.enter_async_context(dial_back(self.instance.runtime, architecture))
+        try:
+            back = await undo.enter_async_context(dial_back(self.instance.runtime, architecture))
+        except OSError as exc:
+            text = "no folder could be made for the agent"
+            raise EngineError(DockerCode.CONTAINER_CREATE_FAILED, text) from exc
         is_main = agent_is_main(self.config.execution)
         mount = {"Type": "bind", "Source": str(back.folder), "Target": MOUNT_POINT, "ReadOnly": True}
         try:
