@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from enum import Enum, IntEnum
-from inspect import cleandoc
+from inspect import cleandoc, get_annotations
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -78,7 +78,7 @@ def _block(
 
 def _fields(model: type[ConfigModel]) -> Iterator[tuple[str, FieldInfo]]:
     """A section's own keys before those that it has in common with others."""
-    declared = [name for kind in model.__mro__ for name in kind.__dict__.get("__annotations__", {})]
+    declared = [name for kind in model.__mro__ for name in get_annotations(kind)]
     for name in dict.fromkeys(declared):
         if field := model.model_fields.get(name):
             yield field.alias or name, field

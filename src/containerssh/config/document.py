@@ -185,7 +185,11 @@ def parse_yaml(content: bytes, *, duplicates: bool = False) -> Document:
     if not isinstance(root, MappingNode):
         raise DocumentError("a configuration is a map of keys", _position(root.start_mark))
     builder = _Builder(duplicates)
-    tree = builder.build(root, ())
+    try:
+        tree = builder.build(root, ())
+    except RecursionError as exc:
+        # A map that is merged into itself.
+        raise DocumentError("maps and lists are nested too deeply", _position(root.start_mark)) from exc
     return Document(tree, Spelling(numbers_as_text=True), builder.positions, remarks)
 
 

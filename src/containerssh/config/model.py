@@ -243,7 +243,7 @@ def parse_duration(value: object) -> timedelta:
 
 def _parse_parts(text: str) -> Decimal:
     sign = -1 if text.startswith("-") else 1
-    body = text.lstrip("+-") if text[:1] in ("+", "-") else text
+    body = text[1:] if text[:1] in ("+", "-") else text
     if body == "0":
         return Decimal(0)
     total, position = Decimal(0), 0
