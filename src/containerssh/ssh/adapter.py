@@ -1,0 +1,535 @@
+"""asyncssh's connection, bent to our needs: the overrides of its private parts, in one place.
+
+What is changed, and why:
+
+* Authentication and global requests are ours: the library would answer before a handler was asked, and would mix the
+  names of attempts.
+* Limits where the library has none: bytes that a client does not take (whatever window it granted, and also during a
+  key exchange that it never ends), bytes that arrive while a packet is being worked on, the time of a key exchange.
+* Speed: packets of one turn of the event loop leave in one write; no IGNORE packet in front of every packet, which
+  protects CBC ciphers only; no rereading of host keys at each login.
+* A host key signs with the algorithm agreed in its own connection; the library keeps it in an object shared by all.
+* A guessed first packet of a key exchange is judged as RFC 4253 section 7 says, or as the ``kexguess2`` extension says.
+
+:mod:`containerssh.ssh.selfcheck` refuses a library that lacks what is overridden here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from asyncssh import constants
+from asyncssh.connection import SSHServerConnection, SSHServerConnectionOptions
+from asyncssh.misc import ConnectionLost, DisconnectError
+from asyncssh.packet import Boolean, NameList, SSHPacket, String, UInt32
+from asyncssh.public_key import SSHKeyPair
+
+from containerssh.core.codes import SSHCode
+from containerssh.core.messages import Event
+from containerssh.core.metadata import SocketAddress
+from containerssh.ssh.channel_adapter import AdapterChannel
+from containerssh.ssh.host_keys import HostKey
+
+if TYPE_CHECKING:
+    from containerssh.ssh.connection import Connection
+    from containerssh.ssh.options import ServerOptions
+
+logger = logging.getLogger(__name__)
+
+_UNREAD_MAX = 512 * 1024
+_OUT_MAX = 256 * 1024
+_CLOSING = 5.0
+_MSG_USERAUTH_PK_OK = 60
+_MSG_USERAUTH_INFO_REQUEST = 60
+_MSG_USERAUTH_INFO_RESPONSE = 61
+_MSG_PING = 192
+_MSG_PONG = 193
+_KEXGUESS2 = b"kexguess2@matt.ucc.asn.au"
+# A smaller one would make each byte of output cost a packet of ours.
+_PACKET_MIN = 256
+
+
+@dataclass(frozen=True)
+class AuthRequest:
+    """A USERAUTH_REQUEST (RFC 4252 section 5); *payload* is what follows the method's name."""
+
+    username: bytes
+    method: bytes
+    payload: bytes
+    head: bytes
+    """Everything before *payload*, as signatures cover it."""
+
+
+@dataclass(eq=False)
+class _Signer:
+    """A host key with the signature algorithm of one connection."""
+
+    key: HostKey
+    algorithm: str
+
+    @property
+    def public_data(self) -> bytes:
+        return self.key.blob
+
+    def sign(self, data: bytes) -> bytes:
+        return self.key.sign(data, self.algorithm)
+
+
+class _Answers:
+    """Takes INFO_RESPONSE messages (RFC 4256 section 3.4) where the library looks for an authentication in progress."""
+
+    def __init__(self, connection: AdapterConnection) -> None:
+        self._connection = connection
+
+    def process_packet(self, pkttype: int, _pktid: int, packet: SSHPacket) -> bool:
+        if pkttype != _MSG_USERAUTH_INFO_RESPONSE:
+            return False
+        count = packet.get_uint32()
+        # Each answer takes four bytes at least, so the packet itself limits a count that lies.
+        answers = [packet.get_string() for _ in range(count)]
+        packet.check_end()
+        self._connection.front.auth_answers(answers)
+        return True
+
+    def log_received_packet(self, *_: object) -> None:
+        """The library's debug log of packets is not used."""
+
+    def cancel(self) -> None:
+        """Called by the library at the end of a connection; the front ends its own attempt."""
+
+
+async def library_options(
+    options: ServerOptions, keys: Sequence[HostKey], kex: Sequence[str], ciphers: Sequence[str], macs: Sequence[str]
+) -> SSHServerConnectionOptions:
+    """asyncssh's own options."""
+    version = options.server_version.removeprefix("SSH-2.0-")
+    result: SSHServerConnectionOptions = await SSHServerConnectionOptions.construct(
+        config=None,
+        server_host_keys=[key.key for key in keys],
+        gss_host=None,
+        gss_auth=False,
+        gss_kex=False,
+        server_version=version,
+        kex_algs=list(kex),
+        encryption_algs=list(ciphers),
+        mac_algs=list(macs),
+        compression_algs=["none"],
+        encoding=None,
+        line_editor=False,
+        allow_scp=False,
+        agent_forwarding=False,
+        x11_forwarding=False,
+        login_timeout=0,
+        keepalive_interval=options.client_alive_interval.total_seconds(),
+        keepalive_count_max=options.client_alive_count_max,
+        rekey_bytes=options.rekey_bytes,
+        rekey_seconds=3600,
+    )
+    return result
+
+
+class AdapterConnection(SSHServerConnection):
+    """A TCP connection; :attr:`front` is told what the client asks, and answers with the methods of the first part."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        library: SSHServerConnectionOptions,
+        options: ServerOptions,
+        host_keys: Sequence[HostKey],
+        signatures: Sequence[str],
+        front: Connection,
+    ) -> None:
+        super().__init__(loop, library)
+        self.front = front
+        self._limits = options.limits
+        self._gss = None
+        self._keys = {name.encode(): key for key in host_keys for name in key.algorithms}
+        self._signer: _Signer | None = None
+        self._server_host_key_algs = list(self._keys)
+        self._sig_algs = [name.encode() for name in signatures]
+        self._extensions_to_send[b"ping@openssh.com"] = b"0"
+
+        self._out: list[bytes] = []
+        self._out_size = 0
+        self._out_due = False
+        self._write_paused = False
+        self._read_paused = False
+        self._quiet = True
+        self._deferred_size = 0
+        self._rekey_timer: asyncio.TimerHandle | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Transport | None = None
+        self._client_kex: Sequence[bytes] = ()
+        self._client_guessed = False
+        self._no_more_sessions = False
+        self._first_channel = 0
+
+    # -- what the front calls -------------------------------------------------------------------
+
+    @property
+    def session_id(self) -> bytes:
+        """The hash of the first key exchange, which signatures of this connection cover."""
+        return self._session_id
+
+    @property
+    def client_version(self) -> str:
+        """The client's identification string; empty before it came."""
+        return str(self.get_extra_info("client_version", ""))
+
+    def auth_failed(self, methods: Sequence[str]) -> None:
+        """The last request failed; *methods* can continue."""
+        self._auth = None
+        self.send_packet(constants.MSG_USERAUTH_FAILURE, NameList([name.encode() for name in methods]), Boolean(False))
+
+    def auth_key_acceptable(self, algorithm: bytes, blob: bytes) -> None:
+        """The key asked about would be accepted with a signature."""
+        self.send_packet(_MSG_USERAUTH_PK_OK, String(algorithm), String(blob))
+
+    def auth_ask(self, instruction: str, questions: Sequence[tuple[str, bool]]) -> None:
+        """Put questions; the answers come through ``front.auth_answers``."""
+        self._auth = cast(Any, _Answers(self))
+        prompts = b"".join(String(text) + Boolean(echo) for text, echo in questions)
+        self.send_packet(
+            _MSG_USERAUTH_INFO_REQUEST,
+            String(""),
+            String(instruction),
+            String(""),
+            UInt32(len(questions)),
+            prompts,
+        )
+
+    def auth_succeeded(self) -> None:
+        """The client is logged in: from here on it may open channels."""
+        self._auth = None
+        self.send_packet(constants.MSG_USERAUTH_SUCCESS)
+        self._auth_in_progress = False
+        self._auth_complete = True
+        self._next_service = None
+        self._send_deferred_packets()
+        self._set_keepalive_timer()
+        keys = [String(key.blob) for key in dict.fromkeys(self._keys.values())]
+        self._send_global_request(b"hostkeys-00@openssh.com", *keys)
+
+    def banner(self, text: str) -> None:
+        """Show *text* before the client is authenticated (RFC 4252 section 5.4)."""
+        self.send_packet(constants.MSG_USERAUTH_BANNER, String(text), String(""))
+
+    def end(self, reason: str, code: int = constants.DISC_BY_APPLICATION) -> None:
+        """Say why and close, when what was written before has left; at most a few seconds later in any case."""
+        if self._transport:
+            self._send_disconnect(code, reason, "")
+            self._force_close(None)
+
+    def drop(self) -> None:
+        """Close at once, without a word."""
+        if self._transport:
+            self._out.clear()
+            self._out_size = 0
+            self._transport.abort()
+            self._force_close(None)
+
+    @property
+    def ready(self) -> bool:
+        """Whether channel data may be sent now; if not, ``flush`` of each channel is called later."""
+        return (
+            self._transport is not None and not self._write_paused and self._kex_complete and self._out_size < _OUT_MAX
+        )
+
+    # -- the connection's life -------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        if not peer:  # gone before it was accepted
+            cast(asyncio.Transport, transport).abort()
+            return
+        cast(asyncio.Transport, transport).set_write_buffer_limits(high=_OUT_MAX)
+        self.front.connected(self, SocketAddress.of(*peer[:2]))
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None = None) -> None:
+        if self._abort_timer:
+            self._abort_timer.cancel()
+        super().connection_lost(exc)
+
+    def _force_close(self, exc: Exception | None) -> None:
+        """Unlike the library: what was written, a DISCONNECT say, still leaves."""
+        transport = self._transport
+        if transport is None:
+            return
+        self._flush_out()
+        if self._transport is None:
+            return
+        self._transport = None
+        if self._rekey_timer:
+            self._rekey_timer.cancel()
+        if not transport.is_closing():
+            transport.close()
+            self._abort_timer = self._loop.call_later(_CLOSING, transport.abort)
+        self._loop.call_soon(self._cleanup, exc)
+
+    def _cleanup(self, exc: Exception | None) -> None:
+        super()._cleanup(exc)
+        for task in list(self._tasks):
+            task.cancel()
+        self.front.lost(exc)
+
+    def internal_error(self, exc_info: Any = None, error_logger: Any = None) -> None:
+        import sys
+
+        error = (exc_info or sys.exc_info())[1]
+        self.front.broken(error)
+        super().internal_error(exc_info, error_logger)
+
+    def _keepalive_timer_callback(self) -> None:
+        if self._keepalive_count > 0:
+            self.front.log(logging.DEBUG, Event(SSHCode.KEEPALIVE_NORESP, "The client does not answer keepalives"))
+        super()._keepalive_timer_callback()
+
+    # -- receiving ---------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes, datatype: Any = None) -> None:
+        super().data_received(data, datatype)
+        # A packet is being worked on, and what follows it waits here; the client has to wait as well.
+        if len(self._inpbuf) > _UNREAD_MAX and not self._read_paused and self._transport:
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def _finish_recv_packet(self, pkttype: int, seq: int, _task: Any = None, is_async: bool = False) -> None:
+        super()._finish_recv_packet(pkttype, seq, _task, is_async)
+        if is_async and self._read_paused and len(self._inpbuf) <= _UNREAD_MAX and self._transport:
+            self._read_paused = False
+            self._transport.resume_reading()
+
+    def log_received_packet(self, *_: object, **__: object) -> None:
+        """The library's debug log of packets costs time even when it is off."""
+
+    log_sent_packet = log_received_packet
+
+    # -- sending ------------------------------------------------------------------------------------
+
+    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
+        if pkttype == constants.MSG_IGNORE and self._quiet:
+            return
+        waiting = len(self._deferred_packets)
+        super().send_packet(pkttype, *args, handler=handler)
+        if len(self._deferred_packets) > waiting:
+            self._deferred_size += sum(map(len, args)) + 64
+            if self._deferred_size > self._limits.unsent_bytes:
+                self._loop.call_soon(self._overflow)
+
+    def _send_deferred_packets(self) -> None:
+        self._deferred_size = 0
+        super()._send_deferred_packets()
+
+    def _send(self, data: bytes) -> None:
+        self._out.append(data)
+        self._out_size += len(data)
+        if not self._out_due:
+            self._out_due = True
+            self._loop.call_soon(self._flush)
+        elif self._out_size >= _OUT_MAX:
+            self._flush_out()
+
+    def _flush(self) -> None:
+        self._out_due = False
+        self._flush_out()
+        if self.ready:
+            self._flush_channels()
+
+    def _flush_out(self) -> None:
+        transport = self._transport
+        if transport is None or not self._out:
+            return
+        data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        self._out = []
+        self._out_size = 0
+        if not transport.is_closing():
+            transport.write(data)
+            if transport.get_write_buffer_size() > self._limits.unsent_bytes:
+                self._overflow()
+
+    def _overflow(self) -> None:
+        if self._transport:
+            self.front.log(logging.INFO, Event(SSHCode.DISCONNECTED, "The client does not read what it asked for"))
+            self.drop()
+
+    def _flush_channels(self) -> None:
+        """Let each channel send what waits for the connection; another one begins every time."""
+        channels = [chan for chan in self._channels.values() if isinstance(chan, AdapterChannel) and chan.waiting]
+        if channels:
+            self._first_channel += 1
+            turn = self._first_channel % len(channels)
+            for chan in channels[turn:] + channels[:turn]:
+                if not self.ready:
+                    return
+                chan.flush()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self.ready:
+            self._flush_channels()
+
+    # -- key exchange --------------------------------------------------------------------------------
+
+    def _get_extra_kex_algs(self) -> list[bytes]:
+        return [*super()._get_extra_kex_algs(), _KEXGUESS2]
+
+    def _process_kexinit(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
+        # Read here as well: what is wrong in it must be found before the library's coroutine runs.
+        copy = SSHPacket(packet.get_full_payload())
+        copy.get_bytes(17)
+        self._client_kex = copy.get_namelist()
+        for _ in range(9):
+            copy.get_string()
+        self._client_guessed = copy.get_boolean()
+        copy.get_uint32()
+        copy.check_end()
+        return super()._process_kexinit(pkttype, pktid, packet)
+
+    def choose_server_host_key(self, peer_host_key_algs: Sequence[bytes]) -> bool:
+        for name in peer_host_key_algs:
+            if name in self._keys:
+                self._signer = _Signer(self._keys[name], name.decode("ascii"))
+                break
+        else:
+            return False
+        # The library has chosen the key exchange just before it calls this.
+        if self._client_guessed and self._kex:
+            ours = self._kex_algs if _KEXGUESS2 not in self._client_kex else [self._kex.algorithm]
+            keys = list(self._keys) if _KEXGUESS2 not in self._client_kex else [name]
+            self._ignore_first_kex = (self._client_kex[0], peer_host_key_algs[0]) != (ours[0], keys[0])
+        return True
+
+    def get_server_host_key(self) -> SSHKeyPair | None:
+        # All that the key exchange wants is the public half and a signature.
+        return cast("SSHKeyPair | None", self._signer)
+
+    def _send_kexinit(self) -> None:
+        super()._send_kexinit()
+        if self._auth_complete and self._rekey_timer is None:
+            self._rekey_timer = self._loop.call_later(self._limits.rekey.total_seconds(), self._rekey_too_slow)
+
+    def _rekey_too_slow(self) -> None:
+        self.end("The key exchange took too long", constants.DISC_KEY_EXCHANGE_FAILED)
+
+    def send_newkeys(self, k: bytes, h: bytes) -> None:
+        super().send_newkeys(k, h)
+        # The predictable start of a CBC packet is what an IGNORE packet hides (RFC 4253 section 9.3.1).
+        self._quiet = not self._enc_alg_sc.endswith(b"-cbc")
+        if self._rekey_timer:
+            self._rekey_timer.cancel()
+            self._rekey_timer = None
+        if self.ready:
+            self._flush_channels()
+
+    # -- authentication --------------------------------------------------------------------------------
+
+    def _process_userauth_request(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
+        username = packet.get_string()
+        service = packet.get_string()
+        method = packet.get_string()
+        if service != b"ssh-connection":
+            raise DisconnectError(constants.DISC_SERVICE_NOT_AVAILABLE, "Unexpected service in auth request")
+        if self._auth_complete:
+            # RFC 4252 section 5.1: silently ignored, as long as the client cannot know better.
+            if self._auth_final:
+                raise DisconnectError(constants.DISC_PROTOCOL_ERROR, "Unexpected userauth request")
+            return
+        if not self._auth_in_progress:
+            raise DisconnectError(constants.DISC_PROTOCOL_ERROR, "The authentication service was not requested")
+        self._auth = None
+        request = AuthRequest(username, method, packet.get_remaining_payload(), packet.get_consumed_payload())
+        self.front.auth_requested(request)
+
+    # -- global requests (RFC 4254 section 4) -------------------------------------------------------------
+
+    def _process_global_request(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
+        name = packet.get_string()
+        want_reply = packet.get_boolean()
+        answer: bytes | None = None
+        if name == b"keepalive@openssh.com":
+            answer = b""
+        elif name == b"no-more-sessions@openssh.com":
+            self._no_more_sessions = True
+            answer = b""
+        elif name == b"hostkeys-prove-00@openssh.com":
+            answer = self._prove(packet.get_remaining_payload())
+        if want_reply:
+            if answer is None:
+                self.send_packet(constants.MSG_REQUEST_FAILURE)
+            else:
+                self.send_packet(constants.MSG_REQUEST_SUCCESS, answer)
+        if name != b"keepalive@openssh.com":
+            self.front.global_request(name, answered=answer is not None)
+
+    def _prove(self, payload: bytes) -> bytes | None:
+        """Signatures by the host keys asked for (OpenSSH's PROTOCOL, section 2.5); None if one is not ours."""
+        keys = {key.blob: key for key in self._keys.values()}
+        packet = SSHPacket(payload)
+        proofs: list[bytes] = []
+        asked: set[bytes] = set()
+        while packet:
+            blob = packet.get_string()
+            if blob not in keys or blob in asked:
+                return None
+            asked.add(blob)
+            key = keys[blob]
+            # An RSA key proves itself with the algorithm of the key exchange, if that used it.
+            used = self._signer.algorithm if self._signer and self._signer.key is key else key.algorithms[0]
+            signed = String("hostkeys-prove-00@openssh.com") + String(self.session_id) + String(blob)
+            proofs.append(String(key.sign(signed, used)))
+        return b"".join(proofs) if proofs else None
+
+    def _process_ping(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
+        data = packet.get_string()
+        packet.check_end()
+        self.send_packet(_MSG_PONG, String(data))
+
+    # -- channels -------------------------------------------------------------------------------------------
+
+    def _process_channel_open(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
+        kind = packet.get_string()
+        number = packet.get_uint32()
+        window = packet.get_uint32()
+        packet_size = packet.get_uint32()
+        if kind != b"session":
+            self.front.channel_refused(kind, "unknown channel type")
+            self.refuse_channel(number, constants.OPEN_UNKNOWN_CHANNEL_TYPE, "Unknown channel type")
+        elif self._no_more_sessions:
+            self.front.channel_refused(kind, "the client promised to open no more sessions")
+            self.refuse_channel(number, constants.OPEN_ADMINISTRATIVELY_PROHIBITED, "No more sessions were announced")
+        elif len(self._channels) >= self._limits.sessions:
+            self.front.channel_refused(kind, "too many open sessions")
+            self.refuse_channel(number, constants.OPEN_RESOURCE_SHORTAGE, "Too many sessions.")
+        elif packet_size < _PACKET_MIN:
+            self.front.channel_refused(kind, "the maximum packet size is too small")
+            self.refuse_channel(number, constants.OPEN_RESOURCE_SHORTAGE, "The maximum packet size is too small")
+        else:
+            # A few windows are large, for speed; all of them together stay bounded.
+            own_window = 2 * 1024 * 1024 if len(self._channels) < 4 else 256 * 1024
+            channel = AdapterChannel(self, self._loop, own_window, number, window, packet_size)
+            channel.front = self.front.session_opened(channel)
+
+    def refuse_channel(self, number: int, code: int, reason: str) -> None:
+        """Answer the open request of the client's channel *number* with a failure (RFC 4254 section 5.1)."""
+        self.send_channel_open_failure(number, code, reason, "")
+
+    _packet_handlers = {  # noqa: RUF012  the library's own attribute
+        **SSHServerConnection._packet_handlers,
+        constants.MSG_KEXINIT: _process_kexinit,
+        constants.MSG_USERAUTH_REQUEST: _process_userauth_request,
+        constants.MSG_GLOBAL_REQUEST: _process_global_request,
+        constants.MSG_CHANNEL_OPEN: _process_channel_open,
+        _MSG_PING: _process_ping,
+    }
+
+
+__all__ = ["AdapterConnection", "AuthRequest", "ConnectionLost", "library_options"]

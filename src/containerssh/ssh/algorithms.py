@@ -1,0 +1,128 @@
+"""Which algorithms are offered, and which names the configuration may ask for (``config.md`` section ssh).
+
+The default lists hold nothing weak. What upstream accepted and is weak today (CBC, RC4, SHA-1, finite-field groups) is
+offered only when the configuration names it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from enum import StrEnum
+
+from asyncssh.encryption import get_encryption_algs
+from asyncssh.kex import get_kex_algs
+from asyncssh.mac import get_mac_algs
+
+from containerssh.core.codes import CoreCode
+from containerssh.core.errors import ConfigError
+
+
+class Kind(StrEnum):
+    """What a list of algorithms is for: the key of the configuration's ``ssh`` section."""
+
+    CIPHERS = "ciphers"
+    KEX = "kex"
+    MACS = "macs"
+
+
+# A client's order decides (RFC 4253 section 7.1); ours only matters to readers and to guesses, see adapter.py.
+DEFAULTS: dict[Kind, tuple[str, ...]] = {
+    Kind.KEX: (
+        "mlkem768x25519-sha256",
+        "curve25519-sha256",
+        "curve25519-sha256@libssh.org",
+        "ecdh-sha2-nistp256",
+        "ecdh-sha2-nistp384",
+        "ecdh-sha2-nistp521",
+    ),
+    Kind.CIPHERS: (
+        "chacha20-poly1305@openssh.com",
+        "aes256-gcm@openssh.com",
+        "aes128-gcm@openssh.com",
+        "aes256-ctr",
+        "aes192-ctr",
+        "aes128-ctr",
+    ),
+    Kind.MACS: (
+        "hmac-sha2-256-etm@openssh.com",
+        "hmac-sha2-512-etm@openssh.com",
+        "hmac-sha2-256",
+        "hmac-sha2-512",
+    ),
+}
+
+_ON_REQUEST: dict[Kind, tuple[str, ...]] = {
+    Kind.KEX: (
+        "diffie-hellman-group14-sha256",
+        "diffie-hellman-group16-sha512",
+        "diffie-hellman-group18-sha512",
+        "diffie-hellman-group14-sha1",
+        "diffie-hellman-group1-sha1",
+    ),
+    Kind.CIPHERS: ("aes256-cbc", "aes192-cbc", "aes128-cbc", "3des-cbc", "arcfour256", "arcfour128", "arcfour"),
+    Kind.MACS: ("hmac-sha1-etm@openssh.com", "hmac-sha1", "hmac-sha1-96"),
+}
+
+# Upstream's name for a cipher that no client calls so.
+_ALIASES = {"tripledescbcID": "3des-cbc"}
+
+HOST_KEY_ALGORITHMS = {
+    "ssh-ed25519": ("ssh-ed25519",),
+    "ecdsa-sha2-nistp256": ("ecdsa-sha2-nistp256",),
+    "ecdsa-sha2-nistp384": ("ecdsa-sha2-nistp384",),
+    "ecdsa-sha2-nistp521": ("ecdsa-sha2-nistp521",),
+    "ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256"),
+}
+"""Key type to the signature algorithms offered for it; SHA-1 signatures are not made."""
+
+CLIENT_SIGNATURES = (
+    "ssh-ed25519",
+    "sk-ssh-ed25519@openssh.com",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+)
+"""Signatures accepted from clients, as ``server-sig-algs`` (RFC 8308 section 3.1) tells them."""
+
+
+def accepted(kind: Kind) -> tuple[str, ...]:
+    """Every name that the configuration may use for *kind*, strong ones first."""
+    return DEFAULTS[kind] + _ON_REQUEST[kind]
+
+
+def check(names: Sequence[str] | None, kind: Kind) -> list[str]:
+    """
+    The names to offer; None asks for the defaults.
+
+    Raises:
+        ConfigError: a name is unknown or cannot be had with the installed libraries, or the list is empty.
+    """
+    if names is None:
+        return [name for name in DEFAULTS[kind] if name in _available(kind)]
+    if not names:
+        raise _error(f"ssh.{kind} is empty: no client could connect. Leave it out to get the defaults.")
+    result: list[str] = []
+    for given in names:
+        name = _ALIASES.get(given, given)
+        if name not in accepted(kind):
+            near = difflib.get_close_matches(name, accepted(kind), n=1)
+            hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(accepted(kind))}."
+            raise _error(f"ssh.{kind}: {given!r} is not an algorithm that can be offered.{hint}")
+        if name not in _available(kind):
+            raise _error(f"ssh.{kind}: {given!r} is not available with the installed cryptography library.")
+        if name not in result:
+            result.append(name)
+    return result
+
+
+def _available(kind: Kind) -> frozenset[str]:
+    known = {Kind.CIPHERS: get_encryption_algs, Kind.KEX: get_kex_algs, Kind.MACS: get_mac_algs}[kind]()
+    return frozenset(name.decode("ascii") for name in known)
+
+
+def _error(text: str) -> ConfigError:
+    return ConfigError(CoreCode.CONFIG_ERROR, text)

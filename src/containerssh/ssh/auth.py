@@ -1,0 +1,319 @@
+"""Authentication of one connection (RFC 4252, RFC 4256), from the client's requests to a login.
+
+Each request is judged by itself: nothing of an attempt that failed, or that the client gave up for a newer one, reaches
+the login. A public key is judged once for each name, and becomes a login only through a request of that same name whose
+signature by that same key is good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asyncssh import constants
+from asyncssh.misc import Error as LibraryError
+from asyncssh.packet import String
+from asyncssh.public_key import KeyImportError, decode_ssh_certificate, decode_ssh_public_key
+
+from containerssh.core.codes import SSHCode
+from containerssh.core.errors import AuthFailed, AuthUnavailable, ContainerSSHError, ProtocolError, describe
+from containerssh.core.handlers import AuthMethod, NetworkHandler, Prompts, PublicKey
+from containerssh.core.messages import Event
+from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
+from containerssh.core.requests import from_wire
+from containerssh.ssh.adapter import AdapterConnection, AuthRequest
+from containerssh.ssh.algorithms import CLIENT_SIGNATURES
+from containerssh.ssh.options import Limits
+from containerssh.ssh.requests import Fields
+
+logger = logging.getLogger(__name__)
+
+_USERNAME_BYTES = 1023
+_ORDER = (AuthMethod.PASSWORD, AuthMethod.PUBLIC_KEY, AuthMethod.KEYBOARD_INTERACTIVE, AuthMethod.GSSAPI)
+_NAMES = {
+    AuthMethod.PASSWORD: ("Password", "password"),
+    AuthMethod.PUBLIC_KEY: ("Public key", "public key"),
+    AuthMethod.KEYBOARD_INTERACTIVE: ("Keyboard-interactive", "keyboard-interactive"),
+    AuthMethod.GSSAPI: ("GSSAPI", "gssapi"),
+}
+_QUESTIONS_MAX = 32
+
+
+class TooManyTries(ContainerSSHError):
+    """The client has used up its tries."""
+
+    default_user_message = "Too many authentication failures"
+
+
+@dataclass(frozen=True)
+class _KeyAcceptable:
+    """The answer to a question about a key (RFC 4252 section 7)."""
+
+    algorithm: bytes
+    blob: bytes
+
+
+class Authentication(Prompts):
+    """Scope: from the first request to the login. :meth:`requested` and :meth:`answered` are called from outside."""
+
+    def __init__(self, link: AdapterConnection, limits: Limits, banner: str) -> None:
+        self._link = link
+        self._limits = limits
+        self._banner = banner
+        self._request: AuthRequest | None = None
+        self._arrived = asyncio.Event()
+        self._answers: asyncio.Future[list[bytes]] | None = None
+        self._keys: dict[tuple[str, bytes], Login | AuthFailed] = {}
+        self._requests = 0
+        self._failures = 0
+        self._free = True
+
+    # -- from the adapter -------------------------------------------------------------------------
+
+    def requested(self, request: AuthRequest) -> None:
+        """The client asks; a request that still waits or is being judged is given up (RFC 4252 section 5.1)."""
+        if self._banner:
+            self._link.banner(self._banner)
+            self._banner = ""
+        self._requests += 1
+        if self._request is not None:
+            self._failures += 1
+        self._request = request
+        self._arrived.set()
+
+    def answered(self, answers: list[bytes]) -> None:
+        """The client answers questions."""
+        if self._answers is not None and not self._answers.done():
+            self._answers.set_result(answers)
+
+    # -- the connection's task -----------------------------------------------------------------------
+
+    async def run(self, network: NetworkHandler, meta: ConnectionMetadata) -> Login:
+        """
+        Judge requests until one is a login. The client is told of each result, the good one included.
+
+        Raises:
+            TooManyTries: the connection must end.
+        """
+        while True:
+            await self._arrived.wait()
+            request, self._request = self._request, None
+            self._arrived.clear()
+            assert request is not None
+            if self._requests > self._limits.auth_requests:
+                raise self._too_many()
+            attempt = asyncio.create_task(self._judge(network, meta, request))
+            newer = asyncio.create_task(self._arrived.wait())
+            try:
+                await asyncio.wait((attempt, newer), return_when=asyncio.FIRST_COMPLETED)
+                if newer.done():
+                    # Even a yes that has come is void: the client does not wait for it any more.
+                    self._count_failure()
+                    continue
+                result = attempt.result()
+            finally:
+                newer.cancel()
+                attempt.cancel()
+                await asyncio.wait((attempt, newer))
+                if not attempt.cancelled():
+                    attempt.exception()
+            match result:
+                case Login():
+                    title, labels = _describe(request)
+                    logger.info(Event(SSHCode.AUTH_SUCCESSFUL, f"{title} successful", **labels))
+                    self._link.auth_succeeded()
+                    return result
+                case _KeyAcceptable():
+                    self._link.auth_key_acceptable(result.algorithm, result.blob)
+                case None:
+                    self._count_failure()
+                    self._link.auth_failed([name for name in _ORDER if name in network.auth_methods])
+
+    def _count_failure(self) -> None:
+        self._failures += 1
+        if self._failures >= self._limits.auth_tries:
+            raise self._too_many()
+
+    def _too_many(self) -> TooManyTries:
+        return TooManyTries(SSHCode.HANDSHAKE_FAILED, "too many authentication failures")
+
+    async def _judge(
+        self, network: NetworkHandler, meta: ConnectionMetadata, request: AuthRequest
+    ) -> Login | _KeyAcceptable | None:
+        """A login, "sign it", or None for a refusal, which is logged here."""
+        if request.method == b"none":
+            if self._free:
+                self._free = False
+                self._failures -= 1
+            return None
+        method = next((m for m in network.auth_methods if m.encode() == request.method), None)
+        if method is None:
+            logger.debug(
+                Event(
+                    SSHCode.AUTH_FAILED,
+                    "The client tried a method that is not offered",
+                    method=from_wire(request.method),
+                )
+            )
+            return None
+        title, labels = _describe(request)
+        try:
+            attempt = AuthAttempt(
+                **{name: getattr(meta, name) for name in ConnectionMetadata.__dataclass_fields__},
+                client_version=self._link.client_version,
+                username=_username(request.username),
+            )
+            match method:
+                case AuthMethod.PASSWORD:
+                    result: Login | _KeyAcceptable = await self._password(network, attempt, request)
+                case AuthMethod.PUBLIC_KEY:
+                    result = await self._public_key(network, attempt, request)
+                case AuthMethod.KEYBOARD_INTERACTIVE:
+                    fields = Fields(request.payload)
+                    fields.string(), fields.string()
+                    fields.end()
+                    result = await network.authenticate_interactive(attempt, self)
+                case AuthMethod.GSSAPI:
+                    result = await _no_gssapi()
+        except (AuthFailed, ProtocolError) as exc:
+            logger.info(Event(SSHCode.AUTH_FAILED, f"{title} failed", **labels, reason=describe(exc)))
+            return None
+        except AuthUnavailable as exc:
+            logger.info(
+                Event(SSHCode.AUTH_UNAVAILABLE, f"{title} currently unavailable", **labels, reason=describe(exc))
+            )
+            return None
+        except Exception:
+            text = f"{title} failed because of a fault in the server"
+            logger.exception(Event(SSHCode.AUTH_UNAVAILABLE, text, **labels))
+            return None
+        return result
+
+    # -- the methods ------------------------------------------------------------------------------------
+
+    async def _password(self, network: NetworkHandler, attempt: AuthAttempt, request: AuthRequest) -> Login:
+        fields = Fields(request.payload)
+        change = fields.boolean()
+        password = fields.string()
+        if change:
+            raise AuthFailed(SSHCode.AUTH_FAILED, "passwords cannot be changed here")
+        fields.end()
+        if len(password) > self._limits.password_bytes:
+            raise AuthFailed(SSHCode.AUTH_FAILED, "the password is too long")
+        return await network.authenticate_password(attempt, password)
+
+    async def _public_key(
+        self, network: NetworkHandler, attempt: AuthAttempt, request: AuthRequest
+    ) -> Login | _KeyAcceptable:
+        fields = Fields(request.payload)
+        signed = fields.boolean()
+        algorithm = fields.string()
+        blob = fields.string()
+        signature = fields.string() if signed else b""
+        fields.end()
+        key = _read_key(algorithm, blob)
+        if not signed:
+            await self._judge_key(network, attempt, key)
+            return _KeyAcceptable(algorithm, blob)
+        head = request.head + request.payload[: -4 - len(signature)]
+        if not _verified(key, algorithm, String(self._link.session_id) + head, signature):
+            raise AuthFailed(SSHCode.AUTH_FAILED, "the signature is wrong", fingerprint=key.fingerprint)
+        return await self._judge_key(network, attempt, key)
+
+    async def _judge_key(self, network: NetworkHandler, attempt: AuthAttempt, key: PublicKey) -> Login:
+        known = self._keys.get((attempt.username, key.blob))
+        if known is None:
+            try:
+                known = await network.authenticate_public_key(attempt, key)
+            except AuthFailed as exc:
+                known = exc
+            self._keys[attempt.username, key.blob] = known
+        if isinstance(known, AuthFailed):
+            raise known
+        return known
+
+    async def ask(self, instruction: str, questions: Sequence[tuple[str, bool]] = ()) -> Sequence[str]:
+        if len(questions) > _QUESTIONS_MAX:
+            raise AuthUnavailable(SSHCode.AUTH_UNAVAILABLE, "more questions than a client would show")
+        self._answers = asyncio.get_running_loop().create_future()
+        self._link.auth_ask(instruction, questions)
+        answers = await self._answers
+        if len(answers) != len(questions):
+            raise AuthFailed(SSHCode.AUTH_FAILED, "the number of answers is not that of the questions")
+        return [from_wire(answer) for answer in answers]
+
+
+def _describe(request: AuthRequest) -> tuple[str, dict[str, str]]:
+    """How the log calls the request's method, and the labels of its line."""
+    name, label = _NAMES[AuthMethod(request.method.decode("ascii"))]
+    return f"{name} authentication", {"username": from_wire(request.username), "method": label}
+
+
+async def _no_gssapi() -> Login:
+    raise AuthUnavailable(SSHCode.AUTH_UNAVAILABLE, "the server does not speak GSSAPI")
+
+
+def _username(raw: bytes) -> str:
+    """The name as the client gave it: not normalised, so that everybody down the line sees the same."""
+    try:
+        name = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise AuthFailed(SSHCode.AUTH_FAILED, "the user name is not UTF-8") from None
+    if not name or len(raw) > _USERNAME_BYTES:
+        raise AuthFailed(SSHCode.AUTH_FAILED, "the user name is empty or too long")
+    if any(unicodedata.category(char) in {"Cc", "Zl", "Zp"} or char in _BIDI for char in name):
+        raise AuthFailed(SSHCode.AUTH_FAILED, "the user name holds control characters")
+    return name
+
+
+# Overrides of the writing direction: they make one name look like another.
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def _read_key(algorithm: bytes, blob: bytes) -> PublicKey:
+    """
+    The key or certificate of a request.
+
+    Raises:
+        AuthFailed: it cannot be read, or does not fit the signature algorithm it came with.
+    """
+    base = _base(algorithm)
+    if base not in CLIENT_SIGNATURES:
+        raise AuthFailed(SSHCode.AUTH_FAILED, "the signature algorithm is not accepted", algorithm=from_wire(algorithm))
+    try:
+        certificate = b"-cert-" in algorithm
+        kind = decode_ssh_certificate(blob).algorithm if certificate else decode_ssh_public_key(blob).algorithm
+    except (KeyImportError, LibraryError, ValueError) as exc:
+        raise AuthFailed(SSHCode.AUTH_FAILED, "the key cannot be read") from exc
+    rsa = base.startswith("rsa-sha2-")
+    if _base(kind) != ("ssh-rsa" if rsa else base):
+        raise AuthFailed(SSHCode.AUTH_FAILED, "the key does not fit its algorithm")
+    return PublicKey(kind.decode("ascii"), blob)
+
+
+def _verified(key: PublicKey, algorithm: bytes, message: bytes, signature: bytes) -> bool:
+    try:
+        used = Fields(signature).string()
+        # The request names the algorithm and so does the signature: a weaker one must not slip in.
+        if used.decode("ascii") != _base(algorithm):
+            return False
+        public = decode_ssh_certificate(key.blob).key if "-cert-" in key.algorithm else decode_ssh_public_key(key.blob)
+        return public.verify(message, signature)
+    except (ProtocolError, LibraryError, KeyImportError, ValueError):
+        return False
+
+
+def _base(algorithm: bytes) -> str:
+    """The plain name of a certificate's algorithm; other names as they are."""
+    name = from_wire(algorithm)
+    if "-cert-v01@openssh.com" not in name:
+        return name
+    plain = name.replace("-cert-v01@openssh.com", "")
+    return f"{plain}@openssh.com" if plain.startswith("sk-") else plain
+
+
+DISCONNECT_CODE = constants.DISC_PROTOCOL_ERROR
+"""What OpenSSH's and upstream's servers answer to the last try."""

@@ -1,0 +1,416 @@
+"""One session channel: its requests in order, its streams, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from asyncssh import constants
+
+from containerssh.core.codes import SecurityCode, SSHCode
+from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, Rejected, describe
+from containerssh.core.handlers import ConnectionHandler, SessionChannel, SessionHandler
+from containerssh.core.messages import Event, log_labels
+from containerssh.core.requests import SIGNALS, ExitSignal, from_wire
+from containerssh.ssh import requests
+from containerssh.ssh.channel_adapter import AdapterChannel
+from containerssh.ssh.options import Limits
+from containerssh.ssh.streams import ChannelReader, ChannelWriter
+
+logger = logging.getLogger(__name__)
+
+_STARTS = frozenset({b"shell", b"exec", b"subsystem"})
+_NOT_STARTED = 127
+_BROKEN = 255
+# A program that ends usually tells so right after the end of its output. Sent together, no client can leave in between.
+_EOF_DELAY = 0.1
+# OpenSSH's client dies at once of a failed start; this lets it show what came before.
+_READ_FIRST = 0.1
+# How long a client whose window is full may take to read why its session failed.
+_TELLING = 2.0
+
+
+def user_line(message: str, connection_id: str) -> str:
+    """What a user reads when something failed; the reference is the log's ``connectionId``."""
+    return f"containerssh: {message} (reference {connection_id})"
+
+
+class LoginFailed(Exception):
+    """There is no container for the sessions of this connection, because of *error*."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(describe(error))
+        self.error = error
+
+
+class Session(SessionChannel):
+    """The front's side of a session channel. :meth:`run` is its task; the adapter calls the first methods."""
+
+    stdin: ChannelReader
+    stdout: ChannelWriter
+    stderr: ChannelWriter
+
+    def __init__(
+        self,
+        channel: AdapterChannel,
+        number: int,
+        login: asyncio.Future[ConnectionHandler],
+        connection_id: str,
+        limits: Limits,
+    ) -> None:
+        self._channel = channel
+        self._number = number
+        self._login = login
+        self._connection_id = connection_id
+        self._limits = limits
+        self._queue: deque[tuple[bytes, bool, bytes]] = deque()
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._closed = False
+        self._context = contextvars.copy_context()
+        self._scope: asyncio.Timeout | None = None
+        self._handler: SessionHandler | None = None
+        self._pty = False
+        self._started = False
+        self._env_count = 0
+        self._env_bytes = 0
+        self._outputs_open = 2
+        self._ending = False
+        self._exited = asyncio.Event()
+        self._eof_timer: asyncio.TimerHandle | None = None
+        self.on_interactive: Callable[[], None] | None = None
+        self.on_told: Callable[[], None] | None = None
+        self.interactive = False
+        self._asked_pty = False
+        self.stdin = ChannelReader(channel)
+        self.stdout = ChannelWriter(channel, self._output_ended, stderr=False)
+        self.stderr = ChannelWriter(channel, self._output_ended, stderr=True)
+
+    # -- called by the adapter ------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether a program was started whose end has not been told."""
+        return self._started and not self._ending
+
+    def requested(self, name: bytes, want_reply: bool, payload: bytes) -> None:
+        """A channel request arrived; it is answered after those before it."""
+        if self._closed or self._ending:
+            return
+        size = len(name) + len(payload)
+        if name == b"window-change" and self._queue and self._queue[-1][:2] == (name, want_reply) and not want_reply:
+            self._queued_bytes -= len(name) + len(self._queue.pop()[2])
+        if len(self._queue) >= self._limits.queued_requests or self._queued_bytes + size > self._limits.queued_bytes:
+            text = "The client queues too many requests on one channel"
+            self.log(logging.INFO, Event(SSHCode.CHANNEL_REQUEST_FAILED, text))
+            self._channel.cut()
+            return
+        self._queue.append((name, want_reply, payload))
+        self._queued_bytes += size
+        self._wake.set()
+        self._asked_pty = self._asked_pty or name == b"pty-req"
+        if self._asked_pty and name in (b"shell", b"exec") and not self.interactive:
+            self.interactive = True
+            if self.on_interactive:
+                self.on_interactive()
+
+    def data_received(self, data: bytes) -> None:
+        self.stdin.feed(data)
+
+    def eof_received(self) -> None:
+        self.stdin.feed_eof()
+
+    def resume_writing(self) -> None:
+        self.stdout.resume()
+        self.stderr.resume()
+
+    def finished(self) -> None:
+        """Everything was sent, CLOSE included."""
+        self._exited.set()
+        self._close()
+
+    def closed_by_peer(self) -> None:
+        """The channel is gone, by the client or with the connection: a handler's call is interrupted."""
+        self._exited.set()
+        self._close()
+        if self._scope is not None:
+            self._scope.reschedule(asyncio.get_running_loop().time())
+            self._scope = None
+
+    def log(self, level: int, event: Event, error: BaseException | None = None) -> None:
+        """Log with this session's labels, from wherever it is called."""
+        self._context.run(logger.log, level, event, exc_info=error)
+
+    def notice(self, text: str) -> None:
+        """One line for the user, if the channel can still take it."""
+        with suppress(BrokenPipeError):
+            self._channel.put(_terminal_line(text), stderr=True)
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._eof_timer:
+            self._eof_timer.cancel()
+        self.stdin.fail()
+        self.stdout.fail()
+        self.stderr.fail()
+        self._wake.set()
+
+    # -- SessionChannel ----------------------------------------------------------------------------------
+
+    async def exit_status(self, status: int) -> None:
+        await self._exit(self._channel.fields_of_status(status), Event(SSHCode.EXIT, "Program exited", exitCode=status))
+
+    async def exit_signal(self, signal: ExitSignal) -> None:
+        name = signal.name if signal.name in SIGNALS or "@" in signal.name else f"{signal.name}@containerssh.io"
+        fields = self._channel.fields_of_signal(name, signal.core_dumped, signal.message)
+        await self._exit(fields, Event(SSHCode.EXIT_SIGNAL, "Program ended by a signal", signal=signal.name))
+
+    async def _exit(self, request: tuple[bytes, bytes], event: Event) -> None:
+        await self.stdout.started()
+        if self._ending:
+            return
+        if self._closed:
+            logger.debug(Event(SSHCode.EXIT_CODE_FAILED, "The client was gone before the program's end could be told"))
+            return
+        self._ending = True
+        logger.debug(event)
+        self._finish(request)
+        await self._exited.wait()
+
+    async def fail(self, error: Exception) -> None:
+        fault = None if isinstance(error, ContainerSSHError) else error
+        event = (
+            error.event()
+            if isinstance(error, ContainerSSHError)
+            else Event(SSHCode.CHANNEL_REQUEST_FAILED, f"The session failed ({describe(error)})")
+        )
+        logger.error(event, exc_info=fault)
+        await self.stdout.started()
+        if not self._ending and not self._closed:
+            self._ending = True
+            self._tell(error)
+            self._finish(self._channel.fields_of_status(_BROKEN))
+            await self._exited.wait()
+
+    def _finish(self, request: tuple[bytes, bytes]) -> None:
+        if self._eof_timer:
+            self._eof_timer.cancel()
+        self._channel.finish(*request)
+
+    def _output_ended(self) -> None:
+        self._outputs_open -= 1
+        if self._outputs_open == 0 or (self._pty and self.stdout.ended):
+            self._eof_timer = asyncio.get_running_loop().call_later(_EOF_DELAY, self._channel.end_output)
+
+    def _tell(self, error: Exception) -> None:
+        message = error.user_message if isinstance(error, ContainerSSHError) else ContainerSSHError.default_user_message
+        with suppress(BrokenPipeError):
+            line = user_line(message, self._connection_id)
+            self._channel.put(_terminal_line(line) if self._asked_pty else f"{line}\n".encode(), stderr=True)
+
+    # -- the task ----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """The session, from the request to open the channel to its end. Never raises for what a peer or handler did."""
+        with log_labels(channelId=self._number):
+            self._context = contextvars.copy_context()
+            try:
+                async with asyncio.timeout(None) as self._scope:
+                    if not self._closed:
+                        await self._run()
+            except TimeoutError:
+                if not self._closed:
+                    await self._refuse(BackendError(SSHCode.CHANNEL_REQUEST_FAILED, "the session timed out"))
+            except Exception as exc:  # noqa: BLE001  any fault costs this channel only; logged in there
+                await self._refuse(exc)
+            finally:
+                self._scope = None
+                self._channel.cut()
+                self._close()
+
+    async def _run(self) -> None:
+        try:
+            connection = await asyncio.shield(self._login)
+        except LoginFailed as exc:
+            await self._tell_failed_login(exc.error)
+            return
+        async with connection.session(self) as handler:
+            self._handler = handler
+            self._channel.confirm()
+            logger.debug(Event(SSHCode.NEW_CHANNEL, "Session channel opened", type="session"))
+            while (request := await self._next()) is not None:
+                await self._handle(handler, *request)
+            self._handler = None
+
+    async def terminate(self) -> None:
+        """The server stops: pass it on to the program, if one runs."""
+        if self._handler is not None:
+            await self._handler.terminate()
+
+    async def _next(self) -> tuple[bytes, bool, bytes] | None:
+        while not self._closed:
+            if self._queue:
+                request = self._queue.popleft()
+                self._queued_bytes -= len(request[0]) + len(request[2])
+                return request
+            self._wake.clear()
+            # Nothing of the handler's is interrupted here, so the end comes as a plain return...
+            scope, self._scope = self._scope, None
+            await self._wake.wait()
+            self._scope = scope
+        # ... and what it does afterwards to clean up is not interrupted either.
+        self._scope = None
+        return None
+
+    async def _refuse(self, error: Exception) -> None:
+        """The session's scope failed: refuse the channel if it is still unanswered, else tell the user."""
+        if isinstance(error, Rejected):
+            logger.debug(error.event())
+        elif isinstance(error, ContainerSSHError):
+            logger.error(error.event())
+        else:
+            text = f"The session ended because of a fault in the server ({describe(error)})"
+            logger.error(Event(SSHCode.CHANNEL_REQUEST_FAILED, text), exc_info=error)
+        if self._closed:
+            return
+        message = error.user_message if isinstance(error, ContainerSSHError) else ContainerSSHError.default_user_message
+        code = constants.OPEN_CONNECT_FAILED
+        if isinstance(error, Rejected):
+            full = error.code is SecurityCode.MAX_SESSIONS
+            code = constants.OPEN_RESOURCE_SHORTAGE if full else constants.OPEN_ADMINISTRATIVELY_PROHIBITED
+        logger.debug(Event(SSHCode.NEW_CHANNEL_REJECTED, "The session was refused"))
+        self._channel.refuse(code, message)
+        if not self._closed:
+            self._ending = True
+            self._tell(error)
+            self._finish(self._channel.fields_of_status(_BROKEN))
+            await self._wait_until_told()
+
+    async def _wait_until_told(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TELLING):
+                await self._exited.wait()
+
+    async def _tell_failed_login(self, error: Exception) -> None:
+        """Answer requests until the one that starts a program: that one gets the bad news."""
+        self._channel.confirm()
+        while (request := await self._next()) is not None:
+            name, want_reply, _ = request
+            start = name in _STARTS
+            if want_reply and not start:
+                self._channel.reply(name in (b"env", b"pty-req"))
+            if start:
+                self._tell(error)
+                if want_reply:
+                    self._channel.reply(True)
+                self._ending = True
+                self._finish(self._channel.fields_of_status(_BROKEN))
+                if self.on_told:
+                    self.on_told()
+                await self._wait_until_told()
+                return
+
+    # -- requests -----------------------------------------------------------------------------------------
+
+    async def _handle(self, handler: SessionHandler, name: bytes, want_reply: bool, payload: bytes) -> None:
+        label = from_wire(name[:256])
+        logger.debug(Event(SSHCode.CHANNEL_REQUEST, "Channel request", RequestType=label))
+        error: Exception | None = None
+        try:
+            await self._perform(handler, name, payload)
+        except (Rejected, ProtocolError) as exc:
+            logger.debug(exc.event())
+            error = exc
+        except ContainerSSHError as exc:
+            logger.error(exc.event())  # noqa: TRY400  told by its own words
+            error = exc
+        except Exception as exc:
+            text = f"A request failed because of a fault in the server ({describe(exc)})"
+            logger.exception(Event(SSHCode.CHANNEL_REQUEST_FAILED, text, RequestType=label))
+            error = exc
+        if error is None:
+            logger.debug(Event(SSHCode.CHANNEL_REQUEST_SUCCESSFUL, "Channel request successful", RequestType=label))
+        else:
+            reason = describe(error)
+            logger.debug(
+                Event(SSHCode.CHANNEL_REQUEST_FAILED, "Channel request failed", RequestType=label, reason=reason)
+            )
+        if name in _STARTS and not self._started:
+            await self._answer_start(name, want_reply, error)
+        elif want_reply:
+            self._channel.reply(error is None)
+
+    async def _answer_start(self, name: bytes, want_reply: bool, error: Exception | None) -> None:
+        if error is None:
+            self._started = True
+        elif name == b"subsystem" or isinstance(error, Rejected | ProtocolError):
+            if not isinstance(error, ProtocolError):
+                self._tell(error)
+                await asyncio.sleep(_READ_FIRST)
+        else:
+            # A failure reply would end OpenSSH's client with words of its own and a status that means "no connection".
+            self._tell(error)
+            if want_reply:
+                self._channel.reply(True)
+            self._ending = True
+            status = _NOT_STARTED if isinstance(error, BackendError) else _BROKEN
+            self._finish(self._channel.fields_of_status(status))
+            return
+        if want_reply:
+            self._channel.reply(error is None)
+        if error is None:
+            self.stdout.start()
+            self.stderr.start()
+
+    async def _perform(self, handler: SessionHandler, name: bytes, payload: bytes) -> None:
+        match name:
+            case b"shell" | b"exec" | b"subsystem" | b"env" | b"pty-req" if self._started:
+                raise _refused(name, "a program was already started on this channel")
+            case b"signal" | b"break" if not self._started:
+                raise _refused(name, "no program was started on this channel")
+            case b"env":
+                env = requests.parse_env(payload)
+                self._env_count += 1
+                self._env_bytes += len(payload)
+                if self._env_count > self._limits.env_count or self._env_bytes > self._limits.env_bytes:
+                    raise _refused(name, "too many environment variables")
+                await handler.set_env(env.name, env.value)
+            case b"pty-req":
+                await handler.request_pty(requests.parse_pty(payload))
+                self._pty = True
+            case b"shell":
+                requests.parse_nothing(payload)
+                await handler.run_shell()
+            case b"exec":
+                await handler.run_command(requests.parse_text(payload))
+            case b"subsystem":
+                await handler.run_subsystem(requests.parse_text(payload))
+            case b"window-change":
+                await handler.resize(requests.parse_size(payload))
+            case b"signal":
+                signal = requests.parse_text(payload)
+                if signal not in SIGNALS:
+                    raise _refused(name, "the signal is unknown")
+                await handler.send_signal(signal)
+            case b"break":
+                length = requests.parse_break(payload)
+                if not self._pty:
+                    raise _refused(name, "there is no terminal to send a break to")
+                await handler.send_break(length)
+            case _:
+                raise _refused(name, "the request is not supported")
+
+
+def _refused(name: bytes, why: str) -> Rejected:
+    return Rejected(SSHCode.CHANNEL_REQUEST_FAILED, why, user_message=f"The request was refused: {why}.")
+
+
+def _terminal_line(text: str) -> bytes:
+    """A line for a terminal that the client has put into raw mode."""
+    return f"{text}\r\n".encode()

@@ -1,0 +1,297 @@
+"""asyncssh's session channel with its requests, its flow control and its end in our hands.
+
+* Requests go to the front as they are, and are answered when it says so.
+* Nothing is sent while the connection cannot take it, whatever window the client granted.
+* The end comes in the order data, EOF, exit status, CLOSE. A client that closes its side after it saw our EOF still
+  gets the status; the library would send CLOSE at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from asyncssh import constants
+from asyncssh.channel import SSHServerChannel
+from asyncssh.misc import DisconnectError, ProtocolError
+from asyncssh.packet import PacketDecodeError, SSHPacket, String, UInt32
+
+from containerssh.core.codes import SSHCode
+from containerssh.core.errors import describe
+from containerssh.core.messages import Event
+
+if TYPE_CHECKING:
+    from containerssh.ssh.adapter import AdapterConnection
+    from containerssh.ssh.channel import Session
+
+logger = logging.getLogger(__name__)
+
+_PACKET_MAX = 32768
+_STDERR = constants.EXTENDED_DATA_STDERR
+_PIECES = 16
+_SMALL = 4096
+_JOINED = 32768
+
+
+class AdapterChannel(SSHServerChannel[bytes]):
+    """A session channel; :attr:`front` is told what the client sends."""
+
+    # The base class, which knows only its own connection class, drops it at the end all the same.
+    _conn: AdapterConnection | None  # type: ignore[assignment]
+    front: Session
+
+    def __init__(
+        self,
+        conn: AdapterConnection,
+        loop: asyncio.AbstractEventLoop,
+        own_window: int,
+        number: int,
+        window: int,
+        packet_size: int,
+    ) -> None:
+        super().__init__(
+            conn,
+            loop,
+            allow_pty=True,
+            line_editor=False,
+            line_echo=False,
+            line_history=0,
+            max_line_length=0,
+            encoding=None,
+            errors="strict",
+            window=own_window,
+            max_pktsize=_PACKET_MAX,
+        )
+        self._send_chan = number
+        self._send_window = window
+        self._send_pktsize = min(packet_size, _PACKET_MAX)
+        self._out: list[tuple[memoryview, int | None]] = []
+        self._final: tuple[bytes, ...] | None = None
+        self._recv_paused = True
+
+    # -- what the front calls -------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._send_state in {"close_pending", "closed"} or self._conn is None
+
+    def confirm(self) -> None:
+        """Answer the client's open request: it may use the channel now."""
+        if self._conn is not None and self._unanswered:
+            assert self._send_chan is not None
+            assert self._recv_chan is not None
+            self._conn.send_channel_open_confirmation(
+                self._send_chan, self._recv_chan, self._recv_window, self._recv_pktsize
+            )
+            self._send_state = "open"
+            self._recv_state = "open"
+
+    def refuse(self, code: int, reason: str) -> None:
+        """Answer the client's open request with a failure; the channel is gone."""
+        if self._conn is not None and self._unanswered and self._send_chan is not None:
+            self._conn.refuse_channel(self._send_chan, code, reason)
+            self._cleanup()
+
+    @property
+    def _unanswered(self) -> bool:
+        return self._send_state == "closed" and self._recv_state == "closed" and self._send_chan is not None
+
+    def reply(self, ok: bool) -> None:
+        """Answer the oldest request that wants an answer."""
+        if not self.closed:
+            self.send_packet(constants.MSG_CHANNEL_SUCCESS if ok else constants.MSG_CHANNEL_FAILURE)
+
+    def put(self, data: bytes, *, stderr: bool = False) -> bool:
+        """
+        Send *data*; whether there is room for more. If not, ``front.resume_writing`` follows.
+
+        Raises:
+            BrokenPipeError: the channel, or our direction of it, is closed.
+        """
+        if self._send_state != "open":
+            raise BrokenPipeError("the channel is closed")
+        if not data:
+            return not self._send_paused
+        datatype = _STDERR if stderr else None
+        if len(self._out) > _PIECES and self._out[-1][1] == datatype and len(self._out[-1][0]) < _SMALL:
+            # Many small writes that wait would cost far more memory than their bytes.
+            self._out[-1] = (memoryview(bytes(self._out[-1][0]) + data), datatype)
+        else:
+            self._out.append((memoryview(data), datatype))
+        self._send_buf_len += len(data)
+        self.flush()
+        return not self._send_paused
+
+    def end_output(self) -> None:
+        """Send EOF once everything put before has left."""
+        if self._send_state == "open":
+            self._send_state = "eof_pending"
+            self.flush()
+
+    def finish(self, request: bytes, *fields: bytes) -> None:
+        """Once everything has left: EOF, the request that tells how the program ended, CLOSE."""
+        self._final = (request, *fields)
+        if self._send_state == "open":
+            self._send_state = "eof_pending"
+        self.flush()
+
+    def cut(self) -> None:
+        """Close at once; unsent output is lost."""
+        self._out.clear()
+        self._final = None
+        if self._conn is not None:
+            if self._unanswered:
+                self.refuse(constants.OPEN_CONNECT_FAILED, "The session failed")
+            else:
+                self._close_both()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is left to send."""
+        return bool(self._out)
+
+    def flush(self) -> None:
+        """Send what window and connection allow."""
+        conn = self._conn
+        if conn is None:
+            return
+        out = self._out
+        while out and self._send_window and conn.ready:
+            data, datatype = out[0]
+            size = min(self._send_window, self._send_pktsize)
+            if len(data) > size:
+                out[0] = (data[size:], datatype)
+                data = data[:size]
+            else:
+                del out[0]
+            self._send_buf_len -= len(data)
+            self._send_window -= len(data)
+            if datatype is None:
+                head = b"%b%b" % (UInt32(self._send_chan or 0), UInt32(len(data)))
+                conn.send_packet(constants.MSG_CHANNEL_DATA, head, data, handler=self)  # type: ignore[arg-type]  # joined
+            else:
+                head = b"%b%b%b" % (UInt32(self._send_chan or 0), UInt32(datatype), UInt32(len(data)))
+                conn.send_packet(constants.MSG_CHANNEL_EXTENDED_DATA, head, data, handler=self)  # type: ignore[arg-type]
+        self._tell_room()
+        if not out:
+            if self._send_state == "eof_pending":
+                self.send_packet(constants.MSG_CHANNEL_EOF)
+                self._send_state = "eof"
+            if self._send_state == "eof" and self._final:
+                request, *fields = self._final
+                self._final = None
+                self._send_request(request, *fields)
+                self._close_both()
+                self.front.finished()
+
+    def _tell_room(self) -> None:
+        if self._send_paused:
+            if self._send_buf_len <= self._send_low_water:
+                self._send_paused = False
+                self.front.resume_writing()
+        elif self._send_buf_len > self._send_high_water:
+            self._send_paused = True
+
+    def _close_both(self) -> None:
+        self._close_send()
+        self._discard_recv()
+
+    # -- what the library calls ---------------------------------------------------------------------
+
+    # The library's name for the same.
+    _flush_send_buf = flush
+
+    def _pause_resume_writing(self) -> None:
+        """Called by the library's constructor only; :meth:`flush` does its work."""
+
+    def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
+        """A fault in one channel ends that channel; a breach of the protocol ends the connection, as ever."""
+        try:
+            return super().process_packet(pkttype, pktid, packet)
+        except (DisconnectError, PacketDecodeError):
+            raise
+        except Exception as exc:  # noqa: BLE001  whatever it is, the other channels go on
+            text = f"A channel failed ({describe(exc)})"
+            self.front.log(logging.ERROR, Event(SSHCode.CHANNEL_REQUEST_FAILED, text), exc)
+            self.cut()
+            return True
+
+    def log_received_packet(self, *_: object, **__: object) -> None:
+        """The library's debug log of packets costs time even when it is off."""
+
+    log_sent_packet = log_received_packet
+
+    def _accept_data(self, data: bytes, datatype: Any = None) -> None:
+        if not data or self.closed:
+            return
+        self._recv_window -= len(data)
+        if not self._recv_paused:
+            self._deliver_data(data, datatype)
+        elif self._recv_buf and len(self._recv_buf[-1][0]) < _JOINED:
+            # A window full of one-byte packets must not take a hundred times its size.
+            last = self._recv_buf[-1][0]
+            self._recv_buf[-1] = (last + data, None)
+        else:
+            self._recv_buf.append((data, None))
+
+    def _deliver_data(self, data: bytes, datatype: Any) -> None:
+        if self._recv_window < self._init_recv_window / 2:
+            self.send_packet(constants.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._init_recv_window - self._recv_window))
+            self._recv_window = self._init_recv_window
+        self.front.data_received(data)
+
+    def _flush_recv_buf(self, exc: Exception | None = None) -> None:
+        while self._recv_buf and not self._recv_paused:
+            self._deliver_data(*self._recv_buf.pop(0))
+        if not self._recv_buf and self._recv_state == "eof_pending":
+            self._recv_state = "eof"
+            self.front.eof_received()
+
+    def _process_window_adjust(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        super()._process_window_adjust(pkttype, pktid, packet)
+        # RFC 4254 section 5.2
+        if self._send_window > 0xFFFFFFFF:
+            raise ProtocolError("The window grew beyond 2^32 - 1 bytes")
+
+    def _process_request(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
+        if self._recv_state not in {"open", "eof_pending", "eof"}:
+            raise ProtocolError("Channel not open")
+        name = packet.get_string()
+        want_reply = packet.get_boolean()
+        self.front.requested(name, want_reply, packet.get_remaining_payload())
+
+    def _process_close(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
+        if self._recv_state not in {"open", "eof_pending", "eof"}:
+            raise ProtocolError("Channel not open")
+        packet.check_end()
+        self._recv_buf = []
+        self._recv_state = "close_pending"
+        if self._send_state == "eof" and self.front.running:
+            # Both directions of data are over, so the client closes; how the program ends is still to be told.
+            self.front.eof_received()
+            return
+        self._close_both()
+
+    def _cleanup(self, exc: Exception | None = None) -> None:
+        if self._conn is None:
+            return
+        super()._cleanup(exc)
+        self._out.clear()
+        self.front.closed_by_peer()
+
+    def fields_of_status(self, status: int) -> tuple[bytes, bytes]:
+        """The request that tells an exit status (RFC 4254 section 6.10)."""
+        return b"exit-status", UInt32(status & 0xFFFFFFFF)
+
+    def fields_of_signal(self, name: str, core: bool, message: str) -> tuple[bytes, bytes]:
+        """The request that tells a death by signal."""
+        return b"exit-signal", String(name) + (b"\1" if core else b"\0") + String(message) + String("")
+
+    _packet_handlers = {  # noqa: RUF012  the library's own attribute
+        **SSHServerChannel._packet_handlers,
+        constants.MSG_CHANNEL_WINDOW_ADJUST: _process_window_adjust,
+        constants.MSG_CHANNEL_REQUEST: _process_request,
+        constants.MSG_CHANNEL_CLOSE: _process_close,
+    }

@@ -1,0 +1,305 @@
+"""One TCP connection: a task of its own, which makes every handler call of it.
+
+``docs/design.md``, "The life of a login", is what it follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from asyncssh import constants
+
+from containerssh.core.codes import GeneralCode, SSHCode
+from containerssh.core.errors import ContainerSSHError, Rejected, describe
+from containerssh.core.handlers import ConnectionHandler, NetworkHandler, Notices, ServerHandler
+from containerssh.core.messages import Event, log_labels
+from containerssh.core.metadata import ConnectionMetadata, Login, SocketAddress
+from containerssh.core.requests import from_wire
+from containerssh.ssh.auth import DISCONNECT_CODE, Authentication, TooManyTries
+from containerssh.ssh.channel import LoginFailed, Session, user_line
+from containerssh.ssh.options import ServerOptions
+
+if TYPE_CHECKING:
+    from containerssh.ssh.adapter import AdapterConnection, AuthRequest
+    from containerssh.ssh.channel_adapter import AdapterChannel
+
+logger = logging.getLogger(__name__)
+
+# How long the bad news waits for a session to be told in, and then for the client to leave by itself.
+_TELLING = 3.0
+
+
+class Registry:
+    """The connections of a server; those that have not logged in yet a second time."""
+
+    def __init__(self) -> None:
+        self.all: set[Connection] = set()
+        self.newcomers: set[Connection] = set()
+
+    def add(self, connection: Connection) -> None:
+        self.all.add(connection)
+        self.newcomers.add(connection)
+
+    def remove(self, connection: Connection) -> None:
+        self.all.discard(connection)
+        self.newcomers.discard(connection)
+
+
+class Connection(Notices):
+    """A TCP connection, from accept to end; the adapter calls the methods of the first part."""
+
+    def __init__(self, handler: ServerHandler, options: ServerOptions, registry: Registry) -> None:
+        self._handler = handler
+        self._options = options
+        self._registry = registry
+        self._loop = asyncio.get_running_loop()
+        self._link: AdapterConnection
+        self._meta: ConnectionMetadata
+        self._auth: Authentication
+        self._context = contextvars.copy_context()
+        self._login: asyncio.Future[ConnectionHandler] = self._loop.create_future()
+        self._left = asyncio.Event()
+        self._scope: asyncio.Timeout | None = None
+        self._grace: asyncio.TimerHandle | None = None
+        self._sessions: dict[Session, asyncio.Task[None]] = {}
+        self._session_count = 0
+        self._idle = asyncio.Event()
+        self._told = asyncio.Event()
+        self._first: Session | None = None
+        self._error: Exception | None = None
+        self._last_notice: str | None = None
+        self._stopping = False
+        self.authenticated = False
+        self.task: asyncio.Task[None]
+
+    # -- called by the adapter -----------------------------------------------------------------------
+
+    def connected(self, link: AdapterConnection, peer: SocketAddress) -> None:
+        self._link = link
+        self._meta = ConnectionMetadata(peer, secrets.token_hex(16))
+        self._auth = Authentication(link, self._options.limits, self._options.banner)
+        if grace := self._options.login_grace.total_seconds():
+            self._grace = self._loop.call_later(grace, self._grace_is_over)
+        self.task = self._loop.create_task(self._run(), name=f"connection {self._meta.connection_id}")
+        self._registry.add(self)
+
+    def lost(self, error: Exception | None) -> None:
+        """The client is gone, or was sent away."""
+        self._error = self._error or error
+        self._left.set()
+        self._told.set()
+        if self._grace:
+            self._grace.cancel()
+        if self._scope is not None:
+            self._scope.reschedule(self._loop.time())
+            self._scope = None
+
+    def broken(self, error: BaseException | None) -> None:
+        """The library met a fault in itself or in us; it will close this connection."""
+        if error is not None and self.authenticated:
+            text = f"The connection ended because of a fault in the server ({describe(error)})"
+            self._context.run(logger.error, Event(GeneralCode.UNKNOWN_ERROR, text), exc_info=error)
+
+    def log(self, level: int, event: Event) -> None:
+        """Log with this connection's labels."""
+        self._context.run(logger.log, level, event)
+
+    def auth_requested(self, request: AuthRequest) -> None:
+        self._auth.requested(request)
+
+    def auth_answers(self, answers: list[bytes]) -> None:
+        self._auth.answered(answers)
+
+    def global_request(self, name: bytes, *, answered: bool) -> None:
+        code = SSHCode.GLOBAL_REQUEST_SUCCESSFUL if answered else SSHCode.GLOBAL_REQUEST_FAILED
+        self.log(logging.DEBUG, Event(code, "Global request", RequestType=from_wire(name[:256])))
+
+    def channel_refused(self, kind: bytes, why: str) -> None:
+        code = SSHCode.NEW_CHANNEL_REJECTED if kind == b"session" else SSHCode.UNSUPPORTED_CHANNEL_TYPE
+        self.log(logging.DEBUG, Event(code, f"A channel was refused: {why}", type=from_wire(kind[:256])))
+
+    def session_opened(self, channel: AdapterChannel) -> Session:
+        """A session channel was asked for; it is confirmed or refused by the session's own task."""
+        number = self._session_count
+        self._session_count += 1
+        session = Session(channel, number, self._login, self._meta.connection_id, self._options.limits)
+        session.on_told = self._told.set
+        if self._first is None:
+            # Nobody has to wait for this one: there is always a first session, and it hears of a failure best.
+            self._first = session
+            session.on_interactive = self._show_notice
+            channel.confirm()
+        # Created outside of the connection's task, so its labels have to be handed over.
+        task = self._context.run(self._loop.create_task, session.run())
+        self._sessions[session] = task
+        self._idle.clear()
+        task.add_done_callback(lambda _: self._session_ended(session))
+        return session
+
+    # -- Notices ---------------------------------------------------------------------------------------
+
+    def notice(self, text: str) -> None:
+        self._last_notice = text
+        if self._first is not None and self._first.interactive:
+            self._show_notice()
+
+    def _show_notice(self) -> None:
+        if self._first is not None and self._last_notice is not None and not self._login.done():
+            self._first.notice(self._last_notice)
+            self._last_notice = None
+
+    # -- called by the server ----------------------------------------------------------------------------
+
+    async def stop(self, grace: float) -> None:
+        """Ask programs to end; say goodbye when they have, or after *grace* seconds; return when all is over."""
+        self._stopping = True
+        if self._login.done() and not self._login.exception():
+            handler = self._login.result()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    # First the sessions, whose programs get a TERM, then what else the login runs.
+                    for terminate in [*(session.terminate for session in list(self._sessions)), handler.terminate]:
+                        await self._terminate(terminate)
+                    if self._sessions:
+                        idle = asyncio.create_task(self._idle.wait())
+                        left = asyncio.create_task(self._left.wait())
+                        try:
+                            await asyncio.wait((idle, left), return_when=asyncio.FIRST_COMPLETED)
+                        finally:
+                            idle.cancel()
+                            left.cancel()
+        self._link.end("The server is shutting down")
+        await asyncio.wait((self.task,))
+
+    async def _terminate(self, terminate: object) -> None:
+        assert callable(terminate)
+        try:
+            await terminate()
+        except Exception as exc:  # noqa: BLE001  the stop must go on
+            self.log(
+                logging.WARNING,
+                Event(GeneralCode.UNKNOWN_ERROR, f"A program could not be told to end ({describe(exc)})"),
+            )
+
+    # -- the task -------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        labels = {"remoteAddr": self._meta.remote_address.host, "connectionId": self._meta.connection_id}
+        with log_labels(module="ssh", **labels):
+            self._context = contextvars.copy_context()
+            logger.debug(Event(SSHCode.CONNECTED, "Client connected"))
+            try:
+                async with asyncio.timeout(None) as scope:
+                    self._scope = scope
+                    if self._left.is_set():
+                        return
+                    async with self._handler.accept(self._meta) as network:
+                        await self._authenticate(network)
+            except TimeoutError:
+                if not scope.expired():
+                    raise
+            except Rejected as exc:
+                logger.info(exc.event())
+                self._link.end(exc.user_message)
+            except ContainerSSHError as exc:
+                logger.error(exc.event())  # noqa: TRY400  told by its own words
+                self._link.end(exc.user_message)
+            except Exception as exc:
+                text = f"The connection ended because of a fault in the server ({describe(exc)})"
+                logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
+                self._link.end("Internal error")
+            finally:
+                self._scope = None
+                self._link.end("Closed")
+                await self._end_sessions()
+                self._registry.remove(self)
+                if not self._login.done():
+                    self._login.cancel()
+                logger.debug(Event(SSHCode.DISCONNECTED, "Client disconnected"))
+
+    async def _authenticate(self, network: NetworkHandler) -> None:
+        try:
+            login = await self._auth.run(network, self._meta)
+        except TooManyTries as exc:
+            self._handshake_failed(network, exc)
+            self._link.end(exc.user_message, DISCONNECT_CODE)
+            return
+        except asyncio.CancelledError:
+            # The scope was closed: the client left, or its time was over.
+            self._handshake_failed(network, self._error or ConnectionResetError("the client left"))
+            raise
+        self.authenticated = True
+        self._registry.newcomers.discard(self)
+        if self._grace:
+            self._grace.cancel()
+        with log_labels(username=login.username):
+            self._context = contextvars.copy_context()
+            await self._serve(network, login)
+
+    def _handshake_failed(self, network: NetworkHandler, error: Exception) -> None:
+        logger.info(Event(SSHCode.HANDSHAKE_FAILED, "SSH handshake failed", reason=describe(error)))
+        network.handshake_failed(error)
+
+    async def _serve(self, network: NetworkHandler, login: Login) -> None:
+        scope = self._scope
+        try:
+            async with network.login(login, self) as handler:
+                # From here on the client's leaving is waited for; until now it interrupted.
+                self._scope = None
+                logger.debug(Event(SSHCode.HANDSHAKE_SUCCESSFUL, "SSH handshake successful"))
+                self._login.set_result(handler)
+                try:
+                    await self._left.wait()
+                finally:
+                    await self._end_sessions()
+        except Exception as exc:
+            if self._login.done():
+                raise
+            self._scope = scope
+            await self._login_failed(network, exc)
+
+    async def _login_failed(self, network: NetworkHandler, error: Exception) -> None:
+        """Tell the user, in a session if there is one, and with the DISCONNECT; the whole story goes to the log."""
+        if isinstance(error, ContainerSSHError):
+            event = error.event()
+            reason, message = event.text, error.user_message
+        else:
+            reason, message = describe(error), ContainerSSHError.default_user_message
+        fault = None if isinstance(error, ContainerSSHError) else error
+        details = error.event().labels if isinstance(error, ContainerSSHError) else {}
+        logger.error(
+            Event(SSHCode.BACKEND_REJECTED_HANDSHAKE, f"The backend rejected the login: {reason}", **details),
+            exc_info=fault,
+        )
+        network.handshake_failed(error)
+        self._login.set_exception(LoginFailed(error))
+        self._login.exception()  # seen, also if no session asks for it
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TELLING):
+                await self._told.wait()
+                # OpenSSH leaves by itself after its only session; a shared connection stays.
+                await self._left.wait()
+        self._link.end(user_line(message, self._meta.connection_id))
+        await self._end_sessions()
+
+    async def _end_sessions(self) -> None:
+        for session in list(self._sessions):
+            session.closed_by_peer()
+        if self._sessions:
+            await asyncio.wait(list(self._sessions.values()))
+
+    def _session_ended(self, session: Session) -> None:
+        task = self._sessions.pop(session)
+        if not task.cancelled() and (error := task.exception()):
+            self.log(logging.ERROR, Event(GeneralCode.UNKNOWN_ERROR, f"A session's task failed ({describe(error)})"))
+        if not self._sessions:
+            self._idle.set()
+
+    def _grace_is_over(self) -> None:
+        self._error = TimeoutError("the time to log in is over")
+        self._link.end("Timeout before authentication", constants.DISC_BY_APPLICATION)

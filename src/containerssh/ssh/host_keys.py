@@ -1,0 +1,143 @@
+"""Host keys: reading those the administrator gave, making those that are missing."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncssh
+
+from containerssh.core.codes import CoreCode
+from containerssh.core.errors import ConfigError
+from containerssh.ssh.algorithms import HOST_KEY_ALGORITHMS
+
+_GENERATED: tuple[tuple[str, str, dict[str, int]], ...] = (
+    ("ssh_host_ed25519_key", "ssh-ed25519", {}),
+    ("ssh_host_ecdsa_key", "ecdsa-sha2-nistp256", {}),
+    ("ssh_host_rsa_key", "ssh-rsa", {"key_size": 3072}),
+)
+
+
+@dataclass(frozen=True)
+class HostKey:
+    """A private host key."""
+
+    key: asyncssh.SSHKey
+
+    @property
+    def type(self) -> str:
+        """The key's type, ``ssh-ed25519``."""
+        return self.key.get_algorithm()
+
+    @property
+    def blob(self) -> bytes:
+        """The public key's wire encoding."""
+        return self.key.public_data
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """The signature algorithms offered with this key, the preferred first."""
+        return HOST_KEY_ALGORITHMS[self.type]
+
+    @property
+    def fingerprint(self) -> str:
+        """``SHA256:...`` as OpenSSH shows it."""
+        return self.key.get_fingerprint("sha256")
+
+    @property
+    def authorized_key(self) -> str:
+        """``type base64`` of the public half, as in a known_hosts file."""
+        return self.key.export_public_key("openssh").decode("ascii").strip()
+
+    def sign(self, data: bytes, algorithm: str) -> bytes:
+        """The signature blob of *data* (RFC 4253 section 6.6) by one of :attr:`algorithms`."""
+        return self.key.sign(data, algorithm.encode("ascii"))
+
+
+def load_host_keys(sources: Iterable[str]) -> list[HostKey]:
+    """
+    The keys of *sources*, each a key's text or the path of a file; one key of a type.
+
+    Raises:
+        ConfigError: a source cannot be read, is encrypted, is no private key, or is of a type that is not offered; two
+            keys are of one type; or there is none at all.
+    """
+    keys: dict[str, HostKey] = {}
+    for number, source in enumerate(sources):
+        where = f"ssh.hostkeys[{number}]"
+        key = HostKey(_load(source, where))
+        if key.type not in HOST_KEY_ALGORITHMS:
+            known = ", ".join(HOST_KEY_ALGORITHMS)
+            raise _error(f"{where}: keys of type {key.type} cannot be used as host keys. Use one of {known}.")
+        if key.type in keys:
+            raise _error(f"{where}: there is another key of type {key.type}; a client could not tell them apart.")
+        keys[key.type] = key
+    if not keys:
+        raise _error("ssh.hostkeys is empty: a server needs at least one host key.")
+    order = list(HOST_KEY_ALGORITHMS)
+    return sorted(keys.values(), key=lambda key: order.index(key.type))
+
+
+def generate_host_keys(folder: Path) -> Sequence[HostKey]:
+    """
+    The keys kept in *folder*: Ed25519, ECDSA and RSA (3072 bits). Those that are missing are made, mode 0600.
+
+    Two servers that start at the same time end up with the same keys.
+
+    Raises:
+        ConfigError: *folder* cannot be used, or holds a key that cannot be read.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, algorithm, details in _GENERATED:
+            if not (folder / name).exists():
+                key = asyncssh.generate_private_key(algorithm, comment="containerssh", **details)
+                _publish(folder / name, key.export_private_key("openssh"))
+    except OSError as exc:
+        raise ConfigError(
+            CoreCode.HOST_KEY_GENERATION_FAILED, f"no host key could be saved in {folder}", folder=str(folder)
+        ) from exc
+    return load_host_keys(str(folder / name) for name, _, _ in _GENERATED)
+
+
+def _publish(path: Path, content: bytes) -> None:
+    """Put *content* at *path* whole, unless somebody else was faster."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(name, path)
+        except FileExistsError:
+            return
+    finally:
+        Path(name).unlink()
+
+
+def _load(source: str, where: str) -> asyncssh.SSHKey:
+    text = source.strip()
+    if not text:
+        raise _error(f"{where} is empty.")
+    if text.startswith("-----BEGIN"):
+        data = text.encode()
+    else:
+        try:
+            data = Path(text).read_bytes()
+        except OSError as exc:
+            raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: the file {text!r} cannot be read") from exc
+        where = f"{where} ({text})"
+    try:
+        return asyncssh.import_private_key(data)
+    except asyncssh.KeyEncryptionError as exc:
+        raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: the key is encrypted; a server's must not be") from exc
+    except (asyncssh.KeyImportError, ValueError) as exc:
+        raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: not a private key that can be read") from exc
+
+
+def _error(text: str) -> ConfigError:
+    return ConfigError(CoreCode.CONFIG_ERROR, text)

@@ -1,0 +1,124 @@
+"""The three streams of a session channel, with flow control to the client's window and back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
+from containerssh.ssh.channel_adapter import AdapterChannel
+
+
+class ChannelReader(ByteReader):
+    """What the client sends. At most a chunk and a packet are held here, the rest of the window by the adapter."""
+
+    def __init__(self, channel: AdapterChannel) -> None:
+        self._channel = channel
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._eof = False
+        self._broken = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Bytes have arrived."""
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size >= CHUNK:
+            self._channel.pause_reading()
+        self._wake()
+
+    def feed_eof(self) -> None:
+        """The client sends nothing more."""
+        self._eof = True
+        self._wake()
+
+    def fail(self) -> None:
+        """The channel is gone."""
+        self._broken = True
+        self._wake()
+
+    async def read(self) -> bytes:
+        while not self._pieces:
+            if self._eof:
+                return b""
+            if self._broken:
+                raise ConnectionResetError("the client closed the channel")
+            self._waiter = asyncio.get_running_loop().create_future()
+            waiter = self._waiter
+            # May feed at once what the adapter holds.
+            self._channel.resume_reading()
+            await waiter
+        data = self._pieces.popleft()
+        if self._pieces and len(data) < CHUNK:
+            parts = [data]
+            size = len(data)
+            while self._pieces and size + len(self._pieces[0]) <= CHUNK:
+                parts.append(self._pieces.popleft())
+                size += len(parts[-1])
+            data = b"".join(parts)
+        self._size -= len(data)
+        return data
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class ChannelWriter(ByteWriter):
+    """Output to the client; waits until the program's start was answered, and while the client has no room."""
+
+    def __init__(self, channel: AdapterChannel, ended: Callable[[], None], *, stderr: bool) -> None:
+        self._channel = channel
+        self._ended = ended
+        self._stderr = stderr
+        self._is_started = False
+        self._gone = False
+        self._waiters: set[asyncio.Future[None]] = set()
+        self.ended = False
+
+    def start(self) -> None:
+        """The reply to the request that started the program was sent."""
+        self._is_started = True
+        self.resume()
+
+    def resume(self) -> None:
+        """There is room again."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def fail(self) -> None:
+        """The channel is gone."""
+        self._gone = True
+        self.resume()
+
+    async def started(self) -> None:
+        """Returns once output may be sent, or the channel is gone."""
+        while not self._is_started and not self._gone:
+            await self._wait()
+
+    async def write(self, data: bytes) -> None:
+        if not self._is_started:
+            await self.started()
+        if self._gone or self.ended:
+            raise BrokenPipeError("the client takes no more output")
+        if not self._channel.put(data, stderr=self._stderr):
+            await self._wait()
+            if self._gone:
+                raise BrokenPipeError("the client takes no more output")
+
+    async def write_eof(self) -> None:
+        if not self.ended:
+            await self.started()
+            self.ended = True
+            self._ended()
+
+    async def _wait(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
