@@ -1,5 +1,5 @@
 # Plain system calls: most of this runs in a child between fork and exec.
-# ruff: noqa: PTH101, PTH102, PTH112, PTH116, PTH123, S606
+# ruff: noqa: PTH101, PTH102, PTH208, PTH112, PTH116, PTH123, S606
 """The helper process: mounts, starts and ends the containers of one gateway (see the package's own text).
 
 It has one thread, does one thing at a time, and never waits: whatever may take long runs in a child. It speaks JSON,
@@ -213,11 +213,13 @@ class Worker:
 
 
 def _children(pid: int) -> list[int]:
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            return [int(child) for child in file.read().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    """The children of all threads: runc's is of whichever thread it was made by."""
+    children: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                children += map(int, file.read().split())
+    return children
 
 
 def _end(task: _Task, *, at_once: bool) -> None:
@@ -353,6 +355,7 @@ _FIRST_USER_NAMESPACE = 0xEFFF_FFFD
 _CALLS: dict[str, Callable[..., None]] = {
     "remove": trees.remove,
     "copy": trees.copy,
+    "rename": os.rename,
     "shift": trees.shift,
 }
 
