@@ -14,9 +14,12 @@ const chunk = 64 * 1024
 
 var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
 
-// Wait returns how the program ended.
+// Wait returns how the program ended, once all that it had written has been passed on.
 func (p *Program) Wait() syscall.WaitStatus {
 	<-p.ended
+	for _, output := range p.outputs {
+		output.settle()
+	}
 	return p.status
 }
 
@@ -78,13 +81,6 @@ func feed(pipe *os.File, stream link.Stream) {
 	}
 }
 
-func drain(stream link.Stream, pipe *os.File) {
-	_, _ = copyAll(stream, pipe)
-	// In this order: a program must not die of SIGPIPE before its last words are on their way.
-	_ = stream.CloseWrite()
-	pipe.Close()
-}
-
 func (p *Program) typeInput(stream link.Stream) {
 	last, failed := copyAll(p.terminal.master, stream)
 	if failed {
@@ -92,12 +88,6 @@ func (p *Program) typeInput(stream link.Stream) {
 		return
 	}
 	p.terminal.endOfInput(last != 0 && last != '\n' && last != '\r')
-}
-
-// readScreen ends with EIO, which a terminal gives once nobody has it open any more and all output has been read.
-func (p *Program) readScreen(stream link.Stream) {
-	_, _ = copyAll(stream, p.terminal.master)
-	_ = stream.CloseWrite()
 }
 
 // copyAll copies until source ends or target fails; last is the last byte that was copied.

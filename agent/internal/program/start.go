@@ -20,6 +20,7 @@ type Program struct {
 	terminal *terminal
 	pipes    []*os.File
 	streams  []link.Stream
+	outputs  []*drain
 
 	ended  chan struct{}
 	status syscall.WaitStatus
@@ -57,13 +58,15 @@ func Start(request wire.StartRequest, main, errors link.Stream) (*Program, error
 	}
 	if request.Terminal {
 		go p.typeInput(main)
-		go p.readScreen(main)
-		return p, nil
+		p.outputs = []*drain{newDrain(p.terminal.master, main, true)}
+	} else {
+		p.streams = append(p.streams, errors)
+		go feed(p.pipes[0], main)
+		p.outputs = []*drain{newDrain(p.pipes[1], main, false), newDrain(p.pipes[2], errors, false)}
 	}
-	p.streams = append(p.streams, errors)
-	go feed(p.pipes[0], main)
-	go drain(main, p.pipes[1])
-	go drain(errors, p.pipes[2])
+	for _, output := range p.outputs {
+		go output.run()
+	}
 	return p, nil
 }
 

@@ -54,7 +54,7 @@ class FrameType(IntEnum):
     CLOSE = 67
 
 
-_FROM_AGENT = {
+_FROM_AGENT: dict[int, int] = {
     FrameType.HELLO: _MAX_CONTROL,
     FrameType.OK: 0,
     FrameType.ERROR: _MAX_CONTROL,
@@ -106,7 +106,7 @@ class FrameDecoder:
         while len(buffer) - start >= _HEADER.size:
             word, identity = _HEADER.unpack_from(buffer, start)
             number, length = word >> 24, word & 0xFFFFFF
-            limit = _FROM_AGENT.get(number)  # type: ignore[call-overload]  # an IntEnum's members are looked up as ints
+            limit = _FROM_AGENT.get(number)
             if limit is None:
                 raise broken(f"sent a message of the unknown type {number}")
             if length > limit:

@@ -85,7 +85,6 @@ async def dial_back(
     binary = await asyncio.to_thread(_shared_agent, parent, architecture)
     folder = Path(tempfile.mkdtemp(prefix="link-", dir=parent))
     try:
-        folder.chmod(0o755)
         os.link(binary, folder / "agent")
         listener = _listen(folder)
         try:
@@ -122,6 +121,7 @@ def _shared_agent(parent: Path, architecture: str) -> Path:
 
 
 def _listen(folder: Path) -> socket.socket:
+    folder.chmod(0o755)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)

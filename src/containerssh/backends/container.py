@@ -1,0 +1,270 @@
+"""What all container backends share: sessions that run through the agent's link."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from containerssh.agent.link import AgentLink, AgentProcess, Program
+from containerssh.backends.commandline import arguments, is_blank
+from containerssh.core.codes import AgentCode, DockerCode
+from containerssh.core.errors import BackendError, ContainerSSHError, Rejected
+from containerssh.core.handlers import ConnectionHandler, SessionChannel, SessionHandler
+from containerssh.core.requests import SIGNALS, ExitSignal, PtyRequest, WindowSize
+from containerssh.core.streams import ByteReader, ByteWriter, pump
+from containerssh.core.tasks import finish, time_limit
+
+_GRACE = 0.2
+_CLEAN_UP = timedelta(seconds=15)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How programs are started, from a backend's ``execution`` and ``timeouts`` sections."""
+
+    shell_command: Sequence[str]
+    subsystems: Mapping[str, str]
+    """The program for each name, without arguments."""
+    command_start: timedelta
+    signal: timedelta
+    window: timedelta
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the login; the channel's own win."""
+
+
+class ContainerConnection(ConnectionHandler):
+    """A login whose container and link exist already; the backend closes them."""
+
+    def __init__(self, link: AgentLink, execution: Execution) -> None:
+        self._link = link
+        self._execution = execution
+        self._sessions: set[ContainerSession] = set()
+
+    @asynccontextmanager
+    async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
+        session = ContainerSession(self._link, self._execution, channel)
+        self._sessions.add(session)
+        try:
+            yield session
+        finally:
+            self._sessions.discard(session)
+            await session.close()
+
+    async def terminate(self) -> None:
+        await asyncio.gather(*(session.terminate() for session in self._sessions))
+
+
+class ContainerSession(SessionHandler):
+    """
+    One program and its channel.
+
+    The program's end is reported when it has ended and its output has been passed on. As with OpenSSH's server, the
+    output is over when nobody can write to it any more; but where a program has left another one in the background
+    that holds the output open and is silent, the session ends after a moment instead of hanging. The one in the
+    background lives as long as the login.
+    """
+
+    def __init__(self, link: AgentLink, execution: Execution, channel: SessionChannel) -> None:
+        self._link = link
+        self._execution = execution
+        self._channel = channel
+        self._env: dict[str, str] = {}
+        self._pty: PtyRequest | None = None
+        self._size: WindowSize | None = None
+        self._starting = False
+        self._process: AgentProcess | None = None
+        self._carrying: asyncio.Task[None] | None = None
+
+    async def set_env(self, name: str, value: str) -> None:
+        self._check_not_started()
+        if not name or "=" in name or "\0" in name + value:
+            text = "a variable needs a name without an equals sign, and no NUL"
+            raise Rejected(AgentCode.REQUEST_FAILED, text, user_message=text)
+        self._env[name] = value
+
+    async def request_pty(self, request: PtyRequest) -> None:
+        self._check_not_started()
+        if "\0" in request.term:
+            text = "a terminal type cannot hold a NUL"
+            raise Rejected(AgentCode.REQUEST_FAILED, text, user_message=text)
+        self._pty = request
+        self._size = None
+
+    async def run_shell(self) -> None:
+        await self._start(self._execution.shell_command)
+
+    async def run_command(self, command: str) -> None:
+        if is_blank(command):
+            await self.run_shell()
+        else:
+            await self._start(arguments(command))
+
+    async def run_subsystem(self, name: str) -> None:
+        self._check_not_started()
+        path = self._execution.subsystems.get(name)
+        if path is None:
+            raise BackendError(
+                DockerCode.SUBSYSTEM_NOT_SUPPORTED,
+                f"there is no subsystem {name!r}",
+                user_message=f"There is no subsystem {name!r} here.",
+            )
+        await self._start((path,))
+
+    async def send_signal(self, name: str) -> None:
+        process = self._running()
+        if name not in SIGNALS:
+            text = f"there is no signal {name!r}"
+            raise Rejected(DockerCode.EXEC_SIGNAL_FAILED, text, user_message=text)
+        async with _answered_within(self._execution.signal, f"signal {name}"):
+            await process.signal(name)
+
+    async def send_break(self, milliseconds: int) -> None:
+        process = self._running()
+        async with _answered_within(self._execution.signal, "break"):
+            await process.send_break(milliseconds)
+
+    async def resize(self, size: WindowSize) -> None:
+        if self._process is None or self._starting:
+            self._size = size
+        elif self._pty is not None:
+            async with _answered_within(self._execution.window, "resize"):
+                await self._process.resize(size)
+
+    async def terminate(self) -> None:
+        if self._process is not None:
+            # It may have ended just now, or the link: then there is nobody to ask.
+            with suppress(ContainerSSHError):
+                async with _answered_within(self._execution.signal, "signal TERM"):
+                    await self._process.signal("TERM")
+
+    async def close(self) -> None:
+        """Stop passing bytes on, and end the program if it still runs."""
+        if self._carrying is not None:
+            self._carrying.cancel()
+            await asyncio.wait((self._carrying,))
+        if self._process is not None:
+            await finish(self._process.kill, within=_CLEAN_UP)
+
+    async def _start(self, argv: Sequence[str]) -> None:
+        self._check_not_started()
+        self._starting = True
+        try:
+            async with _answered_within(self._execution.command_start, f"starting {' '.join(argv)!r}"):
+                self._process = await self._link.start(self._program(argv))
+        finally:
+            self._starting = False
+        self._carrying = asyncio.create_task(self._carry(self._process))
+
+    def _program(self, argv: Sequence[str]) -> Program:
+        env = {**self._execution.environment, **self._env}
+        pty = self._pty
+        if pty is not None:
+            if pty.term:
+                env["TERM"] = pty.term
+            if self._size is not None:
+                pty = replace(pty, size=self._size)
+        return Program(argv, env, pty=pty)
+
+    def _check_not_started(self) -> None:
+        if self._starting or self._process is not None:
+            raise BackendError(
+                DockerCode.PROGRAM_ALREADY_RUNNING,
+                "a program has been started on this channel already",
+                user_message="A program is running already.",
+            )
+
+    def _running(self) -> AgentProcess:
+        if self._process is None:
+            text = "no program has been started"
+            raise BackendError(DockerCode.PROGRAM_NOT_RUNNING, text, user_message=text)
+        return self._process
+
+    async def _carry(self, process: AgentProcess) -> None:
+        """Pass bytes on until the program has ended, and tell the channel how."""
+        feeding = asyncio.create_task(_feed(self._channel.stdin, process.stdin))
+        output = _Output(process, self._channel)
+        # A client that has gone is the front's to notice.
+        with suppress(ConnectionError):
+            try:
+                outcome = await process.wait()
+                await output.drained()
+            except Exception as exc:  # noqa: BLE001  whatever it is, it costs this channel and is logged there
+                await self._channel.fail(exc)
+                return
+            finally:
+                tasks = [feeding, *output.tasks]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            if isinstance(outcome, ExitSignal):
+                await self._channel.exit_signal(_standard(outcome))
+            else:
+                await self._channel.exit_status(outcome)
+
+
+class _Output:
+    """The pumps for standard output and standard error."""
+
+    def __init__(self, process: AgentProcess, channel: SessionChannel) -> None:
+        self._reading: set[ByteReader] = set()
+        self._moved = 0
+        pumps = [self._pump(process.stdout, channel.stdout)]
+        if process.stderr is not None:
+            pumps.append(self._pump(process.stderr, channel.stderr))
+        self._pumps = [asyncio.create_task(one) for one in pumps]
+        self.tasks = [*self._pumps, asyncio.create_task(self._end(channel))]
+
+    async def drained(self) -> None:
+        """
+        Returns when all pumps have ended, or when they have had nothing to do for a moment. Call it once the program
+        has ended: all that it wrote is on its way by then (the agent sees to it).
+        """
+        while True:
+            before = self._moved
+            _, pending = await asyncio.wait(self._pumps, timeout=_GRACE)
+            if not pending:
+                return
+            if self._moved == before and len(self._reading) == len(pending):
+                return
+
+    async def _pump(self, source: ByteReader, target: ByteWriter) -> None:
+        # A stream that breaks is the link's or the client's end; both show elsewhere.
+        with suppress(ConnectionError):
+            while data := await self._read(source):
+                await target.write(data)
+                self._moved += 1
+
+    async def _read(self, source: ByteReader) -> bytes:
+        self._reading.add(source)
+        try:
+            return await source.read()
+        finally:
+            self._reading.discard(source)
+
+    async def _end(self, channel: SessionChannel) -> None:
+        """A program may close its output and go on; an SSH channel has one end of file for both streams."""
+        await asyncio.wait(self._pumps)
+        with suppress(ConnectionError):
+            await channel.stdout.write_eof()
+            await channel.stderr.write_eof()
+
+
+async def _feed(source: ByteReader, target: ByteWriter) -> None:
+    with suppress(ConnectionError):
+        await pump(source, target)
+
+
+def _standard(signal: ExitSignal) -> ExitSignal:
+    """Names beside those of RFC 4254 section 6.10 need a domain."""
+    return signal if signal.name in SIGNALS else replace(signal, name=f"{signal.name}@containerssh.io")
+
+
+def _answered_within(limit: timedelta, what: str) -> AbstractAsyncContextManager[None]:
+    def error() -> BackendError:
+        text = f"{what}: the container did not answer within {limit.total_seconds():g} s"
+        return BackendError(AgentCode.REQUEST_FAILED, text, user_message=text)
+
+    return time_limit(limit, error)
