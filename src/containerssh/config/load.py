@@ -47,7 +47,7 @@ def load(path: Path, *, to_serve: bool = True) -> Loaded:
     except DocumentError as exc:
         place = f"line {exc.position.line}: " if exc.position else ""
         finding = Finding("error", "", f"{place}{exc.message}")
-        raise ConfigErrors(CoreCode.CONFIG_ERROR, explanation, [finding]) from exc
+        raise ConfigErrors(CoreCode.CONFIG_ERROR, explanation, [finding]) from None  # it says all that the cause says
     try:
         config, warnings = decode(document)
     except ValidationError as exc:
