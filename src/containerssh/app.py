@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from containerssh.core.codes import CoreCode, ServiceCode
 from containerssh.core.errors import ContainerSSHError
 from containerssh.core.instance import Instance, open_instance
 from containerssh.core.messages import Event
+from containerssh.core.metadata import SocketAddress
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from containerssh.layers.per_login import PerLoginServer
 from containerssh.logs.setup import LogSetup, setup_logging
@@ -114,7 +115,7 @@ async def _serve(loaded: Loaded, logs: LogSetup) -> int:
 @asynccontextmanager
 async def running(
     config: AppConfig, instance: Instance, *, stopping: Callable[[], bool] = lambda: False
-) -> AsyncIterator[list[tuple[str, int]]]:
+) -> AsyncIterator[Sequence[SocketAddress]]:
     """
     The whole server: listening on the yielded addresses inside the scope, gone with all its containers after it.
 

@@ -50,12 +50,12 @@ def _closure(root: str) -> dict[str, Distribution]:
 
 def _license_of(dist: Distribution) -> str:
     meta = dist.metadata
-    if expression := meta.get("License-Expression"):
-        return expression
+    if "License-Expression" in meta:
+        return meta["License-Expression"]
     classifiers = [
         c.rsplit("::", 1)[-1].strip() for c in meta.get_all("Classifier") or [] if c.startswith("License ::")
     ]
     if classifiers:
         return ", ".join(classifiers)
-    lines = (meta.get("License") or "").strip().splitlines()
+    lines = meta["License"].strip().splitlines() if "License" in meta else []
     return lines[0] if lines else "see its package"

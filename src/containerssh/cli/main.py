@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # Whoever read our output has left; what is still buffered must not fail again at exit.
-        sys.stdout = None  # type: ignore[assignment]  # the interpreter then flushes nothing
+        sys.stdout = None  # the interpreter then flushes nothing
         return EXIT_FAILURE
 
 

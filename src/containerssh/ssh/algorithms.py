@@ -14,6 +14,7 @@ from asyncssh.encryption import get_encryption_algs
 from asyncssh.kex import get_kex_algs
 from asyncssh.mac import get_mac_algs
 
+from containerssh.config.ssh import CIPHERS, KEX, MACS, OTHER_CIPHERS, OTHER_KEX, OTHER_MACS
 from containerssh.core.codes import CoreCode
 from containerssh.core.errors import ConfigError
 
@@ -26,46 +27,13 @@ class Kind(StrEnum):
     MACS = "macs"
 
 
-# A client's order decides (RFC 4253 section 7.1); ours only matters to readers and to guesses, see adapter.py.
-DEFAULTS: dict[Kind, tuple[str, ...]] = {
-    Kind.KEX: (
-        "mlkem768x25519-sha256",
-        "curve25519-sha256",
-        "curve25519-sha256@libssh.org",
-        "ecdh-sha2-nistp256",
-        "ecdh-sha2-nistp384",
-        "ecdh-sha2-nistp521",
-    ),
-    Kind.CIPHERS: (
-        "chacha20-poly1305@openssh.com",
-        "aes256-gcm@openssh.com",
-        "aes128-gcm@openssh.com",
-        "aes256-ctr",
-        "aes192-ctr",
-        "aes128-ctr",
-    ),
-    Kind.MACS: (
-        "hmac-sha2-256-etm@openssh.com",
-        "hmac-sha2-512-etm@openssh.com",
-        "hmac-sha2-256",
-        "hmac-sha2-512",
-    ),
-}
+DEFAULTS: dict[Kind, tuple[str, ...]] = {Kind.CIPHERS: CIPHERS, Kind.KEX: KEX, Kind.MACS: MACS}
 
 _ON_REQUEST: dict[Kind, tuple[str, ...]] = {
-    Kind.KEX: (
-        "diffie-hellman-group14-sha256",
-        "diffie-hellman-group16-sha512",
-        "diffie-hellman-group18-sha512",
-        "diffie-hellman-group14-sha1",
-        "diffie-hellman-group1-sha1",
-    ),
-    Kind.CIPHERS: ("aes256-cbc", "aes192-cbc", "aes128-cbc", "3des-cbc", "arcfour256", "arcfour128", "arcfour"),
-    Kind.MACS: ("hmac-sha1-etm@openssh.com", "hmac-sha1", "hmac-sha1-96"),
+    Kind.CIPHERS: OTHER_CIPHERS,
+    Kind.KEX: OTHER_KEX,
+    Kind.MACS: OTHER_MACS,
 }
-
-# Upstream's name for a cipher that no client calls so.
-_ALIASES = {"tripledescbcID": "3des-cbc"}
 
 HOST_KEY_ALGORITHMS = {
     "ssh-ed25519": ("ssh-ed25519",),
@@ -106,14 +74,13 @@ def check(names: Sequence[str] | None, kind: Kind) -> list[str]:
     if not names:
         raise _error(f"ssh.{kind} is empty: no client could connect. Leave it out to get the defaults.")
     result: list[str] = []
-    for given in names:
-        name = _ALIASES.get(given, given)
+    for name in names:
         if name not in accepted(kind):
             near = difflib.get_close_matches(name, accepted(kind), n=1)
             hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(accepted(kind))}."
-            raise _error(f"ssh.{kind}: {given!r} is not an algorithm that can be offered.{hint}")
+            raise _error(f"ssh.{kind}: {name!r} is not an algorithm that can be offered.{hint}")
         if name not in _available(kind):
-            raise _error(f"ssh.{kind}: {given!r} is not available with the installed cryptography library.")
+            raise _error(f"ssh.{kind}: {name!r} is not available with the installed cryptography library.")
         if name not in result:
             result.append(name)
     return result
