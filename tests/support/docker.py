@@ -85,6 +85,8 @@ class Way:
     release: asyncio.Event = field(default_factory=asyncio.Event)
     held: asyncio.Event = field(default_factory=asyncio.Event)
     """A reply is being held."""
+    elsewhere: bool = False
+    """The engine does not find the folders made for agents, as if it lived on another machine."""
     refuse: bool = False
     """New connections are closed at once."""
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -96,8 +98,8 @@ class Way:
 
 
 @asynccontextmanager
-async def way_to(path: Path, tls: ssl.SSLContext | None = None) -> AsyncIterator[Way]:
-    """A way to the engine whose socket is *path*, from a free port of this machine."""
+async def way_to(path: Path, tls: ssl.SSLContext | None = None, *, at: Path | None = None) -> AsyncIterator[Way]:
+    """A way to the engine whose socket is *path*, from a free port of this machine, or from the new socket *at*."""
     way = Way()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -115,8 +117,12 @@ async def way_to(path: Path, tls: ssl.SSLContext | None = None) -> AsyncIterator
             tasks.discard(task)
             writer.transport.abort()
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
-    way.address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    if at is not None:
+        server = await asyncio.start_unix_server(accept, at)
+        way.address = f"unix://{at}"
+    else:
+        server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+        way.address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield way
     finally:
@@ -142,7 +148,7 @@ async def _carry(way: Way, path: Path, reader: asyncio.StreamReader, writer: asy
                     fault.append("swallow")
                 elif way.hold(first):
                     fault.append("hold")
-            engine_writer.write(data)
+            engine_writer.write(data.replace(b"/link-", b"/gone-") if way.elsewhere else data)
             await engine_writer.drain()
         with suppress(OSError):
             engine_writer.write_eof()
@@ -156,7 +162,7 @@ async def _carry(way: Way, path: Path, reader: asyncio.StreamReader, writer: asy
                 fault.clear()
                 way.held.set()
                 await way.release.wait()
-            writer.write(data)
+            writer.write(data.replace(b"/gone-", b"/link-") if way.elsewhere else data)
             await writer.drain()
         with suppress(OSError, NotImplementedError):
             writer.write_eof() if writer.can_write_eof() else writer.close()

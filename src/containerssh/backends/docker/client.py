@@ -339,8 +339,8 @@ class EngineClient:
         wire: Wire | None = None
         try:
             wire = await self.endpoint.connect()
-            await wire.send(request)
-            head = await wire.head()
+            target = self.endpoint.base + request.target
+            head = await wire.ask(Request(request.method, target, request.headers, request.body))
             if head.status not in (101, 200):
                 body = await read_all(wire.body(head, request.method), _ERROR_LIMIT)
                 raise self._refused(code, doing, head.status, body)
@@ -374,8 +374,7 @@ class EngineClient:
     async def _send(self, wire: Wire, request: Request) -> Head:
         target = self.endpoint.base + request.target
         try:
-            await wire.send(Request(request.method, target, request.headers, request.body))
-            return await wire.head()
+            return await wire.ask(Request(request.method, target, request.headers, request.body))
         except BaseException:
             wire.abort()
             raise

@@ -42,8 +42,6 @@ UPLOADED_AGENT = ".containerssh/agent"
 
 _FIRST_LOOK = 0.1
 _SLOWEST_LOOK = 0.5
-_PATIENCE = 10.0
-"""Seconds after which an image's entrypoint is taken to ignore its arguments, which are the agent's command."""
 _AGENT_LINES = 50
 
 
@@ -62,6 +60,8 @@ class Start:
     notices: Notices
     on_left: Callable[[EngineContainer], None]
     """Told about a container that could not be removed in time."""
+    patience: timedelta = timedelta(seconds=10)
+    """After this an image's entrypoint is taken to ignore its arguments, which are the agent's command."""
     _last: EngineError | None = field(default=None, init=False)
     _agent_lines: int = field(default=0, init=False)
 
@@ -270,7 +270,7 @@ class Start:
             pause = min(1.5 * pause, _SLOWEST_LOOK)
             if (reason := await self._persist(container.ended)) is not None:
                 raise reason
-            if begin_beside is not None and waited >= _PATIENCE:
+            if begin_beside is not None and waited >= self.patience.total_seconds():
                 logger.debug(
                     Event(DockerCode.EXEC, "The image's entrypoint did not start the agent; starting it beside")
                 )

@@ -95,6 +95,29 @@ class Wire:
         self.writer = writer
         self.answered = False
         """Whether the current exchange has had a byte of its answer."""
+        self._spoiled = False
+
+    async def ask(self, request: Request) -> Head:
+        """
+        Send *request* and get the head of its answer, which may come before all of a large body was sent: then it is
+        a refusal, and the rest stays unsent.
+
+        Raises:
+            ProtocolError: the answer is not HTTP.
+            OSError: the connection broke.
+        """
+        if len(request.body) <= CHUNK:
+            await self.send(request)
+            return await self.head()
+        sending, answering = asyncio.create_task(self.send(request)), asyncio.create_task(self.head())
+        try:
+            await asyncio.wait((sending, answering), return_when=asyncio.FIRST_COMPLETED)
+            self._spoiled = not sending.done() or sending.exception() is not None
+            return await answering
+        finally:
+            sending.cancel()
+            answering.cancel()
+            await asyncio.gather(sending, answering, return_exceptions=True)
 
     async def send(self, request: Request) -> None:
         """
@@ -169,7 +192,7 @@ class Wire:
 
     def is_fresh(self) -> bool:
         """Whether it can be used for another exchange: nobody closed it so far."""
-        return not (self.reader.at_eof() or self.writer.is_closing())
+        return not (self._spoiled or self.reader.at_eof() or self.writer.is_closing())
 
     def abort(self) -> None:
         """Close at once, unsent bytes are dropped; safe to call twice."""

@@ -1,0 +1,477 @@
+"""Logins through the docker backend: real containers, each gone at the end whatever happened."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from containerssh.backends.docker.backend import DockerBackend
+from containerssh.backends.docker.start import Start
+from containerssh.config.docker import DockerConfig
+from containerssh.core.errors import BackendError, Rejected
+from containerssh.core.handlers import ConnectionHandler
+from containerssh.core.instance import Instance, open_instance
+from containerssh.core.metadata import Login
+from tests.support.docker import (
+    Channel,
+    Seen,
+    Way,
+    a_login,
+    containers_of,
+    gone,
+    scratch_image,
+    way_to,
+)
+from tests.support.services import Engine
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[Instance]:
+    with open_instance(tmp_path / "state", tmp_path / "run") as made:
+        yield made
+
+
+@pytest.fixture
+async def backend(instance: Instance) -> AsyncIterator[DockerBackend]:
+    made = DockerBackend(instance)
+    yield made
+    await made.close()
+
+
+def config(address: str = "", /, *, timeouts: dict[str, str] | None = None, **execution: Any) -> DockerConfig:
+    execution = {"shellCommand": ["/bin/sh"], **execution}
+    execution["container"] = {"image": "bb:latest", **execution.get("container", {})}
+    connection = {"host": address} if address else {}
+    return DockerConfig.model_validate(
+        {"connection": connection, "execution": execution, "timeouts": timeouts or {"containerStart": "20s"}}
+    )
+
+
+async def run(handler: ConnectionHandler, command: str, stdin: bytes = b"") -> tuple[bytes, object]:
+    """The output and the end of *command*."""
+    channel = Channel(stdin)
+    async with handler.session(channel) as session:
+        await session.run_command(command)
+        end = await channel.ended()
+    return channel.out.data, end
+
+
+@asynccontextmanager
+async def logged_in(backend: DockerBackend, login: Login, settings: DockerConfig) -> AsyncIterator[ConnectionHandler]:
+    async with backend.login(login, settings, Seen()) as handler:
+        yield handler
+
+
+def inspected(engine: Engine, login: Login) -> dict[str, Any]:
+    (container,) = containers_of(engine, login)
+    found: dict[str, Any] = json.loads(engine.docker("inspect", container))[0]
+    return found
+
+
+# -- a login's container ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", ["socket", "attach"])
+@pytest.mark.parametrize("idle", [None, ["/bin/sleep", "600"]], ids=["agent is main", "agent is beside"])
+async def test_a_login_runs_programs_in_a_container_of_its_own(
+    engine: Engine, backend: DockerBackend, transport: str, idle: list[str] | None
+) -> None:
+    login = a_login(environment={"GREETING": "hello there"}, files={"/etc/app/token": "s3cret"})
+    more: dict[str, Any] = {"idleCommand": idle} if idle else {}
+    async with logged_in(backend, login, config(agentTransport=transport, **more)) as handler:
+        output, end = await run(handler, 'cat; echo "$GREETING" $(cat /etc/app/token); exit 7', b"input\n")
+        assert (output, end) == (b"input\nhello there s3cret\n", 7)
+        labels = inspected(engine, login)["Config"]["Labels"]
+    assert labels["containerssh_connection_id"] == login.connection_id
+    assert (labels["containerssh_ip"], labels["containerssh_username"]) == ("192.0.2.7", "alice")
+    assert containers_of(engine, login) == []
+
+
+async def test_programs_of_a_login_share_its_container(engine: Engine, backend: DockerBackend) -> None:
+    login = a_login()
+    async with logged_in(backend, login, config()) as handler:
+        await run(handler, "echo kept >/tmp/file")
+        assert await run(handler, "cat /tmp/file") == (b"kept\n", 0)
+
+
+async def test_an_engine_behind_tcp_gets_its_agent_by_upload(engine: Engine, backend: DockerBackend) -> None:
+    login = a_login()
+    async with way_to(engine.socket) as way:
+        async with logged_in(backend, login, config(way.address)) as handler:
+            assert await run(handler, "echo in") == (b"in\n", 0)
+        assert any("/archive?" in request for request in way.requests)
+
+
+async def test_an_engine_that_does_not_see_our_files_gets_its_agent_by_upload(
+    engine: Engine, backend: DockerBackend, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when the gateway itself runs in a container, with the engine's socket mounted."""
+    caplog.set_level("INFO")
+    async with way_to(engine.socket, at=tmp_path / "engine.sock") as way:
+        way.elsewhere = True
+        for _ in range(2):
+            async with logged_in(backend, a_login(), config(way.address)) as handler:
+                assert await run(handler, "echo in") == (b"in\n", 0)
+        creations = [request for request in way.requests if "/containers/create" in request]
+    assert len(creations) == 3, "the second login knows what the first one found out"
+    chosen = [record.getMessage() for record in caplog.records if "guest agent is reached" in record.getMessage()]
+    assert ["by socket" in text for text in chosen] == [True, False]
+
+
+async def test_a_socket_that_is_demanded_and_cannot_be_is_told(
+    engine: Engine, backend: DockerBackend, tmp_path: Path
+) -> None:
+    async with way_to(engine.socket, at=tmp_path / "engine.sock") as way:
+        way.elsewhere = True
+        with pytest.raises(BackendError, match="does not see this machine's files"):
+            async with logged_in(backend, a_login(), config(way.address, agentTransport="socket")):
+                pass
+
+
+@pytest.mark.parametrize("transport", ["socket", "attach"])
+async def test_an_image_with_nothing_but_one_program_works(
+    engine: Engine, backend: DockerBackend, transport: str
+) -> None:
+    image = scratch_image(engine)
+    settings = config(
+        container={"image": image}, shellCommand=["/busybox", "echo", "no shell needed"], agentTransport=transport
+    )
+    async with logged_in(backend, a_login(), settings) as handler:
+        channel = Channel()
+        async with handler.session(channel) as session:
+            await session.run_shell()
+            assert await channel.ended() == 0
+    assert channel.out.data == b"no shell needed\n"
+
+
+@pytest.mark.parametrize("transport", ["socket", "attach"])
+@pytest.mark.parametrize(
+    "execution",
+    [
+        {"container": {"user": "1000:1001", "workingdir": "/tmp"}},
+        {"container": {"tty": True, "openstdin": True}},
+        {"container": {"stopsignal": "SIGINT"}, "host": {"init": True, "networkmode": "none", "capdrop": ["ALL"]}},
+        {"host": {"resources": {"memory": 67108864, "pidslimit": 64}, "securityopt": ["no-new-privileges"]}},
+    ],
+    ids=["user", "terminal", "init", "limits"],
+)
+async def test_the_configured_container_is_what_runs(
+    engine: Engine, backend: DockerBackend, transport: str, execution: dict[str, Any]
+) -> None:
+    login = a_login()
+    async with logged_in(backend, login, config(agentTransport=transport, **execution)) as handler:
+        output, end = await run(handler, "id -u; pwd")
+        assert end == 0
+        host = inspected(engine, login)["HostConfig"]
+    if "user" in execution.get("container", {}):
+        assert output == b"1000\n/tmp\n"
+    if "resources" in execution.get("host", {}):
+        assert (host["Memory"], host["PidsLimit"]) == (67108864, 64)
+
+
+async def test_a_read_only_root_works_by_socket_and_is_explained_otherwise(
+    engine: Engine, backend: DockerBackend
+) -> None:
+    login = a_login()
+    async with logged_in(backend, login, config(host={"readonlyrootfs": True})) as handler:
+        assert await run(handler, "touch /x 2>/dev/null || echo refused") == (b"refused\n", 0)
+    with pytest.raises(BackendError, match="readonlyRootfs"):
+        async with logged_in(backend, login, config(host={"readonlyrootfs": True}, agentTransport="attach")):
+            pass
+    await gone(engine, login)
+
+
+async def test_a_file_that_cannot_be_written_is_a_warning(
+    engine: Engine, backend: DockerBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    login = a_login(files={"/proc/none/file": "x", "/tmp/good": "y"})
+    async with logged_in(backend, login, config()) as handler:
+        assert await run(handler, "cat /tmp/good") == (b"y", 0)
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert getattr(warnings[0].msg, "code", "") == "DOCKER_FILE_WRITE_FAILED"
+
+
+async def test_an_entrypoint_that_ignores_its_arguments_gets_the_agent_beside_it(
+    engine: Engine, instance: Instance
+) -> None:
+    from datetime import timedelta
+
+    from containerssh.agent.link import Program
+    from containerssh.backends.docker.engine import Engines
+
+    settings = config(container={"entrypoint": ["/bin/sh", "-c", "exec sleep 600"]})
+    engines = Engines()
+    found = await engines.get(settings.connection, settings.timeouts.http)
+    login = a_login()
+    start = Start(found, instance, settings, login, Seen(), lambda _: None, patience=timedelta(seconds=0.3))
+    async with start.run(timedelta(seconds=20)) as link:
+        process = await link.start(Program(["/bin/true"]))
+        assert await process.wait() == 0
+        await process.kill()
+    assert containers_of(engine, login) == []
+    await engines.close()
+
+
+# -- session mode ----------------------------------------------------------------------------------------
+
+
+async def test_session_mode_gives_each_program_a_container_of_its_own(engine: Engine, backend: DockerBackend) -> None:
+    login = a_login(environment={"A": "b"}, files={"/note": "from the webhook"})
+    async with logged_in(backend, login, config(mode="session")) as handler:
+        assert containers_of(engine, login) == []
+        first, second = Channel(ends=False), Channel()
+        async with handler.session(first) as one, handler.session(second) as two:
+            await one.run_command("hostname; cat")
+            await two.run_command('hostname; echo "$A"; cat /note; exit 3')
+            assert await second.ended() == 3
+            assert len(containers_of(engine, login)) == 2
+        assert containers_of(engine, login) == []
+        name, *rest = second.out.data.splitlines()
+        assert rest == [b"b", b"from the webhook"]
+        assert first.out.data.strip() not in (b"", name)
+        with pytest.raises(Rejected):
+            await handler.connect_tcp("127.0.0.1", 80)
+
+
+async def test_a_session_that_cannot_start_does_not_end_the_login(engine: Engine, backend: DockerBackend) -> None:
+    login = a_login()
+    async with logged_in(backend, login, config(mode="session", container={"user": "no-such-user"})) as handler:
+        for _ in range(2):
+            with pytest.raises(BackendError, match="no-such-user"):
+                async with handler.session(Channel()):
+                    pass
+    assert containers_of(engine, login) == []
+
+
+# -- what the engine refuses -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("execution", "words", "told"),
+    [
+        (
+            {"container": {"image": "none/such:1"}, "imagePullPolicy": "Never"},
+            "no image none/such:1",
+            "The image none/such:1 is not available.",
+        ),
+        ({"container": {"image": "No Such Image"}}, "not the name of an image", "valid name"),
+        ({"host": {"resources": {"memory": 4096}}}, "Minimum memory", "could not be started"),
+        ({"container": {"user": "no-such-user"}}, "no-such-user", "could not be started"),
+        ({"container": {"entrypoint": ["/no/such"]}}, "no such file or directory", "could not be started"),
+        ({"container": {"entrypoint": ["/bin/sh"]}}, "ended with status", "ended while it was being started"),
+        ({"host": {"networkmode": "no-such-network"}}, "no-such-network", "could not be started"),
+        ({"host": {"runtime": "no-such-runtime"}}, "no-such-runtime", "could not be started"),
+    ],
+)
+@pytest.mark.parametrize("transport", ["socket", "attach"])
+async def test_what_cannot_work_is_told_at_once_in_the_engines_words(
+    engine: Engine, backend: DockerBackend, transport: str, execution: dict[str, Any], words: str, told: str
+) -> None:
+    login = a_login()
+    before = time.monotonic()
+    with pytest.raises(BackendError) as refused:
+        async with logged_in(backend, login, config(agentTransport=transport, **execution)):
+            pass
+    assert time.monotonic() - before < 5
+    assert words in refused.value.explanation
+    assert told in refused.value.user_message
+    assert containers_of(engine, login) == []
+
+
+async def test_a_name_that_is_taken_is_told(engine: Engine, backend: DockerBackend) -> None:
+    settings = config(containername=f"containerssh-test-{time.monotonic_ns():x}")
+    async with logged_in(backend, a_login(), settings):
+        with pytest.raises(BackendError, match="already in use"):
+            async with logged_in(backend, a_login(), settings):
+                pass
+
+
+# -- ends ------------------------------------------------------------------------------------------------
+
+
+async def test_a_container_removed_by_the_administrator_ends_the_session(
+    engine: Engine, backend: DockerBackend
+) -> None:
+    login = a_login()
+    async with logged_in(backend, login, config()) as handler:
+        channel = Channel(ends=False)
+        async with handler.session(channel) as session:
+            await session.run_command("echo up; sleep 600")
+            await asyncio.to_thread(engine.docker, "rm", "--force", *containers_of(engine, login))
+            assert isinstance(await channel.ended(10), Exception)
+
+
+async def test_a_program_that_ignores_every_signal_does_not_keep_the_container(
+    engine: Engine, backend: DockerBackend
+) -> None:
+    login = a_login()
+    async with logged_in(backend, login, config()) as handler:
+        channel = Channel(ends=False)
+        async with handler.session(channel) as session:
+            await session.run_command("trap '' TERM INT HUP; while :; do sleep 1; done")
+    assert containers_of(engine, login) == []
+
+
+STAGES: dict[str, Callable[[bytes], bool]] = {
+    "asking for the version": lambda request: b"/_ping" in request,
+    "looking for the image": lambda request: b"/images/bb:latest/json" in request,
+    "creating": lambda request: b"/containers/create" in request,
+    "uploading": lambda request: b"/archive" in request,
+    "attaching": lambda request: b"/attach" in request,
+    "starting": lambda request: request.startswith(b"POST") and b"/start " in request,
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_client_that_leaves_during_the_start_leaves_nothing(
+    engine: Engine, backend: DockerBackend, stage: str
+) -> None:
+    login = a_login()
+    async with way_to(engine.socket) as way:
+        way.hold = STAGES[stage]
+
+        async def enter() -> None:
+            async with logged_in(backend, login, config(way.address)):
+                pass
+
+        task = asyncio.create_task(enter())
+        await asyncio.wait_for(way.held.wait(), 15)
+        task.cancel()
+        way.release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 15)
+        assert containers_of(engine, login) == []
+
+
+async def test_a_cancelled_login_removes_its_container(engine: Engine, backend: DockerBackend) -> None:
+    login = a_login()
+    entered = asyncio.Event()
+
+    async def stay() -> None:
+        async with logged_in(backend, login, config()):
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(stay())
+    await asyncio.wait_for(entered.wait(), 15)
+    assert len(containers_of(engine, login)) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert containers_of(engine, login) == []
+
+
+@pytest.mark.parametrize("request_", ["/containers/create", "/start", "/images/", "/_ping"])
+async def test_a_login_survives_a_reply_that_got_lost(engine: Engine, backend: DockerBackend, request_: str) -> None:
+    login = a_login()
+    lost: list[bytes] = []
+
+    def first(line: bytes) -> bool:
+        if request_.encode() in line and not lost:
+            lost.append(line)
+            return True
+        return False
+
+    async with way_to(engine.socket) as way:
+        way.swallow = first
+        async with logged_in(backend, login, config(way.address)) as handler:
+            assert await run(handler, "echo in") == (b"in\n", 0)
+            assert len(containers_of(engine, login)) == 1
+    assert len(lost) == 1
+    assert containers_of(engine, login) == []
+
+
+async def test_an_engine_that_comes_back_in_time_serves_the_login(engine: Engine, backend: DockerBackend) -> None:
+    async with way_to(engine.socket) as way:
+        way.refuse = True
+
+        async def come_back() -> None:
+            while way.connections < 2:  # noqa: ASYNC110  the fake has no event for it
+                await asyncio.sleep(0.01)
+            way.refuse = False
+
+        back = asyncio.create_task(come_back())
+        async with logged_in(backend, a_login(), config(way.address)) as handler:
+            assert await run(handler, "echo in") == (b"in\n", 0)
+        await back
+
+
+async def test_an_engine_that_stays_away_is_given_up_after_containerStart(backend: DockerBackend) -> None:  # noqa: N802
+    settings = config("tcp://127.0.0.1:9", timeouts={"containerStart": "1s"})
+    before = time.monotonic()
+    with pytest.raises(BackendError, match=r"not ready within 1 s; last error: .*127\.0\.0\.1:9") as late:
+        async with logged_in(backend, a_login(), settings):
+            pass
+    assert time.monotonic() - before < 3
+    assert "127.0.0.1" not in late.value.user_message
+
+
+async def test_a_link_that_breaks_ends_the_sessions_and_the_container_still_goes(
+    engine: Engine, backend: DockerBackend
+) -> None:
+    login = a_login()
+    async with way_to(engine.socket) as way:
+        async with logged_in(backend, login, config(way.address)) as handler:
+            channel = Channel(ends=False)
+            async with handler.session(channel) as session:
+                await session.run_command("sleep 600")
+                way.cut()
+                assert isinstance(await channel.ended(10), Exception)
+        assert containers_of(engine, login) == []
+
+
+async def _left_behind(engine: Engine, backend: DockerBackend, way: Way) -> Login:
+    login = a_login()
+    settings = config(way.address, timeouts={"containerStart": "20s", "containerStop": "300ms"})
+    async with logged_in(backend, login, settings):
+        way.refuse = True
+        way.cut()
+    assert len(containers_of(engine, login)) == 1
+    return login
+
+
+async def test_what_could_not_be_removed_in_time_is_removed_later(engine: Engine, instance: Instance) -> None:
+    backend = DockerBackend(instance)
+    async with way_to(engine.socket) as way:
+        login = await _left_behind(engine, backend, way)
+        way.refuse = False
+        await backend.close()
+        assert containers_of(engine, login) == []
+
+
+# -- the reaper ------------------------------------------------------------------------------------------
+
+
+async def test_containers_of_dead_instances_are_removed_and_no_others(
+    engine: Engine, instance: Instance, backend: DockerBackend
+) -> None:
+    logins = {owner: a_login() for owner in ("dead", "living", "stranger")}
+    dead_id, stranger_id = "d" * 16, "e" * 16
+    (instance.state / "instances" / dead_id).touch()
+    owners = {"dead": dead_id, "living": instance.id, "stranger": stranger_id}
+    for owner, login in logins.items():
+        labels = [f"containerssh_instance={owners[owner]}", f"containerssh_connection_id={login.connection_id}"]
+        arguments = [part for label in labels for part in ("--label", label)]
+        engine.docker("run", "--detach", *arguments, "bb:latest", "sleep", "600")
+    try:
+        assert await backend.reap(config()) == 1
+        assert [len(containers_of(engine, login)) for login in logins.values()] == [0, 1, 1]
+    finally:
+        left = [container for login in logins.values() for container in containers_of(engine, login)]
+        engine.docker("rm", "--force", *left)
+
+
+async def test_the_engine_is_named_when_it_is_probed(engine: Engine, backend: DockerBackend) -> None:
+    assert "API 1." in await backend.probe(config())
+    with pytest.raises(BackendError, match="not available"):
+        await backend.probe(config("tcp://127.0.0.1:9"))
