@@ -1,0 +1,382 @@
+"""The users file: logins that need no other service. It is read again when it changes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import stat
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+
+from containerssh.auth.authorized_keys import AuthorizedKey, parse_authorized_key
+from containerssh.auth.hashes import PasswordHash, parse_hash
+from containerssh.config.document import Document, DocumentError, parse_yaml
+from containerssh.config.findings import ConfigErrors, Finding, findings_of
+from containerssh.config.model import ConfigModel, Secret
+from containerssh.core.codes import AuthCode
+from containerssh.core.errors import AuthFailed, AuthUnavailable, ConfigError
+from containerssh.core.handlers import PublicKey
+from containerssh.core.messages import Event, LabelValue
+from containerssh.core.metadata import AuthAttempt, Login, Texts, Value
+
+logger = logging.getLogger(__name__)
+
+LARGEST_FILE = 4 << 20
+"""Bytes of the users file, and of a key file."""
+
+LONGEST_PASSWORD = 1024
+"""Bytes; longer ones are wrong without being looked at."""
+
+MOST_WAITING = 128
+"""Passwords that may wait to be judged; who comes after them is told that nobody can judge."""
+
+_SETTLED = 2_000_000_000
+"""Nanoseconds after which a file's time says whether it changed: clocks of file systems are that coarse."""
+
+CheckConfig = Callable[[Mapping[str, Any]], object]
+"""Raises ConfigError: a user's part of the configuration cannot be used."""
+
+
+class UserConfig(ConfigModel):
+    """A user."""
+
+    password: Secret = SecretStr("")
+    """A hash of the password, as `containerssh hash-password` makes it; without one no password is right."""
+
+    authorized_keys: tuple[str, ...] = ()
+    """Keys that may log in, as in OpenSSH's authorized_keys file."""
+
+    authorized_keys_file: str = ""
+    """A file with more of them; a relative name starts at the users file's folder."""
+
+    config: dict[str, Any] = Field(default_factory=dict)
+    """What the configuration of this user's logins says differently."""
+
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Variables for the user's programs."""
+
+    metadata: dict[str, str] = Field(default_factory=dict)
+    """What is passed on to the config server."""
+
+
+@dataclass(frozen=True)
+class _User:
+    password: PasswordHash | None
+    keys: tuple[AuthorizedKey, ...]
+    key_file: Path | None
+    config: Mapping[str, Any] = field(repr=False)
+    environment: Texts
+    metadata: Texts
+
+
+@dataclass(frozen=True)
+class _Users:
+    by_name: Mapping[str, _User]
+    stand_in: PasswordHash | None
+    """Judged when there is no such user, so that it takes as long."""
+
+
+class UsersFile:
+    """Judges passwords and public keys by the users file."""
+
+    def __init__(self, path: Path, *, check_config: CheckConfig | None = None) -> None:
+        """
+        Read the file; *check_config* judges each user's part of the configuration.
+
+        Raises:
+            ConfigError: it cannot be read, or something in it cannot be used; the text names all of it.
+        """
+        self._path = path
+        self._check_config = check_config
+        self._lock = threading.Lock()
+        self._file = _WatchedFile(path)
+        content = self._file.changed()
+        assert content is not None
+        self._users = self._parse(content)
+        self._key_files: dict[Path, tuple[_WatchedFile, tuple[AuthorizedKey, ...]]] = {}
+        self._judges = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="password")
+        self._waiting = 0
+        self._tell(logging.INFO, AuthCode.USERS_FILE_LOADED, f"Users file {path} with {len(self._users.by_name)} users")
+
+    async def authenticate_password(self, attempt: AuthAttempt, password: bytes) -> Login:
+        """
+        The login of the user with this name and password.
+
+        Raises:
+            AuthFailed: there is none.
+            AuthUnavailable: too many passwords are waiting to be judged.
+        """
+        users = await asyncio.to_thread(self._current)
+        user = users.by_name.get(attempt.username)
+        known = user.password if user else None
+        judge = known or users.stand_in
+        right = judge is not None and len(password) <= LONGEST_PASSWORD and await self._judge(judge, password)
+        if user is None or known is None or not right:
+            reason = (
+                "no such user" if user is None else "the user has no password" if known is None else "wrong password"
+            )
+            raise self._failed(attempt, "password", reason)
+        return self._login(attempt, "password", user, None)
+
+    async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
+        """
+        The login that *key* earns under this name, with the restrictions of the first line that fits.
+
+        Raises:
+            AuthFailed: no line fits.
+        """
+        user, keys = await asyncio.to_thread(self._keys_of, attempt.username)
+        reason = "no such user" if user is None else "the key is not listed"
+        for entry in keys:
+            if entry.key != key:
+                continue
+            if entry.sources and not entry.sources.allow(attempt.remote_address.host):
+                reason = "the key may not be used from this address"
+            elif entry.expires and datetime.now(UTC) >= entry.expires:
+                reason = "the key has expired"
+            elif user is not None:
+                return self._login(attempt, "pubkey", user, entry)
+        raise self._failed(attempt, "pubkey", reason)
+
+    async def _judge(self, judge: PasswordHash, password: bytes) -> bool:
+        if self._waiting >= MOST_WAITING:
+            raise AuthUnavailable(AuthCode.BACKEND_ERROR, "too many passwords are waiting to be judged")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._judges, judge.verify, password)
+        finally:
+            self._waiting -= 1
+
+    def _login(self, attempt: AuthAttempt, kind: str, user: _User, entry: AuthorizedKey | None) -> Login:
+        logger.debug(Event(AuthCode.SUCCESSFUL, "Found in the users file", **_labels(attempt, kind)))
+        more: dict[str, Any] = {"config_overlay": user.config}
+        environment = dict(user.environment)
+        if entry is not None:
+            more["restrictions"] = entry.restrictions
+            environment.update((name, Value(value)) for name, value in entry.environment.items())
+        return Login.of(attempt, attempt.username, **more).with_values(user.metadata, environment, {})
+
+    def _failed(self, attempt: AuthAttempt, kind: str, reason: str) -> AuthFailed:
+        text = f"Not in the users file: {reason}"
+        logger.debug(Event(AuthCode.FAILED, text, **_labels(attempt, kind)))
+        return AuthFailed(AuthCode.FAILED, reason)
+
+    def _current(self) -> _Users:
+        """What the file says now; what it said before if it cannot be used now."""
+        with self._lock:
+            try:
+                if (content := self._file.changed()) is not None:
+                    self._users = self._parse(content)
+                    text = f"Users file {self._path} read again: {len(self._users.by_name)} users"
+                    self._tell(logging.INFO, AuthCode.USERS_FILE_LOADED, text)
+            except ConfigError as exc:
+                text = f"What was read before stays in force. {exc}"
+                self._tell(logging.ERROR, AuthCode.USERS_FILE_FAILED, text)
+            return self._users
+
+    def _keys_of(self, name: str) -> tuple[_User | None, tuple[AuthorizedKey, ...]]:
+        user = self._current().by_name.get(name)
+        if user is None:
+            return None, ()
+        return user, user.keys + (self._read_keys(user.key_file) if user.key_file else ())
+
+    def _read_keys(self, path: Path) -> tuple[AuthorizedKey, ...]:
+        """The usable keys of a key file. Its owner may be the user: a mistake in it must cost nobody else."""
+        with self._lock:
+            file, keys = self._key_files.get(path) or (_WatchedFile(path), ())
+            try:
+                if (content := file.changed()) is not None:
+                    keys = tuple(self._usable_keys(path, content))
+            except ConfigError as exc:
+                self._tell(logging.WARNING, AuthCode.USERS_FILE_FAILED, str(exc))
+                keys = ()
+            self._key_files[path] = (file, keys)
+            return keys
+
+    def _usable_keys(self, path: Path, content: bytes) -> Iterator[AuthorizedKey]:
+        for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+            try:
+                if entry := parse_authorized_key(line):
+                    yield entry
+            except ValueError as exc:
+                text = f"Line {number} of {path} lets nobody in: {exc}"
+                self._tell(logging.WARNING, AuthCode.USERS_FILE_FAILED, text)
+
+    def _tell(self, level: int, code: AuthCode, text: str) -> None:
+        # Outside the scope of the login that happened to notice.
+        Context().run(logger.log, level, Event(code, text, file=str(self._path)))
+
+    def _parse(self, content: bytes) -> _Users:
+        if loose := self._file.writable_by_others:
+            self._tell(logging.WARNING, AuthCode.USERS_FILE_PERMISSIONS, f"{self._path} can be written by {loose}")
+        reader = _Reader(self._path, self._check_config)
+        try:
+            users = reader.read(parse_yaml(content))
+        except DocumentError as exc:
+            reader.add((), exc.message, exc.position.line if exc.position else None)
+        if reader.findings:
+            raise ConfigErrors(AuthCode.CONFIG_ERROR, f"Invalid users file {self._path}", reader.findings)
+        # A hash that costs as much as those of most users.
+        hashes = [user.password for user in users.values() if user.password]
+        kinds = Counter(_cost(judge) for judge in hashes)
+        usual = kinds.most_common(1)[0][0] if kinds else None
+        return _Users(users, next((judge for judge in hashes if _cost(judge) == usual), None))
+
+
+class _Reader:
+    """Makes users of a document and collects everything that is wrong with it."""
+
+    def __init__(self, path: Path, check_config: CheckConfig | None) -> None:
+        self.findings: list[Finding] = []
+        self._folder = path.absolute().parent
+        self._check_config = check_config
+        self._document: Document | None = None
+
+    def add(self, place: tuple[str, ...], message: str, line: int | None = None) -> None:
+        """Something is wrong at *place*."""
+        for length in range(len(place), 0, -1):
+            if line is None and self._document and (position := self._document.positions.get(place[:length])):
+                line = position.line
+        text = f"line {line}: {message}" if line else message
+        self.findings.append(Finding("error", ".".join(place), text, line))
+
+    def read(self, document: Document) -> Mapping[str, _User]:
+        self._document = document
+        for key in document.tree:
+            if key != "users":
+                self.add((key,), "unknown key; a users file has the key users")
+        users = document.tree.get("users")
+        if not isinstance(users, Mapping):
+            self.add(("users",), "must be a map of names to users")
+            return {}
+        return {name: user for name, tree in users.items() if (user := self._user(name, tree, document))}
+
+    def _user(self, name: str, tree: object, document: Document) -> _User | None:
+        place = ("users", name)
+        try:
+            config = UserConfig.model_validate({} if tree is None else tree, context=document.spelling)
+        except ValidationError as exc:
+            for finding in findings_of(exc, UserConfig, ".".join(place)):
+                inner = tuple(finding.path.removeprefix(".".join(place)).strip(".").split("."))
+                suggestion = f"; {finding.suggestion}" if finding.suggestion.startswith("did you mean") else ""
+                self.add((*place, *filter(None, inner)), finding.message + suggestion)
+            return None
+        if not name:
+            self.add(place, "a user needs a name")
+        if self._check_config and config.config:
+            try:
+                self._check_config(config.config)
+            except ConfigError as exc:
+                self.add((*place, "config"), str(exc))
+        return _User(
+            self._password(place, config.password.get_secret_value()),
+            tuple(self._keys(place, config.authorized_keys)),
+            self._folder / config.authorized_keys_file if config.authorized_keys_file else None,
+            config.config,
+            dict(self._environment(place, config.environment)),
+            {name: Value(value) for name, value in config.metadata.items()},
+        )
+
+    def _password(self, place: tuple[str, ...], text: str) -> PasswordHash | None:
+        if not text:
+            return None
+        try:
+            return parse_hash(text)
+        except ValueError as exc:
+            self.add((*place, "password"), str(exc))
+            return None
+
+    def _keys(self, place: tuple[str, ...], lines: tuple[str, ...]) -> Iterator[AuthorizedKey]:
+        for number, line in enumerate(lines):
+            try:
+                if entry := parse_authorized_key(line):
+                    yield entry
+            except ValueError as exc:
+                self.add((*place, "authorizedKeys", str(number)), str(exc))
+
+    def _environment(self, place: tuple[str, ...], variables: Mapping[str, str]) -> Iterator[tuple[str, Value[str]]]:
+        for name, value in variables.items():
+            if not name or "=" in name or "\0" in name + value:
+                self.add((*place, "environment", name), "no variable can be called so, or hold that")
+            yield name, Value(value)
+
+
+class _WatchedFile:
+    """A file, and whether it changed since it was looked at last."""
+
+    def __init__(self, path: Path) -> None:
+        self.writable_by_others = ""
+        """Who else may write to it, apart from its owner."""
+        self._path = path
+        self._seen: tuple[int, ...] | None = None
+        self._settled = True
+        self._digest = b""
+        self._problem = ""
+
+    def changed(self) -> bytes | None:
+        """
+        The content if it is another than at the last call.
+
+        Raises:
+            ConfigError: the file cannot be read, is too large, or anybody may write to it; once for each such state.
+        """
+        try:
+            state = self._path.stat()
+            seen = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+            if seen == self._seen and self._settled:
+                return None
+            content = self._read()
+        except (OSError, ValueError) as exc:
+            self._seen, self._digest = None, b""
+            problem = getattr(exc, "strerror", None) or str(exc)
+            if problem == self._problem:
+                return None
+            self._problem = problem
+            raise ConfigError(AuthCode.CONFIG_ERROR, f"Cannot use {self._path}: {problem}") from exc
+        self._problem = ""
+        # A second change within the clock's tick would leave no trace but in the content.
+        self._seen, self._settled = seen, abs(time.time_ns() - state.st_mtime_ns) > _SETTLED
+        digest = hashlib.sha256(content).digest()
+        if digest == self._digest:
+            return None
+        self._digest = digest
+        return content
+
+    def _read(self) -> bytes:
+        # Not blocking, since nobody may be writing to a named pipe.
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            state = os.fstat(descriptor)
+            if not stat.S_ISREG(state.st_mode):
+                raise ValueError("it is no regular file")
+            if state.st_mode & stat.S_IWOTH:
+                raise ValueError("anybody may write to it; take that right away with: chmod o-w")
+            self.writable_by_others = "its group" if state.st_mode & stat.S_IWGRP else ""
+            if state.st_uid not in (0, os.geteuid()):
+                self.writable_by_others = f"its owner, user {state.st_uid}, who is neither root nor the server's user"
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise ValueError(f"it has more than {LARGEST_FILE >> 20} MiB")
+        return content
+
+
+def _labels(attempt: AuthAttempt, kind: str) -> dict[str, LabelValue]:
+    return {"connectionId": attempt.connection_id, "username": attempt.username, "authtype": kind}
+
+
+def _cost(judge: PasswordHash) -> str:
+    """What the time to judge depends on: the kind of hash and its parameters."""
+    kind, _, rest = judge.text[1:].partition("$")
+    return f"{kind}${rest.partition('$')[0]}" if not kind.startswith("argon2") else f"{kind}${rest.rsplit('$', 2)[0]}"
