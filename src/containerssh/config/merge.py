@@ -105,10 +105,11 @@ class _Merge:
                     self._findings.append(Finding("error", key, "must be a map of keys"))
             elif value:
                 section = self._section(key, model, value)
-                if key == "log" and isinstance(section, LogConfig):
-                    update[key] = self._config.log.model_copy(update={"level": section.level})
-                elif key in _SECTIONS and section is not getattr(self._config, key):
-                    update[key] = section
+                if section is getattr(self._config, key):
+                    continue
+                if isinstance(section, LogConfig):
+                    section = self._config.log.model_copy(update={"level": section.level})
+                update[key] = section
         if self._findings:
             raise _refused(self._findings)
         return self._config.model_copy(update=update) if update else self._config
