@@ -35,7 +35,7 @@ def build_image(engine: Engine, name: str, base: str, *changes: str) -> str:
         entry = tarfile.TarInfo("Dockerfile")
         entry.size = len(text)
         archive.addfile(entry, BytesIO(text))
-    engine.docker("build", "--quiet", "--tag", name, "-", stdin=context.getvalue())
+    engine.docker("build", "--quiet", "--label", "containerssh-test", "--tag", name, "-", stdin=context.getvalue())
     return name
 
 
