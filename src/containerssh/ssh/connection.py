@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 # How long the bad news waits for a session to be told in, and then for the client to leave by itself.
 _TELLING = 3.0
+# How long a client whose last program ended because of a stop may take to leave by itself.
+_LEAVING = 1.0
 
 
 class Registry:
@@ -166,15 +168,20 @@ class Connection(Notices):
                     for terminate in [*(session.terminate for session in list(self._sessions)), handler.terminate]:
                         await self._terminate(terminate)
                     if self._sessions:
-                        idle = asyncio.create_task(self._idle.wait())
-                        left = asyncio.create_task(self._left.wait())
-                        try:
-                            await asyncio.wait((idle, left), return_when=asyncio.FIRST_COMPLETED)
-                        finally:
-                            idle.cancel()
-                            left.cancel()
+                        await self._first_of(self._idle, self._left)
+                        # A client that hears of its program's end and of the server's at once tells the user the latter.
+                        async with asyncio.timeout(_LEAVING):
+                            await self._left.wait()
         self._link.end("The server is shutting down")
         await asyncio.wait((self.task,))
+
+    async def _first_of(self, *events: asyncio.Event) -> None:
+        waiting = [asyncio.create_task(event.wait()) for event in events]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
 
     async def _terminate(self, terminate: object) -> None:
         assert callable(terminate)
