@@ -29,7 +29,7 @@ from tests.support.docker import (
     scratch_image,
     way_to,
 )
-from tests.support.services import Engine
+from tests.support.services import Engine, wait_until
 
 pytestmark = pytest.mark.docker
 
@@ -132,9 +132,20 @@ async def test_a_socket_that_is_demanded_and_cannot_be_is_told(
 ) -> None:
     async with way_to(engine.socket, at=tmp_path / "engine.sock") as way:
         way.elsewhere = True
-        with pytest.raises(BackendError, match="does not see this machine's files"):
+        with pytest.raises(BackendError, match="cannot use this machine's sockets"):
             async with logged_in(backend, a_login(), config(way.address, agentTransport="socket")):
                 pass
+
+
+async def test_a_container_that_is_kept_from_sockets_gets_its_agent_by_upload(
+    engine: Engine, backend: DockerBackend
+) -> None:
+    no_connect = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["connect"], "action": "SCMP_ACT_ERRNO"}]}
+    login = a_login()
+    settings = config(host={"securityopt": [f"seccomp={json.dumps(no_connect)}"]})
+    async with logged_in(backend, login, settings) as handler:
+        assert await run(handler, "echo in") == (b"in\n", 0)
+        assert len(containers_of(engine, login)) == 1
 
 
 @pytest.mark.parametrize("transport", ["socket", "attach"])
@@ -241,6 +252,16 @@ async def test_session_mode_gives_each_program_a_container_of_its_own(engine: En
         assert first.out.data.strip() not in (b"", name)
         with pytest.raises(Rejected):
             await handler.connect_tcp("127.0.0.1", 80)
+
+
+async def test_the_servers_end_reaches_the_programs_of_session_mode(engine: Engine, backend: DockerBackend) -> None:
+    async with logged_in(backend, a_login(), config(mode="session")) as handler:
+        channel = Channel(ends=False)
+        async with handler.session(channel) as session:
+            await session.run_command("trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done")
+            await asyncio.to_thread(wait_until, lambda: channel.out.data == b"up\n", within=10, what="the program")
+            await handler.terminate()
+            assert await channel.ended() == 9
 
 
 async def test_a_session_that_cannot_start_does_not_end_the_login(engine: Engine, backend: DockerBackend) -> None:

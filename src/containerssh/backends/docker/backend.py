@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from containerssh.agent.link import AgentLink
@@ -27,6 +27,8 @@ from containerssh.core.tasks import finish
 logger = logging.getLogger(__name__)
 
 _REMOVE_AGAIN = timedelta(seconds=30)
+_LAST_TRY = timedelta(seconds=10)
+_WARNINGS = 100
 
 
 class DockerBackend:
@@ -39,6 +41,7 @@ class DockerBackend:
         self._engines = Engines()
         self._left: set[EngineContainer] = set()
         self._janitor: asyncio.Task[None] | None = None
+        self._warned: set[str] = set()
 
     @asynccontextmanager
     async def login(self, login: Login, config: DockerConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
@@ -49,9 +52,7 @@ class DockerBackend:
             ConfigError: the engine's certificates cannot be used.
             BackendError: there is no container; the text has the engine's words.
         """
-        if ignored := config.ignored_keys():
-            text = f"Keys without effect in the docker section: {', '.join(ignored)}"
-            logger.warning(Event(DockerCode.CONFIG_IGNORED, text))
+        self._warn(config)
         engine = await self._engines.get(config.connection, config.timeouts.http)
         start = Start(engine, self._instance, config, login, notices, self._remember)
         if config.execution.mode == "session":
@@ -97,8 +98,17 @@ class DockerBackend:
             self._janitor.cancel()
             await asyncio.wait([self._janitor])
         if self._left:
-            await finish(self._remove_left, within=timedelta(seconds=10))
+            await finish(self._remove_left, within=_LAST_TRY)
+            for container in self._left:
+                container.give_up()
         await self._engines.close()
+
+    def _warn(self, config: DockerConfig) -> None:
+        """Once for each set of such keys: they may come with every answer of a config server."""
+        text = ", ".join(config.ignored_keys())
+        if text and text not in self._warned and len(self._warned) < _WARNINGS:
+            self._warned.add(text)
+            logger.warning(Event(DockerCode.CONFIG_IGNORED, f"Keys without effect in the docker section: {text}"))
 
     def _remember(self, container: EngineContainer) -> None:
         text = "The container could not be removed; that is tried again in the background"
@@ -129,15 +139,22 @@ class SessionModeConnection(ConnectionHandler):
     """A login in session mode: no container of its own, so nothing to forward to either."""
 
     start: Start
+    _containers: set[ContainerConnection] = field(default_factory=set, init=False)
 
     @asynccontextmanager
     async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
         config = self.start.config
-        async with (
-            self.start.again().run(config.timeouts.command_start) as link,
-            connection(link, config).session(channel) as session,
-        ):
-            yield session
+        async with self.start.again().run(config.timeouts.command_start) as link:
+            container = connection(link, config)
+            self._containers.add(container)
+            try:
+                async with container.session(channel) as session:
+                    yield session
+            finally:
+                self._containers.discard(container)
+
+    async def terminate(self) -> None:
+        await asyncio.gather(*(container.terminate() for container in self._containers))
 
 
 def connection(link: AgentLink, config: DockerConfig) -> ContainerConnection:

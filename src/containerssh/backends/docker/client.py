@@ -339,8 +339,7 @@ class EngineClient:
         wire: Wire | None = None
         try:
             wire = await self.endpoint.connect()
-            target = self.endpoint.base + request.target
-            head = await wire.ask(Request(request.method, target, request.headers, request.body))
+            head = await wire.ask(self._addressed(request))
             if head.status not in (101, 200):
                 body = await read_all(wire.body(head, request.method), _ERROR_LIMIT)
                 raise self._refused(code, doing, head.status, body)
@@ -372,9 +371,8 @@ class EngineClient:
         return wire, await self._send(wire, request)
 
     async def _send(self, wire: Wire, request: Request) -> Head:
-        target = self.endpoint.base + request.target
         try:
-            return await wire.ask(Request(request.method, target, request.headers, request.body))
+            return await wire.ask(self._addressed(request))
         except BaseException:
             wire.abort()
             raise
@@ -387,6 +385,10 @@ class EngineClient:
 
         async with time_limit(self._http_limit, late):
             yield
+
+    def _addressed(self, request: Request) -> Request:
+        headers = {"Host": self.endpoint.authority, **request.headers}
+        return Request(request.method, self.endpoint.base + request.target, headers, request.body)
 
     def _give_back(self, wire: Wire) -> None:
         if len(self._idle) >= _IDLE_CONNECTIONS:

@@ -114,6 +114,11 @@ class EngineContainer:
             text = "The container is removed"
             logger.debug(Event(DockerCode.CONTAINER_REMOVE_SUCCESSFUL, text, containerId=self.id))
 
+    def give_up(self) -> None:
+        """The server ends: nobody waits for an engine that does not answer."""
+        if self._attempt is not None:
+            self._attempt.cancel()
+
     async def _remove_known(self) -> None:
         pause = 0.05
         while not await self.client.remove_container(self.id):

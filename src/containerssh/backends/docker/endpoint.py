@@ -34,6 +34,13 @@ class Endpoint:
         """A unix socket: the engine is likely to see our files."""
         return bool(self.socket)
 
+    @property
+    def authority(self) -> str:
+        """The value of the ``Host`` header."""
+        if self.socket:
+            return "docker"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     async def connect(self) -> Wire:
         """
         A new connection; close it with ``Wire.abort``.

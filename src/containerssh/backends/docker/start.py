@@ -45,8 +45,12 @@ _SLOWEST_LOOK = 0.5
 _AGENT_LINES = 50
 
 
-class _FilesNotSeen(Exception):
-    """The engine does not find our folder."""
+class _SocketUseless(Exception):
+    """The agent cannot come by socket; *lasting*: it never will on this engine."""
+
+    def __init__(self, why: str, *, lasting: bool) -> None:
+        super().__init__(why)
+        self.lasting = lasting
 
 
 @dataclass
@@ -111,12 +115,13 @@ class Start:
         if self.engine.uses_socket(execution):
             try:
                 return await self._kept(undo, partial(self._by_socket, architecture))
-            except _FilesNotSeen as exc:
+            except _SocketUseless as exc:
                 if execution.agent_transport == "socket":
-                    text = f"the engine does not see this machine's files, which agentTransport socket needs ({exc})"
+                    text = f"agentTransport socket: the container cannot use this machine's sockets ({exc})"
                     raise EngineError(DockerCode.CONTAINER_CREATE_FAILED, text) from None
-                self.engine.cannot_see_our_files()
-                self.engine.uses_socket(execution)
+                if exc.lasting:
+                    self.engine.cannot_see_our_files()
+                    self.engine.uses_socket(execution)
         return await self._kept(undo, partial(self._by_attach, architecture))
 
     async def _image(self) -> Image:
@@ -143,10 +148,10 @@ class Start:
         mount = {"Type": "bind", "Source": str(back.folder), "Target": MOUNT_POINT, "ReadOnly": True}
         try:
             container = await self._created(undo, back.command if is_main else None, mount=mount)
-            await self._started(undo, container)
+            await self._persist(container.start)
         except EngineError as exc:
             if str(back.folder) in exc.explanation and _says_missing(exc.explanation):
-                raise _FilesNotSeen(exc.explanation) from exc
+                raise _SocketUseless(exc.explanation, lasting=True) from exc
             raise
 
         async def begin_beside() -> None:
@@ -156,7 +161,13 @@ class Start:
 
         if not is_main:
             await self._persist(begin_beside)
-        link = await self._while_running(container, back.accept, begin_beside if is_main else None)
+        try:
+            link = await self._while_running(container, back.accept, begin_beside if is_main else None)
+        except EngineError as exc:
+            if exc.code == DockerCode.CONTAINER_ENDED and f"{MOUNT_POINT}/socket" in exc.explanation:
+                # Some runtimes and policies keep containers from the host's sockets.
+                raise _SocketUseless(exc.explanation, lasting=False) from exc
+            raise
         undo.push_async_callback(finish, link.close, within=self.config.timeouts.signal)
         return link
 
@@ -179,9 +190,9 @@ class Start:
         if is_main:
             attached = await client.attach_container(container.id, self._log_agent)
             undo.push_async_callback(finish, attached.close, within=self.config.timeouts.http)
-            await self._started(undo, container)
+            await self._persist(container.start)
         else:
-            await self._started(undo, container)
+            await self._persist(container.start)
             exec_id = await client.create_exec(container.id, command, attached=True)
             attached = await client.attach_exec(exec_id, self._log_agent)
             undo.push_async_callback(finish, attached.close, within=self.config.timeouts.http)
@@ -231,9 +242,6 @@ class Start:
             await self._persist(create)
         undo.enter_context(log_labels(containerId=container.id))
         return container
-
-    async def _started(self, undo: AsyncExitStack, container: EngineContainer) -> None:
-        await self._persist(container.start)
 
     async def _removed(self, container: EngineContainer) -> None:
         async def remove() -> None:
@@ -325,4 +333,4 @@ def agent_archive(binary: Path) -> bytes:
 
 
 def _says_missing(words: str) -> bool:
-    return "does not exist" in words or "no such file or directory" in words
+    return any(text in words for text in ("does not exist", "no such file or directory", "permission denied"))

@@ -127,7 +127,7 @@ class Wire:
             OSError: the connection broke.
         """
         self.answered = False
-        headers = {"Host": "docker", "User-Agent": "containerssh", **request.headers}
+        headers = {"User-Agent": "containerssh", **request.headers}
         if request.body or request.method in ("POST", "PUT"):
             headers["Content-Length"] = str(len(request.body))
         lines = [
