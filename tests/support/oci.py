@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shlex
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -112,10 +113,10 @@ class Done:
 
 
 async def run(connection: ConnectionHandler, command: str, stdin: bytes = b"") -> Done:
-    """Run *command* in a session of its own, to its end."""
+    """Run *command*, a line for the shell, in a session of its own, to its end."""
     channel = Channel(stdin)
     async with asyncio.timeout(30), connection.session(channel) as session:
-        await session.run_command(command)
+        await session.run_command(f"/bin/sh -c {shlex.quote(command)}")
         status = await channel.ended
     return Done(status, channel.out.data.decode(), channel.err.data.decode())
 
