@@ -42,7 +42,7 @@ class ContainerSSHError(Exception):
 class ConfigError(ContainerSSHError):
     """The administrator's configuration, or a config server's answer, cannot be used."""
 
-    default_user_message = "The server's configuration for this login is not valid."
+    default_user_message = "Failed to initialize SSH session: the server's configuration for this login is not valid."
 
 
 class AuthFailed(ContainerSSHError):
