@@ -14,7 +14,7 @@ from pathlib import Path
 
 from containerssh.agent.dialback import MOUNT_POINT, dial_back
 from containerssh.agent.link import AgentLink
-from containerssh.backends.oci import cgroups
+from containerssh.backends.oci import cgroups, trees
 from containerssh.backends.oci.bundle import BundleSpec, IdMap, Limits, write_bundle
 from containerssh.backends.oci.image import Image
 from containerssh.backends.oci.launcher import Child, Launcher, clean_environment
@@ -205,17 +205,35 @@ async def _end(host: Host, container_id: str, child: Child) -> None:
     """Kill the container; what the runtime did not clean up itself is cleaned up here."""
     await child.stop()
     state = host.state / container_id
-    if state.exists():
-        await asyncio.to_thread(kill_by_state, state)
-        await host.launcher.call("remove", folder=str(state))
+    left = await asyncio.to_thread(_kill_what_is_left, host, container_id, state)
+    if left:
+        await _remove(host, state)
+
+
+def _kill_what_is_left(host: Host, container_id: str, state: Path) -> bool:
+    left = state.exists()
+    if left:
+        kill_by_state(state)
     if host.runtime.cgroups:
         cgroups.kill_and_remove(host.instance.id, container_id)
+    return left
 
 
 async def _remove(host: Host, folder: Path) -> None:
-    ended = await host.launcher.call("remove", folder=str(folder))
-    if ended.status != 0:
-        raise BackendError(OCICode.CONTAINER_REMOVE_FAILED, f"{folder} could not be removed: {ended.last_words}")
+    if host.launcher.alive:
+        ended = await host.launcher.call("remove", folder=str(folder))
+        if ended.status == 0:
+            return
+        reason = ended.last_words
+    else:
+        # Without root, only a helper can remove what belongs to the container's users; the next start will have one.
+        try:
+            await asyncio.to_thread(trees.remove, str(folder))
+        except OSError as exc:
+            reason = str(exc)
+        else:
+            return
+    raise BackendError(OCICode.CONTAINER_REMOVE_FAILED, f"{folder} could not be removed: {reason}")
 
 
 def kill_by_state(state: Path) -> bool:

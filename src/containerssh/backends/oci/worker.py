@@ -94,7 +94,8 @@ class Worker:
                     with contextlib.suppress(BlockingIOError):
                         woken.recv(4096)
                     self._reap()
-                elif not key.data.read_output():
+                # Its task may have ended in this very round.
+                elif self._tasks.get(key.data.number) is key.data and not key.data.read_output():
                     self._events.unregister(key.fileobj)
 
     def _receive(self) -> bytes:
