@@ -55,6 +55,7 @@ class Event:
         return self.text
 
 
+_root = logging.getLogger("containerssh")
 _labels: ContextVar[Mapping[str, LabelValue]] = ContextVar("containerssh_log_labels")
 _threshold: ContextVar[int | None] = ContextVar("containerssh_log_threshold", default=None)
 
@@ -86,6 +87,9 @@ def log_threshold(level: int | None) -> Iterator[None]:
     """Use another log level in this scope (the config server may set it for one login)."""
     before = _threshold.get()
     _threshold.set(level if level is not None else before)
+    if level is not None and level < _root.level:
+        # From now on records of this level get as far as the handler, which knows each scope's level.
+        _root.setLevel(level)
     try:
         yield
     finally:

@@ -90,8 +90,8 @@ def setup_logging(config: LogConfig) -> LogSetup:
             raise ConfigError(LogCode.FILE_OPEN_FAILED, f"log.destination: {other} is not available in this version")
     format_ = FORMATS[config.format]
     writer = Writer(destination, lambda count, reason: format_(_lost(count, reason)))
-    # What a scope may ask for (core.messages.log_threshold) must get as far as the handler.
-    logging.getLogger("containerssh").setLevel(logging.DEBUG)
+    # A scope that asks for more (core.messages.log_threshold) lowers it.
+    logging.getLogger("containerssh").setLevel(config.level.stdlib)
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("aiohttp.access").setLevel(logging.CRITICAL)

@@ -75,5 +75,5 @@ async def _sweep(server: web.Server) -> None:
 
 
 def _cut(protocol: RequestHandler) -> None:
-    if isinstance(protocol.transport, asyncio.Transport):
+    if protocol.transport is not None:
         protocol.transport.abort()
