@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -15,6 +14,7 @@ from urllib.parse import quote, urlencode
 from containerssh.backends.docker.endpoint import Endpoint
 from containerssh.backends.docker.engine_error import Cure, EngineError, engine_words, refusal
 from containerssh.backends.docker.frames import Attached, Demultiplexer
+from containerssh.backends.docker.pool import Pool
 from containerssh.backends.docker.pull import PullProgress
 from containerssh.backends.docker.reference import ImageReference
 from containerssh.backends.docker.wire import Head, Request, Wire, read_all
@@ -30,8 +30,6 @@ NEWEST_API = (1, 48)
 _REPLY_LIMIT = 4 * 1024 * 1024
 _LIST_LIMIT = 64 * 1024 * 1024
 _ERROR_LIMIT = 64 * 1024
-_IDLE_CONNECTIONS = 16
-_IDLE_SECONDS = 20.0
 _UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
 _AWAY = (OSError, EOFError, ssl.SSLError)
 
@@ -78,15 +76,12 @@ class EngineClient:
     def __init__(self, endpoint: Endpoint, http_limit: timedelta) -> None:
         self.endpoint = endpoint
         self._http_limit = http_limit
-        self._idle: list[tuple[Wire, float]] = []
+        self._pool = Pool(endpoint)
         self._info: EngineInfo | None = None
-        self._closed = False
 
     async def close(self) -> None:
         """Close the connections that nobody uses; those in use close with their requests."""
-        self._closed = True
-        while self._idle:
-            self._idle.pop()[0].abort()
+        self._pool.close()
 
     # -- the engine --------------------------------------------------------------------------------------
 
@@ -165,9 +160,8 @@ class EngineClient:
 
     async def start_container(self, container: str) -> None:
         """Start it; returns when its main program runs (or could not be run: that is an error)."""
-        await self._json(
-            DockerCode.CONTAINER_START_FAILED, "starting the container", "POST", f"/containers/{container}/start"
-        )
+        code, doing = DockerCode.CONTAINER_START_FAILED, "starting the container"
+        await self._call(code, doing, "POST", f"/containers/{container}/start", accept=(304,))
 
     async def inspect_container(self, container: str) -> ContainerState | None:
         """How it is; None when there is no such container."""
@@ -202,7 +196,7 @@ class EngineClient:
 
     async def remove_container(self, container: str) -> bool:
         """Kill and remove it with its anonymous volumes; False when the engine is already at it. Gone is removed."""
-        status, _ = await self._json(
+        status, _ = await self._call(
             DockerCode.CONTAINER_REMOVE_FAILED,
             "removing the container",
             "DELETE",
@@ -261,7 +255,7 @@ class EngineClient:
 
     async def start_exec(self, exec_id: str) -> None:
         """Start it detached."""
-        await self._json(
+        await self._call(
             DockerCode.EXEC_ATTACH_FAILED,
             "starting the agent",
             "POST",
@@ -293,15 +287,28 @@ class EngineClient:
         *,
         accept: tuple[int, ...] = (),
     ) -> tuple[int, dict[str, Any]]:
-        """The status (2xx, 304 or one of *accept*) and the object replied, empty where there was none."""
+        """The status, 2xx or one of *accept*, and the object replied; empty for an accepted status."""
+        status, reply = await self._call(code, doing, method, path, query, body, accept=accept)
+        return status, {} if status in accept else _parse(reply, dict, code, doing)
+
+    async def _call(
+        self,
+        code: DockerCode,
+        doing: str,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        *,
+        accept: tuple[int, ...] = (),
+    ) -> tuple[int, bytes]:
+        """The status, 2xx or one of *accept*, and the body as it came: Podman's are not always JSON."""
         headers = {"Content-Type": "application/json"} if body is not None else {}
         data = json.dumps(body).encode() if body is not None else b""
         head, reply = await self._exchange(code, doing, Request(method, await self._target(path, query), headers, data))
-        if head.status in accept:
-            return head.status, {}
-        if not (200 <= head.status < 300 or head.status == 304):
+        if head.status not in accept and not 200 <= head.status < 300:
             raise self._refused(code, doing, head.status, reply)
-        return head.status, _parse(reply, dict, code, doing) if reply else {}
+        return head.status, reply
 
     async def _exchange(
         self, code: DockerCode, doing: str, request: Request, *, limit: int = _REPLY_LIMIT
@@ -316,14 +323,13 @@ class EngineClient:
         """A request and the pieces of its answer; with *answer_errors* only a good one is let through."""
         wire: Wire | None = None
         try:
-            wire, head = await self._ask(request)
+            wire, head = await self._pool.ask(request)
             async with aclosing(wire.body(head, request.method)) as pieces:
                 if answer_errors and not 200 <= head.status < 300:
                     raise self._refused(code, doing, head.status, await read_all(pieces, _ERROR_LIMIT))
                 yield head, pieces
-            if head.keeps_alive and not self._closed and wire.is_fresh() and head.status != 101:
-                self._give_back(wire)
-                wire = None
+            self._pool.give_back(wire, head)
+            wire = None
         except _AWAY as exc:
             self._info = None
             raise EngineError(code, f"{doing}: {self._away(exc)}", cure=Cure.WAIT) from exc
@@ -338,8 +344,7 @@ class EngineClient:
     ) -> Attached:
         wire: Wire | None = None
         try:
-            wire = await self.endpoint.connect()
-            head = await wire.ask(self._addressed(request))
+            wire, head = await self._pool.ask(request, kept=False)
             if head.status not in (101, 200):
                 body = await read_all(wire.body(head, request.method), _ERROR_LIMIT)
                 raise self._refused(code, doing, head.status, body)
@@ -353,30 +358,6 @@ class EngineClient:
             if wire is not None:
                 wire.abort()
 
-    async def _ask(self, request: Request) -> tuple[Wire, Head]:
-        """Send *request* on a kept connection, or a new one; a kept one may prove closed, which costs a second try."""
-        loop = asyncio.get_running_loop()
-        while self._idle:
-            wire, since = self._idle.pop()
-            if not wire.is_fresh() or loop.time() - since > _IDLE_SECONDS:
-                wire.abort()
-                continue
-            try:
-                return wire, await self._send(wire, request)
-            except OSError:
-                # A request that changes something may have arrived: only its sender knows whether to ask again.
-                if wire.answered or request.method == "POST":
-                    raise
-        wire = await self.endpoint.connect()
-        return wire, await self._send(wire, request)
-
-    async def _send(self, wire: Wire, request: Request) -> Head:
-        try:
-            return await wire.ask(self._addressed(request))
-        except BaseException:
-            wire.abort()
-            raise
-
     @asynccontextmanager
     async def _soon(self, code: DockerCode, doing: str) -> AsyncIterator[None]:
         def late() -> EngineError:
@@ -385,15 +366,6 @@ class EngineClient:
 
         async with time_limit(self._http_limit, late):
             yield
-
-    def _addressed(self, request: Request) -> Request:
-        headers = {"Host": self.endpoint.authority, **request.headers}
-        return Request(request.method, self.endpoint.base + request.target, headers, request.body)
-
-    def _give_back(self, wire: Wire) -> None:
-        if len(self._idle) >= _IDLE_CONNECTIONS:
-            self._idle.pop(0)[0].abort()
-        self._idle.append((wire, asyncio.get_running_loop().time()))
 
     def _refused(self, code: DockerCode, doing: str, status: int, body: bytes) -> EngineError:
         if status == 400 and "client version" in engine_words(body):

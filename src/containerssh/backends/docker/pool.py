@@ -1,0 +1,67 @@
+"""Connections to one engine, kept for the next request."""
+
+from __future__ import annotations
+
+import asyncio
+
+from containerssh.backends.docker.endpoint import Endpoint
+from containerssh.backends.docker.wire import Head, Request, Wire
+
+_IDLE_CONNECTIONS = 16
+_IDLE_SECONDS = 20.0
+
+
+class Pool:
+    """Close it at the end."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._idle: list[tuple[Wire, float]] = []
+        self._closed = False
+
+    async def ask(self, request: Request, *, kept: bool = True) -> tuple[Wire, Head]:
+        """
+        Send *request* on a kept connection, or a new one; a kept one may prove closed, which costs a second try. Give
+        the connection back, or abort it.
+
+        Raises:
+            ProtocolError, OSError: there is no answer.
+        """
+        loop = asyncio.get_running_loop()
+        while self._idle and kept:
+            wire, since = self._idle.pop()
+            if not wire.is_fresh() or loop.time() - since > _IDLE_SECONDS:
+                wire.abort()
+                continue
+            try:
+                return wire, await self._send(wire, request)
+            except OSError:
+                # A request that changes something may have arrived: only its sender knows whether to ask again.
+                if wire.answered or request.method == "POST":
+                    raise
+        wire = await self._endpoint.connect()
+        return wire, await self._send(wire, request)
+
+    def give_back(self, wire: Wire, head: Head) -> None:
+        """The answer with *head* has been read to its end."""
+        if self._closed or not head.keeps_alive or not wire.is_fresh():
+            wire.abort()
+            return
+        if len(self._idle) >= _IDLE_CONNECTIONS:
+            self._idle.pop(0)[0].abort()
+        self._idle.append((wire, asyncio.get_running_loop().time()))
+
+    def close(self) -> None:
+        """Close what nobody uses; what is in use closes when it is given back."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop()[0].abort()
+
+    async def _send(self, wire: Wire, request: Request) -> Head:
+        headers = {"Host": self._endpoint.authority, **request.headers}
+        addressed = Request(request.method, self._endpoint.base + request.target, headers, request.body)
+        try:
+            return await wire.ask(addressed)
+        except BaseException:
+            wire.abort()
+            raise
