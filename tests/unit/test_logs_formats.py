@@ -170,6 +170,14 @@ def test_the_module_label_is_upstreams(logger: str, module: str | None) -> None:
     assert made.labels.get("module") == module
 
 
+def test_the_module_that_logs_counts_and_not_the_scope_it_was_called_in() -> None:
+    with log_labels(module="ssh"):
+        made = [
+            Entry.of(record(Event(AuthCode.REQUEST, "x"), name=f"containerssh.{name}")) for name in ("auth.x", "app")
+        ]
+    assert [entry.labels["module"] for entry in made] == ["auth", "ssh"]
+
+
 def test_a_librarys_message_has_its_logger_as_module() -> None:
     made = Entry.of(logging.LogRecord("aiohttp.server", logging.ERROR, "", 1, "Error %s", ("\n",), None))
     assert (made.code, made.text, made.labels) == (GeneralCode.UNKNOWN_ERROR, "Error \n", {"module": "aiohttp.server"})

@@ -37,11 +37,10 @@ _MODULES = {
     "agent": "backend",
     "auth": "auth",
     "backends": "backend",
-    "layers": "backend",
     "ssh": "ssh",
     "web.health": "health",
 }
-"""Upstream's module labels by our packages; a label ``module`` of the scope or the message wins."""
+"""Upstream's module labels by our packages; elsewhere the label ``module`` of the scope or the message holds."""
 
 _MOST_FRAMES = 12
 _LABEL_SHARE = 8
@@ -68,13 +67,14 @@ class Entry:
         labels: dict[str, LabelValue] = {}
         if isinstance(message, Event):
             code, text = str(message.code), message.text
-            if module := _module(record.name):
-                labels["module"] = module
+            module = _module(record.name)
             labels.update(message.labels)
         else:
             code, text = GeneralCode.UNKNOWN_ERROR.value, record.getMessage()
-            labels["module"] = record.name
+            module = record.name
         labels.update(current_labels())
+        if module:
+            labels["module"] = module
         if record.exc_info and record.exc_info[1] is not None:
             _, error, trace = record.exc_info
             kind = type(error).__name__
