@@ -53,7 +53,7 @@ class DialBack:
             ProtocolError: whoever dials is no agent, or one that speaks another protocol.
         """
         assert self._transport is None
-        connection, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+        connection = await _accept(self._listener)
         self._transport = _SocketTransport(self._listener, SocketStream(connection))
         self._link = AgentLink(self._transport)
         self._transport.flooded = self._link.break_off
@@ -198,12 +198,14 @@ class _SocketTransport(Transport):
         self._open.discard(stream)
 
     async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._wanted.wait()
             await self._unidentified.acquire()
-            connection, _ = await loop.sock_accept(self._listener)
-            task = asyncio.create_task(self._identify(_StreamSocket(self, connection)))
+            connection = await _accept(self._listener)
+            stream = _StreamSocket(self, connection)
+            # At once: a task that is cancelled before its first step closes nothing.
+            self._open.add(stream)
+            task = asyncio.create_task(self._identify(stream))
             self._identifying.add(task)
             task.add_done_callback(self._identifying.discard)
 
@@ -213,11 +215,9 @@ class _SocketTransport(Transport):
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(_IDENTIFY_LIMIT):
                     token = await _read_token(stream)
-                expected = self._expected.get(token)
-            if expected is not None:
-                self.forget(token)
-                self._open.add(stream)
-                expected.found(stream)
+                if token is not None and (expected := self._expected.get(token)) is not None:
+                    self.forget(token)
+                    expected.found(stream)
         finally:
             self._unidentified.release()
             if expected is None:
@@ -275,12 +275,34 @@ def _ignore(error: ProtocolError) -> None:
     """Until a link has been built on the transport."""
 
 
-async def _read_token(stream: SocketStream) -> bytes:
+async def _accept(listener: socket.socket) -> socket.socket:
+    """The next connection. Unlike the loop's own call, it loses none when it is cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return listener.accept()[0]
+        except BlockingIOError:
+            pass
+        ready = loop.create_future()
+        loop.add_reader(listener, _set, ready)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(listener)
+
+
+def _set(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+async def _read_token(stream: SocketStream) -> bytes | None:
+    """None: this is no stream of an agent's."""
     wanted = len(STREAM_PREAMBLE) + TOKEN_SIZE
     data = b""
     while len(data) < wanted:
         more = await stream.read(wanted - len(data))
         if not more:
-            break
+            return None
         data += more
-    return data.removeprefix(STREAM_PREAMBLE)
+    return data[len(STREAM_PREAMBLE) :] if data.startswith(STREAM_PREAMBLE) else None
