@@ -19,7 +19,7 @@ from containerssh.config.docker_structures import (
     settled,
     unknown_keys,
 )
-from containerssh.config.model import ConfigModel, Duration, parse_duration, seconds
+from containerssh.config.model import ConfigModel, Duration, Secret, parse_duration, seconds
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_IMAGE = "containerssh/containerssh-guest-image"
@@ -37,8 +37,8 @@ Command = tuple[str, ...]
 
 def _settle_container(value: object) -> Any:
     container = settled(CONTAINER, value)
-    if not container.get("Image"):
-        container["Image"] = DEFAULT_IMAGE
+    if container.setdefault("Image", DEFAULT_IMAGE) == "":
+        raise ValueError("no image name provided")
     return container
 
 
@@ -56,7 +56,7 @@ class DockerConnectionConfig(ConfigModel):
     cert: str = ""
     """Our certificate for the engine, PEM."""
 
-    key: SecretStr = SecretStr("")
+    key: Secret = SecretStr("")
     """The private key of ``cert``, PEM."""
 
     @field_validator("host", mode="after")
@@ -101,8 +101,8 @@ class DockerAuthConfig(ConfigModel):
     }
 
     username: str = ""
-    password: SecretStr = SecretStr("")
-    auth: SecretStr = SecretStr("")
+    password: Secret = SecretStr("")
+    auth: Secret = SecretStr("")
     """Instead of the two above: base64 of ``username:password``."""
 
     email: str = ""
@@ -111,10 +111,10 @@ class DockerAuthConfig(ConfigModel):
     serveraddress: str = Field("", alias="serveraddress")
     """The registry these are for; sent along."""
 
-    identitytoken: SecretStr = Field(SecretStr(""), alias="identitytoken")
+    identitytoken: Secret = Field(SecretStr(""), alias="identitytoken")
     """A token that the engine exchanges for access at the registry."""
 
-    registrytoken: SecretStr = Field(SecretStr(""), alias="registrytoken")
+    registrytoken: Secret = Field(SecretStr(""), alias="registrytoken")
     """A bearer token that is sent to the registry as it is."""
 
 

@@ -39,6 +39,9 @@ def dump_yaml(config: AppConfig) -> str:
 _SECRET_OR_FILE = frozenset({"key", "hostkeys", "privateKey"})
 """Secrets that may also be the name of a file, which is none."""
 
+_BLOCK = re.compile(r"(?:[!-~][ -~]*\n)+")
+"""Texts that can be written as a block of lines; others need escapes."""
+
 _FILE_NAME = re.compile(r"[\w./@:~-]{1,255}")
 
 
@@ -56,9 +59,16 @@ def _plain(value: Any, key: str) -> Any:
             return {str(name): _plain(item, str(name)) for name, item in value.items()}
         case str():
             text = _PASSWORD_IN_URL.sub(rf"\1:{MASK}", value)
-            return LiteralScalarString(text) if "\n" in text else text
+            return LiteralScalarString(text) if _BLOCK.fullmatch(text) else text
         case AbstractSet():
             return sorted(_plain(item, key) for item in value)
+        case bool():
+            return value
+        case int():
+            # Numbers of a file keep their text with them, which the writer does not know.
+            return int(value)
+        case float():
+            return float(value)
         case list() | tuple():
             return [_plain(item, key) for item in value]
     return value

@@ -132,7 +132,7 @@ class KubernetesConnectionConfig(ConfigModel):
     bearer_token_file: str = ""
     """A file with a token, which is read again when it changes."""
 
-    qps: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
+    qps: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
     """Requests per second."""
 
     burst: Annotated[int, Field(ge=0)] = 10

@@ -14,12 +14,11 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
-    SecretStr,
     WithJsonSchema,
     model_validator,
 )
 
-from containerssh.config.model import ConfigModel, Duration, seconds
+from containerssh.config.model import ConfigModel, Duration, Secret, seconds
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -235,7 +234,7 @@ class OCIAuth(ConfigModel):
     """Who we are at the image's registry."""
 
     username: Annotated[str, Field(min_length=1)]
-    password: SecretStr
+    password: Secret
 
 
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?")

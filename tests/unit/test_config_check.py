@@ -1,0 +1,195 @@
+"""``config check``: all mistakes at once, each with its line, and advice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from containerssh.config.check import Finding, check
+
+GOOD = "auth: {password: {method: webhook, webhook: {url: 'http://127.0.0.1:9'}}}\n"
+
+
+def findings(folder: Path, text: str, name: str = "config.yaml") -> list[Finding]:
+    path = folder / name
+    path.write_text(text)
+    path.chmod(0o600)
+    return check(path)
+
+
+def brief(found: list[Finding]) -> list[tuple[str, int | None, str]]:
+    return [(finding.severity, finding.line, finding.path) for finding in found]
+
+
+def advised(folder: Path, text: str) -> dict[str, str]:
+    """The advice about a file that is right, by path."""
+    found = findings(folder, GOOD + text)
+    assert not [finding for finding in found if finding.severity == "error"], found
+    return {finding.path: finding.message for finding in found}
+
+
+def test_a_good_file_has_no_findings(tmp_path: Path) -> None:
+    assert findings(tmp_path, GOOD) == []
+
+
+def test_every_mistake_is_found_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = """\
+ssh:
+  listne: 0.0.0.0:22
+  hostkeys:
+    - /no/such/key
+  clientAliveInterval: soon
+auth:
+  password:
+    method: webhook
+    webhook:
+      url: http://127.0.0.1:9
+      timeout: 1ms
+      curve: x448
+docker:
+  execution:
+    host: {memory: much}
+log: {level: loud}
+metrics: {enable: true}
+dockerrun: {}
+"""
+    assert brief(findings(tmp_path, text)) == [
+        ("error", 2, "ssh.listne"),
+        ("error", 4, "ssh.hostkeys.0"),
+        ("error", 5, "ssh.clientAliveInterval"),
+        ("error", 11, "auth.password.webhook.timeout"),
+        ("error", 12, "auth.password.webhook.curves"),
+        ("error", 15, "docker.execution.host"),
+        ("error", 16, "log.level"),
+        ("error", 17, "metrics.enable"),
+        ("error", 18, "dockerrun"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "suggestion"),
+    [
+        ("ssh: {listne: x}", "did you mean listen?"),
+        ("ssh: {LISTEN: x}", "did you mean listen?"),
+        ("sssh: {}", "did you mean ssh?"),
+        ("docker: {execution: {imagepullpolicy: Never}}", "did you mean imagePullPolicy?"),
+        ("forceCommand: x", "there is such a key at security.forceCommand"),
+        ("listen: x", "it is called ssh.listen now"),
+        ("kuberun: {}", "kubernetes"),
+        ("zzzzz: {}", ""),
+    ],
+)
+def test_misspelt_keys_come_with_a_suggestion(tmp_path: Path, text: str, suggestion: str) -> None:
+    found = [finding for finding in findings(tmp_path, GOOD + text) if finding.severity == "error"]
+    assert len(found) == 1
+    assert found[0].line == 2
+    assert suggestion in found[0].suggestion
+    assert bool(suggestion) is bool(found[0].suggestion)
+
+
+def test_a_mistake_does_not_make_others_up(tmp_path: Path) -> None:
+    assert [finding.path for finding in findings(tmp_path, "auth: {password: {method: psychic}}")] == [
+        "auth.password.method"
+    ]
+
+
+def test_places_are_found_in_json_too(tmp_path: Path) -> None:
+    text = '{\n "auth": {"password": {"method": "x"}},\n "SSH": {\n  "Bannr": 1}}'
+    assert brief(findings(tmp_path, text, "config.json")) == [
+        ("error", 2, "auth.password.method"),
+        ("error", 4, "ssh.Bannr"),
+    ]
+
+
+def test_a_broken_file_is_one_finding_with_its_line(tmp_path: Path) -> None:
+    assert brief(findings(tmp_path, "a: 1\na: 2\n")) == [("error", 2, "")]
+
+
+def test_a_missing_file_is_a_finding(tmp_path: Path) -> None:
+    assert check(tmp_path / "absent.yaml")[0].severity == "error"
+
+
+def test_the_former_auth_url_is_a_warning(tmp_path: Path) -> None:
+    assert brief(findings(tmp_path, "auth:\n  url: http://127.0.0.1:9\n")) == [("warning", 2, "auth.url")]
+
+
+def test_remarks_about_the_document_are_warnings(tmp_path: Path) -> None:
+    assert [finding.severity for finding in findings(tmp_path, GOOD + "---\nb: 1\n")] == ["warning"]
+
+
+ADVICE: dict[str, tuple[str, str]] = {
+    "weak ciphers": ("ssh: {ciphers: [aes256-ctr, aes128-cbc]}", "ssh.ciphers"),
+    "weak key exchange": ("ssh: {kex: [mlkem768x25519-sha256, diffie-hellman-group14-sha1]}", "ssh.kex"),
+    "no key exchange against quantum computers": ("ssh: {kex: [curve25519-sha256]}", "ssh.kex"),
+    "weak MACs": ("ssh: {macs: [hmac-sha1]}", "ssh.macs"),
+    "no grace": ("ssh: {loginGraceTime: 0s}", "ssh.loginGraceTime"),
+    "a webhook in the open": ("configserver: {url: 'http://example.com'}", "configserver.url"),
+    "no session": ("security: {maxSessions: 0}", "security.maxSessions"),
+    "a list without a filter": ("security: {env: {allow: [A]}}", "security.env.allow"),
+    "a deny list beside a filter": ("security: {defaultMode: filter, signal: {deny: [A]}}", "security.signal.deny"),
+    "commands without a filter": ("security: {command: {mode: enable, allow: [a]}}", "security.command.allow"),
+    "a silent log": ("log: {level: emerg}", "log.level"),
+    "a talkative log": ("log: {level: debug}", "log.level"),
+    "a backend that is not used": ("backend: oci\ndocker: {timeouts: {http: 1s}}", "docker"),
+    "an open engine": ("docker: {connection: {host: 'tcp://10.0.0.1:2375'}}", "docker.connection.host"),
+    "a privileged container": ("docker: {execution: {host: {privileged: true}}}", "docker.execution.host.Privileged"),
+    "the host's network": ("docker: {execution: {host: {networkmode: host}}}", "docker.execution.host.NetworkMode"),
+    "the engine's socket": (
+        "docker: {execution: {host: {binds: ['/var/run/docker.sock:/s']}}}", "docker.execution.host.Binds.0",
+    ),
+    "a key the engine does not know": ("docker: {execution: {host: {memry: 1}}}", "docker.execution.host.memry"),
+    "no user namespace": ("backend: oci\noci: {userNamespace: {enabled: false}}", "oci.userNamespace.enabled"),
+    "the host's network for oci": ("backend: oci\noci: {network: host}", "oci.network"),
+    "no seccomp": ("backend: oci\noci: {seccomp: unconfined}", "oci.seccomp"),
+    "all capabilities": ("backend: oci\noci: {capAdd: [ALL]}", "oci.capAdd"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ADVICE)
+def test_what_is_hardly_meant_is_remarked_upon(tmp_path: Path, kind: str) -> None:
+    text, path = ADVICE[kind]
+    assert path in advised(tmp_path, text)
+
+
+def test_a_setting_of_the_engine_is_found_in_the_file(tmp_path: Path) -> None:
+    text = GOOD + "docker:\n  execution:\n    host:\n      privileged: true\n"
+    assert brief(findings(tmp_path, text)) == [("warning", 5, "docker.execution.host.Privileged")]
+
+
+def test_files_that_others_may_read_or_write_are_remarked_upon(tmp_path: Path) -> None:
+    users = tmp_path / "users.yaml"
+    users.write_text("")
+    users.chmod(0o644)
+    path = tmp_path / "config.yaml"
+    path.write_text(f"auth: {{password: {{method: users}}, users: {{file: {users}}}}}\n")
+    path.chmod(0o666)
+    messages = {finding.path: finding.message for finding in check(path)}
+    assert "may write" in messages[""]
+    assert "may read" in messages["auth.users.file"]
+
+
+def test_secrets_in_a_file_that_everybody_may_read_are_remarked_upon(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(GOOD + "sshproxy: {password: x}\n")
+    path.chmod(0o644)
+    assert any("holds secrets" in finding.message for finding in check(path))
+    path.write_text(GOOD)
+    assert not check(path)
+
+
+PIECES = [
+    "ssh", "auth", "docker", "log", "level", "execution", "host", "url", "hostkeys", "kubernetes", "pod", "spec", "x",
+    ": ", ":\n", "\n", "  ", "    ", "- ", "{", "}", "[", "]", ",", "5s", "&a ", "*a", "<<: *a\n",
+]  # fmt: skip
+_pieces = st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_pieces)
+def test_any_text_gives_findings(tmp_path: Path, text: str) -> None:
+    found: list[Any] = findings(tmp_path, text)
+    assert any(finding.severity == "error" for finding in found)
