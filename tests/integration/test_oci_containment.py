@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def runtime(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-async def tried(runtime: str, command: str, **changes: object) -> Done:
+async def tried(runtime: str, command: str, **changes: Any) -> Done:
     async with logged_in(runtime=runtime, **changes) as connection:
         return await run(connection, command)
 

@@ -34,7 +34,7 @@ class Place:
     image: Image
     """As the container sees it: shifted where mounts cannot do that."""
     storage: str
-    """``overlay``, ``fuse`` (fuse-overlayfs) or ``copy``."""
+    """``overlay``; ``copy`` where that does not work (without root before Linux 5.11)."""
     id_map: IdMap | None
     idmapped: bool
     """Whether the image is mounted with shifted owners."""

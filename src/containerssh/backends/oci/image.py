@@ -186,6 +186,8 @@ class ImageStore:
     async def _copy_layout(self, source: str, scratch: Path, auth: OCIAuth | None) -> str:
         """Copy *source* to an OCI layout in *scratch*; the digest of its configuration."""
         argv = [_tool("skopeo"), *_policy_options(), "copy", "--quiet"]
+        if _is_loopback(source):
+            argv.append("--src-tls-verify=false")
         if auth:
             argv += ["--src-authfile", str(_write_auth(scratch, source, auth))]
         layout = scratch / "layout"
@@ -290,13 +292,22 @@ def _succeeded(ended: Ended, what: str) -> None:
         raise BackendError(OCICode.IMAGE_FAILED, f"{what}: {ended.last_words}")
 
 
-def _write_auth(scratch: Path, source: str, auth: OCIAuth) -> Path:
+def _registry(source: str) -> str:
     first, slash, _ = source.removeprefix("docker://").partition("/")
-    registry = first if slash and (set(first) & {".", ":"} or first == "localhost") else "docker.io"
+    return first if slash and (set(first) & {".", ":"} or first == "localhost") else "docker.io"
+
+
+def _is_loopback(source: str) -> bool:
+    """Docker, too, lets a registry on this very machine speak plain HTTP."""
+    host = _registry(source).partition(":")[0]
+    return source.startswith("docker://") and (host == "localhost" or host.startswith("127."))
+
+
+def _write_auth(scratch: Path, source: str, auth: OCIAuth) -> Path:
     secret = b64encode(f"{auth.username}:{auth.password.get_secret_value()}".encode()).decode()
     file = scratch / "auth.json"
     file.touch(mode=0o600)
-    file.write_text(json.dumps({"auths": {registry: {"auth": secret}}}))
+    file.write_text(json.dumps({"auths": {_registry(source): {"auth": secret}}}))
     return file
 
 

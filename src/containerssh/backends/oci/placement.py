@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from pathlib import Path
 from secrets import token_hex
 
 from containerssh.backends.oci.bundle import IdMap
@@ -62,14 +60,8 @@ class Placement:
         return IdMap(1, min(wanted.size, ranges.size))
 
     def _ways(self, id_map: IdMap | None) -> list[tuple[str, bool]]:
-        if self._host.launcher.ranges is None:
-            return (
-                [("overlay", True), ("overlay", False), ("copy", False)]
-                if id_map
-                else [("overlay", False), ("copy", False)]
-            )
-        fuse = [("fuse", False)] if shutil.which("fuse-overlayfs") and Path("/dev/fuse").exists() else []
-        return [("overlay", False), *fuse, ("copy", False)]
+        shift = id_map is not None and self._host.launcher.ranges is None  # idmapped mounts are for root alone
+        return [*([("overlay", True)] if shift else []), ("overlay", False), ("copy", False)]
 
     async def _as(self, image: Image, id_map: IdMap | None, storage: str, idmapped: bool) -> Place:
         if id_map and not idmapped:

@@ -94,15 +94,19 @@ class Worker:
                     with contextlib.suppress(BlockingIOError):
                         woken.recv(4096)
                     self._reap()
-                # Its task may have ended in this very round.
-                elif self._tasks.get(key.data.number) is key.data and not key.data.read_output():
-                    self._events.unregister(key.fileobj)
+                else:
+                    self._hear(key.data)
 
     def _receive(self) -> bytes:
         try:
             return self._gateway.recv(PACKET)
         except ConnectionError:
             return b""
+
+    def _hear(self, task: _Task) -> None:
+        # It may have ended in this very round of events, its descriptor closed or another's already.
+        if self._tasks.get(task.number) is task and not task.read_output():
+            self._events.unregister(task.output)
 
     def _say(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # a gateway that is gone shows as the end of the socket
@@ -329,9 +333,6 @@ def _mount_root(storage: str, at: str, root: str, base: int) -> None:
     os.chmod(f"{at}/own/upper", found.st_mode & 0o1777 | 0o500)
     os.chown(f"{at}/own/work", base, base)
     options = f"lowerdir={at}/lower,upperdir={at}/own/upper,workdir={at}/own/work"
-    if storage == "fuse":
-        _mount_fuse(root, options)
-        return
     if os.stat("/proc/self/ns/user").st_ino != _FIRST_USER_NAMESPACE:
         options += ",userxattr"
     try:
@@ -339,15 +340,6 @@ def _mount_root(storage: str, at: str, root: str, base: int) -> None:
         syscalls.mount("overlay", root, "overlay", syscalls.MS_NODEV, f"{options},volatile")
     except OSError:
         syscalls.mount("overlay", root, "overlay", syscalls.MS_NODEV, options)
-
-
-def _mount_fuse(root: str, options: str) -> None:
-    """fuse-overlayfs stays a child of this process, which becomes the runtime; the container's end is its end."""
-    pid = os.spawnlp(os.P_NOWAIT, "fuse-overlayfs", "fuse-overlayfs", "-f", "-o", options, root)
-    while not os.path.ismount(root):
-        if os.waitpid(pid, os.WNOHANG) != (0, 0):
-            raise OSError("fuse-overlayfs did not mount")
-        time.sleep(0.001)
 
 
 _FIRST_USER_NAMESPACE = 0xEFFF_FFFD
