@@ -67,7 +67,11 @@ def test_yaml_names_and_engine_names_mean_the_same() -> None:
 
 def test_the_image_stays_when_only_other_things_of_the_container_are_set() -> None:
     assert execution(container={"env": ["A=1"]}).execution.image == DEFAULT_IMAGE
-    assert execution(container={"image": ""}).execution.image == DEFAULT_IMAGE
+
+
+def test_an_empty_image_name_is_a_mistake() -> None:
+    with pytest.raises(ValidationError, match="no image name provided"):
+        execution(container={"image": ""})
 
 
 def test_null_leaves_a_setting_alone() -> None:
