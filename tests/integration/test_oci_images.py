@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -222,19 +223,33 @@ async def test_an_image_cannot_write_outside_its_own_folder(folder: Path) -> Non
     assert entries(victim) == []
 
 
-async def test_a_shifted_copy_serves_where_mounts_cannot_shift(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ways are narrowed down, as on a file system that has no idmapped mounts (or no overlay either)."""
-    from containerssh.backends.oci.placement import Placement
+@contextmanager
+def overlay_of(lower: Path, folder: Path) -> Iterator[Path]:
+    """*lower* on an overlay, such as a server in a container has for its own root: no owners can be shifted there."""
+    for name in ("upper", "work", "merged"):
+        (folder / name).mkdir(parents=True)
+    options = f"lowerdir={lower},upperdir={folder}/upper,workdir={folder}/work"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(folder / "merged")], check=True)
+    try:
+        yield folder / "merged"
+    finally:
+        subprocess.run(["umount", str(folder / "merged")], check=True)
 
-    for ways in ([("overlay", False)], [("copy", False)]):
-        monkeypatch.setattr(Placement, "_ways", lambda self, id_map, ways=ways: ways)
-        async with open_backend(folder) as (backend, instance):
-            async with backend.login(login(), config(user="demo"), Told()) as connection:
+
+@pytest.mark.parametrize("changes_too", [False, True])
+async def test_a_shifted_copy_serves_where_mounts_cannot_shift(folder: Path, changes_too: bool) -> None:
+    with overlay_of(image(), folder / "images") as root, overlay_of(folder, folder / "data") as data:
+        more = {"dataDirectory": str(data / "oci")} if changes_too else {}
+        async with open_backend(folder) as (backend, _):
+            wanted = config(image=str(root), user="demo", **more)
+            async with backend.login(login(), wanted, Told()) as connection:
                 done = await run(connection, "id -un; touch ~/x; ls ~; touch /x; stat -c %U /bin/sh /home/demo")
-            assert done.stdout.split() == ["demo", "x", "root", "demo"], (ways, done)
+            assert done.stdout.split() == ["demo", "x", "root", "demo"], done
             assert "denied" in done.stderr
-            assert entries(folder / "state/oci/containers" / instance.id) == []
-    assert not (image() / "x").exists()
+            (root / "etc/new").write_text("changed")
+            async with backend.login(login(), wanted, Told()) as connection:
+                assert (await run(connection, "cat /etc/new; ls ~")).stdout == "changed"
+        assert entries(root / "home/demo") == []
 
 
 @given(
