@@ -110,7 +110,7 @@ def test_a_dump_with_masked_secrets_is_refused_rather_than_used(tmp_path: Path, 
         load(file, to_serve=False)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.text(max_size=30), st.lists(st.text(max_size=10), max_size=3))
 def test_any_text_survives_a_dump(banner: str, names: list[str]) -> None:
     config = AppConfig.model_validate({"ssh": {"banner": banner}, "security": {"env": {"allow": names}}})

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import SecretStr
 from ruamel.yaml import YAML
-from ruamel.yaml.scalarstring import LiteralScalarString
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
 
 from containerssh.config.app import AppConfig
 from containerssh.config.log import LogLevel
@@ -59,7 +59,10 @@ def _plain(value: Any, key: str) -> Any:
             return {str(name): _plain(item, str(name)) for name, item in value.items()}
         case str():
             text = _PASSWORD_IN_URL.sub(rf"\1:{MASK}", value)
-            return LiteralScalarString(text) if _BLOCK.fullmatch(text) else text
+            if _BLOCK.fullmatch(text):
+                return LiteralScalarString(text)
+            # The writer leaves some line ends (U+0085) bare that its reader takes for blanks.
+            return text if text.isprintable() else DoubleQuotedScalarString(text)
         case AbstractSet():
             return sorted(_plain(item, key) for item in value)
         case bool():
