@@ -16,6 +16,7 @@ PACKAGES = {
     "dockerd": "docker.io",
     "dropbear": "dropbear-bin",
     "git": "git",
+    "htpasswd": "apache2-utils",
     "newuidmap": "uidmap",
     "plink": "putty-tools",
     "psftp": "putty-tools",
