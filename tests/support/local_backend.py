@@ -183,12 +183,16 @@ class LocalSession(SessionHandler):
     async def kill(self) -> None:
         """End what is left of the program, and the pumps."""
         self._signal(signal.SIGKILL)
-        if self._program is not None:
-            await self._program.wait()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        if self._program is not None:
+            # asyncio tells of a program's end only after that of its pipes.
+            for pipe in (self._program.stdout, self._program.stderr):
+                while pipe is not None and await pipe.read(CHUNK):
+                    pass
+            await self._program.wait()
         if self._terminal is not None:
             os.close(self._terminal)
 
@@ -240,10 +244,12 @@ class LocalSession(SessionHandler):
         assert program.stderr is not None
         feed = asyncio.create_task(self._feed(program.stdin))
         self._tasks.append(feed)
-        with suppress(ConnectionError):
+        try:
             await asyncio.gather(
                 _copy(program.stdout, self._channel.stdout), _copy(program.stderr, self._channel.stderr)
             )
+        except ConnectionError:
+            return
         await self._tell_end()
 
     async def _feed(self, stdin: asyncio.StreamWriter) -> None:

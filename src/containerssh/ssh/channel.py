@@ -222,15 +222,17 @@ class Session(SessionChannel):
             self._context = contextvars.copy_context()
             try:
                 async with asyncio.timeout(None) as self._scope:
-                    if not self._closed:
-                        await self._run()
+                    try:
+                        if not self._closed:
+                            await self._run()
+                    finally:
+                        self._scope = None
             except TimeoutError:
                 if not self._closed:
                     await self._refuse(BackendError(SSHCode.CHANNEL_REQUEST_FAILED, "the session timed out"))
             except Exception as exc:  # noqa: BLE001  any fault costs this channel only; logged in there
                 await self._refuse(exc)
             finally:
-                self._scope = None
                 self._channel.cut()
                 self._close()
 
