@@ -7,12 +7,15 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from containerssh.agent.link import Program
 from containerssh.backends.docker.backend import DockerBackend
+from containerssh.backends.docker.engine import Engines
 from containerssh.backends.docker.start import Start
 from containerssh.config.docker import DockerConfig
 from containerssh.core.errors import BackendError, Rejected
@@ -215,11 +218,6 @@ async def test_a_file_that_cannot_be_written_is_a_warning(
 async def test_an_entrypoint_that_ignores_its_arguments_gets_the_agent_beside_it(
     engine: Engine, instance: Instance
 ) -> None:
-    from datetime import timedelta
-
-    from containerssh.agent.link import Program
-    from containerssh.backends.docker.engine import Engines
-
     settings = config(container={"entrypoint": ["/bin/sh", "-c", "exec sleep 600"]})
     engines = Engines()
     found = await engines.get(settings.connection, settings.timeouts.http)
@@ -427,7 +425,7 @@ async def test_an_engine_that_comes_back_in_time_serves_the_login(engine: Engine
         await back
 
 
-async def test_an_engine_that_stays_away_is_given_up_after_containerStart(backend: DockerBackend) -> None:  # noqa: N802
+async def test_an_engine_that_stays_away_is_given_up_in_time(backend: DockerBackend) -> None:
     settings = config("tcp://127.0.0.1:9", timeouts={"containerStart": "1s"})
     before = time.monotonic()
     with pytest.raises(BackendError, match=r"not ready within 1 s; last error: .*127\.0\.0\.1:9") as late:
