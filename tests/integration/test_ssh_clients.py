@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import paramiko
@@ -119,7 +120,7 @@ async def test_the_post_quantum_key_exchange_works() -> None:
 
 @pytest.mark.filterwarnings("ignore:Diffie-Hellman over finite fields")
 async def test_weak_algorithms_are_offered_when_asked_for_by_name(openssh: OpenSSH) -> None:
-    weak = {
+    weak: dict[str, Any] = {
         "kex": ["diffie-hellman-group14-sha1"],
         "ciphers": ["aes128-cbc"],
         "macs": ["hmac-sha1"],

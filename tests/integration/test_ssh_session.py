@@ -246,7 +246,7 @@ async def test_a_failed_login_is_told_on_a_terminal(openssh: OpenSSH) -> None:
         await client.expect(pexpect.EOF, async_=True)
         client.close()
     assert client.exitstatus == 255
-    lines = client.before.split(b"\r\n")
+    lines = (client.before or b"").split(b"\r\n")
     assert lines[0] == b"pulling the image"
     assert lines[1].startswith(b"containerssh: The image is missing.")
 

@@ -221,7 +221,8 @@ class Session(SessionChannel):
         with log_labels(channelId=self._number):
             self._context = contextvars.copy_context()
             try:
-                async with asyncio.timeout(None) as self._scope:
+                async with asyncio.timeout(None) as scope:
+                    self._scope = scope
                     try:
                         if not self._closed:
                             await self._run()

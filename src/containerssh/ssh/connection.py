@@ -169,7 +169,7 @@ class Connection(Notices):
                         await self._terminate(terminate)
                     if self._sessions:
                         await self._first_of(self._idle, self._left)
-                        # A client that hears of its program's end and of the server's at once tells the user the latter.
+                        # Told of its program's end and the server's at once, a client reports the latter.
                         async with asyncio.timeout(_LEAVING):
                             await self._left.wait()
         self._link.end("The server is shutting down")

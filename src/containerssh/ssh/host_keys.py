@@ -133,9 +133,10 @@ def _load(source: str, where: str) -> asyncssh.SSHKey:
         where = f"{where} ({text})"
     try:
         return asyncssh.import_private_key(data)
-    except asyncssh.KeyEncryptionError as exc:
-        raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: the key is encrypted; a server's must not be") from exc
-    except (asyncssh.KeyImportError, ValueError) as exc:
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError) as exc:
+        # The library has no type of its own for this.
+        if isinstance(exc, asyncssh.KeyEncryptionError) or "passphrase" in str(exc).lower():
+            raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: the key is encrypted; a server's must not be") from exc
         raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: not a private key that can be read") from exc
 
 
