@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -140,12 +141,24 @@ async def test_the_oldest_connection_makes_room(monkeypatch: pytest.MonkeyPatch)
     [b"\0" * 100, b"GET / HTTP/9.9\r\n\r\n", b"GET " + b"/" * 20_000 + b" HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00"],
     ids=["zeros", "version", "long path", "TLS"],
 )
-async def test_nonsense_harms_nobody(request_bytes: bytes) -> None:
+async def test_nonsense_harms_nobody_and_fills_no_log(request_bytes: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async with health_endpoint(config(), lambda: True) as ((host, port),):
-        _, writer = await asyncio.open_connection(host, port)
+        reader, writer = await asyncio.open_connection(host, port)
         writer.write(request_bytes)
+        writer.write_eof()
+        await asyncio.wait_for(reader.read(), 10)
         assert (await fetch(port))[0] == 200
         writer.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_fault_of_ours_is_logged_and_answered(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> bool:
+        raise RuntimeError("broken")
+
+    async with health_endpoint(config(), broken) as ((_, port),):
+        assert (await fetch(port))[0] == 500
+    assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
 
 
 async def test_the_scope_ends_with_a_connection_open() -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
 from containerssh.config.address import split_address
 from containerssh.config.http import HTTPServerConfig
 from containerssh.core.codes import HTTPCode
 from containerssh.core.errors import BackendError
+
+logger = logging.getLogger(__name__)
+# A malformed request is its client's fault, and anybody could fill the log with them.
+logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -37,7 +43,7 @@ async def serving(config: HTTPServerConfig, handler: Handler) -> AsyncIterator[l
     """
     loop = asyncio.get_running_loop()
     context = config.ssl_context()
-    server = web.Server(handler, access_log=None)
+    server = web.Server(handler, access_log=None, logger=logger)
 
     def connection() -> RequestHandler:
         for oldest in server.connections[: 1 - MOST_CONNECTIONS]:
