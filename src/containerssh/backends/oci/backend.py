@@ -106,9 +106,7 @@ class OCIBackend:
             self._launcher = None
             await self._undo.aclose()
             for machine in self._machines.values():
-                folder = machine.host.container_folder("").parent
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
+                machine.close()
             self._machines.clear()
         await asyncio.to_thread(cgroups.kill_and_remove, self._instance.id)
 
@@ -135,11 +133,12 @@ class OCIBackend:
         limits = machine.limits(config)
         image = await machine.store.get(config, notices.notice)
         place = await machine.placement.place(image, config)
-        user = find_user(place.image.root, config.user or image.config.user)
+        user = find_user(image.root, config.user or image.config.user)
         number = next(self._numbers)
         spec = ContainerSpec(
             id=f"{login.connection_id}-{number}",
             config=config,
+            image=image,
             place=place,
             user=user,
             environment={},
@@ -192,11 +191,11 @@ def _annotations(login: Login, instance: Instance) -> dict[str, str]:
 
 def _environment(login: Login, config: OCIConfig, spec: ContainerSpec) -> dict[str, str]:
     """Later ones win: every login's own, the image's, the configured, the webhooks' (``webhooks.md`` section 7)."""
-    user, root = spec.user, spec.place.image.root
+    user, root = spec.user, spec.image.root
     environment = {"PATH": DEFAULT_PATH, "HOSTNAME": spec.hostname, "HOME": user.home, "SHELL": shell_of(root, user)}
     if user.name:
         environment |= {"USER": user.name, "LOGNAME": user.name}
-    environment |= spec.place.image.config.env
+    environment |= spec.image.config.env
     environment |= dict(entry.partition("=")[::2] for entry in config.env)
     if config.expose_auth_metadata_as_env:
         environment |= {name: value.value for name, value in login.metadata.items()}
@@ -208,7 +207,7 @@ def _environment(login: Login, config: OCIConfig, spec: ContainerSpec) -> dict[s
 
 
 def _execution(config: OCIConfig, spec: ContainerSpec) -> Execution:
-    shell = config.shell_command or (shell_of(spec.place.image.root, spec.user),)
+    shell = config.shell_command or (shell_of(spec.image.root, spec.user),)
     return Execution(
         shell_command=tuple(shell),
         subsystems=dict(config.subsystems),

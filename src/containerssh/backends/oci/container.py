@@ -60,6 +60,8 @@ class ContainerSpec:
 
     id: str
     config: OCIConfig
+    image: Image
+    """To look things up in: without root, files of the container's users may be closed to us in a shifted copy."""
     place: Place
     user: User
     environment: Mapping[str, str]
@@ -111,7 +113,7 @@ async def open_container(host: Host, spec: ContainerSpec) -> AsyncIterator[Agent
 
 def _entrypoint(spec: ContainerSpec) -> Sequence[str]:
     given = spec.config.entrypoint
-    return spec.place.image.config.entrypoint if given is None else given
+    return spec.image.config.entrypoint if given is None else given
 
 
 @asynccontextmanager
@@ -182,7 +184,7 @@ def _write_files(folder: Path, spec: ContainerSpec) -> dict[str, Path]:
 
 
 def _working_directory(spec: ContainerSpec) -> str:
-    image = spec.place.image
+    image = spec.image
     return settle_folder(image.root, spec.config.working_directory or image.config.working_directory or "/")
 
 

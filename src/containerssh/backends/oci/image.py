@@ -89,6 +89,11 @@ class ImageStore:
         self._launcher = launcher
         self._known: dict[Path, ImageConfig] = {}
 
+    @property
+    def scratch_folder(self) -> Path:
+        """Where this instance unpacks."""
+        return self._folder / "scratch" / self._instance_id
+
     async def get(self, config: OCIConfig, tell: Callable[[str], None]) -> Image:
         """
         The configured image, fetched if need be; *tell* gets a line for the user when that takes a while.
@@ -221,9 +226,8 @@ class ImageStore:
     @asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
         """A folder on the store's file system, gone at the end; a crash leaves it to the reaper."""
-        parent = self._folder / "scratch" / self._instance_id
-        make_private(parent)
-        scratch = parent / secrets.token_hex(8)
+        make_private(self.scratch_folder)
+        scratch = self.scratch_folder / secrets.token_hex(8)
         scratch.mkdir(mode=0o700)
         try:
             yield scratch

@@ -141,6 +141,8 @@ class Launcher:
     _children: dict[int, Child] = field(default_factory=dict)
     _numbers: int = 0
     _gone: BackendError | None = None
+    _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """asyncio knows one writer per socket."""
 
     @property
     def alive(self) -> bool:
@@ -162,11 +164,18 @@ class Launcher:
         return child
 
     async def tell(self, task: int, do: str, **order: object) -> None:
-        """Send one order; an ended helper is noticed elsewhere."""
+        """
+        Send one order; an ended helper is noticed elsewhere.
+
+        Raises:
+            BackendError: it is too long.
+        """
         packet = json.dumps({"task": task, "do": do, **order}).encode()
-        assert len(packet) <= _PACKET, "an order to the helper is too long"
-        with contextlib.suppress(ConnectionError):
-            await asyncio.get_running_loop().sock_sendall(self.socket, packet)
+        if len(packet) > _PACKET:
+            raise BackendError(OCICode.CONFIG_ERROR, "the container has too many or too long binds")
+        async with self._sending:
+            with contextlib.suppress(ConnectionError):
+                await asyncio.get_running_loop().sock_sendall(self.socket, packet)
 
     async def execute(self, argv: Sequence[str], environment: Mapping[str, str], **order: object) -> Ended:
         """Run a program to its end; killed when the caller is cancelled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
@@ -35,6 +36,12 @@ class Machine:
     store: ImageStore
     placement: Placement
     _told: bool = field(default=False)
+
+    def close(self) -> None:
+        """Remove the folders of this instance; one that still holds something is left to the reaper."""
+        for folder in (self.host.container_folder("any").parent, self.store.scratch_folder):
+            with suppress(OSError):
+                folder.rmdir()
 
     def limits(self, config: OCIConfig) -> Limits:
         """
@@ -108,6 +115,7 @@ async def _try(host: Host, placement: Placement, config: OCIConfig) -> None:
     spec = ContainerSpec(
         id=f"try-{token_hex(4)}",
         config=trial,
+        image=Image(root),
         place=await placement.place(Image(root), config),
         user=User(0, 0),
         environment={"PATH": DEFAULT_PATH},

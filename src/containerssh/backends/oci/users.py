@@ -145,7 +145,7 @@ def settle_folder(root: Path, path: str) -> str:
     could name as well.
 
     Raises:
-        BackendError: it lies below /proc, /sys or /dev.
+        BackendError: it lies below /proc, /sys or /dev, or is no folder.
     """
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
@@ -154,9 +154,9 @@ def settle_folder(root: Path, path: str) -> str:
     while True:
         try:
             descriptor = open_inside(root, "/".join(parts) or ".", os.O_PATH | os.O_DIRECTORY)
-        except OSError:
+        except OSError as exc:
             if not parts:
-                raise
+                raise BackendError(OCICode.IMAGE_FAILED, f"image {root} cannot be looked into") from exc
             if _exists(root, "/".join(parts)):
                 text = f"the working directory {path!r} is not a folder of the image"
                 raise BackendError(OCICode.CONFIG_ERROR, text) from None

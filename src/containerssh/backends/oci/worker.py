@@ -32,6 +32,7 @@ from containerssh.backends.oci import syscalls, trees
 
 PACKET = 128 * 1024
 _TAIL = 8 * 1024
+_MOST_FROM_A_GUEST = 256 * 1024
 _GIVE_UP = 5.0
 
 
@@ -42,13 +43,22 @@ class _Task:
     output: int
     is_runtime: bool
     tail: bytearray = field(default_factory=bytearray)
+    taken: int = 0
 
     def read_output(self) -> bool:
-        """Take what is there, keep the last of it; False at the end."""
+        """
+        Take what is there, keep the last of it; False at the end.
+
+        A guest can write into its runtime's output as well. After a while it is not read any more, so that its writing
+        costs us nothing.
+        """
+        if self.is_runtime and self.taken > _MOST_FROM_A_GUEST:
+            return False
         try:
             data = os.read(self.output, 65_536)
         except BlockingIOError:
             return True
+        self.taken += len(data)
         self.tail += data
         del self.tail[:-_TAIL]
         return bool(data)
@@ -330,7 +340,9 @@ def _mount_root(storage: str, at: str, root: str, base: int) -> None:
     for folder in ("upper", "work"):
         os.mkdir(f"{at}/own/{folder}", 0o700)
     os.chown(f"{at}/own/upper", found.st_uid, found.st_gid)
-    os.chmod(f"{at}/own/upper", found.st_mode & 0o1777 | 0o500)
+    # Some tools make images whose root only root may enter: no other user could start a program there.
+    mode = found.st_mode & 0o1777 | 0o555
+    os.chmod(f"{at}/own/upper", mode)
     os.chown(f"{at}/own/work", base, base)
     options = f"lowerdir={at}/lower,upperdir={at}/own/upper,workdir={at}/own/work"
     if os.stat("/proc/self/ns/user").st_ino != _FIRST_USER_NAMESPACE:
