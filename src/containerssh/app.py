@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from containerssh.config.address import split_address
 from containerssh.config.app import AppConfig
 from containerssh.config.load import Loaded, load
 from containerssh.config.log import LogConfig
+from containerssh.config.merge import overlay
 from containerssh.core.codes import CoreCode, ServiceCode
 from containerssh.core.errors import ContainerSSHError
 from containerssh.core.instance import Instance, open_instance
@@ -62,7 +63,7 @@ def healthcheck(path: Path) -> int:
     """``--healthcheck``: ask the running server; 0 when it is healthy, or when the endpoint is off."""
     logs = setup_logging(LogConfig())
     try:
-        loaded = load(path)
+        loaded = load(path, to_serve=False)
         healthy = run(check_health(loaded.config.health)) if loaded.config.health.enable else True
     except ContainerSSHError as exc:
         logger.critical(exc.event())
@@ -126,7 +127,8 @@ async def running(
     ready = False
     async with AsyncExitStack() as stack:
         if config.health.enable:
-            await stack.enter_async_context(health_endpoint(config.health, lambda: ready and not stopping()))
+            health = health_endpoint(config.health, lambda: ready and not stopping())
+            await stack.enter_async_context(_service("Health check endpoint", health))
         backends = await stack.enter_async_context(Backends.opened(instance))
         await backends.choose(config)
         config_server: ConfigServer | None = None
@@ -135,11 +137,24 @@ async def running(
         authenticators = await _authenticators(config, stack)
         handler = AuthenticationServer(PerLoginServer(config, config_server, backends.by_name), authenticators)
         server = SSHServer(handler, _server_options(config, instance))
-        listening = await stack.enter_async_context(server.serving())
+        listening = await stack.enter_async_context(_service("SSH server", server.serving()))
         reaper = asyncio.create_task(backends.reap(config))
         stack.push_async_callback(_cancelled, reaper)
         ready = True
         yield listening.addresses
+
+
+@asynccontextmanager
+async def _service(name: str, scope: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    """*scope*, with upstream's messages about its life."""
+    logger.info(Event(ServiceCode.STARTING, "Service starting", service=name))
+    async with scope as service:
+        logger.info(Event(ServiceCode.RUNNING, "Service running", service=name))
+        try:
+            yield service
+        finally:
+            logger.info(Event(ServiceCode.STOPPING, "Service stopping", service=name))
+    logger.info(Event(ServiceCode.STOPPED, "Service stopped", service=name))
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
@@ -150,7 +165,7 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authenticators:
     users: UsersFile | None = None
     if "users" in (config.auth.password.method, config.auth.public_key.method):
-        users = UsersFile(Path(config.auth.users.file))
+        users = UsersFile(Path(config.auth.users.file), check_config=lambda patch: overlay(config, patch))
     password: PasswordAuthenticator | None = None
     public_key: PublicKeyAuthenticator | None = None
     match config.auth.password.method:

@@ -89,7 +89,7 @@ def test_a_command_may_be_one_text() -> None:
     [
         ("host", {"resources": {"memory": "64m"}}, "resources.memory: a whole number is expected"),
         ("host", {"binds": "/a:/b"}, "binds: a list is expected"),
-        ("host", {"privileged": "yes"}, "privileged: true or false is expected"),
+        ("host", {"privileged": "maybe"}, "privileged: true or false is expected"),
         ("host", {"mounts": [{"readonly": 1}]}, "mounts[0].readonly: true or false is expected"),
         ("host", {"memory": 2**70}, "memory: the number is too large"),
         ("host", [], "a map is expected"),
@@ -259,3 +259,8 @@ def test_any_structure_is_settled_once_and_for_all_or_refused(name: str, value: 
         return
     assert settled(STRUCTURES[name], once) == once
     assert set(known(STRUCTURES[name], once)) <= set(STRUCTURES[name].fields)
+
+
+@pytest.mark.parametrize(("word", "wanted"), [("yes", True), ("on", True), ("No", False), ("off", False), (True, True)])
+def test_flags_take_the_words_of_older_yaml(word: object, wanted: bool) -> None:
+    assert execution(host={"privileged": word}).execution.host == {"Privileged": wanted}

@@ -46,7 +46,7 @@ def _dump_config(parsed: argparse.Namespace) -> int:
     from containerssh.core.errors import ConfigError
 
     try:
-        loaded = load(Path(parsed.config))
+        loaded = load(Path(parsed.config), to_serve=False)
     except ConfigError as exc:
         return _complain(exc)
     sys.stdout.write(dump_yaml(loaded.config))

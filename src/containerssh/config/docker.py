@@ -157,7 +157,8 @@ class DockerExecutionConfig(ConfigModel):
     """Where images for ContainerSSH 0.5 and 0.6 keep their agent. It is not needed: the server brings its own."""
 
     disable_agent: bool = False
-    """Meant for images without an agent. The server brings its own, so nothing is lost with it."""
+    """Work without any agent. Not available in this version; an image that has none needs nothing, as the server brings
+    its own."""
 
     agent_transport: Literal["auto", "socket", "attach"] = "auto"
     """How the guest agent is reached. ``socket``: through a folder of this machine that is mounted into the container.

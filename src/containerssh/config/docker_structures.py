@@ -79,9 +79,15 @@ class _Whole(Shape):
 
 class _Flag(Shape):
     def settle(self, value: Any, path: str, walk: _Walk) -> bool:
-        if not isinstance(value, bool):
-            raise _wrong(path, "true or false is expected")
-        return value
+        if isinstance(value, bool):
+            return value
+        # YAML 1.2 has them as text, and upstream's reader (YAML 1.1) as what they mean.
+        if isinstance(value, str) and value.lower() in _WORDS:
+            return _WORDS[value.lower()]
+        raise _wrong(path, "true or false is expected")
+
+
+_WORDS = {"yes": True, "on": True, "no": False, "off": False}
 
 
 class _Nanoseconds(Shape):
