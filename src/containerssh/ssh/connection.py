@@ -75,7 +75,6 @@ class Connection(Notices):
         self._first: Session | None = None
         self._error: Exception | None = None
         self._last_notice: str | None = None
-        self._stopping = False
         self.authenticated = False
         self.task: asyncio.Task[None]
 
@@ -159,8 +158,7 @@ class Connection(Notices):
 
     async def stop(self, grace: float) -> None:
         """Ask programs to end; say goodbye when they have, or after *grace* seconds; return when all is over."""
-        self._stopping = True
-        if self._login.done() and not self._login.exception():
+        if self._login.done() and not self._login.cancelled() and not self._login.exception():
             handler = self._login.result()
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace):
