@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,3 +220,37 @@ async def test_a_working_directory_that_an_image_links_to_the_host_is_refused(ru
     with pytest.raises(BackendError, match="working directory"):
         await tried(runtime, "pwd", workingDirectory="/proc/self/fd/7")
     assert (await tried(runtime, "pwd", workingDirectory="/new/folder")).stdout == "/new/folder\n"
+
+
+async def test_no_descriptor_of_the_host_gets_in(runtime: str) -> None:
+    done = await tried(runtime, "ls -l /proc/1/fd /proc/self/fd")
+    targets = {line.split(" -> ")[1].split(":")[0] for line in done.stdout.splitlines() if " -> " in line}
+    assert {target for target in targets if not target.startswith("/proc/")} <= {
+        "/dev/null",
+        "pipe",
+        "socket",
+        "anon_inode",
+    }
+
+
+async def test_the_runtime_holds_nothing_of_the_helper(runtime: str) -> None:
+    async with logged_in(runtime=runtime) as connection:
+        await run(connection, "true")
+        [helper] = [pid for pid in _children(os.getpid()) if _name(pid).startswith("containerssh-oc")]
+        [keeper] = [pid for pid in _children(helper) if _name(pid).startswith(runtime)]
+        theirs = set(_socket_inodes(helper))
+        assert theirs
+        assert not theirs & set(_socket_inodes(keeper))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text()
+
+
+def _socket_inodes(pid: int) -> list[str]:
+    links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    return [link for link in links if link.startswith("socket:")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -219,10 +218,11 @@ async def test_a_helper_that_dies_is_replaced(folder: Path) -> None:
 
 
 def _helpers(parent: int) -> list[int]:
-    listed = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=True
-    )
-    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "oci.worker" in line]
+    """The helper process of a server."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    found = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("containerssh-oc")]
+    assert len(found) == 1
+    return found
 
 
 SERVER = """
@@ -309,3 +309,27 @@ async def test_many_logins_at_once_start_and_end(folder: Path) -> None:
     async with checked_backend(folder) as backend, asyncio.timeout(60):
         done = await asyncio.gather(*(one(number) for number in range(20)))
     assert done == [str(number) for number in range(20)]
+
+
+async def test_a_guest_cannot_keep_the_helper_busy_with_output(folder: Path) -> None:
+    async with checked_backend(folder) as backend, backend.login(login(), config(), Told()) as connection:
+        flood = await run(connection, "timeout 1 head -c 100m /dev/zero > /proc/1/fd/2")
+        assert flood.status != 0  # nobody reads it, so the program that writes stands still
+        async with backend.login(login(), config(), Told()) as other:
+            assert (await run(other, "echo alive")).stdout == "alive\n"
+
+
+async def test_fifty_logins_leave_no_descriptor_or_process_open(folder: Path) -> None:
+    def held(pid: int) -> tuple[int, int]:
+        threads = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return len(list(Path(f"/proc/{pid}/fd").iterdir())), len(threads)
+
+    async with open_backend(folder) as (backend, _):
+        for number in range(51):
+            async with backend.login(login(), config(), Told()) as connection:
+                if number in (0, 50):
+                    await run(connection, "true")
+            if number == 0:
+                [helper] = _helpers(os.getpid())
+                before = held(os.getpid()), held(helper)
+        assert (held(os.getpid()), held(helper)) == before

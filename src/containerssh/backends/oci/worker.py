@@ -371,6 +371,7 @@ def main(descriptor: int, *, user_namespace: bool) -> None:
         signal.signal(number, signal.SIG_IGN)  # the gateway decides when we end
     syscalls.set_process_name("containerssh-oci")
     syscalls.become_subreaper()
+    os.set_inheritable(descriptor, False)  # it was, to get here; nothing that we start may have it
     worker = Worker(socket.socket(fileno=descriptor))
     if user_namespace:
         worker.enter_user_namespace()
