@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -21,6 +22,7 @@ from containerssh.config.app import AppConfig
 from containerssh.config.load import Loaded, load
 from containerssh.config.log import LogConfig
 from containerssh.config.merge import overlay
+from containerssh.config.ssh import LimitsConfig, SSHConfig
 from containerssh.core.codes import CoreCode, ServiceCode
 from containerssh.core.errors import ContainerSSHError
 from containerssh.core.instance import Instance, open_instance
@@ -30,7 +32,7 @@ from containerssh.layers.authentication import AuthenticationServer, Authenticat
 from containerssh.layers.per_login import PerLoginServer
 from containerssh.logs.setup import LogSetup, setup_logging
 from containerssh.ssh.host_keys import generate_host_keys
-from containerssh.ssh.options import Limits, ServerOptions
+from containerssh.ssh.options import Admission, Limits, Penalties, ServerOptions
 from containerssh.ssh.server import SSHServer
 from containerssh.web.health import check_health, health_endpoint
 
@@ -197,7 +199,56 @@ def _server_options(config: AppConfig, instance: Instance) -> ServerOptions:
         client_alive_count_max=ssh.client_alive_count_max or 3,
         login_grace=ssh.login_grace_time,
         shutdown_grace=SHUTDOWN_GRACE,
-        limits=Limits(auth_tries=ssh.max_auth_tries, sessions=ssh.max_sessions_per_connection),
+        limits=_limits(ssh),
+        admission=_admission(ssh.limits),
+        proxies=ssh.proxy_protocol.trusted,
+        proxy_header_within=ssh.proxy_protocol.timeout,
+    )
+
+
+def _limits(ssh: SSHConfig) -> Limits:
+    limits = ssh.limits
+    return Limits(
+        auth_tries=ssh.max_auth_tries,
+        # Neither may take away tries that the configuration grants.
+        auth_requests=max(limits.auth_requests or sys.maxsize, 2 * ssh.max_auth_tries),
+        auth_calls=max(limits.auth_calls or sys.maxsize, ssh.max_auth_tries),
+        sessions=ssh.max_sessions_per_connection,
+        env_count=limits.env_count or sys.maxsize,
+        env_bytes=limits.env_bytes or sys.maxsize,
+        queued_requests=limits.queued_requests,
+        queued_bytes=limits.queued_bytes,
+        unsent_bytes=limits.unsent_bytes,
+        unsent_bytes_unauthenticated=limits.unsent_bytes // 8,
+        rekey=limits.rekey_time,
+        unreachable=limits.unreachable,
+    )
+
+
+def _admission(limits: LimitsConfig) -> Admission:
+    penalties = limits.penalties
+    return Admission(
+        connections=limits.connections,
+        connections_per_address=limits.connections_per_address,
+        connections_per_prefix=limits.connections_per_prefix,
+        unauthenticated_start=limits.unauthenticated.start,
+        unauthenticated_rate=limits.unauthenticated.rate,
+        unauthenticated_full=limits.unauthenticated.full,
+        unauthenticated_per_address=limits.unauthenticated_per_address,
+        unauthenticated_per_prefix=limits.unauthenticated_per_prefix,
+        prefix_ipv4=limits.prefix_ipv4,
+        prefix_ipv6=limits.prefix_ipv6,
+        penalties=Penalties(
+            auth_failed=penalties.auth_failed,
+            no_auth=penalties.no_auth,
+            grace_exceeded=penalties.grace_exceeded,
+            threshold=penalties.threshold,
+            longest=penalties.max,
+            sources=penalties.sources,
+        )
+        if penalties.enable
+        else None,
+        allow=limits.allow,
     )
 
 

@@ -17,9 +17,7 @@ from asyncssh.packet import Boolean, String, UInt32
 from containerssh.core.codes import SSHCode
 from containerssh.core.handlers import SessionChannel
 from containerssh.core.requests import to_wire
-from containerssh.ssh.connection import Connection
-from containerssh.ssh.options import Limits
-from containerssh.ssh.server import SSHServer
+from containerssh.ssh.options import Admission, Limits
 from tests.support.local_backend import LocalBackend
 from tests.support.ssh_front import Front, serving
 
@@ -79,32 +77,12 @@ async def bare_channel(connection: Any) -> Any:
 def held(server: Front) -> int:
     """The bytes that the server keeps for clients that do not read."""
     total = 0
-    for front in connections():
+    for front in server.server.connections:
         link = front._link
         transport = link._transport
         total += link._out_size + link._deferred_size + (transport.get_write_buffer_size() if transport else 0)
         total += sum(channel._send_buf_len for channel in link._channels.values())
     return total
-
-
-_servers: list[SSHServer] = []
-
-
-def connections() -> list[Connection]:
-    return [front for server in _servers for front in server._connections.all]
-
-
-@pytest.fixture(autouse=True)
-def _known_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps the servers that a test makes, so that it can look inside."""
-    _servers.clear()
-    before = SSHServer.__init__
-
-    def init(self: SSHServer, *args: Any) -> None:
-        before(self, *args)
-        _servers.append(self)
-
-    monkeypatch.setattr(SSHServer, "__init__", init)
 
 
 # -- what a client does not take -------------------------------------------------------------------------
@@ -153,11 +131,11 @@ async def test_replies_that_nobody_reads_end_the_connection() -> None:
         connection._transport.pause_reading()
         # ping@openssh.com: what is sent comes back.
         for _ in range(2000):
-            if not connections():
+            if not server.server.connections:
                 break
             connection.send_packet(PING, String(bytes(30_000)))
             await asyncio.sleep(0)
-        await until(lambda: not connections())
+        await until(lambda: not server.server.connections)
     assert any("does not read" in event.text for _, event, _ in server.log.lines)
 
 
@@ -336,12 +314,12 @@ async def test_a_heap_of_single_bytes_takes_no_more_than_its_size() -> None:
             channel.send_packet(CHANNEL_DATA, String(b"x"))
             if number % 1000 == 0:
                 await asyncio.sleep(0)
-        await until(lambda: server_channel()._recv_window == 2 * MIB - count)
-        assert len(server_channel()._recv_buf) < 4
+        await until(lambda: server_channel(server)._recv_window == 2 * MIB - count)
+        assert len(server_channel(server)._recv_buf) < 4
 
 
-def server_channel() -> Any:
-    return next((channel for front in connections() for channel in front._link._channels.values()), None)
+def server_channel(server: Front) -> Any:
+    return next((channel for front in server.server.connections for channel in front._link._channels.values()), None)
 
 
 # -- strangers ----------------------------------------------------------------------------------------------
@@ -370,7 +348,7 @@ async def test_broken_openings_end_and_leave_nothing(opening: bytes) -> None:
             with suppress(ConnectionError):
                 await reader.read()
         writer.close()
-        await until(lambda: not connections())
+        await until(lambda: not server.server.connections)
         await ended(server)
     assert not server.log.errors
 
@@ -388,21 +366,21 @@ async def test_noise_ends_and_leaves_nothing() -> None:
 
         async with asyncio.timeout(20):
             await asyncio.gather(*(one() for _ in range(60)))
-        await until(lambda: not connections())
+        await until(lambda: not server.server.connections)
     assert not server.log.errors
 
 
 async def test_strangers_are_limited_and_make_room_again() -> None:
-    async with serving(limits=Limits(unauthenticated=2)) as server:
+    async with serving(admission=Admission(unauthenticated_full=2, allow=())) as server:
         held_open = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
         for reader, _ in held_open:
             await reader.readline()
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        assert await reader.read() == b""
+        assert b"Too many connections" in await reader.read()
         writer.close()
         for _, other in held_open:
             other.close()
-        await until(lambda: not connections())
+        await until(lambda: not server.server.connections)
         async with client(server) as connection:
             assert (await connection.run("echo in")).stdout == "in\n"
 

@@ -60,6 +60,7 @@ class Front:
     backend: LocalBackend
     addresses: Sequence[SocketAddress]
     log: Log
+    server: SSHServer
 
     @property
     def port(self) -> int:
@@ -93,5 +94,6 @@ async def serving(backend: LocalBackend | None = None, **options: Any) -> AsyncI
         **options,
     }
     with logged() as log:
-        async with SSHServer(backend, ServerOptions(**settings)).serving() as server:
-            yield Front(backend, server.addresses, log)
+        server = SSHServer(backend, ServerOptions(**settings))
+        async with server.serving() as listening:
+            yield Front(backend, listening.addresses, log, server)

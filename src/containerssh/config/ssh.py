@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, field_validator
+from pydantic.alias_generators import to_camel
 
 from containerssh.config.address import split_address
 from containerssh.config.host_keys import check_private_key
@@ -95,6 +97,162 @@ def check_version(version: str) -> str:
     return version
 
 
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Bytes = Annotated[int, Field(ge=64 * 1024, le=1 << 30)]
+
+
+def _network(text: object) -> object:
+    """A network in CIDR notation, or an address; IPv4 written as IPv6 means IPv4."""
+    if not isinstance(text, str):
+        return text
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as exc:
+        raise ValueError(f"{text!r} is no network: {exc}") from None
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped and network.prefixlen >= 96:
+        return ipaddress.IPv4Network((network.network_address.ipv4_mapped, network.prefixlen - 96))
+    return network
+
+
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    BeforeValidator(_network),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "description": "An address, or a network such as 192.0.2.0/24."}),
+]
+
+
+class UnauthenticatedConfig(ConfigModel):
+    """Random early drop: how many connections may be busy logging in, in all."""
+
+    start: Count = 300
+    """From so many on, a new connection is refused with a probability of `rate` percent, which grows to 100 at
+    `full`."""
+
+    rate: Annotated[int, Field(ge=0, le=100)] = 30
+    """The percentage at `start`."""
+
+    full: Count = 1000
+    """At so many, all are refused. 0: no limit."""
+
+
+class PenaltiesConfig(ConfigModel):
+    """What a connection without a login costs the address it came from (with IPv6, the network)."""
+
+    enable: bool = True
+    """Off: failures have no consequences for later connections."""
+
+    auth_failed: Duration = seconds(5)
+    """For a connection whose authentication failed."""
+
+    no_auth: Duration = seconds(1)
+    """For one that ended before it tried to authenticate."""
+
+    grace_exceeded: Duration = seconds(10)
+    """For one that used up `loginGraceTime`."""
+
+    threshold: Duration = seconds(15)
+    """Who has gathered this much is refused, until all that was gathered has passed."""
+
+    max: Duration = seconds(600)
+    """Nobody gathers more."""
+
+    sources: Annotated[int, Field(ge=1, le=10_000_000)] = 65_536
+    """How many addresses are remembered, with about 200 bytes each."""
+
+    def problems(self) -> Iterator[Problem]:
+        for key in ("auth_failed", "no_auth", "grace_exceeded"):
+            if getattr(self, key) < seconds(0):
+                yield Problem(to_camel(key), "must not be negative")
+        if self.threshold <= seconds(0):
+            yield Problem("threshold", "must be more than 0")
+        if self.max < self.threshold:
+            yield Problem("max", "must not be less than threshold")
+
+
+class LimitsConfig(ConfigModel):
+    """What one peer, and all of them together, may make the server hold or do. 0 is no limit, where 0 is allowed."""
+
+    connections: Count = 10_000
+    """Connections in all."""
+
+    connections_per_address: Count = 1000
+    """Connections from one address."""
+
+    connections_per_prefix: Count = 2000
+    """Connections from one network of `prefixIPv4` or `prefixIPv6` bits."""
+
+    unauthenticated: UnauthenticatedConfig = UnauthenticatedConfig()
+
+    unauthenticated_per_address: Count = 100
+    """Connections from one address that have not logged in yet."""
+
+    unauthenticated_per_prefix: Count = 200
+    """The same from one network."""
+
+    prefix_ipv4: Annotated[int, Field(ge=1, le=32, alias="prefixIPv4")] = 24
+    """How much of an IPv4 address names the network."""
+
+    prefix_ipv6: Annotated[int, Field(ge=1, le=128, alias="prefixIPv6")] = 64
+    """How much of an IPv6 address names the network; penalties of IPv6 are the network's."""
+
+    penalties: PenaltiesConfig = PenaltiesConfig()
+
+    allow: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+    """Networks that only `connections` holds for: a monitoring system, a proxy that does not tell addresses."""
+
+    auth_requests: Count = 64
+    """Authentication requests of a connection, queries about keys included; at least twice `ssh.maxAuthTries`."""
+
+    auth_calls: Count = 16
+    """How often a webhook, or the users file, is asked for one connection; at least `ssh.maxAuthTries`."""
+
+    env_count: Count = 100
+    """Environment variables of a session."""
+
+    env_bytes: Count = 65_536
+    """Their names and values together."""
+
+    queued_requests: Annotated[int, Field(ge=16, le=65_536)] = 256
+    """Requests of a channel that wait for the one before them."""
+
+    queued_bytes: Bytes = 1_048_576
+    """Their size together."""
+
+    unsent_bytes: Bytes = 1_048_576
+    """Answers that a logged-in client does not read; it is disconnected then. Before the login it is an eighth."""
+
+    rekey_time: Duration = seconds(60)
+    """How long a key exchange of a logged-in connection may take."""
+
+    unreachable: Duration = seconds(90)
+    """After how long without any answer of the client's host a connection is given up; 0: when the system does."""
+
+    def problems(self) -> Iterator[Problem]:
+        if self.unauthenticated.full and self.unauthenticated.start > self.unauthenticated.full:
+            yield Problem("unauthenticated.start", "must not be more than full")
+        for problem in self.penalties.problems():
+            yield problem.under("penalties")
+        if self.rekey_time < seconds(1):
+            yield Problem("rekeyTime", "must be at least 1s")
+        if self.unreachable and self.unreachable < seconds(5):
+            yield Problem("unreachable", "must be 0 or at least 5s")
+
+
+class ProxyProtocolConfig(ConfigModel):
+    """Proxies in front of the server that tell whose connection they bring (PROXY protocol, versions 1 and 2)."""
+
+    trusted: tuple[Network, ...] = ()
+    """Addresses of the proxies. A connection from them must begin with a header; from others none is understood."""
+
+    timeout: Duration = seconds(5)
+    """How long the header may take."""
+
+    def problems(self) -> Iterator[Problem]:
+        if self.timeout <= seconds(0):
+            yield Problem("timeout", "must be more than 0")
+
+
 class SSHConfig(ConfigModel):
     """The SSH server itself: where it listens, how it proves who it is, which algorithms it speaks."""
 
@@ -140,7 +298,15 @@ class SSHConfig(ConfigModel):
     max_sessions_per_connection: Annotated[int, Field(ge=1, le=100_000)] = 100
     """How many sessions of one connection may be open at once, whatever `security.maxSessions` says."""
 
+    limits: LimitsConfig = LimitsConfig()
+
+    proxy_protocol: ProxyProtocolConfig = ProxyProtocolConfig()
+
     def problems(self) -> Iterator[Problem]:
+        for problem in self.limits.problems():
+            yield problem.under("limits")
+        for problem in self.proxy_protocol.problems():
+            yield problem.under("proxyProtocol")
         try:
             split_address(self.listen)
         except ValueError as exc:

@@ -118,6 +118,37 @@ class SSHCode(Code):
     EXIT = "SSH_EXIT", "exit status sent"
     EXIT_SIGNAL = "SSH_EXIT_SIGNAL", "exit signal sent"
     EXIT_CODE_FAILED = "SSH_EXIT_CODE_FAILED", "sending either failed"
+    LIMIT_CONNECTIONS = "SSH_LIMIT_CONNECTIONS", "connections were refused: too many in all"
+    LIMIT_CONNECTIONS_PER_ADDRESS = (
+        "SSH_LIMIT_CONNECTIONS_PER_ADDRESS",
+        "connections were refused: too many from one address",
+    )
+    LIMIT_CONNECTIONS_PER_PREFIX = (
+        "SSH_LIMIT_CONNECTIONS_PER_PREFIX",
+        "connections were refused: too many from one network",
+    )
+    LIMIT_UNAUTHENTICATED = "SSH_LIMIT_UNAUTHENTICATED", "connections were refused: too many have not logged in yet"
+    LIMIT_UNAUTHENTICATED_PER_ADDRESS = (
+        "SSH_LIMIT_UNAUTHENTICATED_PER_ADDRESS",
+        "connections were refused: too many from one address have not logged in yet",
+    )
+    LIMIT_UNAUTHENTICATED_PER_PREFIX = (
+        "SSH_LIMIT_UNAUTHENTICATED_PER_PREFIX",
+        "connections were refused: too many from one network have not logged in yet",
+    )
+    LIMIT_PENALTY = "SSH_LIMIT_PENALTY", "connections were refused: their address failed too often of late"
+    LIMIT_LOGIN_GRACE = "SSH_LIMIT_LOGIN_GRACE", "a client took too long to log in"
+    LIMIT_AUTH_TRIES = "SSH_LIMIT_AUTH_TRIES", "a client failed to authenticate too often on one connection"
+    LIMIT_AUTH_REQUESTS = "SSH_LIMIT_AUTH_REQUESTS", "a client asked too often on one connection to be authenticated"
+    LIMIT_AUTH_CALLS = "SSH_LIMIT_AUTH_CALLS", "one connection asked a webhook or the users file too often"
+    LIMIT_SESSIONS = "SSH_LIMIT_SESSIONS", "a session was refused: too many are open on one connection"
+    LIMIT_ENV = "SSH_LIMIT_ENV", "a variable was refused: too many, or too large, for one session"
+    LIMIT_QUEUED_REQUESTS = "SSH_LIMIT_QUEUED_REQUESTS", "a channel was closed: too many requests wait on it"
+    LIMIT_UNSENT = "SSH_LIMIT_UNSENT", "a connection was closed: its client does not read what it asked for"
+    LIMIT_REKEY = "SSH_LIMIT_REKEY", "a connection was closed: its client does not finish a key exchange"
+    LIMIT_UNREACHABLE = "SSH_LIMIT_UNREACHABLE", "a connection was closed: its client's host does not answer any more"
+    LIMITS_REACHED = "SSH_LIMITS_REACHED", "at the end: which limits were reached, and how often"
+    PROXY_REFUSED = "SSH_PROXY_REFUSED", "a trusted proxy sent no PROXY header, a broken one, or too slowly"
 
 
 class SecurityCode(Code):

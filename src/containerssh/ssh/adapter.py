@@ -20,6 +20,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from asyncssh import constants
@@ -30,7 +31,7 @@ from asyncssh.public_key import SSHKeyPair
 
 from containerssh.core.codes import SSHCode
 from containerssh.core.messages import Event
-from containerssh.core.metadata import SocketAddress
+from containerssh.ssh import presence
 from containerssh.ssh.channel_adapter import AdapterChannel
 from containerssh.ssh.host_keys import HostKey
 
@@ -233,6 +234,11 @@ class AdapterConnection(SSHServerConnection):
             self._transport.abort()
             self._force_close(None)
 
+    def is_gone(self, limit: timedelta) -> bool:
+        """Whether the client's host has answered nothing for *limit*."""
+        sock = self._transport.get_extra_info("socket") if self._transport else None
+        return sock is not None and presence.is_gone(sock, limit)
+
     @property
     def ready(self) -> bool:
         """Whether channel data may be sent now; if not, ``flush`` of each channel is called later."""
@@ -243,12 +249,8 @@ class AdapterConnection(SSHServerConnection):
     # -- the connection's life -------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = transport.get_extra_info("peername")
-        if not peer:  # gone before it was accepted
-            cast(asyncio.Transport, transport).abort()
-            return
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=_OUT_MAX)
-        self.front.connected(self, SocketAddress.of(*peer[:2]))
+        self.front.connected(self)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None = None) -> None:
@@ -319,7 +321,7 @@ class AdapterConnection(SSHServerConnection):
         super().send_packet(pkttype, *args, handler=handler)
         if len(self._deferred_packets) > waiting:
             self._deferred_size += sum(map(len, args)) + 64
-            if self._deferred_size > self._limits.unsent_bytes:
+            if self._deferred_size > self._unsent_max:
                 self._loop.call_soon(self._overflow)
 
     def _send_deferred_packets(self) -> None:
@@ -350,12 +352,16 @@ class AdapterConnection(SSHServerConnection):
         self._out_size = 0
         if not transport.is_closing():
             transport.write(data)
-            if transport.get_write_buffer_size() > self._limits.unsent_bytes:
+            if transport.get_write_buffer_size() > self._unsent_max:
                 self._overflow()
+
+    @property
+    def _unsent_max(self) -> int:
+        return self._limits.unsent_bytes if self._auth_complete else self._limits.unsent_bytes_unauthenticated
 
     def _overflow(self) -> None:
         if self._transport:
-            self.front.log(logging.INFO, Event(SSHCode.DISCONNECTED, "The client does not read what it asked for"))
+            self.front.limit_reached(SSHCode.LIMIT_UNSENT, "The client does not read what it asked for")
             self.drop()
 
     def _flush_channels(self) -> None:
@@ -418,6 +424,7 @@ class AdapterConnection(SSHServerConnection):
             self._rekey_timer = self._loop.call_later(self._limits.rekey.total_seconds(), self._rekey_too_slow)
 
     def _rekey_too_slow(self) -> None:
+        self.front.limit_reached(SSHCode.LIMIT_REKEY, "The client does not finish the key exchange")
         self.end("The key exchange took too long", constants.DISC_KEY_EXCHANGE_FAILED)
 
     def send_newkeys(self, k: bytes, h: bytes) -> None:
@@ -507,6 +514,7 @@ class AdapterConnection(SSHServerConnection):
             self.front.channel_refused(kind, "the client promised to open no more sessions")
             self.refuse_channel(number, constants.OPEN_ADMINISTRATIVELY_PROHIBITED, "No more sessions were announced")
         elif len(self._channels) >= self._limits.sessions:
+            self.front.limit_reached(SSHCode.LIMIT_SESSIONS, "Too many sessions are open")
             self.front.channel_refused(kind, "too many open sessions")
             self.refuse_channel(number, constants.OPEN_RESOURCE_SHORTAGE, "Too many sessions.")
         elif packet_size < _PACKET_MIN:

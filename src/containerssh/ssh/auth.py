@@ -26,6 +26,7 @@ from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
 from containerssh.core.requests import from_wire
 from containerssh.ssh.adapter import AdapterConnection, AuthRequest
 from containerssh.ssh.algorithms import CLIENT_SIGNATURES
+from containerssh.ssh.limits import limit_reached
 from containerssh.ssh.options import Limits
 from containerssh.ssh.requests import Fields
 
@@ -69,7 +70,12 @@ class Authentication(Prompts):
         self._keys: dict[tuple[str, bytes], Login | AuthFailed] = {}
         self._requests = 0
         self._failures = 0
+        self._calls = 0
         self._free = True
+        self.refused = False
+        """Whether a credential was judged, and found wrong."""
+        self.unavailable = False
+        """Whether an attempt could not be judged, which is no fault of the client's."""
 
     # -- from the adapter -------------------------------------------------------------------------
 
@@ -104,7 +110,7 @@ class Authentication(Prompts):
             self._arrived.clear()
             assert request is not None
             if self._requests > self._limits.auth_requests:
-                raise self._too_many()
+                raise _too_many(SSHCode.LIMIT_AUTH_REQUESTS, "too many authentication requests")
             attempt = asyncio.create_task(self._judge(network, meta, request))
             newer = asyncio.create_task(self._arrived.wait())
             try:
@@ -135,10 +141,13 @@ class Authentication(Prompts):
     def _count_failure(self) -> None:
         self._failures += 1
         if self._failures >= self._limits.auth_tries:
-            raise self._too_many()
+            raise _too_many(SSHCode.LIMIT_AUTH_TRIES, "too many authentication failures")
 
-    def _too_many(self) -> TooManyTries:
-        return TooManyTries(SSHCode.HANDSHAKE_FAILED, "too many authentication failures")
+    def _call(self) -> None:
+        """An authenticator is about to be asked."""
+        self._calls += 1
+        if self._calls > self._limits.auth_calls:
+            raise _too_many(SSHCode.LIMIT_AUTH_CALLS, "too many authentication requests that somebody has to judge")
 
     async def _judge(
         self, network: NetworkHandler, meta: ConnectionMetadata, request: AuthRequest
@@ -175,18 +184,24 @@ class Authentication(Prompts):
                     fields = Fields(request.payload)
                     fields.string(), fields.string()
                     fields.end()
+                    self._call()
                     result = await network.authenticate_interactive(attempt, self)
                 case AuthMethod.GSSAPI:
                     result = await _no_gssapi()
         except (AuthFailed, ProtocolError) as exc:
+            self.refused = True
             logger.info(Event(SSHCode.AUTH_FAILED, f"{title} failed", **labels, reason=describe(exc)))
             return None
+        except TooManyTries:
+            raise
         except AuthUnavailable as exc:
+            self.unavailable = True
             logger.info(
                 Event(SSHCode.AUTH_UNAVAILABLE, f"{title} currently unavailable", **labels, reason=describe(exc))
             )
             return None
         except Exception:
+            self.unavailable = True
             text = f"{title} failed because of a fault in the server"
             logger.exception(Event(SSHCode.AUTH_UNAVAILABLE, text, **labels))
             return None
@@ -203,6 +218,7 @@ class Authentication(Prompts):
         fields.end()
         if len(password) > self._limits.password_bytes:
             raise AuthFailed(SSHCode.AUTH_FAILED, "the password is too long")
+        self._call()
         return await network.authenticate_password(attempt, password)
 
     async def _public_key(
@@ -226,6 +242,7 @@ class Authentication(Prompts):
     async def _judge_key(self, network: NetworkHandler, attempt: AuthAttempt, key: PublicKey) -> Login:
         known = self._keys.get((attempt.username, key.blob))
         if known is None:
+            self._call()
             try:
                 known = await network.authenticate_public_key(attempt, key)
             except AuthFailed as exc:
@@ -244,6 +261,11 @@ class Authentication(Prompts):
         if len(answers) != len(questions):
             raise AuthFailed(SSHCode.AUTH_FAILED, "the number of answers is not that of the questions")
         return [from_wire(answer) for answer in answers]
+
+
+def _too_many(code: SSHCode, explanation: str) -> TooManyTries:
+    limit_reached(code, f"The client is sent away: {explanation}")
+    return TooManyTries(SSHCode.HANDSHAKE_FAILED, explanation)
 
 
 def _describe(request: AuthRequest) -> tuple[str, dict[str, str]]:

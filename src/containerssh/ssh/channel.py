@@ -18,6 +18,7 @@ from containerssh.core.messages import Event, log_labels
 from containerssh.core.requests import SIGNALS, ExitSignal, from_wire
 from containerssh.ssh import requests
 from containerssh.ssh.channel_adapter import AdapterChannel
+from containerssh.ssh.limits import limit_reached
 from containerssh.ssh.options import Limits
 from containerssh.ssh.streams import ChannelReader, ChannelWriter
 
@@ -78,6 +79,7 @@ class Session(SessionChannel):
         self._started = False
         self._env_count = 0
         self._env_bytes = 0
+        self._env_refused = False
         self._outputs_open = 2
         self._ending = False
         self._exited = asyncio.Event()
@@ -106,7 +108,7 @@ class Session(SessionChannel):
             self._queued_bytes -= len(name) + len(self._queue.pop()[2])
         if len(self._queue) >= self._limits.queued_requests or self._queued_bytes + size > self._limits.queued_bytes:
             text = "The client queues too many requests on one channel"
-            self.log(logging.INFO, Event(SSHCode.CHANNEL_REQUEST_FAILED, text))
+            limit_reached(SSHCode.LIMIT_QUEUED_REQUESTS, text, log=self.log)
             self._channel.cut()
             return
         self._queue.append((name, want_reply, payload))
@@ -382,6 +384,10 @@ class Session(SessionChannel):
                 self._env_count += 1
                 self._env_bytes += len(payload)
                 if self._env_count > self._limits.env_count or self._env_bytes > self._limits.env_bytes:
+                    # Once a session, and not for each of a flood.
+                    if not self._env_refused:
+                        self._env_refused = True
+                        limit_reached(SSHCode.LIMIT_ENV, "The client sets too many variables, or too large ones")
                     raise _refused(name, "too many environment variables")
                 await handler.set_env(env.name, env.value)
             case b"pty-req":

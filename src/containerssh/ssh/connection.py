@@ -10,6 +10,7 @@ import contextvars
 import logging
 import secrets
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from asyncssh import constants
@@ -20,8 +21,10 @@ from containerssh.core.handlers import ConnectionHandler, NetworkHandler, Notice
 from containerssh.core.messages import Event, log_labels
 from containerssh.core.metadata import ConnectionMetadata, Login, SocketAddress
 from containerssh.core.requests import from_wire
+from containerssh.ssh.admission import Door, Ticket
 from containerssh.ssh.auth import DISCONNECT_CODE, Authentication, TooManyTries
 from containerssh.ssh.channel import LoginFailed, Session, user_line
+from containerssh.ssh.limits import count
 from containerssh.ssh.options import ServerOptions
 
 if TYPE_CHECKING:
@@ -37,26 +40,37 @@ _LEAVING = 1.0
 
 
 class Registry:
-    """The connections of a server; those that have not logged in yet a second time."""
+    """The connections of a server, and the door that they came through."""
 
-    def __init__(self) -> None:
+    def __init__(self, door: Door) -> None:
         self.all: set[Connection] = set()
-        self.newcomers: set[Connection] = set()
+        self.door = door
 
     def add(self, connection: Connection) -> None:
         self.all.add(connection)
-        self.newcomers.add(connection)
 
     def remove(self, connection: Connection) -> None:
         self.all.discard(connection)
-        self.newcomers.discard(connection)
+        self.door.left(connection.ticket)
 
 
 class Connection(Notices):
     """A TCP connection, from accept to end; the adapter calls the methods of the first part."""
 
-    def __init__(self, handler: ServerHandler, options: ServerOptions, registry: Registry) -> None:
+    def __init__(
+        self,
+        handler: ServerHandler,
+        options: ServerOptions,
+        registry: Registry,
+        peer: SocketAddress,
+        ticket: Ticket,
+    ) -> None:
         self._handler = handler
+        self._peer = peer
+        self.ticket = ticket
+        self.connected_once = False
+        self._stopping = False
+        self._limits_reached: set[SSHCode] = set()
         self._options = options
         self._registry = registry
         self._loop = asyncio.get_running_loop()
@@ -80,9 +94,10 @@ class Connection(Notices):
 
     # -- called by the adapter -----------------------------------------------------------------------
 
-    def connected(self, link: AdapterConnection, peer: SocketAddress) -> None:
+    def connected(self, link: AdapterConnection) -> None:
+        self.connected_once = True
         self._link = link
-        self._meta = ConnectionMetadata(peer, secrets.token_hex(16))
+        self._meta = ConnectionMetadata(self._peer, secrets.token_hex(16))
         self._auth = Authentication(link, self._options.limits, self._options.banner)
         if grace := self._options.login_grace.total_seconds():
             self._grace = self._loop.call_later(grace, self._grace_is_over)
@@ -109,6 +124,13 @@ class Connection(Notices):
     def log(self, level: int, event: Event) -> None:
         """Log with this connection's labels."""
         self._context.run(logger.log, level, event)
+
+    def limit_reached(self, code: SSHCode, text: str) -> None:
+        """Count it; log it with this connection's labels, once."""
+        count(code)
+        if code not in self._limits_reached:
+            self._limits_reached.add(code)
+            self.log(logging.INFO, Event(code, text))
 
     def auth_requested(self, request: AuthRequest) -> None:
         self._auth.requested(request)
@@ -158,6 +180,7 @@ class Connection(Notices):
 
     async def stop(self, grace: float) -> None:
         """Ask programs to end; say goodbye when they have, or after *grace* seconds; return when all is over."""
+        self._stopping = True
         if self._login.done() and not self._login.cancelled() and not self._login.exception():
             handler = self._login.result()
             with suppress(TimeoutError):
@@ -172,6 +195,14 @@ class Connection(Notices):
                             await self._left.wait()
         self._link.end("The server is shutting down")
         await asyncio.wait((self.task,))
+
+    def end_if_gone(self, limit: timedelta) -> None:
+        """Close the connection if the client's host has not answered anything for *limit*."""
+        if self._link.is_gone(limit):
+            text = "The client's host does not answer any more"
+            self._error = ConnectionResetError(text)
+            self.limit_reached(SSHCode.LIMIT_UNREACHABLE, text)
+            self._link.drop()
 
     async def _first_of(self, *events: asyncio.Event) -> None:
         waiting = [asyncio.create_task(event.wait()) for event in events]
@@ -223,6 +254,7 @@ class Connection(Notices):
                 self._link.end("Closed")
                 await self._end_sessions()
                 self._registry.remove(self)
+                self._punish()
                 if not self._login.done():
                     self._login.cancel()
                 logger.debug(Event(SSHCode.DISCONNECTED, "Client disconnected"))
@@ -239,7 +271,7 @@ class Connection(Notices):
             self._handshake_failed(network, self._error or ConnectionResetError("the client left"))
             raise
         self.authenticated = True
-        self._registry.newcomers.discard(self)
+        self._registry.door.logged_in(self.ticket)
         if self._grace:
             self._grace.cancel()
         with log_labels(username=login.username):
@@ -249,6 +281,19 @@ class Connection(Notices):
     def _handshake_failed(self, network: NetworkHandler, error: Exception) -> None:
         logger.info(Event(SSHCode.HANDSHAKE_FAILED, "SSH handshake failed", reason=describe(error)))
         network.handshake_failed(error)
+
+    def _punish(self) -> None:
+        """A connection that came to nothing counts against its source, unless that was our own fault."""
+        penalties = self._options.admission.penalties
+        if penalties is None or self.authenticated or self._stopping or self._auth.unavailable:
+            return
+        if isinstance(self._error, TimeoutError):
+            penalty = penalties.grace_exceeded
+        else:
+            penalty = penalties.auth_failed if self._auth.refused else penalties.no_auth
+        if self._registry.door.punish(self.ticket, penalty, self._loop.time()):
+            text = "The client's address has failed too often and is refused for a while"
+            logger.info(Event(SSHCode.LIMIT_PENALTY, text))
 
     async def _serve(self, network: NetworkHandler, login: Login) -> None:
         scope = self._scope
@@ -281,7 +326,7 @@ class Connection(Notices):
             Event(SSHCode.BACKEND_REJECTED_HANDSHAKE, f"The backend rejected the login: {reason}", **details),
             exc_info=fault,
         )
-        network.handshake_failed(error)
+        self._handshake_failed(network, error)
         self._login.set_exception(LoginFailed(error))
         self._login.exception()  # seen, also if no session asks for it
         with suppress(TimeoutError):
@@ -307,4 +352,5 @@ class Connection(Notices):
 
     def _grace_is_over(self) -> None:
         self._error = TimeoutError("the time to log in is over")
+        self.limit_reached(SSHCode.LIMIT_LOGIN_GRACE, "The client took too long to log in")
         self._link.end("Timeout before authentication", constants.DISC_BY_APPLICATION)

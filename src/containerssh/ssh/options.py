@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
+
+IPNetwork = IPv4Network | IPv6Network
+
+LOOPBACK: tuple[IPNetwork, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
 
 @dataclass(frozen=True)
 class Limits:
     """What one peer may make us hold or do; each is generous to every real client that was tried."""
 
-    unauthenticated: int = 1000
-    """Connections that have not logged in yet; further ones are closed at once."""
     auth_tries: int = 6
     """Failed authentication tries of a connection; the first ``none`` is free."""
     auth_requests: int = 64
     """Authentication requests of a connection in all, accepted key questions included."""
+    auth_calls: int = 16
+    """How often an authenticator (a webhook, the users file) is asked for one connection."""
     password_bytes: int = 8192
     sessions: int = 64
     """Session channels open at the same time on one connection."""
@@ -28,8 +33,50 @@ class Limits:
     queued_bytes: int = 1024 * 1024
     unsent_bytes: int = 1024 * 1024
     """Bytes that the client has not taken yet, beyond the flow control of its channels."""
+    unsent_bytes_unauthenticated: int = 128 * 1024
+    """The same before the login, when nobody has asked for anything large."""
     rekey: timedelta = timedelta(seconds=60)
     """How long a key exchange of a logged-in connection may take."""
+    unreachable: timedelta = timedelta(seconds=90)
+    """After how long without any sign of the client's host a connection is given up; 0: when the kernel does."""
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """What a connection that ends without a login adds to the time that its source is refused for."""
+
+    auth_failed: timedelta = timedelta(seconds=5)
+    no_auth: timedelta = timedelta(seconds=1)
+    """It left, or was sent away, before it tried to authenticate."""
+    grace_exceeded: timedelta = timedelta(seconds=10)
+    threshold: timedelta = timedelta(seconds=15)
+    """A source is refused once it has gathered this much, and until all of it has passed."""
+    longest: timedelta = timedelta(minutes=10)
+    """No source gathers more."""
+    sources: int = 65536
+    """How many are remembered; then the one that failed longest ago is forgotten."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Who may connect; 0 is no limit. *Address* is one address, *prefix* the network that it lies in."""
+
+    connections: int = 10_000
+    connections_per_address: int = 1000
+    connections_per_prefix: int = 2000
+    unauthenticated_start: int = 300
+    """From so many connections that have not logged in yet on, new ones are refused at random."""
+    unauthenticated_rate: int = 30
+    """Percentage that is refused at *start*; it grows to 100 at *full*."""
+    unauthenticated_full: int = 1000
+    unauthenticated_per_address: int = 100
+    unauthenticated_per_prefix: int = 200
+    prefix_ipv4: int = 24
+    prefix_ipv6: int = 64
+    penalties: Penalties | None = Penalties()
+    """None: failures have no consequences."""
+    allow: Sequence[IPNetwork] = LOOPBACK
+    """Networks that only ``connections`` holds for."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +104,7 @@ class ServerOptions:
     """How long running programs may go on after the server was asked to stop."""
     rekey_bytes: int = 1 << 30
     limits: Limits = field(default_factory=Limits)
+    admission: Admission = field(default_factory=Admission)
+    proxies: Sequence[IPNetwork] = ()
+    """Who must begin each connection with a PROXY header; others must not."""
+    proxy_header_within: timedelta = timedelta(seconds=5)

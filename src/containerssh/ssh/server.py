@@ -5,29 +5,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from containerssh.core.codes import ServiceCode, SSHCode
-from containerssh.core.errors import BackendError, describe
+from containerssh.core.errors import BackendError, ProtocolError, describe
 from containerssh.core.handlers import ServerHandler
-from containerssh.core.messages import Event, log_labels
+from containerssh.core.messages import Code, Event, log_labels
 from containerssh.core.metadata import SocketAddress
+from containerssh.ssh import presence, proxy
 from containerssh.ssh.adapter import AdapterConnection, library_options
+from containerssh.ssh.admission import Door, Refused, is_within
 from containerssh.ssh.algorithms import CLIENT_SIGNATURES, Kind, check
 from containerssh.ssh.connection import Connection, Registry
 from containerssh.ssh.host_keys import load_host_keys
+from containerssh.ssh.limits import count, log_reached
 from containerssh.ssh.options import ServerOptions
+from containerssh.ssh.refusal import LOG_EVERY, Refusals
 from containerssh.ssh.selfcheck import check_library
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 128
-# Between two tries to accept while the system refuses, for want of descriptors say; and between two log lines about it.
+# Between two tries to accept while the system refuses, for want of descriptors say.
 _ACCEPT_PAUSE = 0.5
-_ACCEPT_LOG_EVERY = 30.0
+_INTRODUCTIONS_MAX = 1000
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,16 @@ class SSHServer:
         self._kex = check(options.kex, Kind.KEX)
         self._ciphers = check(options.ciphers, Kind.CIPHERS)
         self._macs = check(options.macs, Kind.MACS)
-        self._connections = Registry()
-        self._refusals_logged = float("-inf")
+        self._door = Door(options.admission)
+        self._refusals = Refusals(options.server_version)
+        self._connections = Registry(self._door)
+        self._introductions: set[asyncio.Task[None]] = set()
+        self._last_logged: dict[Code, float] = {}
+
+    @property
+    def connections(self) -> Collection[Connection]:
+        """The connections at this moment, those that have not logged in yet included."""
+        return self._connections.all
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[ListeningServer]:
@@ -73,17 +85,22 @@ class SSHServer:
         sockets = await self._bind()
         addresses = [SocketAddress.of(*sock.getsockname()[:2]) for sock in sockets]
         accepting = [asyncio.create_task(self._accept(sock, library)) for sock in sockets]
+        if self._options.limits.unreachable:
+            accepting.append(asyncio.create_task(self._look_for_the_gone()))
         try:
             for address in addresses:
                 logger.info(Event(SSHCode.AVAILABLE, "SSH server listening", module="ssh", address=str(address)))
             yield ListeningServer(addresses)
         finally:
-            for task in accepting:
+            ending = [*accepting, *self._introductions]
+            for task in ending:
                 task.cancel()
-            await asyncio.wait(accepting)
+            await asyncio.wait(ending)
             for sock in sockets:
                 sock.close()
+            await self._refusals.close()
             await self._stop()
+            log_reached()
 
     async def _bind(self) -> list[socket.socket]:
         loop = asyncio.get_running_loop()
@@ -114,34 +131,77 @@ class SSHServer:
 
     async def _accept(self, listener: socket.socket, library: Any) -> None:
         loop = asyncio.get_running_loop()
-
-        def protocol() -> AdapterConnection:
-            front = Connection(self._handler, self._options, self._connections)
-            return AdapterConnection(loop, library, self._options, self._keys, CLIENT_SIGNATURES, front)
-
         while True:
             try:
-                sock, _ = await loop.sock_accept(listener)
+                sock, address = await loop.sock_accept(listener)
             except OSError as exc:
-                self._log_refusal(f"No connection can be accepted ({describe(exc)})")
+                self._log_seldom(logging.ERROR, ServiceCode.CRASHED, f"No connection can be accepted ({describe(exc)})")
                 await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
-            if len(self._connections.newcomers) >= self._options.limits.unauthenticated:
-                self._log_refusal("Connections are refused: too many have not logged in yet")
+            peer = SocketAddress.of(*address[:2])
+            if not is_within(peer.host, self._options.proxies):
+                await self._take_in(sock, peer, library)
+            elif len(self._introductions) < _INTRODUCTIONS_MAX:
+                task = loop.create_task(self._be_introduced(sock, peer, library))
+                self._introductions.add(task)
+                task.add_done_callback(self._introductions.discard)
+            else:
                 sock.close()
-                continue
-            try:
-                await loop.connect_accepted_socket(protocol, sock)
-            except OSError as exc:
-                logger.debug(Event(SSHCode.DISCONNECTED, f"A connection was lost at once ({describe(exc)})"))
-                sock.close()
+                self._log_seldom(logging.WARNING, SSHCode.PROXY_REFUSED, "Too many connections await a PROXY header")
 
-    def _log_refusal(self, text: str) -> None:
+    async def _be_introduced(self, sock: socket.socket, proxy_address: SocketAddress, library: Any) -> None:
+        """Let a trusted proxy say whose connection this is."""
+        try:
+            client = await proxy.read_header(sock, within=self._options.proxy_header_within)
+        except ProtocolError as exc:
+            sock.close()
+            text = f"A connection from a trusted proxy was refused: {exc.explanation}"
+            self._log_seldom(logging.WARNING, SSHCode.PROXY_REFUSED, text, remoteAddr=proxy_address.host)
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            await self._take_in(sock, client or proxy_address, library)
+
+    async def _take_in(self, sock: socket.socket, peer: SocketAddress, library: Any) -> None:
+        """Serve the connection *sock*, which is *peer*'s, if there is room for it."""
+        loop = asyncio.get_running_loop()
+        try:
+            ticket = self._door.enter(peer.host, loop.time())
+        except Refused as why:
+            self._refusals.refuse(sock, peer, why)
+            return
+        front = Connection(self._handler, self._options, self._connections, peer, ticket)
+        try:
+            presence.watch(sock, self._options.limits.unreachable)
+            await loop.connect_accepted_socket(self._protocol(library, front), sock)
+        except OSError as exc:
+            logger.debug(Event(SSHCode.DISCONNECTED, f"A connection was lost at once ({describe(exc)})"))
+            sock.close()
+        finally:
+            if not front.connected_once:
+                self._door.left(ticket)
+
+    def _protocol(self, library: Any, front: Connection) -> Callable[[], AdapterConnection]:
+        loop = asyncio.get_running_loop()
+        return lambda: AdapterConnection(loop, library, self._options, self._keys, CLIENT_SIGNATURES, front)
+
+    async def _look_for_the_gone(self) -> None:
+        limit = self._options.limits.unreachable
+        while True:
+            await asyncio.sleep(limit.total_seconds() / 6)
+            for connection in list(self._connections.all):
+                connection.end_if_gone(limit)
+
+    def _log_seldom(self, level: int, code: Code, text: str, **labels: str) -> None:
+        """Log, unless there was a line with this code a moment ago: a stranger must not fill the log."""
+        if code is SSHCode.PROXY_REFUSED:
+            count(SSHCode.PROXY_REFUSED)
         now = asyncio.get_running_loop().time()
-        if now - self._refusals_logged >= _ACCEPT_LOG_EVERY:
-            self._refusals_logged = now
+        if now - self._last_logged.get(code, float("-inf")) >= LOG_EVERY:
+            self._last_logged[code] = now
             with log_labels(module="ssh"):
-                logger.error(Event(ServiceCode.CRASHED, text))
+                logger.log(level, Event(code, text, **labels))
 
     async def _stop(self) -> None:
         grace = self._options.shutdown_grace.total_seconds()

@@ -1,0 +1,229 @@
+"""Which connections are let in: numbers in all and by source, random early drop, penalties for failures.
+
+Pure bookkeeping; times are seconds of any clock that only goes forwards, and are passed in.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from containerssh.core.codes import SSHCode
+from containerssh.ssh.options import Admission, IPNetwork, Penalties
+
+Source = tuple[int, int, int] | str
+"""IP version (negative: a prefix, not an address), length in bits, the bits; the text of what is no IP address."""
+
+TOO_MANY = "Too many connections. Try again later."
+TOO_MANY_FAILURES = "Too many failed logins from your address. Try again later."
+
+
+@dataclass
+class Refused(Exception):
+    """The connection is not let in."""
+
+    code: SSHCode
+    text: str = TOO_MANY
+    """What its user is told."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """The place of a connection that was let in; goes back with :meth:`Door.left`."""
+
+    address: Source
+    prefix: Source
+    penalised: Source
+    exempt: bool
+    newcomer: bool = True
+    inside: bool = True
+
+
+class Door:
+    """Counts the connections of a server, and remembers who failed."""
+
+    def __init__(self, limits: Admission, *, chance: Callable[[], float] = random.random) -> None:
+        """*chance* gives numbers from 0 to below 1."""
+        self._limits = limits
+        self._chance = chance
+        self._all = 0
+        self._newcomers = 0
+        self._by_source: Counter[Source] = Counter()
+        self._newcomers_by_source: Counter[Source] = Counter()
+        self._penalties = PenaltyBox(limits.penalties) if limits.penalties else None
+
+    def __len__(self) -> int:
+        return self._all
+
+    def enter(self, host: str, now: float) -> Ticket:
+        """
+        Let a connection from *host* in.
+
+        Raises:
+            Refused: a limit is reached, or the source has failed too often.
+        """
+        limits = self._limits
+        address, prefix, penalised = self._sources(host)
+        ticket = Ticket(address, prefix, penalised, is_within(host, limits.allow))
+        if limits.connections and self._all >= limits.connections:
+            raise Refused(SSHCode.LIMIT_CONNECTIONS)
+        if not ticket.exempt:
+            self._check(ticket, now)
+            for source in (address, prefix):
+                self._by_source[source] += 1
+                self._newcomers_by_source[source] += 1
+            self._newcomers += 1
+        self._all += 1
+        return ticket
+
+    def _check(self, ticket: Ticket, now: float) -> None:
+        limits = self._limits
+        if self._penalties and self._penalties.is_refused(ticket.penalised, now):
+            raise Refused(SSHCode.LIMIT_PENALTY, TOO_MANY_FAILURES)
+        for code, most, counted, source in (
+            (
+                SSHCode.LIMIT_CONNECTIONS_PER_ADDRESS,
+                limits.connections_per_address,
+                self._by_source,
+                ticket.address,
+            ),
+            (SSHCode.LIMIT_CONNECTIONS_PER_PREFIX, limits.connections_per_prefix, self._by_source, ticket.prefix),
+            (
+                SSHCode.LIMIT_UNAUTHENTICATED_PER_ADDRESS,
+                limits.unauthenticated_per_address,
+                self._newcomers_by_source,
+                ticket.address,
+            ),
+            (
+                SSHCode.LIMIT_UNAUTHENTICATED_PER_PREFIX,
+                limits.unauthenticated_per_prefix,
+                self._newcomers_by_source,
+                ticket.prefix,
+            ),
+        ):
+            if most and counted[source] >= most:
+                raise Refused(code)
+        if self._chance() < self._refusal_rate():
+            raise Refused(SSHCode.LIMIT_UNAUTHENTICATED)
+
+    def _refusal_rate(self) -> float:
+        """The share of newcomers to refuse, 0 to 1: none before *start*, then from *rate* up to all at *full*."""
+        limits, count = self._limits, self._newcomers
+        start, full = limits.unauthenticated_start, limits.unauthenticated_full
+        if not full or count < min(start, full):
+            return 0.0
+        if count >= full:
+            return 1.0
+        rate = limits.unauthenticated_rate / 100
+        return rate + (1 - rate) * (count - start) / (full - start)
+
+    def logged_in(self, ticket: Ticket) -> None:
+        """The connection is no newcomer any more; a second call does nothing."""
+        if ticket.newcomer:
+            ticket.newcomer = False
+            if not ticket.exempt:
+                self._newcomers -= 1
+                for source in (ticket.address, ticket.prefix):
+                    _less(self._newcomers_by_source, source)
+
+    def left(self, ticket: Ticket) -> None:
+        """The connection is over; a second call does nothing."""
+        if not ticket.inside:
+            return
+        ticket.inside = False
+        self.logged_in(ticket)
+        self._all -= 1
+        if not ticket.exempt:
+            for source in (ticket.address, ticket.prefix):
+                _less(self._by_source, source)
+
+    def punish(self, ticket: Ticket, penalty: timedelta, now: float) -> bool:
+        """Remember a failure of the ticket's source; whether the source is refused from here on."""
+        if self._penalties is None or ticket.exempt:
+            return False
+        return self._penalties.add(ticket.penalised, penalty.total_seconds(), now)
+
+    def _sources(self, host: str) -> tuple[Source, Source, Source]:
+        """The address, its prefix, and what a penalty is for: whoever has one IPv6 address has its whole network."""
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return host, f"{host}/", host
+        bits, number = address.max_prefixlen, int(address)
+        length = self._limits.prefix_ipv4 if address.version == 4 else self._limits.prefix_ipv6
+        whole = (address.version, bits, number)
+        # A prefix has keys of its own, even if it is as long as an address: nothing must be counted twice.
+        prefix = (-address.version, length, number >> (bits - length))
+        return whole, prefix, whole if address.version == 4 else prefix
+
+
+class PenaltyBox:
+    """Sources that failed, each with the time until which its penalties run."""
+
+    def __init__(self, penalties: Penalties) -> None:
+        self._threshold = penalties.threshold.total_seconds()
+        self._longest = penalties.longest.total_seconds()
+        self._most = penalties.sources
+        # The one that failed longest ago comes first, so making room takes no search.
+        self._until: dict[Source, float] = {}
+        self._refused: set[Source] = set()
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def is_refused(self, source: Source, now: float) -> bool:
+        """Whether *source* has crossed the threshold, and not yet served its time."""
+        if source not in self._refused:
+            return False
+        if self._until[source] > now:
+            return True
+        self._forget(source)
+        return False
+
+    def add(self, source: Source, seconds: float, now: float) -> bool:
+        """Add to what *source* has gathered; whether it is refused now."""
+        was_refused = self.is_refused(source, now)
+        if seconds <= 0:
+            return was_refused
+        until = min(max(self._until.pop(source, now), now) + seconds, now + self._longest)
+        self._make_room(now)
+        self._until[source] = until
+        # What was gathered has to pass as a whole: a source that is refused does not come in again half-way.
+        if was_refused or until - now >= self._threshold:
+            self._refused.add(source)
+            return True
+        return False
+
+    def _make_room(self, now: float) -> None:
+        while len(self._until) >= self._most:
+            self._forget(next(iter(self._until)))
+        # Two served penalties for each new one: the table shrinks again without ever being searched.
+        for source in [source for source, _ in zip(self._until, range(2), strict=False)]:
+            if self._until[source] <= now:
+                self._forget(source)
+
+    def _forget(self, source: Source) -> None:
+        del self._until[source]
+        self._refused.discard(source)
+
+
+def is_within(host: str, networks: Sequence[IPNetwork]) -> bool:
+    """Whether *host* is an address of one of *networks*."""
+    if not networks:
+        return False
+    try:
+        # A zone index says through which interface; networks have none.
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return any(address in network for network in networks)
+
+
+def _less(counted: Counter[Source], source: Source) -> None:
+    counted[source] -= 1
+    if counted[source] <= 0:
+        del counted[source]

@@ -1,0 +1,46 @@
+"""What happens when a limit is reached: it is counted, and named by a code of its own.
+
+``docs/limits.md`` lists the limits; their values are in :mod:`containerssh.ssh.options`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from containerssh.core.codes import SSHCode
+from containerssh.core.counters import counters
+from containerssh.core.messages import Event
+
+logger = logging.getLogger(__name__)
+
+LIMITS_TOTAL = "containerssh_ssh_limits_total"
+"""The counter; its label ``limit`` is the code without ``SSH_LIMIT_``, in small letters."""
+
+_PREFIX = "SSH_LIMIT_"
+
+
+def count(code: SSHCode) -> None:
+    """Count that the limit of *code* was reached."""
+    counters.add(LIMITS_TOTAL, limit=code.value.removeprefix(_PREFIX).lower())
+
+
+def reached(code: SSHCode) -> int:
+    """How often the limit of *code* was reached in this process."""
+    return counters.value(LIMITS_TOTAL, limit=code.value.removeprefix(_PREFIX).lower())
+
+
+def limit_reached(code: SSHCode, text: str, *, log: Callable[[int, Event], None] = logger.log) -> None:
+    """Count, and log with the labels of the scope; *log* where another scope's are wanted."""
+    count(code)
+    log(logging.INFO, Event(code, text))
+
+
+def log_reached() -> None:
+    """Say which limits were reached since the start; nothing when there were none."""
+    totals = {
+        dict(labels)["limit"]: value for (name, labels), value in counters.snapshot().items() if name == LIMITS_TOTAL
+    }
+    if totals:
+        text = "Limits that were reached since the start: " + ", ".join(f"{k} {v}" for k, v in sorted(totals.items()))
+        logger.info(Event(SSHCode.LIMITS_REACHED, text))
