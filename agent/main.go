@@ -54,6 +54,7 @@ func standardStreams() (link.Link, error) {
 }
 
 func run(connect func() (link.Link, error)) {
+	keepDescriptors()
 	program.Adopt()
 	// Also makes a broken pipe an error instead of our death, and leaves children with default handlers.
 	stop := make(chan os.Signal, 1)

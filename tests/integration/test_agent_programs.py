@@ -10,10 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from containerssh.agent.link import AgentLink, Program
+from containerssh.agent.binaries import agent_binary
+from containerssh.agent.link import FRAMED_ARGUMENTS, AgentLink, Program, framed_link
 from containerssh.core.errors import BackendError, Rejected
 from containerssh.core.requests import ExitSignal, PtyRequest, WindowSize
-from tests.support.agent import LIMIT, agent_link, alive, linked_process, read_all, read_until, run_to_end, until
+from tests.support.agent import (
+    LIMIT,
+    PipeReader,
+    PipeWriter,
+    agent_link,
+    alive,
+    linked_process,
+    read_all,
+    read_until,
+    run_to_end,
+    until,
+)
 
 transports = pytest.mark.parametrize("transport", ["socket", "framed"])
 
@@ -387,6 +399,7 @@ async def test_when_the_agent_is_killed_nothing_pretends_to_have_succeeded(trans
             await link.wait_closed()
             with pytest.raises(BackendError):
                 await process.wait()
+        # Nobody is left inside who could; in a container the first process takes all others along.
         os.kill(pid, 9)
 
 
@@ -482,3 +495,22 @@ async def test_what_an_entrypoint_prints_before_the_agent_is_skipped() -> None:
     noise = b"Welcome!\n" * 500 + b"\x00\x89container"
     async with agent_link("framed", noise) as link:
         assert await shell(link, "echo fine") == (b"fine\n", 0)
+
+
+async def test_a_program_inherits_no_descriptor_that_the_agent_was_started_with() -> None:
+    reader, writer = os.pipe()
+    pipe = asyncio.subprocess.PIPE
+    try:
+        agent = await asyncio.create_subprocess_exec(
+            agent_binary(), *FRAMED_ARGUMENTS, stdin=pipe, stdout=pipe, pass_fds=(reader, writer)
+        )
+        assert agent.stdin is not None
+        assert agent.stdout is not None
+        async with framed_link(PipeReader(agent.stdout), PipeWriter(agent.stdin)) as link:
+            # The fourth is the folder that ls reads.
+            assert await shell(link, "exec ls /proc/self/fd") == (b"0\n1\n2\n3\n", 0)
+        agent.stdin.close()
+        await asyncio.wait_for(agent.wait(), LIMIT)
+    finally:
+        os.close(reader)
+        os.close(writer)
