@@ -8,31 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from containerssh.agent.codec import (
-    MAX_REQUEST,
     OLDEST,
     VERSION,
     Fields,
     Frame,
     FrameType,
     broken,
-    pack_pty,
-    pack_size,
     pack_text,
-    pack_texts,
     pack_word,
 )
+from containerssh.agent.process import AgentProcess, Program, exit_of, pack_program, start_failed
 from containerssh.agent.transport import Expected, FramedTransport, Transport, lost
 from containerssh.core.codes import AgentCode
-from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, Rejected
+from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError
 from containerssh.core.messages import Event
-from containerssh.core.requests import ExitSignal, PtyRequest, WindowSize
-from containerssh.core.streams import CHUNK, ByteReader, ByteStream, ByteWriter
+from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
+
+__all__ = ["FRAMED_ARGUMENTS", "AgentLink", "AgentProcess", "Program", "framed_link"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,22 +37,7 @@ FRAMED_ARGUMENTS = ("serve", "--stdio")
 
 _MAX_PROGRAMS = 1024
 _MAX_UNANSWERED = 1024
-_KILL_LIMIT = 10.0
 _MOST_IDS = 0xFFFFFFFF
-
-
-@dataclass(frozen=True)
-class Program:
-    """What to run. No text may hold a NUL."""
-
-    argv: Sequence[str]
-    """A first word without a slash is looked for in the program's ``PATH``."""
-    env: Mapping[str, str] = field(default_factory=dict)
-    """Added to the container's environment; these values win."""
-    cwd: str | None = None
-    """None: the container's working directory."""
-    pty: PtyRequest | None = None
-    """With a terminal there is one stream for output, and no separate standard error."""
 
 
 class AgentLink:
@@ -111,8 +92,8 @@ class AgentLink:
         """
         self._check()
         if len(self._programs) >= _MAX_PROGRAMS:
-            raise _start_failed(program, "too many programs at once")
-        body = _pack_program(program)
+            raise start_failed(program, "too many programs at once")
+        body = pack_program(program)
         expected: list[Expected] = []
         identity = self._next_id()
         try:
@@ -132,7 +113,7 @@ class AgentLink:
                 # It may be running, or be about to.
                 self.release(identity)
             if isinstance(exc, _Refused):
-                raise _start_failed(program, exc.text) from None
+                raise start_failed(program, exc.text) from None
             if isinstance(exc, ConnectionError):
                 raise self._broken() from exc
             raise
@@ -271,7 +252,7 @@ class AgentLink:
                 process = self._programs.pop(frame.id, None)
                 if process is None or frame.id in self._requests:
                     raise broken(f"reported the end of the program {frame.id}, which does not run")
-                process.ended(_exit(frame.payload))
+                process.ended(exit_of(frame.payload))
             case _:
                 raise broken("shook hands twice")
 
@@ -327,105 +308,6 @@ class AgentLink:
         self._gone.set()
 
 
-class AgentProcess:
-    """A program that runs inside. Its streams break with :class:`ConnectionError` when the link does."""
-
-    stdin: ByteWriter
-    stdout: ByteReader
-    stderr: ByteReader | None
-    """None with a terminal."""
-
-    def __init__(self, link: AgentLink, identity: int, *, has_terminal: bool) -> None:
-        self._link = link
-        self._identity = identity
-        self._has_terminal = has_terminal
-        self._streams: list[ByteStream] = []
-        self._outcome: int | ExitSignal | ContainerSSHError | None = None
-        self._ended = asyncio.Event()
-        self._released = False
-
-    def connect(self, streams: list[ByteStream]) -> None:
-        """The link calls this once the program runs."""
-        self._streams = streams
-        self.stdin = self.stdout = streams[0]
-        self.stderr = None if self._has_terminal else streams[1]
-
-    def ended(self, outcome: int | ExitSignal | ContainerSSHError) -> None:
-        """The link calls this when the program has ended, or when the link broke."""
-        if self._outcome is None:
-            self._outcome = outcome
-            self._ended.set()
-
-    async def wait(self) -> int | ExitSignal:
-        """
-        How the program ended; its output may still be under way, or go on if it has left other programs behind.
-
-        Raises:
-            BackendError, ProtocolError: the link broke first; nobody knows how the program ends.
-        """
-        await self._ended.wait()
-        if isinstance(self._outcome, ContainerSSHError):
-            raise self._outcome
-        assert self._outcome is not None
-        return self._outcome
-
-    async def signal(self, name: str) -> None:
-        """
-        Send the signal *name*, without ``SIG``, to the program's process group.
-
-        Raises:
-            BackendError: there is no such signal, or no such program any more.
-        """
-        if "\0" in name or len(name) > 64:
-            raise BackendError(AgentCode.REQUEST_FAILED, "there is no such signal", user_message="no such signal")
-        await self._link.request(FrameType.SIGNAL, pack_word(self._identity) + pack_text(name), f"signal {name}")
-
-    async def resize(self, size: WindowSize) -> None:
-        """
-        Set the terminal's size.
-
-        Raises:
-            BackendError: the program has no terminal, or has ended.
-        """
-        await self._link.request(FrameType.RESIZE, pack_word(self._identity) + pack_size(size), "resize")
-
-    async def send_break(self, milliseconds: int) -> None:
-        """
-        Send a break to the terminal. Its length means nothing to a terminal without a line.
-
-        Raises:
-            Rejected: the program has no terminal.
-            BackendError: the program has ended.
-        """
-        del milliseconds
-        if not self._has_terminal:
-            text = "a break needs a terminal"
-            raise Rejected(AgentCode.REQUEST_FAILED, text, user_message=text)
-        await self._link.request(FrameType.BREAK, pack_word(self._identity), "break")
-
-    async def kill(self) -> None:
-        """
-        End the program with all that it has started, if it still runs, and give its streams back.
-
-        What an ended program has left in the background stays until the link ends. Safe to call after the end, after
-        the link broke, and twice.
-        """
-        if self._released:
-            return
-        self._released = True
-        try:
-            if self._ended.is_set():
-                self._link.release(self._identity)
-            else:
-                # An agent that does not answer loses nobody's time but its own: the link's end ends it too.
-                with suppress(BackendError, ProtocolError, TimeoutError):
-                    async with asyncio.timeout(_KILL_LIMIT):
-                        await self._link.request(FrameType.KILL, pack_word(self._identity), "kill")
-        finally:
-            for stream in self._streams:
-                await stream.close()
-
-
 @asynccontextmanager
 async def framed_link(reader: ByteReader, writer: ByteWriter) -> AsyncIterator[AgentLink]:
     """
@@ -458,45 +340,6 @@ async def _send_all(expected: Expected, content: bytes) -> None:
     for start in range(0, len(content), CHUNK):
         await stream.write(content[start : start + CHUNK])
     await stream.write_eof()
-
-
-def _pack_program(program: Program) -> bytes:
-    texts = (*program.argv, *program.env, *program.env.values(), program.cwd or "")
-    if not program.argv or any("\0" in text for text in texts):
-        raise _start_failed(program, "a command or a variable cannot hold a NUL" if program.argv else "no command")
-    if any("=" in name or not name for name in program.env):
-        raise _start_failed(program, "a variable's name cannot be empty or hold an equals sign")
-    body = b"".join(
-        (
-            pack_texts(program.argv),
-            pack_texts(f"{name}={value}" for name, value in program.env.items()),
-            pack_text(program.cwd or ""),
-            pack_pty(program.pty) if program.pty is not None else b"",
-        )
-    )
-    if len(body) > MAX_REQUEST - 1024:
-        raise _start_failed(program, os.strerror(7).lower())
-    return body
-
-
-def _exit(payload: bytes) -> int | ExitSignal:
-    fields = Fields(payload)
-    died, status, core, name = fields.flag(), fields.number(4), fields.flag(), fields.text(16)
-    fields.end()
-    if not died:
-        return status
-    if not (name.isascii() and name.isalnum()):
-        raise broken("reported a signal without a name")
-    return ExitSignal(name, core)
-
-
-def _start_failed(program: Program, reason: str) -> BackendError:
-    command = program.argv[0] if program.argv else ""
-    text = reason if reason.startswith(f"{command}: ") else f"{command}: {reason}"
-    printable = "".join(character if character.isprintable() else "?" for character in text)
-    return BackendError(
-        AgentCode.START_FAILED, f"the program could not be started: {printable}", user_message=printable
-    )
 
 
 def _file_failed(path: str, reason: str) -> BackendError:
