@@ -7,15 +7,36 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.podman import Podman, running_podman
 from tests.support.registry import Registry, running_registry
 from tests.support.services import Engine, running_engine
 from tests.support.tools import tool
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def docker_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A Docker engine with the test images; started when none answers, and then ended with the run."""
     with running_engine(tmp_path_factory.mktemp("dockerd") / "log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def engine(docker_engine: Engine) -> Engine:
+    """The engine of tests that run on one only: Docker's."""
+    return docker_engine
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[Podman]:
+    """Podman's service as root, with the test images."""
+    with running_podman() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def podman_rootless() -> Iterator[Podman]:
+    """Podman's service of an ordinary user, who is gone afterwards."""
+    with running_podman(user="cssh-podman") as running:
         yield running
 
 

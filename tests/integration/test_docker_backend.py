@@ -1,4 +1,10 @@
-"""Logins through the docker backend: real containers, each gone at the end whatever happened."""
+"""
+Logins through the docker backend: real containers, each gone at the end whatever happened.
+
+They run on Docker. Those that need something of the engine's, a call, an order, words, run on Podman's service too.
+The gateway is root here, also before a rootless service: that one cannot see root's folders, so its agent comes by
+attach. A gateway of the same ordinary user is in ``test_docker_rootless.py``.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +38,15 @@ from tests.support.docker import (
     scratch_image,
     way_to,
 )
+from tests.support.podman import ENGINES, Podman, engine_of, on
 from tests.support.services import Engine, wait_until
 
 pytestmark = pytest.mark.docker
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return engine_of(request)
 
 
 @pytest.fixture
@@ -50,13 +62,29 @@ async def backend(instance: Instance) -> AsyncIterator[DockerBackend]:
     await made.close()
 
 
-def config(address: str = "", /, *, timeouts: dict[str, str] | None = None, **execution: Any) -> DockerConfig:
+def config(where: Engine | Way | str, /, *, timeouts: dict[str, str] | None = None, **execution: Any) -> DockerConfig:
+    address, network = (where, "none") if isinstance(where, str) else (where.address, where.network)
     execution = {"shellCommand": ["/bin/sh"], **execution}
     execution["container"] = {"image": "bb:latest", **execution.get("container", {})}
-    connection = {"host": address} if address else {}
+    execution["host"] = {"networkmode": network, **execution.get("host", {})}
     return DockerConfig.model_validate(
-        {"connection": connection, "execution": execution, "timeouts": timeouts or {"containerStart": "20s"}}
+        {"connection": {"host": address}, "execution": execution, "timeouts": timeouts or {"containerStart": "20s"}}
     )
+
+
+def ways_in(*ways: str) -> pytest.MarkDecorator:
+    """The test runs for each of *ways*: an engine, a colon, a transport of the agent."""
+    known = {str(entry if isinstance(entry, str) else entry.values[0]): entry for entry in ENGINES}
+    cases = []
+    for way in ways:
+        name, _, transport = way.partition(":")
+        entry = known[name]
+        cases.append(pytest.param(name, transport, marks=() if isinstance(entry, str) else entry.marks, id=way))
+    return pytest.mark.parametrize(("engine", "transport"), cases, indirect=["engine"])
+
+
+DOCKER = ("docker:socket", "docker:attach")
+PODMAN = ("podman:socket", "podman:attach")
 
 
 async def run(handler: ConnectionHandler, command: str, stdin: bytes = b"") -> tuple[bytes, object]:
@@ -83,14 +111,14 @@ def inspected(engine: Engine, login: Login) -> dict[str, Any]:
 # -- a login's container ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("transport", ["socket", "attach"])
+@ways_in(*DOCKER, *PODMAN, "podman_rootless:attach", "podman_rootless:auto")
 @pytest.mark.parametrize("idle", [None, ["/bin/sleep", "600"]], ids=["agent is main", "agent is beside"])
 async def test_a_login_runs_programs_in_a_container_of_its_own(
     engine: Engine, backend: DockerBackend, transport: str, idle: list[str] | None
 ) -> None:
     login = a_login(environment={"GREETING": "hello there"}, files={"/etc/app/token": "s3cret"})
     more: dict[str, Any] = {"idleCommand": idle} if idle else {}
-    async with logged_in(backend, login, config(agentTransport=transport, **more)) as handler:
+    async with logged_in(backend, login, config(engine, agentTransport=transport, **more)) as handler:
         output, end = await run(handler, 'cat; echo "$GREETING" $(cat /etc/app/token); exit 7', b"input\n")
         assert (output, end) == (b"input\nhello there s3cret\n", 7)
         labels = inspected(engine, login)["Config"]["Labels"]
@@ -99,17 +127,19 @@ async def test_a_login_runs_programs_in_a_container_of_its_own(
     assert containers_of(engine, login) == []
 
 
+@on("docker")
 async def test_programs_of_a_login_share_its_container(engine: Engine, backend: DockerBackend) -> None:
     login = a_login()
-    async with logged_in(backend, login, config()) as handler:
+    async with logged_in(backend, login, config(engine)) as handler:
         await run(handler, "echo kept >/tmp/file")
         assert await run(handler, "cat /tmp/file") == (b"kept\n", 0)
 
 
+@on("docker")
 async def test_an_engine_behind_tcp_gets_its_agent_by_upload(engine: Engine, backend: DockerBackend) -> None:
     login = a_login()
-    async with way_to(engine.socket) as way:
-        async with logged_in(backend, login, config(way.address)) as handler:
+    async with way_to(engine) as way:
+        async with logged_in(backend, login, config(way)) as handler:
             assert await run(handler, "echo in") == (b"in\n", 0)
         assert any("/archive?" in request for request in way.requests)
 
@@ -117,12 +147,12 @@ async def test_an_engine_behind_tcp_gets_its_agent_by_upload(engine: Engine, bac
 async def test_an_engine_that_does_not_see_our_files_gets_its_agent_by_upload(
     engine: Engine, backend: DockerBackend, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when the gateway itself runs in a container, with the engine's socket mounted."""
+    """As when the gateway itself runs in a container with the engine's socket, or the engine is another user's."""
     caplog.set_level("INFO")
-    async with way_to(engine.socket, at=tmp_path / "engine.sock") as way:
+    async with way_to(engine, at=tmp_path / "engine.sock") as way:
         way.elsewhere = True
         for _ in range(2):
-            async with logged_in(backend, a_login(), config(way.address)) as handler:
+            async with logged_in(backend, a_login(), config(way)) as handler:
                 assert await run(handler, "echo in") == (b"in\n", 0)
         creations = [request for request in way.requests if "/containers/create" in request]
     assert len(creations) == 3, "the second login knows what the first one found out"
@@ -133,31 +163,40 @@ async def test_an_engine_that_does_not_see_our_files_gets_its_agent_by_upload(
 async def test_a_socket_that_is_demanded_and_cannot_be_is_told(
     engine: Engine, backend: DockerBackend, tmp_path: Path
 ) -> None:
-    async with way_to(engine.socket, at=tmp_path / "engine.sock") as way:
+    async with way_to(engine, at=tmp_path / "engine.sock") as way:
         way.elsewhere = True
         with pytest.raises(BackendError, match="cannot use this machine's sockets"):
-            async with logged_in(backend, a_login(), config(way.address, agentTransport="socket")):
+            async with logged_in(backend, a_login(), config(way, agentTransport="socket")):
                 pass
 
 
+@on("docker", "podman")
 async def test_a_container_that_is_kept_from_sockets_gets_its_agent_by_upload(
-    engine: Engine, backend: DockerBackend
+    engine: Engine, backend: DockerBackend, tmp_path: Path
 ) -> None:
     no_connect = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["connect"], "action": "SCMP_ACT_ERRNO"}]}
+    profile = json.dumps(no_connect)
+    if isinstance(engine, Podman):
+        # Docker's command line reads the file; Podman's service does that itself.
+        (tmp_path / "profile").write_text(profile)
+        profile = str(tmp_path / "profile")
     login = a_login()
-    settings = config(host={"securityopt": [f"seccomp={json.dumps(no_connect)}"]})
+    settings = config(engine, host={"securityopt": [f"seccomp={profile}"]})
     async with logged_in(backend, login, settings) as handler:
         assert await run(handler, "echo in") == (b"in\n", 0)
         assert len(containers_of(engine, login)) == 1
 
 
-@pytest.mark.parametrize("transport", ["socket", "attach"])
+@ways_in(*DOCKER, *PODMAN)
 async def test_an_image_with_nothing_but_one_program_works(
     engine: Engine, backend: DockerBackend, transport: str
 ) -> None:
     image = scratch_image(engine)
     settings = config(
-        container={"image": image}, shellCommand=["/busybox", "echo", "no shell needed"], agentTransport=transport
+        engine,
+        container={"image": image},
+        shellCommand=["/busybox", "echo", "no shell needed"],
+        agentTransport=transport,
     )
     async with logged_in(backend, a_login(), settings) as handler:
         channel = Channel()
@@ -167,22 +206,22 @@ async def test_an_image_with_nothing_but_one_program_works(
     assert channel.out.data == b"no shell needed\n"
 
 
-@pytest.mark.parametrize("transport", ["socket", "attach"])
+@ways_in(*DOCKER, *PODMAN)
 @pytest.mark.parametrize(
     "execution",
     [
         {"container": {"user": "1000:1001", "workingdir": "/tmp"}},
         {"container": {"tty": True, "openstdin": True}},
-        {"container": {"stopsignal": "SIGINT"}, "host": {"init": True, "networkmode": "none", "capdrop": ["ALL"]}},
+        {"container": {"stopsignal": "SIGINT"}, "host": {"capdrop": ["ALL"]}},
         {"host": {"resources": {"memory": 67108864, "pidslimit": 64}, "securityopt": ["no-new-privileges"]}},
     ],
-    ids=["user", "terminal", "init", "limits"],
+    ids=["user", "terminal", "no capabilities", "limits"],
 )
 async def test_the_configured_container_is_what_runs(
     engine: Engine, backend: DockerBackend, transport: str, execution: dict[str, Any]
 ) -> None:
     login = a_login()
-    async with logged_in(backend, login, config(agentTransport=transport, **execution)) as handler:
+    async with logged_in(backend, login, config(engine, agentTransport=transport, **execution)) as handler:
         output, end = await run(handler, "id -u; pwd")
         assert end == 0
         host = inspected(engine, login)["HostConfig"]
@@ -192,33 +231,46 @@ async def test_the_configured_container_is_what_runs(
         assert (host["Memory"], host["PidsLimit"]) == (67108864, 64)
 
 
-async def test_a_read_only_root_works_by_socket_and_is_explained_otherwise(
-    engine: Engine, backend: DockerBackend
-) -> None:
-    login = a_login()
-    async with logged_in(backend, login, config(host={"readonlyrootfs": True})) as handler:
+@on("docker")  # Podman's init is a package of its own
+@pytest.mark.parametrize("transport", ["socket", "attach"])
+async def test_an_init_may_stand_before_the_agent(engine: Engine, backend: DockerBackend, transport: str) -> None:
+    async with logged_in(backend, a_login(), config(engine, agentTransport=transport, host={"init": True})) as handler:
+        assert await run(handler, "echo in") == (b"in\n", 0)
+
+
+@ways_in("docker:socket", *PODMAN)
+async def test_a_read_only_root_works(engine: Engine, backend: DockerBackend, transport: str) -> None:
+    settings = config(engine, agentTransport=transport, host={"readonlyrootfs": True})
+    async with logged_in(backend, a_login(), settings) as handler:
         assert await run(handler, "touch /x 2>/dev/null || echo refused") == (b"refused\n", 0)
+
+
+@on("docker")  # Podman uploads into a read-only root
+async def test_a_read_only_root_that_is_closed_to_uploads_is_explained(engine: Engine, backend: DockerBackend) -> None:
+    login = a_login()
     with pytest.raises(BackendError, match="readonlyRootfs"):
-        async with logged_in(backend, login, config(host={"readonlyrootfs": True}, agentTransport="attach")):
+        async with logged_in(backend, login, config(engine, host={"readonlyrootfs": True}, agentTransport="attach")):
             pass
     await gone(engine, login)
 
 
+@on("docker")
 async def test_a_file_that_cannot_be_written_is_a_warning(
     engine: Engine, backend: DockerBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     login = a_login(files={"/proc/none/file": "x", "/tmp/good": "y"})
-    async with logged_in(backend, login, config()) as handler:
+    async with logged_in(backend, login, config(engine)) as handler:
         assert await run(handler, "cat /tmp/good") == (b"y", 0)
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
     assert getattr(warnings[0].msg, "code", "") == "DOCKER_FILE_WRITE_FAILED"
 
 
+@on("docker", "podman")
 async def test_an_entrypoint_that_ignores_its_arguments_gets_the_agent_beside_it(
     engine: Engine, instance: Instance
 ) -> None:
-    settings = config(container={"entrypoint": ["/bin/sh", "-c", "exec sleep 600"]})
+    settings = config(engine, container={"entrypoint": ["/bin/sh", "-c", "exec sleep 600"]})
     engines = Engines()
     found = await engines.get(settings.connection, settings.timeouts.http)
     login = a_login()
@@ -236,7 +288,7 @@ async def test_an_entrypoint_that_ignores_its_arguments_gets_the_agent_beside_it
 
 async def test_session_mode_gives_each_program_a_container_of_its_own(engine: Engine, backend: DockerBackend) -> None:
     login = a_login(environment={"A": "b"}, files={"/note": "from the webhook"})
-    async with logged_in(backend, login, config(mode="session")) as handler:
+    async with logged_in(backend, login, config(engine, mode="session")) as handler:
         assert containers_of(engine, login) == []
         first, second = Channel(ends=False), Channel()
         async with handler.session(first) as one, handler.session(second) as two:
@@ -252,8 +304,9 @@ async def test_session_mode_gives_each_program_a_container_of_its_own(engine: En
             await handler.connect_tcp("127.0.0.1", 80)
 
 
+@on("docker")
 async def test_the_servers_end_reaches_the_programs_of_session_mode(engine: Engine, backend: DockerBackend) -> None:
-    async with logged_in(backend, a_login(), config(mode="session")) as handler:
+    async with logged_in(backend, a_login(), config(engine, mode="session")) as handler:
         channel = Channel(ends=False)
         async with handler.session(channel) as session:
             await session.run_command("trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done")
@@ -262,9 +315,10 @@ async def test_the_servers_end_reaches_the_programs_of_session_mode(engine: Engi
             assert await channel.ended() == 9
 
 
+@on("docker", "podman")
 async def test_a_session_that_cannot_start_does_not_end_the_login(engine: Engine, backend: DockerBackend) -> None:
     login = a_login()
-    async with logged_in(backend, login, config(mode="session", container={"user": "no-such-user"})) as handler:
+    async with logged_in(backend, login, config(engine, mode="session", container={"user": "no-such-user"})) as handler:
         for _ in range(2):
             with pytest.raises(BackendError, match="no-such-user"):
                 async with handler.session(Channel()):
@@ -284,22 +338,22 @@ async def test_a_session_that_cannot_start_does_not_end_the_login(engine: Engine
             "The image none/such:1 is not available.",
         ),
         ({"container": {"image": "No Such Image"}}, "not the name of an image", "valid name"),
-        ({"host": {"resources": {"memory": 4096}}}, "Minimum memory", "could not be started"),
+        ({"host": {"resources": {"memory": 4096}}}, "emory limit", "could not be started"),
         ({"container": {"user": "no-such-user"}}, "no-such-user", "could not be started"),
         ({"container": {"entrypoint": ["/no/such"]}}, "no such file or directory", "could not be started"),
         ({"container": {"entrypoint": ["/bin/sh"]}}, "ended with status", "ended while it was being started"),
         ({"host": {"networkmode": "no-such-network"}}, "no-such-network", "could not be started"),
-        ({"host": {"runtime": "no-such-runtime"}}, "no-such-runtime", "could not be started"),
+        ({"host": {"runtime": "no-such-runtime"}}, "untime", "could not be started"),
     ],
 )
-@pytest.mark.parametrize("transport", ["socket", "attach"])
+@ways_in(*DOCKER, *PODMAN)
 async def test_what_cannot_work_is_told_at_once_in_the_engines_words(
     engine: Engine, backend: DockerBackend, transport: str, execution: dict[str, Any], words: str, told: str
 ) -> None:
     login = a_login()
     before = time.monotonic()
     with pytest.raises(BackendError) as refused:
-        async with logged_in(backend, login, config(agentTransport=transport, **execution)):
+        async with logged_in(backend, login, config(engine, agentTransport=transport, **execution)):
             pass
     assert time.monotonic() - before < 5
     assert words in refused.value.explanation
@@ -307,22 +361,52 @@ async def test_what_cannot_work_is_told_at_once_in_the_engines_words(
     assert containers_of(engine, login) == []
 
 
+@on("docker", "podman")
 async def test_a_name_that_is_taken_is_told(engine: Engine, backend: DockerBackend) -> None:
-    settings = config(containername=f"containerssh-test-{time.monotonic_ns():x}")
+    settings = config(engine, containername=f"containerssh-test-{time.monotonic_ns():x}")
     async with logged_in(backend, a_login(), settings):
         with pytest.raises(BackendError, match="already in use"):
             async with logged_in(backend, a_login(), settings):
                 pass
 
 
+@on("podman", "podman_rootless")
+@pytest.mark.parametrize("host", [{"runtime": "crun"}, {"maskedpaths": ["/etc"]}, {"readonlypaths": ["/etc"]}])
+async def test_walls_that_podman_leaves_out_are_not_done_without(
+    engine: Engine, backend: DockerBackend, host: dict[str, Any]
+) -> None:
+    login = a_login()
+    for _ in range(2):
+        with pytest.raises(BackendError, match=f"(?i)leaves out .*{next(iter(host))}"):
+            async with logged_in(backend, login, config(engine, host=host)):
+                pass
+    assert containers_of(engine, login) == []
+
+
+@on("podman", "podman_rootless")
+async def test_limits_that_podman_leaves_out_are_told_once(
+    engine: Engine, backend: DockerBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A rootless service sets none where the control groups of version 1 are in use."""
+    has = []
+    for _ in range(2):
+        login = a_login()
+        async with logged_in(backend, login, config(engine, host={"resources": {"memory": 67108864}})):
+            has.append(inspected(engine, login)["HostConfig"]["Memory"] == 67108864)
+    told = [record for record in caplog.records if getattr(record.msg, "code", "") == "DOCKER_CONFIG_IGNORED"]
+    assert has[0] == has[1]
+    assert [("Memory" in record.getMessage()) for record in told] == ([] if has[0] else [True])
+
+
 # -- ends ------------------------------------------------------------------------------------------------
 
 
+@on("docker", "podman")
 async def test_a_container_removed_by_the_administrator_ends_the_session(
     engine: Engine, backend: DockerBackend
 ) -> None:
     login = a_login()
-    async with logged_in(backend, login, config()) as handler:
+    async with logged_in(backend, login, config(engine)) as handler:
         channel = Channel(ends=False)
         async with handler.session(channel) as session:
             await session.run_command("echo up; sleep 600")
@@ -330,11 +414,12 @@ async def test_a_container_removed_by_the_administrator_ends_the_session(
             assert isinstance(await channel.ended(10), Exception)
 
 
+@on("docker", "podman")
 async def test_a_program_that_ignores_every_signal_does_not_keep_the_container(
     engine: Engine, backend: DockerBackend
 ) -> None:
     login = a_login()
-    async with logged_in(backend, login, config()) as handler:
+    async with logged_in(backend, login, config(engine)) as handler:
         channel = Channel(ends=False)
         async with handler.session(channel) as session:
             await session.run_command("trap '' TERM INT HUP; while :; do sleep 1; done")
@@ -351,16 +436,17 @@ STAGES: dict[str, Callable[[bytes], bool]] = {
 }
 
 
+@on("docker", "podman")
 @pytest.mark.parametrize("stage", STAGES)
 async def test_a_client_that_leaves_during_the_start_leaves_nothing(
     engine: Engine, backend: DockerBackend, stage: str
 ) -> None:
     login = a_login()
-    async with way_to(engine.socket) as way:
+    async with way_to(engine) as way:
         way.hold = STAGES[stage]
 
         async def enter() -> None:
-            async with logged_in(backend, login, config(way.address)):
+            async with logged_in(backend, login, config(way)):
                 pass
 
         task = asyncio.create_task(enter())
@@ -372,12 +458,13 @@ async def test_a_client_that_leaves_during_the_start_leaves_nothing(
         assert containers_of(engine, login) == []
 
 
+@on("docker")
 async def test_a_cancelled_login_removes_its_container(engine: Engine, backend: DockerBackend) -> None:
     login = a_login()
     entered = asyncio.Event()
 
     async def stay() -> None:
-        async with logged_in(backend, login, config()):
+        async with logged_in(backend, login, config(engine)):
             entered.set()
             await asyncio.Event().wait()
 
@@ -390,6 +477,7 @@ async def test_a_cancelled_login_removes_its_container(engine: Engine, backend: 
     assert containers_of(engine, login) == []
 
 
+@on("docker", "podman")
 @pytest.mark.parametrize("request_", ["/containers/create", "/start", "/images/", "/_ping"])
 async def test_a_login_survives_a_reply_that_got_lost(engine: Engine, backend: DockerBackend, request_: str) -> None:
     login = a_login()
@@ -401,17 +489,18 @@ async def test_a_login_survives_a_reply_that_got_lost(engine: Engine, backend: D
             return True
         return False
 
-    async with way_to(engine.socket) as way:
+    async with way_to(engine) as way:
         way.swallow = first
-        async with logged_in(backend, login, config(way.address)) as handler:
+        async with logged_in(backend, login, config(way)) as handler:
             assert await run(handler, "echo in") == (b"in\n", 0)
             assert len(containers_of(engine, login)) == 1
     assert len(lost) == 1
     assert containers_of(engine, login) == []
 
 
+@on("docker")
 async def test_an_engine_that_comes_back_in_time_serves_the_login(engine: Engine, backend: DockerBackend) -> None:
-    async with way_to(engine.socket) as way:
+    async with way_to(engine) as way:
         way.refuse = True
 
         async def come_back() -> None:
@@ -420,7 +509,7 @@ async def test_an_engine_that_comes_back_in_time_serves_the_login(engine: Engine
             way.refuse = False
 
         back = asyncio.create_task(come_back())
-        async with logged_in(backend, a_login(), config(way.address)) as handler:
+        async with logged_in(backend, a_login(), config(way)) as handler:
             assert await run(handler, "echo in") == (b"in\n", 0)
         await back
 
@@ -435,12 +524,13 @@ async def test_an_engine_that_stays_away_is_given_up_in_time(backend: DockerBack
     assert "127.0.0.1" not in late.value.user_message
 
 
+@on("docker")
 async def test_a_link_that_breaks_ends_the_sessions_and_the_container_still_goes(
     engine: Engine, backend: DockerBackend
 ) -> None:
     login = a_login()
-    async with way_to(engine.socket) as way:
-        async with logged_in(backend, login, config(way.address)) as handler:
+    async with way_to(engine) as way:
+        async with logged_in(backend, login, config(way)) as handler:
             channel = Channel(ends=False)
             async with handler.session(channel) as session:
                 await session.run_command("sleep 600")
@@ -451,7 +541,7 @@ async def test_a_link_that_breaks_ends_the_sessions_and_the_container_still_goes
 
 async def _left_behind(engine: Engine, backend: DockerBackend, way: Way) -> Login:
     login = a_login()
-    settings = config(way.address, timeouts={"containerStart": "20s", "containerStop": "300ms"})
+    settings = config(way, timeouts={"containerStart": "20s", "containerStop": "300ms"})
     async with logged_in(backend, login, settings):
         way.refuse = True
         way.cut()
@@ -459,9 +549,10 @@ async def _left_behind(engine: Engine, backend: DockerBackend, way: Way) -> Logi
     return login
 
 
+@on("docker", "podman")
 async def test_what_could_not_be_removed_in_time_is_removed_later(engine: Engine, instance: Instance) -> None:
     backend = DockerBackend(instance)
-    async with way_to(engine.socket) as way:
+    async with way_to(engine) as way:
         login = await _left_behind(engine, backend, way)
         way.refuse = False
         await backend.close()
@@ -481,9 +572,9 @@ async def test_containers_of_dead_instances_are_removed_and_no_others(
     for owner, login in logins.items():
         labels = [f"containerssh_instance={owners[owner]}", f"containerssh_connection_id={login.connection_id}"]
         arguments = [part for label in labels for part in ("--label", label)]
-        engine.docker("run", "--detach", *arguments, "bb:latest", "sleep", "600")
+        engine.docker("run", "--detach", "--network", engine.network, *arguments, "bb:latest", "sleep", "600")
     try:
-        assert await backend.reap(config()) == 1
+        assert await backend.reap(config(engine)) == 1
         assert [len(containers_of(engine, login)) for login in logins.values()] == [0, 1, 1]
     finally:
         left = [container for login in logins.values() for container in containers_of(engine, login)]
@@ -491,6 +582,6 @@ async def test_containers_of_dead_instances_are_removed_and_no_others(
 
 
 async def test_the_engine_is_named_when_it_is_probed(engine: Engine, backend: DockerBackend) -> None:
-    assert "API 1." in await backend.probe(config())
+    assert "API 1." in await backend.probe(config(engine))
     with pytest.raises(BackendError, match="not available"):
         await backend.probe(config("tcp://127.0.0.1:9"))

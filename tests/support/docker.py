@@ -75,6 +75,8 @@ class Way:
     """A TCP way to the engine. Its faults are set while it is open."""
 
     address: str = ""
+    network: str = "default"
+    """As :attr:`Engine.network`."""
     requests: list[str] = field(default_factory=list)
     """First lines of the requests, the first one of each connection only once others follow on it."""
     connections: int = 0
@@ -98,9 +100,9 @@ class Way:
 
 
 @asynccontextmanager
-async def way_to(path: Path, tls: ssl.SSLContext | None = None, *, at: Path | None = None) -> AsyncIterator[Way]:
-    """A way to the engine whose socket is *path*, from a free port of this machine, or from the new socket *at*."""
-    way = Way()
+async def way_to(engine: Engine, tls: ssl.SSLContext | None = None, *, at: Path | None = None) -> AsyncIterator[Way]:
+    """A way to *engine* from a free port of this machine, or from the new socket *at*."""
+    way = Way(network=engine.network)
     tasks: set[asyncio.Task[None]] = set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -110,7 +112,7 @@ async def way_to(path: Path, tls: ssl.SSLContext | None = None, *, at: Path | No
         way.connections += 1
         try:
             if not way.refuse:
-                await _carry(way, path, reader, writer)
+                await _carry(way, engine.socket, reader, writer)
         except (OSError, EOFError):
             pass
         finally:
@@ -181,13 +183,14 @@ async def _carry(way: Way, path: Path, reader: asyncio.StreamReader, writer: asy
 
 
 @contextmanager
-def registry(folder: Path, *, password: str = "") -> Iterator[str]:
+def registry(folder: Path, *, password: str = "", port: int = 0) -> Iterator[str]:
     """
-    A registry on this machine, its files in *folder*: ``127.0.0.1:port``. With *password* it asks for one, for the
-    user ``puller``.
+    A registry on this machine, its files in *folder*: ``127.0.0.1:port``, by itself on a free port. With *password* it
+    asks for one, for the user ``puller``.
     """
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     auth = ""
     if password:

@@ -28,9 +28,15 @@ STOP_LIMIT = 30.0
 
 @dataclass(frozen=True)
 class Engine:
-    """A Docker engine that answers, :data:`IMAGES` loaded."""
+    """An engine that speaks Docker's API and answers, :data:`IMAGES` loaded."""
 
     socket: Path
+    network: str = "default"
+    """What containers of tests have for a network."""
+
+    @property
+    def address(self) -> str:
+        return f"unix://{self.socket}"
 
     def docker(self, *arguments: str, stdin: bytes | None = None) -> str:
         """
@@ -39,7 +45,7 @@ class Engine:
         Raises:
             subprocess.CalledProcessError: it failed; ``stderr`` has its words.
         """
-        command = [tool("docker"), "--host", f"unix://{self.socket}", *arguments]
+        command = [tool("docker"), "--host", self.address, *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, check=True)
         return done.stdout.decode().rstrip("\n")
 
@@ -79,7 +85,7 @@ def busybox_archive() -> bytes:
     applets = subprocess.run([busybox, "--list"], capture_output=True, check=True, text=True).stdout.split()
     out = BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
-        for folder in ("bin", "dev", "etc", "proc", "root", "sys", "tmp", "usr", "usr/bin"):
+        for folder in (".", "bin", "dev", "etc", "proc", "root", "sys", "tmp", "usr", "usr/bin"):
             entry = tarfile.TarInfo(folder)
             entry.type = tarfile.DIRTYPE
             entry.mode = 0o1777 if folder == "tmp" else 0o755

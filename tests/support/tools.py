@@ -19,6 +19,7 @@ PACKAGES = {
     "htpasswd": "apache2-utils",
     "newuidmap": "uidmap",
     "plink": "putty-tools",
+    "podman": "podman",
     "psftp": "putty-tools",
     "rsync": "rsync",
     "runc": "runc",

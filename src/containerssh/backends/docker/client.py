@@ -6,7 +6,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -41,6 +41,10 @@ class EngineInfo:
     server: str
     api: tuple[int, int]
 
+    @property
+    def is_podman(self) -> bool:
+        return self.server.startswith("Libpod/")
+
     def __str__(self) -> str:
         return f"{self.server or 'unknown engine'}, API {self.api[0]}.{self.api[1]}"
 
@@ -63,6 +67,10 @@ class ContainerState:
     error: str
     """Why the engine could not start it, in its words."""
     has_terminal: bool
+    host: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The HostConfig that the engine took over."""
+    runtime: str = ""
+    """The runtime that Podman really uses; empty on Docker."""
 
 
 class EngineClient:
@@ -146,7 +154,10 @@ class EngineClient:
                 progress(report)
             report.end()
         if report.error:
-            raise EngineError(code, f"{doing} failed: {report.error}", status=200, cure=_cure_of_pull(report.error))
+            # Podman has tried three times by itself.
+            final = (await self.info()).is_podman
+            cure = Cure.NOTHING if final else _cure_of_pull(report.error)
+            raise EngineError(code, f"{doing} failed: {report.error}", status=200, cure=cure)
 
     # -- containers --------------------------------------------------------------------------------------
 
@@ -170,7 +181,7 @@ class EngineClient:
             status, reply = await self._json(code, doing, "GET", f"/containers/{container}/json", accept=(404,))
         if status == 404:
             return None
-        state, config = reply.get("State"), reply.get("Config")
+        state, config, host = reply.get("State"), reply.get("Config"), reply.get("HostConfig")
         if not isinstance(state, dict) or not isinstance(config, dict):
             raise EngineError(DockerCode.PROTOCOL_ERROR, "the engine described a container without its state")
         exit_code = state.get("ExitCode")
@@ -179,6 +190,8 @@ class EngineClient:
             exit_code if isinstance(exit_code, int) else -1,
             _text(state, "Error")[:1000],
             config.get("Tty") is True,
+            host if isinstance(host, dict) else {},
+            _text(reply, "OCIRuntime"),
         )
 
     async def container_output(self, container: str, *, terminal: bool, lines: int = 20) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from containerssh.backends.docker.client import EngineClient
 from containerssh.backends.docker.endpoint import open_endpoint
+from containerssh.backends.docker.engine_error import EngineError
 from containerssh.backends.docker.images import ImageStore
+from containerssh.backends.docker.restrictions import limits_left_out, walls_left_out
 from containerssh.config.docker import DockerConnectionConfig, DockerExecutionConfig
 from containerssh.core.codes import DockerCode
 from containerssh.core.messages import NOTICE, Event
@@ -26,6 +31,7 @@ class Engine:
         self.images = ImageStore(client)
         self._sees_our_files = client.endpoint.is_local
         self._told: set[str] = set()
+        self._checked: dict[str, list[str]] = {}
 
     def uses_socket(self, config: DockerExecutionConfig) -> bool:
         """Whether the agent dials back over a socket that is mounted into the container."""
@@ -38,6 +44,33 @@ class Engine:
     def cannot_see_our_files(self) -> None:
         """The engine did not find a folder of ours: it is on another machine, or we are in a container ourselves."""
         self._sees_our_files = False
+
+    async def check(self, container: str, host: Mapping[str, Any]) -> None:
+        """
+        Compare a new container with what was asked for in *host* (HostConfig). Podman drops some keys without a word;
+        a limit that is missing is logged, once for each *host*.
+
+        Raises:
+            EngineError: a wall is missing that the configuration has between the guest and the machine.
+        """
+        if not (await self.client.info()).is_podman:
+            return
+        key = json.dumps(host, sort_keys=True)
+        missing = self._checked.get(key)
+        if missing is None:
+            found = await self.client.inspect_container(container)
+            if found is None:
+                return
+            missing = walls_left_out(host, found)
+            if limits := limits_left_out(host, found):
+                text = f"This engine leaves out, without a word: docker.execution.host {', '.join(limits)}"
+                logger.warning(Event(DockerCode.CONFIG_IGNORED, text, engine=self.client.endpoint.url))
+            if len(self._checked) >= _REMEMBERED:
+                del self._checked[next(iter(self._checked))]
+            self._checked[key] = missing
+        if missing:
+            text = f"Podman leaves out docker.execution.host {', '.join(missing)}, so the container is not started"
+            raise EngineError(DockerCode.CONTAINER_CREATE_FAILED, text)
 
     def _tell(self, transport: str, why: str) -> None:
         if transport in self._told:

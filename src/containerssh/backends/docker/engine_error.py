@@ -5,10 +5,22 @@ from __future__ import annotations
 import json
 from enum import Enum
 
+from containerssh.core.codes import DockerCode
 from containerssh.core.errors import BackendError
 from containerssh.core.messages import Code
 
 _WORDS_LIMIT = 600
+_LASTING_CAUSES = (
+    "already in use",
+    "invalid argument",
+    "network not found",
+    "no matching entries",
+    "no such file",
+    "not found",
+    "oci runtime error",
+    "permission denied",
+)
+"""What Podman names as the cause of a status 500 where Docker would have said 400, 404 or 409."""
 
 
 class Cure(Enum):
@@ -54,7 +66,7 @@ def refusal(code: Code, doing: str, status: int, body: bytes) -> EngineError:
     words = engine_words(body) or f"status {status}"
     if status in (408, 425, 429, 502, 503, 504):
         cure = Cure.WAIT
-    elif status >= 500 and status != 501:
+    elif status >= 500 and status != 501 and (code is DockerCode.CONTAINER_REMOVE_FAILED or not _lasts(body)):
         cure = Cure.FEW_TRIES
     else:
         cure = Cure.NOTHING
@@ -63,17 +75,24 @@ def refusal(code: Code, doing: str, status: int, body: bytes) -> EngineError:
 
 def engine_words(body: bytes) -> str:
     """The text of an error reply: Docker's ``message``, or Podman's, on one line; empty when it is not theirs."""
-    try:
-        reply = json.loads(body)
-    except (ValueError, RecursionError):
-        return ""
-    message = reply.get("message") if isinstance(reply, dict) else None
-    if not isinstance(message, str):
-        return ""
-    return one_line(message)
+    return one_line(_field(body, "message"))
 
 
 def one_line(text: str) -> str:
     """Foreign text for a log: no line ends, no control characters, a bounded length."""
     printable = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * _WORDS_LIMIT])
     return " ".join(printable.split())[:_WORDS_LIMIT]
+
+
+def _lasts(body: bytes) -> bool:
+    cause = _field(body, "cause").lower()
+    return any(lasting in cause for lasting in _LASTING_CAUSES)
+
+
+def _field(body: bytes, name: str) -> str:
+    try:
+        reply = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    value = reply.get(name) if isinstance(reply, dict) else None
+    return value if isinstance(value, str) else ""

@@ -149,23 +149,25 @@ class Start:
         try:
             container = await self._created(undo, back.command if is_main else None, mount=mount)
             await self._persist(container.start)
+
+            async def begin_beside() -> None:
+                command = tuple(back.command)
+                exec_id = await self.engine.client.create_exec(container.id, command, attached=False)
+                await self.engine.client.start_exec(exec_id)
+
+            if not is_main:
+                await self._persist(begin_beside)
         except EngineError as exc:
-            if str(back.folder) in exc.explanation and _says_missing(exc.explanation):
+            # Docker misses the folder that it shall mount. Podman makes an empty one, and then misses the agent there.
+            if _misses(exc, str(back.folder), "permission denied") or _misses(exc, back.command[0]):
                 raise _SocketUseless(exc.explanation, lasting=True) from exc
             raise
-
-        async def begin_beside() -> None:
-            command = tuple(back.command)
-            exec_id = await self.engine.client.create_exec(container.id, command, attached=False)
-            await self.engine.client.start_exec(exec_id)
-
-        if not is_main:
-            await self._persist(begin_beside)
         try:
             link = await self._while_running(container, back.accept, begin_beside if is_main else None)
         except EngineError as exc:
-            if exc.code == DockerCode.CONTAINER_ENDED and f"{MOUNT_POINT}/socket" in exc.explanation:
-                # Some runtimes and policies keep containers from the host's sockets.
+            kept = f"{MOUNT_POINT}/socket" in exc.explanation or _misses(exc, back.command[0])
+            if exc.code == DockerCode.CONTAINER_ENDED and kept:
+                # Some runtimes and policies keep containers from the host's sockets; or an init missed the agent.
                 raise _SocketUseless(exc.explanation, lasting=False) from exc
             raise
         undo.push_async_callback(finish, link.close, within=self.config.timeouts.signal)
@@ -241,6 +243,7 @@ class Start:
             await self._image()
             await self._persist(create)
         undo.enter_context(log_labels(containerId=container.id))
+        await self._persist(partial(self.engine.check, container.id, execution.engine_structures()[1]))
         return container
 
     async def _removed(self, container: EngineContainer) -> None:
@@ -332,5 +335,8 @@ def agent_archive(binary: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _says_missing(words: str) -> bool:
-    return any(text in words for text in ("does not exist", "no such file or directory", "permission denied"))
+def _misses(error: EngineError, path: str, *more: str) -> bool:
+    words = error.explanation
+    return path in words and any(
+        text in words.lower() for text in ("does not exist", "no such file or directory", *more)
+    )
