@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -162,7 +163,7 @@ def _config(demo: Demo, folder: Path, port: int) -> dict[str, object]:
     if demo.backend in ("oci", "auto"):
         config["oci"] = {"image": demo.image or _busybox()}
     if demo.backend in ("docker", "auto"):
-        container = {"image": demo.image} if demo.image else {}
+        container = {"image": demo.image or _imported(_busybox())}
         config["docker"] = {"execution": {"container": container, "shellCommand": ["/bin/sh"]}}
     return config
 
@@ -178,6 +179,20 @@ def _busybox() -> str:
         return str(demo_image(state))
     except (ContainerSSHError, OSError) as exc:
         raise DemoError(str(exc)) from exc
+
+
+def _imported(rootfs: str) -> str:
+    """The same image for the engine, as its own command line client brings it there."""
+    name = "containerssh-demo:latest"
+    if shutil.which("docker") is None:
+        raise DemoError("without the docker command the demo cannot make an image; name one with --image")
+    made = subprocess.run(
+        ["sh", "-c", 'tar -C "$1" -c . | docker import --change \'CMD ["/bin/sh"]\' - "$2"', "sh", rootfs, name],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        raise DemoError(f"the engine did not take the demo's image: {made.stderr.strip()}")
+    return name
 
 
 @contextmanager
