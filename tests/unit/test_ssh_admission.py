@@ -22,7 +22,7 @@ def seconds(count: float) -> timedelta:
     return timedelta(seconds=count)
 
 
-def door(chance: Callable[[], float] = lambda: 0.999, **limits: Any) -> Door:
+def door(chance: Callable[[], float] = lambda: 0.999999, **limits: Any) -> Door:
     return Door(Admission(**{"allow": (), **limits}), chance=chance)
 
 
@@ -46,7 +46,7 @@ def refusal(door: Door, host: str, now: float = 0) -> SSHCode | None:
         ("connections_per_prefix", SSHCode.LIMIT_CONNECTIONS_PER_PREFIX, (ALICE, NEAR, ALICE)),
         ("unauthenticated_per_address", SSHCode.LIMIT_UNAUTHENTICATED_PER_ADDRESS, (ALICE, ALICE, ALICE)),
         ("unauthenticated_per_prefix", SSHCode.LIMIT_UNAUTHENTICATED_PER_PREFIX, (ALICE, NEAR, ALICE)),
-        ("unauthenticated_full", SSHCode.LIMIT_UNAUTHENTICATED, (ALICE, FAR, NEAR)),
+        ("unauthenticated_full", SSHCode.LIMIT_UNAUTHENTICATED, (ALICE, NEAR, ALICE)),
     ],
 )
 def test_the_connection_after_the_last_allowed_one_is_refused_until_another_leaves(
@@ -117,23 +117,49 @@ def test_whatever_comes_and_goes_an_empty_server_has_counted_back_to_nothing(ste
     for ticket in inside * 2:
         here.left(ticket)
         here.logged_in(ticket)
-    assert (len(here), here._newcomers, here._by_source, here._newcomers_by_source) == (0, 0, {}, {})
+    assert (len(here), here._newcomers, here._by_source, here._newcomers_by_source) == (0, {}, {}, {})
 
 
 # -- random early drop -----------------------------------------------------------------------------------------
 
 
+DROP = {"unauthenticated_start": 10, "unauthenticated_rate": 30, "unauthenticated_full": 20}
+
+
 @pytest.mark.parametrize(("waiting", "share"), [(0, 0.0), (9, 0.0), (10, 0.3), (15, 0.65), (19, 0.93), (20, 1.0)])
-def test_the_share_of_refused_newcomers_grows_from_rate_at_start_to_all_at_full(waiting: int, share: float) -> None:
-    limits = {"unauthenticated_start": 10, "unauthenticated_rate": 30, "unauthenticated_full": 20}
-    drawn: list[float] = [1.0]
-    here = door(lambda: drawn[0], **limits)
-    here._newcomers = waiting
-    drawn[0] = min(share + 1e-9, 0.999999)
-    assert (refusal(here, FAR) is None) == (share < 1)
-    here._newcomers = waiting
-    drawn[0] = max(share - 1e-9, 0)
-    assert (refusal(here, FAR) is None) == (share == 0)
+@pytest.mark.parametrize("drawn", [-1e-9, 1e-9])
+def test_the_chance_to_be_refused_grows_from_rate_at_start_to_certainty_at_full(
+    waiting: int, share: float, drawn: float
+) -> None:
+    chances = [1.0] * waiting + [min(max(share + drawn, 0), 0.999999)]
+    here = door(iter(chances).__next__, **DROP)
+    for number in range(waiting):
+        assert here.enter(FAR, number).instead_of is None
+    refused = refusal(here, FAR) == SSHCode.LIMIT_UNAUTHENTICATED
+    assert refused == (share == 1 or (share > 0 and drawn < 0))
+
+
+def test_a_full_house_makes_room_for_a_newcomer_at_the_cost_of_the_largest_crowd() -> None:
+    here = door(unauthenticated_full=5, unauthenticated_start=5)
+    alone = here.enter("203.0.113.1", 0)
+    crowd = [here.enter(host, 0) for host in (ALICE, NEAR, ALICE)]
+    other = here.enter(FAR, 0)
+    # The one of the crowd that waited longest goes, and the crowd itself gets nobody in any more.
+    assert here.enter("203.0.113.2", 1).instead_of is crowd[0]
+    assert refusal(here, NEAR, 1) == SSHCode.LIMIT_UNAUTHENTICATED
+    assert len(here) == 5
+    assert here.enter("198.51.100.200", 1).instead_of in (alone, crowd[1])
+    for ticket in (alone, *crowd, other):
+        here.left(ticket)
+    assert len(here) == 2
+
+
+def test_whoever_has_logged_in_never_makes_room() -> None:
+    here = door(unauthenticated_full=1)
+    inside = [here.enter(ALICE, 0) for _ in range(1)]
+    here.logged_in(inside[0])
+    waiting = here.enter(ALICE, 0)
+    assert here.enter(FAR, 0).instead_of is waiting
 
 
 # -- penalties --------------------------------------------------------------------------------------------------

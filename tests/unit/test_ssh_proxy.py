@@ -19,6 +19,8 @@ from containerssh.ssh.proxy import SIGNATURE, V1_MAX, V2_MAX, missing, parse, re
 
 LIMIT = timedelta(seconds=5)
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 
 def v2(family: int, body: bytes, command: int = 0x21) -> bytes:
     return SIGNATURE + bytes([command, family]) + struct.pack(">H", len(body)) + body
@@ -39,7 +41,7 @@ ports = st.integers(0, 65535)
 
 @given(st.ip_addresses(), ports, st.ip_addresses(), ports, st.binary(max_size=200))
 def test_version_1_gives_the_clients_address_and_leaves_what_follows(
-    source: ipaddress.IPv4Address, port: int, other: ipaddress.IPv4Address, other_port: int, after: bytes
+    source: Address, port: int, other: Address, other_port: int, after: bytes
 ) -> None:
     if source.version != other.version:
         other = source
@@ -51,7 +53,7 @@ def test_version_1_gives_the_clients_address_and_leaves_what_follows(
 
 @given(st.ip_addresses(), ports, st.binary(max_size=300), st.binary(max_size=200))
 def test_version_2_gives_the_clients_address_and_passes_over_everything_else(
-    source: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int, more: bytes, after: bytes
+    source: Address, port: int, more: bytes, after: bytes
 ) -> None:
     family = 0x11 if source.version == 4 else 0x21
     body = source.packed + source.packed + struct.pack(">HH", port, 22) + more

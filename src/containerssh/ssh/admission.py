@@ -41,6 +41,10 @@ class Ticket:
     exempt: bool
     newcomer: bool = True
     inside: bool = True
+    instead_of: Ticket | None = None
+    """The connection that has to make room for this one; its own ticket is back already."""
+    owner: object = None
+    """For the server to find its connection again."""
 
 
 class Door:
@@ -51,7 +55,8 @@ class Door:
         self._limits = limits
         self._chance = chance
         self._all = 0
-        self._newcomers = 0
+        # Whoever waits longest comes first.
+        self._newcomers: dict[Ticket, None] = {}
         self._by_source: Counter[Source] = Counter()
         self._newcomers_by_source: Counter[Source] = Counter()
         self._penalties = PenaltyBox(limits.penalties) if limits.penalties else None
@@ -61,7 +66,7 @@ class Door:
 
     def enter(self, host: str, now: float) -> Ticket:
         """
-        Let a connection from *host* in.
+        Let a connection from *host* in, perhaps ``instead_of`` another that has not logged in yet.
 
         Raises:
             Refused: a limit is reached, or the source has failed too often.
@@ -76,7 +81,7 @@ class Door:
             for source in (address, prefix):
                 self._by_source[source] += 1
                 self._newcomers_by_source[source] += 1
-            self._newcomers += 1
+            self._newcomers[ticket] = None
         self._all += 1
         return ticket
 
@@ -108,11 +113,25 @@ class Door:
             if most and counted[source] >= most:
                 raise Refused(code)
         if self._chance() < self._refusal_rate():
+            ticket.instead_of = self._whom_to_send_away(ticket)
+            self.left(ticket.instead_of)
+
+    def _whom_to_send_away(self, ticket: Ticket) -> Ticket:
+        """
+        The newcomer that has waited longest among those of the network that has most of them.
+
+        Raises:
+            Refused: that network is the ticket's own.
+        """
+        counted = Counter(newcomer.prefix for newcomer in self._newcomers)
+        most = max(counted.values(), default=0)
+        if counted[ticket.prefix] >= most:
             raise Refused(SSHCode.LIMIT_UNAUTHENTICATED)
+        return next(newcomer for newcomer in self._newcomers if counted[newcomer.prefix] == most)
 
     def _refusal_rate(self) -> float:
-        """The share of newcomers to refuse, 0 to 1: none before *start*, then from *rate* up to all at *full*."""
-        limits, count = self._limits, self._newcomers
+        """How likely somebody has to go: 0 before *start*, then from *rate* up to 1 at *full*."""
+        limits, count = self._limits, len(self._newcomers)
         start, full = limits.unauthenticated_start, limits.unauthenticated_full
         if not full or count < min(start, full):
             return 0.0
@@ -126,7 +145,7 @@ class Door:
         if ticket.newcomer:
             ticket.newcomer = False
             if not ticket.exempt:
-                self._newcomers -= 1
+                del self._newcomers[ticket]
                 for source in (ticket.address, ticket.prefix):
                     _less(self._newcomers_by_source, source)
 

@@ -21,7 +21,7 @@ from containerssh.core.handlers import ConnectionHandler, NetworkHandler, Notice
 from containerssh.core.messages import Event, log_labels
 from containerssh.core.metadata import ConnectionMetadata, Login, SocketAddress
 from containerssh.core.requests import from_wire
-from containerssh.ssh.admission import Door, Ticket
+from containerssh.ssh.admission import TOO_MANY, Door, Ticket
 from containerssh.ssh.auth import DISCONNECT_CODE, Authentication, TooManyTries
 from containerssh.ssh.channel import LoginFailed, Session, user_line
 from containerssh.ssh.limits import count
@@ -66,9 +66,11 @@ class Connection(Notices):
         ticket: Ticket,
     ) -> None:
         self._handler = handler
-        self._peer = peer
+        self.peer = peer
         self.ticket = ticket
+        ticket.owner = self
         self.connected_once = False
+        # Whether its end says nothing about its client.
         self._stopping = False
         self._limits_reached: set[SSHCode] = set()
         self._options = options
@@ -97,7 +99,7 @@ class Connection(Notices):
     def connected(self, link: AdapterConnection) -> None:
         self.connected_once = True
         self._link = link
-        self._meta = ConnectionMetadata(self._peer, secrets.token_hex(16))
+        self._meta = ConnectionMetadata(self.peer, secrets.token_hex(16))
         self._auth = Authentication(link, self._options.limits, self._options.banner)
         if grace := self._options.login_grace.total_seconds():
             self._grace = self._loop.call_later(grace, self._grace_is_over)
@@ -195,6 +197,12 @@ class Connection(Notices):
                             await self._left.wait()
         self._link.end("The server is shutting down")
         await asyncio.wait((self.task,))
+
+    def make_room(self) -> None:
+        """Send the client away: another is let in in its place."""
+        self._stopping = True
+        self._error = ConnectionAbortedError("there are too many connections")
+        self._link.end(TOO_MANY, constants.DISC_TOO_MANY_CONNECTIONS)
 
     def end_if_gone(self, limit: timedelta) -> None:
         """Close the connection if the client's host has not answered anything for *limit*."""

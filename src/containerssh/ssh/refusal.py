@@ -41,7 +41,7 @@ def goodbye(version: str, text: str) -> bytes:
     """
     Our identification and an unencrypted DISCONNECT (RFC 4253 sections 4.2 and 11.1).
 
-    OpenSSH, PuTTY and Dropbear show its text to their users; a line before the identification they would not.
+    OpenSSH and PuTTY show its text to their users; a line before the identification they would not.
     """
     payload = Byte(constants.MSG_DISCONNECT) + UInt32(constants.DISC_TOO_MANY_CONNECTIONS) + String(text) + String("")
     padding = 8 - (5 + len(payload)) % 8
@@ -71,8 +71,7 @@ class Refusals:
 
     def refuse(self, sock: socket.socket, peer: SocketAddress, why: Refused) -> None:
         """Say goodbye to the client of *sock*, which is closed; count and log the refusal."""
-        count(why.code)
-        self._log(why.code, peer)
+        self.note(why.code, peer)
         with suppress(OSError):
             # The first bytes of a connection always fit into the system's buffer.
             sock.send(goodbye(self._version, why.text))
@@ -84,7 +83,9 @@ class Refusals:
                 return
         sock.close()
 
-    def _log(self, code: SSHCode, peer: SocketAddress) -> None:
+    def note(self, code: SSHCode, peer: SocketAddress) -> None:
+        """Count and log a refusal."""
+        count(code)
         if code in self._silent:
             counted, timer = self._silent[code]
             self._silent[code] = (counted + 1, timer)

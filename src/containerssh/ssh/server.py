@@ -171,6 +171,12 @@ class SSHServer:
         except Refused as why:
             self._refusals.refuse(sock, peer, why)
             return
+        if ticket.instead_of is not None:
+            other = ticket.instead_of.owner
+            assert isinstance(other, Connection)
+            self._refusals.note(SSHCode.LIMIT_UNAUTHENTICATED, other.peer)
+            if other.connected_once:
+                other.make_room()
         front = Connection(self._handler, self._options, self._connections, peer, ticket)
         try:
             presence.watch(sock, self._options.limits.unreachable)
