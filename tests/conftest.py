@@ -36,7 +36,7 @@ def podman() -> Iterator[Podman]:
 @pytest.fixture(scope="session")
 def podman_rootless() -> Iterator[Podman]:
     """Podman's service of an ordinary user, who is gone afterwards."""
-    with running_podman(user="cssh-podman") as running:
+    with running_podman(rootless=True) as running:
         yield running
 
 

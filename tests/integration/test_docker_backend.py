@@ -3,7 +3,7 @@ Logins through the docker backend: real containers, each gone at the end whateve
 
 They run on Docker. Those that need something of the engine's, a call, an order, words, run on Podman's service too.
 The gateway is root here, also before a rootless service: that one cannot see root's folders, so its agent comes by
-attach. A gateway of the same ordinary user is in ``test_docker_rootless.py``.
+attach. A gateway of the same ordinary user is in ``test_docker_podman.py``.
 """
 
 from __future__ import annotations
@@ -396,6 +396,17 @@ async def test_limits_that_podman_leaves_out_are_told_once(
     told = [record for record in caplog.records if getattr(record.msg, "code", "") == "DOCKER_CONFIG_IGNORED"]
     assert has[0] == has[1]
     assert [("Memory" in record.getMessage()) for record in told] == ([] if has[0] else [True])
+
+
+@on("podman")
+async def test_what_a_guest_writes_into_podmans_log_is_bounded(engine: Engine, backend: DockerBackend) -> None:
+    """Docker shows the limit in its description of the container, Podman does not."""
+    assert isinstance(engine, Podman)
+    login = a_login()
+    async with logged_in(backend, login, config(engine, agentTransport="socket")) as handler:
+        assert await run(handler, "yes 0123456789 | head -c 5000000 >/proc/1/fd/2; echo done") == (b"done\n", 0)
+        logs = list((engine.state / "root/vfs-containers").glob(f"{containers_of(engine, login)[0]}*/userdata/ctr.log"))
+        assert 0 < sum(log.stat().st_size for log in logs) < 2_000_000
 
 
 # -- ends ------------------------------------------------------------------------------------------------

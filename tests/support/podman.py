@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,9 +75,9 @@ class Podman(Engine):
 
 
 @contextmanager
-def running_podman(user: str = "") -> Iterator[Podman]:
-    """Podman's service, root's or that of the new user *user*; it, its containers and its store go at the end."""
-    with _new_user(user):
+def running_podman(*, rootless: bool = False) -> Iterator[Podman]:
+    """Podman's service, root's or that of a new user; it, its containers, its store and the user go at the end."""
+    with _new_user() if rootless else nullcontext("") as user:
         state = Path(tempfile.mkdtemp(prefix="podman-", dir="/tmp"))
         try:
             podman = _prepared(state, user)
@@ -107,6 +108,8 @@ def _prepared(state: Path, user: str) -> Podman:
     (state / "containers.conf").write_text(
         '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
         '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+        # Else root's services share these with one another, and with the machine's own.
+        f'lock_type = "file"\ntmp_dir = "{state}/tmp"\n'
     )
     (state / "registries.conf").write_text(f'[[registry]]\nlocation = "127.0.0.1:{port}"\ninsecure = true\n')
     runtime = state / "xdg"
@@ -131,13 +134,12 @@ def _prepared(state: Path, user: str) -> Podman:
 
 
 @contextmanager
-def _new_user(name: str) -> Iterator[None]:
-    if not name:
-        yield
-        return
+def _new_user() -> Iterator[str]:
+    # Another run of the tests may have one of its own.
+    name = f"cssh-{secrets.token_hex(4)}"
     subprocess.run([tool("useradd"), "--create-home", "--shell", "/bin/sh", name], check=True, capture_output=True)
     try:
-        yield
+        yield name
     finally:
         subprocess.run([tool("userdel"), "--remove", name], check=True, capture_output=True)
 
