@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import textwrap
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -33,8 +34,7 @@ async def haproxy(folder: Path, server: int, option: str) -> AsyncIterator[int]:
     """HAProxy in front of the port *server*; *option* is ``send-proxy`` or ``send-proxy-v2``. Gives its own port."""
     port = free_port()
     config = folder / "haproxy.cfg"
-    config.write_text(
-        f"""
+    text = f"""
         defaults
             mode tcp
             timeout connect 5s
@@ -43,8 +43,8 @@ async def haproxy(folder: Path, server: int, option: str) -> AsyncIterator[int]:
         listen ssh
             bind 127.0.0.1:{port}
             server front 127.0.0.1:{server} {option}
-        """
-    )
+    """
+    config.write_text(textwrap.dedent(text).strip() + "\n")
     process = await asyncio.create_subprocess_exec(
         tool("haproxy"), "-db", "-f", config, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
     )

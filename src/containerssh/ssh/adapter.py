@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_UNREAD_MAX = 512 * 1024
+# More than the largest packet that the library takes.
+_UNREAD_MAX = 288 * 1024
 _OUT_MAX = 256 * 1024
 _CLOSING = 5.0
 _MSG_USERAUTH_PK_OK = 60
