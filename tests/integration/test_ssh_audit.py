@@ -16,6 +16,12 @@ from tests.support.ssh_front import Front, serving
 NIST = re.compile(r"ecdh-sha2-nistp(256|384|521)|ecdsa-sha2-nistp256")
 
 
+def generated(folder: Path) -> list[str]:
+    """The host keys that a server without any makes, as files."""
+    generate_host_keys(folder)
+    return [str(path) for path in folder.iterdir()]
+
+
 async def audit(server: Front) -> dict[str, Any]:
     """ssh-audit's report."""
     program = Path(sys.executable).parent / "ssh-audit"
@@ -35,8 +41,7 @@ def notes(report: dict[str, Any], severity: str) -> Iterator[str]:
 
 
 async def test_with_the_defaults_it_finds_nothing_wrong_but_the_curves_of_nist(tmp_path: Path) -> None:
-    generate_host_keys(tmp_path)
-    async with serving(host_keys=[str(path) for path in tmp_path.iterdir()]) as server:
+    async with serving(host_keys=generated(tmp_path)) as server:
         report = await audit(server)
     failures = set(notes(report, "fail"))
     assert {name for name in failures if not NIST.fullmatch(name)} == set()
