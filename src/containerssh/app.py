@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -201,7 +202,7 @@ def _server_options(config: AppConfig, instance: Instance) -> ServerOptions:
         shutdown_grace=SHUTDOWN_GRACE,
         limits=_limits(ssh),
         admission=_admission(ssh.limits),
-        proxies=ssh.proxy_protocol.trusted,
+        proxies=[ip_network(network) for network in ssh.proxy_protocol.trusted],
         proxy_header_within=ssh.proxy_protocol.timeout,
     )
 
@@ -248,7 +249,7 @@ def _admission(limits: LimitsConfig) -> Admission:
         )
         if penalties.enable
         else None,
-        allow=limits.allow,
+        allow=[ip_network(network) for network in limits.allow],
     )
 
 

@@ -56,6 +56,24 @@ def _ssh(ssh: SSHConfig) -> Iterator[Finding]:
         yield _say("info", "ssh.kex", "no method of the list resists quantum computers", "add mlkem768x25519-sha256")
     if not ssh.login_grace_time:
         yield _say("warning", "ssh.loginGraceTime", "connections that never authenticate stay open for good")
+    yield from _limits(ssh)
+
+
+def _limits(ssh: SSHConfig) -> Iterator[Finding]:
+    limits = ssh.limits
+    if not limits.unauthenticated.full and not limits.unauthenticated_per_address:
+        path = "ssh.limits.unauthenticated.full"
+        yield _say("warning", path, "strangers may hold as many connections as they like")
+    if not limits.connections:
+        text = "the server takes connections until it has no file descriptors left"
+        yield _say("warning", "ssh.limits.connections", text)
+    if not limits.unreachable and not ssh.client_alive_interval:
+        text = "a client whose host has vanished may keep its container for hours"
+        yield _say("warning", "ssh.limits.unreachable", text)
+    for path, networks in (("limits.allow", limits.allow), ("proxyProtocol.trusted", ssh.proxy_protocol.trusted)):
+        if any(network.endswith("/0") for network in networks):
+            what = "nobody is limited by address" if path == "limits.allow" else "anybody can claim any address"
+            yield _say("warning", f"ssh.{path}", f"the whole Internet is listed: {what}")
 
 
 def _is_weak(name: str) -> bool:

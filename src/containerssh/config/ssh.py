@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from pydantic.alias_generators import to_camel
 
 from containerssh.config.address import split_address
@@ -101,39 +101,33 @@ Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Bytes = Annotated[int, Field(ge=64 * 1024, le=1 << 30)]
 
 
-def _network(text: object) -> object:
-    """A network in CIDR notation, or an address; IPv4 written as IPv6 means IPv4."""
-    if not isinstance(text, str):
-        return text
+def _network(text: str) -> str:
+    """A network in CIDR notation, or an address, as the standard library writes it; raises ValueError."""
     try:
         network = ipaddress.ip_network(text)
     except ValueError as exc:
-        raise ValueError(f"{text!r} is no network: {exc}") from None
-    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped and network.prefixlen >= 96:
-        return ipaddress.IPv4Network((network.network_address.ipv4_mapped, network.prefixlen - 96))
-    return network
+        raise ValueError(f"{text!r} is no network such as 192.0.2.0/24: {exc}") from None
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    # Clients' addresses are compared as IPv4 where they are IPv4 written as IPv6.
+    return f"{mapped}/{network.prefixlen - 96}" if mapped and network.prefixlen >= 96 else str(network)
 
 
-Network = Annotated[
-    ipaddress.IPv4Network | ipaddress.IPv6Network,
-    BeforeValidator(_network),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "description": "An address, or a network such as 192.0.2.0/24."}),
-]
+Network = Annotated[str, AfterValidator(_network)]
+"""A network, or one address."""
 
 
 class UnauthenticatedConfig(ConfigModel):
     """Random early drop: how many connections may be busy logging in, in all."""
 
     start: Count = 300
-    """From so many on, a new connection is refused with a probability of `rate` percent, which grows to 100 at
-    `full`."""
+    """From so many on, one more means with a probability of `rate` percent, which grows to 100 at `full`, that
+    somebody has to go: the longest waiting of the network with most of them, or the new one if it is that network's."""
 
     rate: Annotated[int, Field(ge=0, le=100)] = 30
     """The percentage at `start`."""
 
     full: Count = 1000
-    """At so many, all are refused. 0: no limit."""
+    """At so many, nobody comes in without another being sent away. 0: no limit."""
 
 
 class PenaltiesConfig(ConfigModel):
@@ -198,7 +192,7 @@ class LimitsConfig(ConfigModel):
 
     penalties: PenaltiesConfig = PenaltiesConfig()
 
-    allow: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+    allow: tuple[Network, ...] = ("127.0.0.0/8", "::1/128")
     """Networks that only `connections` holds for: a monitoring system, a proxy that does not tell addresses."""
 
     auth_requests: Count = 64

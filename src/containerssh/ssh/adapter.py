@@ -523,7 +523,8 @@ class AdapterConnection(SSHServerConnection):
             self.refuse_channel(number, constants.OPEN_RESOURCE_SHORTAGE, "The maximum packet size is too small")
         else:
             # A few windows are large, for speed; all of them together stay bounded.
-            own_window = 2 * 1024 * 1024 if len(self._channels) < 4 else 256 * 1024
+            count = len(self._channels)
+            own_window = 1024 * (2048 if count < 4 else 256 if count < 16 else 64)
             channel = AdapterChannel(self, self._loop, own_window, number, window, packet_size)
             channel.front = self.front.session_opened(channel)
 

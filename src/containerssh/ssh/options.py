@@ -23,7 +23,7 @@ class Limits:
     auth_calls: int = 16
     """How often an authenticator (a webhook, the users file) is asked for one connection."""
     password_bytes: int = 8192
-    sessions: int = 64
+    sessions: int = 100
     """Session channels open at the same time on one connection."""
     env_count: int = 100
     env_bytes: int = 64 * 1024
