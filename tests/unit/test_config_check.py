@@ -97,6 +97,18 @@ def test_a_mistake_does_not_make_others_up(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("method", ["webook", "psychic"])
+def test_what_belongs_to_a_misspelt_choice_is_looked_at_as_well(tmp_path: Path, method: str) -> None:
+    text = f"auth:\n  password:\n    method: {method}\n    webhook: {{url: 'http://127.0.0.1:9', timeout: 50ms}}\n"
+    found = findings(tmp_path, text + "docker: {execution: {container: {memmory: 1}}}\n")
+    assert brief(found) == [
+        ("error", 3, "auth.password.method"),
+        ("error", 4, "auth.password.webhook.timeout"),
+        ("warning", 5, "docker.execution.container.memmory"),
+    ]
+    assert found[0].suggestion == ("did you mean webhook?" if method == "webook" else "")
+
+
 def test_places_are_found_in_json_too(tmp_path: Path) -> None:
     text = '{\n "auth": {"password": {"method": "x"}},\n "SSH": {\n  "Bannr": 1}}'
     assert brief(findings(tmp_path, text, "config.json")) == [

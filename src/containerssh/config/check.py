@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from containerssh.config.advice import advice, advice_about_files
 from containerssh.config.app import AppConfig
 from containerssh.config.document import Document, DocumentError, Place, Position, read_document
-from containerssh.config.findings import Finding, findings_of, placed, related, written_key
+from containerssh.config.findings import Finding, closest, findings_of, placed, related, written_key
 from containerssh.config.load import decode, start_findings
 
 __all__ = ["Finding", "check"]
@@ -44,7 +44,7 @@ def check(path: Path) -> list[Finding]:
 
 
 def _decode_what_can_be(document: Document) -> tuple[list[Finding], AppConfig | None]:
-    """The mistakes of the file, and the configuration without the keys that have them, if there is one."""
+    """The mistakes of the file, and the configuration without them, if there is one."""
     errors: list[Finding] = []
     tree: Any = copy.deepcopy(document.tree)
     for _ in range(_ROUNDS):
@@ -54,7 +54,7 @@ def _decode_what_can_be(document: Document) -> tuple[list[Finding], AppConfig | 
             found = findings_of(exc, AppConfig)
             errors += [finding for finding in found if finding not in errors]
             for finding in found:
-                _cut(tree, written_place(tree, finding.path))
+                _mend(tree, written_place(tree, finding.path), finding.choices)
             continue
         return errors + [Finding("warning", "auth.url", warning.text) for warning in warnings], config
     return errors, None
@@ -89,15 +89,22 @@ def _step(tree: Any, key: str) -> tuple[str, Any] | None:
     return None
 
 
-def _cut(tree: Any, place: Sequence[str]) -> None:
-    """Remove what stands at *place*; an item of a list goes with its list, so that others keep their numbers."""
+def _mend(tree: Any, place: Sequence[str], choices: Sequence[str]) -> None:
+    """
+    Put the choice that was meant in the place of a mistake, so that what belongs to it is looked at as well.
+
+    It is the one that is spelt alike, or has a section of its own beside it. Where nobody can tell, remove the mistake;
+    an item of a list goes with its list, so that others keep their numbers.
+    """
     parents: list[tuple[Any, str]] = []
     for key in place:
         parents.append((tree, key))
         tree = tree[int(key)] if isinstance(tree, list) else tree[key]
     for parent, key in reversed(parents):
         if isinstance(parent, dict):
-            parent.pop(key, None)
+            wrong = parent.pop(key, None)
+            if meant := closest(str(wrong), choices) or next((choice for choice in choices if choice in parent), ""):
+                parent[key] = meant
             return
 
 

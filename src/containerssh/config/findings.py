@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -30,6 +31,9 @@ class Finding:
     column: int | None = None
     suggestion: str = ""
     """What may have been meant."""
+
+    choices: tuple[str, ...] = ()
+    """The values that may stand there, where they are few."""
 
     def __str__(self) -> str:
         """Upstream's wording (``config.md`` section 12)."""
@@ -75,7 +79,19 @@ def _finding(detail: Mapping[str, Any], model: type[ConfigModel], prefix: str) -
     path = ".".join([*([prefix] if prefix else []), *place])
     if detail["type"] == "extra_forbidden":
         return unknown_key(path, place[-1], _section_at(model, place[:-1]) or model)
-    return Finding("error", path, _describe(detail))
+    if detail["type"] not in ("literal_error", "enum"):
+        return Finding("error", path, _describe(detail))
+    choices = tuple(filter(None, re.findall(r"'([^']*)'", detail["ctx"]["expected"])))
+    meant = closest(str(detail["input"]), choices)
+    suggestion = f"did you mean {meant}?" if meant else ""
+    return Finding("error", path, _describe(detail), suggestion=suggestion, choices=choices)
+
+
+def closest(written: str, known: Iterable[str]) -> str:
+    """Which of the *known* words may have been meant; empty if none is like it."""
+    words = {word.lower(): word for word in known}
+    close = get_close_matches(written.lower(), words, 1, 0.7)
+    return words[close[0]] if close else ""
 
 
 def unknown_key(path: str, key: str, section: type[ConfigModel]) -> Finding:
@@ -86,9 +102,8 @@ def unknown_key(path: str, key: str, section: type[ConfigModel]) -> Finding:
 def _suggestion(path: str, key: str, section: type[ConfigModel]) -> str:
     if successor := _SUCCESSORS.get(path):
         return successor
-    known = {name.lower(): name for name in (*section.other_spellings, *fields_by_key(section))}
-    if close := get_close_matches(key.lower(), known, 1, 0.7):
-        return f"did you mean {known[close[0]]}?"
+    if meant := closest(key, (*section.other_spellings, *fields_by_key(section))):
+        return f"did you mean {meant}?"
     elsewhere = _places().get(key.lower(), [])
     return f"there is such a key at {' and at '.join(elsewhere)}" if 0 < len(elsewhere) <= 2 else ""
 
