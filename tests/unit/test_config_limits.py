@@ -17,6 +17,7 @@ from containerssh.app import _admission, _limits, _server_options
 from containerssh.config.app import AppConfig
 from containerssh.config.check import check
 from containerssh.config.ssh import LimitsConfig, ProxyProtocolConfig, SSHConfig
+from containerssh.core.codes import SSHCode
 from containerssh.core.instance import Instance
 from containerssh.ssh.options import Admission, Limits, ServerOptions
 from tests.support.ssh_front import host_key
@@ -144,3 +145,11 @@ def test_config_check_warns_of_what_leaves_the_server_open(tmp_path: Path, text:
     (finding,) = check(file)
     assert (finding.severity, finding.path) == ("warning", f"ssh.{path}")
     assert words in finding.message
+
+
+def test_every_limit_has_its_place_in_the_manual() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
+    codes = [code.value for code in SSHCode if code.name.startswith(("LIMIT", "PROXY"))]
+    assert [code for code in codes if f"`{code}`" not in page] == []
+    keys = [str(field.alias) for field in LimitsConfig.model_fields.values()]
+    assert [key for key in keys if f"`{key}`" not in page] == []

@@ -17,17 +17,19 @@ logger = logging.getLogger(__name__)
 LIMITS_TOTAL = "containerssh_ssh_limits_total"
 """The counter; its label ``limit`` is the code without ``SSH_LIMIT_``, in small letters."""
 
-_PREFIX = "SSH_LIMIT_"
-
 
 def count(code: SSHCode) -> None:
     """Count that the limit of *code* was reached."""
-    counters.add(LIMITS_TOTAL, limit=code.value.removeprefix(_PREFIX).lower())
+    counters.add(LIMITS_TOTAL, limit=_label(code))
 
 
 def reached(code: SSHCode) -> int:
     """How often the limit of *code* was reached in this process."""
-    return counters.value(LIMITS_TOTAL, limit=code.value.removeprefix(_PREFIX).lower())
+    return counters.value(LIMITS_TOTAL, limit=_label(code))
+
+
+def _label(code: SSHCode) -> str:
+    return code.value.removeprefix("SSH_").removeprefix("LIMIT_").lower()
 
 
 def limit_reached(code: SSHCode, text: str, *, log: Callable[[int, Event], None] = logger.log) -> None:
