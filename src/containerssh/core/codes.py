@@ -15,10 +15,6 @@ class CoreCode(Code):
         "CORE_HOST_KEY_GENERATION_FAILED",
         "a host key could not be made or saved",
     )
-    CONFIG_CANNOT_WRITE_FILE = (
-        "CORE_CONFIG_CANNOT_WRITE_FILE",
-        "temporary config file could not be created/written/closed/renamed",
-    )
     CONFIG_FILE = "CORE_CONFIG_FILE", "which config file is used"
     HEALTH_CHECK_FAILED = "CORE_HEALTH_CHECK_FAILED", "--healthcheck failed"
     HEALTH_CHECK_SUCCESSFUL = "CORE_HEALTH_CHECK_SUCCESSFUL", "--healthcheck succeeded"
@@ -66,8 +62,6 @@ class HTTPCode(Code):
     CLIENT_REQUEST = "HTTP_CLIENT_REQUEST", "request sent"
     CLIENT_REDIRECT = "HTTP_CLIENT_REDIRECT", "redirect followed"
     CLIENT_RESPONSE = "HTTP_CLIENT_RESPONSE", "response status received"
-    SERVER_RESPONSE_WRITE_FAILED = "HTTP_SERVER_RESPONSE_WRITE_FAILED", "client went away"
-    SERVER_ENCODE_FAILED = "HTTP_SERVER_ENCODE_FAILED", "response object not encodable"
 
 
 class HealthCode(Code):
@@ -90,8 +84,6 @@ class AuthCode(Code):
 class SSHCode(Code):
     AVAILABLE = "SSH_AVAILABLE", "server listening"
     START_FAILED = "SSH_START_FAILED", "cannot bind"
-    LISTEN_CLOSE_FAILED = "SSH_LISTEN_CLOSE_FAILED", "closing the listener failed"
-    SOCKET_REUSE_FAILED = "SSH_SOCKET_REUSE_FAILED", "SO_REUSEADDR failed"
     CONNECTED = "SSH_CONNECTED", "TCP connection accepted"
     DISCONNECTED = "SSH_DISCONNECTED", "connection closed"
     HANDSHAKE_FAILED = "SSH_HANDSHAKE_FAILED", "handshake/authentication/backend init failed"
@@ -104,11 +96,9 @@ class SSHCode(Code):
         "backend/config failed after authentication",
     )
     KEEPALIVE_NORESP = "SSH_KEEPALIVE_NORESP", "keepalive could not be sent"
-    GLOBAL_REQUEST = "SSH_GLOBAL_REQUEST", "forwarding requests"
     GLOBAL_REQUEST_SUCCESSFUL = "SSH_GLOBAL_REQUEST_SUCCESSFUL", "forwarding requests"
     GLOBAL_REQUEST_FAILED = "SSH_GLOBAL_REQUEST_FAILED", "forwarding requests"
     DECODE_FAILED = "SSH_DECODE_FAILED", "undecodable request payload"
-    REPLY_SEND_FAILED = "SSH_REPLY_SEND_FAILED", "reply could not be sent"
     NEW_CHANNEL = "SSH_NEW_CHANNEL", "channel accepted"
     NEW_CHANNEL_REJECTED = "SSH_NEW_CHANNEL_REJECTED", "channel refused"
     UNSUPPORTED_CHANNEL_TYPE = "SSH_UNSUPPORTED_CHANNEL_TYPE", "unknown channel type"
@@ -158,12 +148,6 @@ class SecurityCode(Code):
     SHELL_REJECTED = "SECURITY_SHELL_REJECTED", "policy refused the request"
     SUBSYSTEM_REJECTED = "SECURITY_SUBSYSTEM_REJECTED", "policy refused the request"
     SIGNAL_REJECTED = "SECURITY_SIGNAL_REJECTED", "policy refused the request"
-    X11_FORWARDING_REJECTED = "SECURITY_X11_FORWARDING_REJECTED", "policy refused the request"
-    FORWARDING_REJECTED = "SECURITY_FORWARDING_REJECTED", "policy refused the request"
-    REVERSE_FORWARDING_REJECTED = (
-        "SECURITY_REVERSE_FORWARDING_REJECTED",
-        "policy refused the request",
-    )
     MAX_SESSIONS = "SECURITY_MAX_SESSIONS", "session limit"
     EXEC_FORCING_COMMAND = "SECURITY_EXEC_FORCING_COMMAND", "forceCommand applied"
     EXEC_FAILED_SETENV = "SECURITY_EXEC_FAILED_SETENV", "SSH_ORIGINAL_COMMAND could not be set"
@@ -189,44 +173,19 @@ class DockerCode(Code):
         "DOCKER_CONTAINER_START_FAILED",
         "the engine could not start the container",
     )
-    CONTAINER_ATTACH = "DOCKER_CONTAINER_ATTACH", "session mode attach"
     CONTAINER_ATTACH_FAILED = "DOCKER_CONTAINER_ATTACH_FAILED", "attaching to the container failed"
-    CONTAINER_STOP = "DOCKER_CONTAINER_STOP", "session mode end"
-    CONTAINER_STOP_FAILED = "DOCKER_CONTAINER_STOP_FAILED", "the container could not be stopped"
     CONTAINER_REMOVE = "DOCKER_CONTAINER_REMOVE", "removal"
     CONTAINER_REMOVE_SUCCESSFUL = "DOCKER_CONTAINER_REMOVE_SUCCESSFUL", "removal"
     CONTAINER_REMOVE_FAILED = "DOCKER_CONTAINER_REMOVE_FAILED", "the container could not be removed"
-    CONTAINER_SIGNAL = "DOCKER_CONTAINER_SIGNAL", "kill API used"
-    CONTAINER_SIGNAL_FAILED = (
-        "DOCKER_CONTAINER_SIGNAL_FAILED",
-        "the engine could not deliver a signal",
-    )
-    CONTAINER_SHUTTING_DOWN = "DOCKER_CONTAINER_SHUTTING_DOWN", "new exec refused during removal"
     EXEC = "DOCKER_EXEC", "exec steps"
-    EXEC_CREATE = "DOCKER_EXEC_CREATE", "exec steps"
-    EXEC_ATTACH = "DOCKER_EXEC_ATTACH", "exec steps"
     EXEC_CREATE_FAILED = "DOCKER_EXEC_CREATE_FAILED", "the engine refused to create an exec"
     EXEC_ATTACH_FAILED = "DOCKER_EXEC_ATTACH_FAILED", "attaching to an exec failed"
-    EXEC_RESIZE = "DOCKER_EXEC_RESIZE", "resize"
-    EXEC_RESIZE_FAILED = "DOCKER_EXEC_RESIZE_FAILED", "resizing an exec failed"
-    EXEC_SIGNAL = "DOCKER_EXEC_SIGNAL", "signal through the agent"
-    EXEC_SIGNAL_SUCCESSFUL = "DOCKER_EXEC_SIGNAL_SUCCESSFUL", "signal through the agent"
     EXEC_SIGNAL_FAILED = "DOCKER_EXEC_SIGNAL_FAILED", "a signal was not delivered"
-    EXEC_SIGNAL_FAILED_NO_AGENT = "DOCKER_EXEC_SIGNAL_FAILED_NO_AGENT", "agent disabled"
-    SIGNAL_FAILED_NO_PID = "DOCKER_SIGNAL_FAILED_NO_PID", "program finished / PID unknown"
-    EXIT_CODE = "DOCKER_EXIT_CODE", "exit code obtained"
-    EXIT_CODE_FAILED = "DOCKER_EXIT_CODE_FAILED", "exit code failed"
-    STREAM_INPUT_FAILED = "DOCKER_STREAM_INPUT_FAILED", "stdin copy failed"
-    STREAM_OUTPUT_FAILED = "DOCKER_STREAM_OUTPUT_FAILED", "output copy failed"
-    CLOSE_INPUT_FAILED = "DOCKER_CLOSE_INPUT_FAILED", "half-close / channel close failed"
-    CLOSE_OUTPUT_FAILED = "DOCKER_CLOSE_OUTPUT_FAILED", "half-close / channel close failed"
     PROGRAM_ALREADY_RUNNING = "DOCKER_PROGRAM_ALREADY_RUNNING", "request in the wrong state"
     PROGRAM_NOT_RUNNING = "DOCKER_PROGRAM_NOT_RUNNING", "request in the wrong state"
     SUBSYSTEM_NOT_SUPPORTED = "DOCKER_SUBSYSTEM_NOT_SUPPORTED", "unknown subsystem"
     FILE_WRITE = "DOCKER_FILE_WRITE", "writing a file"
     FILE_WRITE_FAILED = "DOCKER_FILE_WRITE_FAILED", "a file could not be written into the container"
-    FORWARDING_FAILED = "DOCKER_FORWARDING_FAILED", "forward setup failed"
-    AGENT_FAILED = "DOCKER_AGENT_FAILED", "forward agent"
     AGENT_LOG = "DOCKER_AGENT_LOG", "agent stderr (untrusted text)"
     AGENT_TRANSPORT = "DOCKER_AGENT_TRANSPORT", "how the guest agent is reached on an engine, and why"
     CONFIG_IGNORED = "DOCKER_CONFIG_IGNORED", "keys in the engine's structures that have no effect"
@@ -237,13 +196,6 @@ class DockerCode(Code):
 
 
 class AgentCode(Code):
-    UNKNOWN_CONNECTION = "AGENTPROTO_UNKNOWN_CONNECTION", "packet for unknown id"
-    INVALID_STATE = "AGENTPROTO_INVALID_STATE", "packet does not fit the state"
-    WRITE_FAILED = "AGENTPROTO_WRITE_FAILED", "short write / SUCCESS not written"
-    PACKET_UNKNOWN = "AGENTPROTO_PACKET_UNKNOWN", "unknown packet type"
-    PACKET_INVALID = "AGENTPROTO_PACKET_INVALID", "first packet not SETUP"
-    DECODE_FAILED = "AGENTPROTO_DECODE_FAILED", "setup encode/decode"
-    REMOTE_ERROR = "AGENTPROTO_REMOTE_ERROR", "ERROR packet received"
     BINARY_MISSING = "AGENT_BINARY_MISSING", "no guest agent for the container's architecture in this installation"
     LINK_BROKEN = "AGENT_LINK_BROKEN", "the link to the guest agent ended or broke"
     PROTOCOL_BROKEN = "AGENT_PROTOCOL_BROKEN", "the guest agent did not keep to the protocol; the link was ended"
