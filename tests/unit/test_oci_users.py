@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,36 @@ def test_a_passwd_that_is_a_pipe_does_not_hang(root: Path) -> None:
     (root / "etc/passwd").unlink()
     os.mkfifo(root / "etc/passwd")
     assert find_user(root, "").uid == 0
+
+
+def test_a_passwd_that_is_no_file_is_not_even_opened(root: Path) -> None:
+    import os
+
+    (root / "etc/passwd").unlink()
+    os.mkfifo(root / "etc/passwd")
+    libc = ctypes.CDLL(None, use_errno=True)
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    try:
+        assert libc.inotify_add_watch(watch, os.fsencode(root / "etc/passwd"), 0x20) > 0  # IN_OPEN
+        find_user(root, "")
+        with pytest.raises(BlockingIOError):
+            os.read(watch, 4096)
+        os.close(os.open(root / "etc/passwd", os.O_RDONLY | os.O_NONBLOCK))
+        assert os.read(watch, 4096)
+    finally:
+        os.close(watch)
+
+
+def test_a_number_of_thousands_of_digits_is_no_user(root: Path) -> None:
+    with pytest.raises(BackendError, match="has no user"):
+        find_user(root, "9" * 5000)
+
+
+def test_a_working_directory_of_a_million_folders_costs_nobody_else_time(root: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(BackendError, match="longer than a path can be"):
+        settle_folder(root, "/a" * 1_000_000)
+    assert time.monotonic() - started < 1
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)

@@ -133,7 +133,8 @@ class OCIBackend:
         limits = machine.limits(config)
         image = await machine.store.get(config, notices.notice)
         place = await machine.placement.place(image, config)
-        user = find_user(image.root, config.user or image.config.user)
+        # In a thread: a hostile image's files can be long.
+        user = await asyncio.to_thread(find_user, image.root, config.user or image.config.user)
         number = next(self._numbers)
         spec = ContainerSpec(
             id=f"{login.connection_id}-{number}",

@@ -60,6 +60,8 @@ class ImageConfig:
         user, folder = config.get("User") or "", config.get("WorkingDir") or ""
         if not isinstance(user, str) or not isinstance(folder, str) or "\0" in user + folder:
             raise ValueError("User or WorkingDir is not text")
+        # JSON can spell half a surrogate pair, which is no character: raises a ValueError.
+        (user + folder).encode()
         return cls(env, _texts(config, "Entrypoint"), user, folder)
 
 
@@ -67,6 +69,7 @@ def _texts(config: dict[str, Any], key: str) -> tuple[str, ...]:
     texts = config.get(key) or []
     if not isinstance(texts, list) or not all(isinstance(text, str) and "\0" not in text for text in texts):
         raise ValueError(f"{key} is not a list of texts")
+    "".join(texts).encode()
     return tuple(texts)
 
 

@@ -15,6 +15,8 @@ from containerssh.core.errors import BackendError
 _LARGEST = 1024 * 1024
 _LARGEST_ID = 2**32 - 2
 _MOST_GROUPS = 256
+# A path that the kernel takes (PATH_MAX). A longer one could not be entered, but would be looked up bit by bit.
+_LONGEST_PATH = 4095
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def find_user(root: Path, wanted: str) -> User:
 
 
 def _find(root: Path, wanted: str) -> User:
-    number = int(wanted) if wanted.isdecimal() else None
+    number = _id(wanted)
     for fields in _entries(root, "etc/passwd", 7):
         if fields[0] == wanted or (number is not None and fields[2] == str(number)):
             uid, gid = _id(fields[2]), _id(fields[3])
@@ -52,9 +54,9 @@ def _find(root: Path, wanted: str) -> User:
                 continue
             home = fields[5] if fields[5].startswith("/") else "/"
             return User(uid, gid, _groups_of(root, fields[0], gid), fields[0], home, fields[6])
-    if number is not None and number <= _LARGEST_ID:
+    if number is not None:
         return User(number, 0, name="root" if number == 0 else "", home="/root" if number == 0 else "/")
-    raise BackendError(OCICode.CONFIG_ERROR, f"the image has no user {wanted!r}")
+    raise BackendError(OCICode.CONFIG_ERROR, f"the image has no user {wanted[:100]!r}")
 
 
 def _find_group(root: Path, wanted: str) -> int:
@@ -63,7 +65,7 @@ def _find_group(root: Path, wanted: str) -> int:
             return gid
     if (gid := _id(wanted)) is not None:
         return gid
-    raise BackendError(OCICode.CONFIG_ERROR, f"the image has no group {wanted!r}")
+    raise BackendError(OCICode.CONFIG_ERROR, f"the image has no group {wanted[:100]!r}")
 
 
 def _groups_of(root: Path, name: str, own: int) -> tuple[int, ...]:
@@ -89,13 +91,19 @@ def _entries(root: Path, name: str, count: int) -> Iterator[list[str]]:
 def _read(root: Path, name: str) -> str:
     """The beginning of a regular file of the image; nothing where there is none. Its links cannot lead out of it."""
     try:
-        descriptor = open_inside(root, name, os.O_RDONLY | os.O_NONBLOCK)
+        found = open_inside(root, name, os.O_PATH)
     except OSError:
         return ""
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        # An image can have a device there, and opening one is enough to make the host do something.
+        if not stat.S_ISREG(os.fstat(found).st_mode):
             return ""
-        return file.read(_LARGEST).decode(errors="surrogateescape")
+        with Path(f"/proc/self/fd/{found}").open("rb") as file:
+            return file.read(_LARGEST).decode(errors="surrogateescape")
+    except OSError:
+        return ""
+    finally:
+        os.close(found)
 
 
 def open_inside(root: Path, name: str, flags: int) -> int:
@@ -147,6 +155,10 @@ def settle_folder(root: Path, path: str) -> str:
     Raises:
         BackendError: it lies below /proc, /sys or /dev, or is no folder.
     """
+    if len(path) > _LONGEST_PATH:
+        raise BackendError(
+            OCICode.CONFIG_ERROR, f"the working directory {path[:100]!r}... is longer than a path can be"
+        )
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise BackendError(OCICode.CONFIG_ERROR, f"the working directory {path!r} contains '..'")
