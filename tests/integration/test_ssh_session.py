@@ -13,7 +13,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from containerssh.core.codes import DockerCode, SecurityCode, SSHCode
+from containerssh.core.codes import AgentCode, DockerCode, SecurityCode, SSHCode
 from containerssh.core.errors import BackendError, Rejected
 from containerssh.core.handlers import Notices, SessionChannel
 from containerssh.core.metadata import Login
@@ -303,7 +303,7 @@ async def test_a_session_that_breaks_tells_the_user(openssh: OpenSSH) -> None:
     async def break_later(channel: SessionChannel) -> None:
         async def later() -> None:
             await asyncio.sleep(0.2)  # until the program runs
-            await channel.fail(BackendError(DockerCode.AGENT_FAILED, "detail", user_message="The container is gone."))
+            await channel.fail(BackendError(AgentCode.LINK_BROKEN, "detail", user_message="The container is gone."))
 
         tasks.append(asyncio.create_task(later()))
 
