@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.podman import Podman, reachable_python
+from tests.support.podman import Podman
 from tests.support.tools import tool
+from tests.support.users import reachable_python
 
 pytestmark = [pytest.mark.podman, pytest.mark.root]
 

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -151,7 +150,6 @@ async def test_the_configuration_wins_over_the_image(folder: Path) -> None:
     assert done.stdout.split() == ["root", "/tmp", "no"]
 
 
-@pytest.mark.skipif(not shutil.which("docker-registry"), reason="no docker-registry")
 async def test_a_registry_is_asked_as_the_policy_says(folder: Path) -> None:
     layout = demo_layout(folder / "layout")
     (folder / "registry").mkdir()

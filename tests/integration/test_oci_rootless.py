@@ -7,7 +7,6 @@ import json
 import os
 import pwd
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,16 +16,15 @@ from typing import Any
 import pytest
 
 from tests.support.oci import RUNTIMES, needs_root
+from tests.support.users import as_user, ordinary_user, reachable_python
 
 pytestmark = [
     needs_root,  # to become another user
     pytest.mark.root,
     pytest.mark.oci,
-    pytest.mark.skipif(not shutil.which("newuidmap"), reason="no newuidmap"),
 ]
 
 ROOT = Path(__file__).parents[2]
-USER = "cssh-test"
 
 PROGRAM = """
 import asyncio, json, os, pathlib, sys
@@ -55,11 +53,8 @@ print(json.dumps(report))
 @pytest.fixture(scope="module")
 def user() -> Iterator[str]:
     """A user with subordinate ids, gone at the end."""
-    subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", USER], check=True)
-    try:
-        yield USER
-    finally:
-        subprocess.run(["userdel", "--remove", USER], check=True, capture_output=True)
+    with ordinary_user() as name:
+        yield name
 
 
 @pytest.fixture
@@ -74,16 +69,7 @@ def home(user: str) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def _python() -> str:
-    """An interpreter that other users can reach, of the version that the packages were built for."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        if Path(candidate).exists() and all(parent.stat().st_mode & 1 for parent in Path(candidate).resolve().parents):
-            return candidate
-    pytest.skip(f"no {version} that other users can run")
-
-
-async def as_user(
+async def as_the_user(
     user: str, home: Path, commands: list[str], path: str | None = None, **changes: Any
 ) -> dict[str, Any]:
     """What the program reported."""
@@ -92,8 +78,8 @@ async def as_user(
     entry = pwd.getpwnam(user)
     environment = {"HOME": entry.pw_dir, "USER": user, "PATH": path or "/usr/bin:/bin", "TMPDIR": str(home)}
     process = await asyncio.create_subprocess_exec(
-        *(shutil.which("setpriv") or "setpriv", "--reuid", user, "--regid", str(entry.pw_gid), "--clear-groups", "--"),
-        *(_python(), "-B", "-c", PROGRAM, *arguments),
+        *as_user(user),
+        *(reachable_python(), "-B", "-c", PROGRAM, *arguments),
         env=environment,
         cwd="/",
         stdout=asyncio.subprocess.PIPE,
@@ -112,7 +98,7 @@ async def test_an_ordinary_user_has_the_same_containers(user: str, home: Path, r
         "mount -t tmpfs none /tmp || unshare -U true || echo 1 > /proc/sys/kernel/panic || touch /.containerssh/x",
         "ls /work /home; echo survived",
     ]
-    report = await as_user(user, home, commands, runtime=runtime)
+    report = await as_the_user(user, home, commands, runtime=runtime)
     assert report["uid"] == pwd.getpwnam(user).pw_uid
     assert runtime in report["runtime"]
     first, second, third, fourth = report["done"]
@@ -132,7 +118,7 @@ async def test_a_users_own_folders_can_be_bound(user: str, home: Path) -> None:
     (home / "shared/file").write_text("mine")
     commands = ["cat /data/file; echo theirs > /data/new; cat /ro/new; touch /ro/x"]
     binds = [f"{home}/shared:/data", f"{home}/shared:/ro:ro"]
-    report = await as_user(user, home, commands, binds=binds)
+    report = await as_the_user(user, home, commands, binds=binds)
     assert report["done"][0][1] == "minetheirs\n"
     assert report["done"][0][0] != 0
     # Root inside is not even the user that runs the server.
@@ -150,7 +136,7 @@ async def test_a_users_own_folders_can_be_bound(user: str, home: Path) -> None:
 async def test_what_does_not_hold_without_root_is_refused(
     user: str, home: Path, changes: dict[str, Any], says: str
 ) -> None:
-    report = await as_user(user, home, [], **changes)
+    report = await as_the_user(user, home, [], **changes)
     assert says in report["error"]
 
 
@@ -158,5 +144,5 @@ async def test_what_is_missing_is_named_with_its_package(user: str, home: Path) 
     (home / "bin").mkdir()
     (home / "bin").chmod(0o755)
     (home / "bin/busybox").symlink_to("/bin/busybox")
-    report = await as_user(user, home, [], path=str(home / "bin"))
+    report = await as_the_user(user, home, [], path=str(home / "bin"))
     assert "apt install uidmap" in report["error"]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
-import secrets
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ import pytest
 
 from tests.support.services import IMAGES, STOP_LIMIT, Engine, busybox_archive, engine_answers, wait_until
 from tests.support.tools import tool
+from tests.support.users import as_user, ordinary_user
 
 ENGINES = (
     "docker",
@@ -62,11 +61,7 @@ class Podman(Engine):
 
     def as_user(self) -> list[str]:
         """What begins the command line of a program that its user runs."""
-        if not self.user:
-            return []
-        entry = pwd.getpwnam(self.user)
-        ids = ["--reuid", str(entry.pw_uid), "--regid", str(entry.pw_gid), "--clear-groups"]
-        return [tool("setpriv"), *ids, "--"]
+        return as_user(self.user) if self.user else []
 
     def run(self, *arguments: str, stdin: bytes | None = None) -> None:
         subprocess.run(
@@ -77,7 +72,7 @@ class Podman(Engine):
 @contextmanager
 def running_podman(*, rootless: bool = False) -> Iterator[Podman]:
     """Podman's service, root's or that of a new user; it, its containers, its store and the user go at the end."""
-    with _new_user() if rootless else nullcontext("") as user:
+    with ordinary_user() if rootless else nullcontext("") as user:
         state = Path(tempfile.mkdtemp(prefix="podman-", dir="/tmp"))
         try:
             podman = _prepared(state, user)
@@ -88,16 +83,6 @@ def running_podman(*, rootless: bool = False) -> Iterator[Podman]:
                 yield podman
         finally:
             shutil.rmtree(state)
-
-
-def reachable_python() -> str:
-    """An interpreter that other users can run too, of the version that the packages were built for."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        path = Path(candidate)
-        if path.exists() and all(parent.stat().st_mode & 1 for parent in path.resolve().parents):
-            return candidate
-    pytest.skip(f"no {version} that other users can run")
 
 
 def _prepared(state: Path, user: str) -> Podman:
@@ -131,17 +116,6 @@ def _prepared(state: Path, user: str) -> Podman:
         registry_port=port,
         environment=environment,
     )
-
-
-@contextmanager
-def _new_user() -> Iterator[str]:
-    # Another run of the tests may have one of its own.
-    name = f"cssh-{secrets.token_hex(4)}"
-    subprocess.run([tool("useradd"), "--create-home", "--shell", "/bin/sh", name], check=True, capture_output=True)
-    try:
-        yield name
-    finally:
-        subprocess.run([tool("userdel"), "--remove", name], check=True, capture_output=True)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import shutil
 import subprocess
+from pathlib import Path
 
 import argon2
 import bcrypt
@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from containerssh.auth.hashes import KINDS, hash_password, parse_hash
+from tests.support.tools import tool
 
 CHEAP = {
     "argon2id": argon2.PasswordHasher(1, 8, 1).hash("right"),
@@ -52,10 +53,21 @@ def test_scrypt_agrees_with_the_vector_of_rfc_7914() -> None:
     assert not parse_hash(text).verify(b"pleaseletmeim")
 
 
-@pytest.mark.skipif(shutil.which("htpasswd") is None, reason="htpasswd is not installed")
 def test_what_htpasswd_makes_is_understood() -> None:
-    made = subprocess.run(["htpasswd", "-nbB", "-C", "4", "u", "right"], capture_output=True, text=True, check=True)
+    made = subprocess.run(
+        [tool("htpasswd"), "-nbB", "-C", "4", "u", "right"], capture_output=True, text=True, check=True
+    )
     assert parse_hash(made.stdout.strip().partition(":")[2]).verify(b"right")
+
+
+def test_htpasswd_understands_what_is_made_here(tmp_path: Path) -> None:
+    file = tmp_path / "htpasswd"
+    file.write_text(f"u:{hash_password('right', 'bcrypt')}\n")
+    judged = [
+        subprocess.run([tool("htpasswd"), "-vb", str(file), "u", word], capture_output=True).returncode == 0
+        for word in ("right", "wrong")
+    ]
+    assert judged == [True, False]
 
 
 @pytest.mark.parametrize(
