@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +27,15 @@ class Server:
     folder: Path
     port: int
     environment: Mapping[str, str]
+    prefix: Sequence[str] = ()
+    """A program that becomes the server, with its arguments: ``prlimit`` for instance."""
     process: asyncio.subprocess.Process = field(init=False)
+    log_file: Path = field(init=False)
 
     @property
     def log(self) -> list[dict[str, Any]]:
         """What it has logged so far."""
-        path = self.folder / "server.log"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [json.loads(line) for line in self.log_file.read_text().splitlines()] if self.log_file.exists() else []
 
     def logged(self, code: str) -> list[dict[str, Any]]:
         return [line for line in self.log if line["code"] == code]
@@ -41,6 +43,7 @@ class Server:
     async def start(self) -> None:
         """Start the process; returns when its port listens."""
         self.process = await asyncio.create_subprocess_exec(
+            *self.prefix,
             sys.executable,
             *("-m", "containerssh", "--config", str(self.folder / "config.yaml")),
             stdin=asyncio.subprocess.DEVNULL,
@@ -79,18 +82,27 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def serving(config: Mapping[str, Any], users: Mapping[str, Any] | None = None) -> AsyncIterator[Server]:
+async def serving(
+    config: Mapping[str, Any],
+    users: Mapping[str, Any] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
+) -> AsyncIterator[Server]:
     """
-    A server with *config* over sensible defaults for a test, and *users* as its users file.
+    A server with *config* over sensible defaults for a test, and *users* as its users file; *environment* comes on top
+    of ours, *prefix* before its command line.
 
     Its state and its sockets lie in a folder of its own, so that it neither sees nor removes what others run.
     """
     with tempfile.TemporaryDirectory(prefix="cs-", dir="/tmp") as name:
         folder = Path(name)
-        server = Server(folder, free_port(), {"STATE_DIRECTORY": str(folder / "state")})
+        server = Server(folder, free_port(), {"STATE_DIRECTORY": str(folder / "state"), **(environment or {})}, prefix)
         if users is not None:
             write_users(server, users)
-        (folder / "config.yaml").write_text(json.dumps(_config(server, config)))
+        settings = _config(server, config)
+        server.log_file = Path(settings["log"]["file"])
+        (folder / "config.yaml").write_text(json.dumps(settings))
         await server.start()
         try:
             yield server
@@ -118,4 +130,4 @@ def _config(server: Server, config: Mapping[str, Any]) -> dict[str, Any]:
             "users": {"file": str(server.folder / "users.yaml")},
         },
     }
-    return {**base, **config}
+    return {**base, **config, "ssh": {**base["ssh"], **config.get("ssh", {})}}
