@@ -151,6 +151,32 @@ async def test_a_client_cannot_set_what_a_forced_command_reads() -> None:
     assert recorder.calls == [("exec", "menu")]
 
 
+BY_KEY = Restrictions(force_command="menu")
+
+
+@pytest.mark.parametrize(
+    "name", ["BASH_ENV", "LD_PRELOAD", "PATH", "PYTHONPATH", "GIT_SSH_COMMAND", "LANG2", "lc_all", ""]
+)
+@pytest.mark.parametrize(("section", "key"), [({"forceCommand": "menu"}, Restrictions()), ({}, BY_KEY)])
+async def test_a_client_cannot_bring_another_command_into_a_forced_one(
+    name: str, section: dict[str, Any], key: Restrictions
+) -> None:
+    connection, recorder = secured(section, key)
+    async with connection.session(CHANNEL) as session:
+        with pytest.raises(Rejected):
+            await session.set_env(name, "$(evil)")
+        await session.set_env("LC_ALL", "C")
+    assert recorder.calls == [("env", "LC_ALL", "C")]
+
+
+@pytest.mark.parametrize("section", [{"env": {"mode": "enable"}}, {"defaultMode": "enable"}])
+async def test_the_administrator_can_let_variables_into_a_forced_command(section: dict[str, Any]) -> None:
+    connection, recorder = secured(section, BY_KEY)
+    async with connection.session(CHANNEL) as session:
+        await session.set_env("TOPIC", "x")
+    assert recorder.calls == [("env", "TOPIC", "x")]
+
+
 async def test_the_session_limit_counts_open_sessions_only() -> None:
     connection, _ = secured({"maxSessions": 1})
     for _ in range(3):

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 ORIGINAL_COMMAND = "SSH_ORIGINAL_COMMAND"
 
+_HARMLESS = frozenset({"LANG", "LANGUAGE", "COLORTERM", "NO_COLOR", "GIT_PROTOCOL"})
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -36,6 +38,11 @@ class Policy:
     def allows_env(self, name: str) -> bool:
         # What a forced command reads there must come from us, never from the client (sshd_config(5), ForceCommand).
         if name == ORIGINAL_COMMAND:
+            return False
+        # BASH_ENV, LD_PRELOAD, PATH and many more make a program run something else: a client could choose the command
+        # after all. Where nobody has said that it may, a forced command gets what sshd's usual AcceptEnv lets through.
+        unsaid = not (self.config.env.mode or self.config.default_mode)
+        if unsaid and self.force_command and not (name in _HARMLESS or name.startswith("LC_")):
             return False
         return self._listed(self.config.env.mode, name, self.config.env.allow, self.config.env.deny)
 
