@@ -169,6 +169,7 @@ class AdapterConnection(SSHServerConnection):
         self._client_kex: Sequence[bytes] = ()
         self._client_guessed = False
         self._no_more_sessions = False
+        self._proofs: dict[tuple[HostKey, str], bytes] = {}
         self._first_channel = 0
 
     # -- what the front calls -------------------------------------------------------------------
@@ -390,6 +391,9 @@ class AdapterConnection(SSHServerConnection):
         return [*super()._get_extra_kex_algs(), _KEXGUESS2]
 
     def _process_kexinit(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
+        if self._session_id and not self._auth_complete:
+            # A stranger could have us compute signatures for as long as it may take to log in.
+            raise DisconnectError(constants.DISC_PROTOCOL_ERROR, "Another key exchange before the login")
         # Read here as well: what is wrong in it must be found before the library's coroutine runs.
         copy = SSHPacket(packet.get_full_payload())
         copy.get_bytes(17)
@@ -492,8 +496,11 @@ class AdapterConnection(SSHServerConnection):
             key = keys[blob]
             # An RSA key proves itself with the algorithm of the key exchange, if that used it.
             used = self._signer.algorithm if self._signer and self._signer.key is key else key.algorithms[0]
-            signed = String("hostkeys-prove-00@openssh.com") + String(self.session_id) + String(blob)
-            proofs.append(String(key.sign(signed, used)))
+            # Made once: signatures take time, and a client can ask without end.
+            if (key, used) not in self._proofs:
+                signed = String("hostkeys-prove-00@openssh.com") + String(self.session_id) + String(blob)
+                self._proofs[key, used] = String(key.sign(signed, used))
+            proofs.append(self._proofs[key, used])
         return b"".join(proofs) if proofs else None
 
     def _process_ping(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
