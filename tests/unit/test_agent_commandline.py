@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from containerssh.backends.commandline import arguments, is_blank, split
@@ -79,7 +80,11 @@ def test_quoted_words_come_back_as_they_were(words: list[str]) -> None:
 
 
 @given(st.text(alphabet="ab \t'\"\\$;/.\n", max_size=25))
+@example('"\\$"')
+@settings(max_examples=50, deadline=None)
 def test_where_we_split_we_split_as_a_shell_does(command: str) -> None:
     words = split(command)
     if words is not None:
-        assert words == shlex.split(command, posix=True)
+        program = f"for word in {command}\ndo printf '%s\\0' \"$word\"; done"
+        shown = subprocess.run(["/bin/sh", "-c", program], capture_output=True, text=True, check=True).stdout
+        assert words == shown.split("\0")[:-1]

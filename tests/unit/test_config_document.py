@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from containerssh.config.document import (
@@ -41,6 +41,10 @@ def test_numbers_keep_the_text_they_were_written_with(text: str) -> None:
     value = yaml(f"a: {text}")["a"]
     assert isinstance(value, int | float)
     assert str(value) == text
+
+
+def test_the_latest_of_two_anchors_of_one_name_counts() -> None:
+    assert parse_yaml(b"a: &x 1\nb: &x 2\nc: *x").tree == {"a": 1, "b": 2, "c": 2}
 
 
 def test_anchors_and_merge_keys_work() -> None:
@@ -158,6 +162,7 @@ _yaml_pieces = st.lists(st.sampled_from(YAML_PIECES), max_size=40).map("".join)
 
 
 @settings(max_examples=300, deadline=None)
+@example(b"a: &x 1\nb: &x 2")
 @given(st.binary(max_size=60) | _yaml_pieces.map(str.encode))
 def test_any_bytes_give_a_yaml_document_or_a_document_error(content: bytes) -> None:
     with suppress(DocumentError):

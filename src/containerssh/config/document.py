@@ -167,6 +167,7 @@ def parse_yaml(content: bytes, *, duplicates: bool = False) -> Document:
         # The composer is what knows positions; "pure", as the C library has YAML 1.1 only.
         constructor, _ = YAML(typ="safe", pure=True).get_constructor_parser(content)
         composer = constructor.composer
+        composer.warn_double_anchors = False  # YAML 1.2 section 3.2.2.2: the latest one counts
         root = composer.get_node() if composer.check_node() else None
         with suppress(YAMLError):
             if root is not None and composer.check_node():
