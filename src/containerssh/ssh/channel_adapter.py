@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 from typing import TYPE_CHECKING, Any
 
 from asyncssh import constants
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _PACKET_MAX = 32768
 _STDERR = constants.EXTENDED_DATA_STDERR
+_HEAD = struct.Struct(">II")
+_EXTENDED_HEAD = struct.Struct(">III")
 _PIECES = 16
 _SMALL = 4096
 _JOINED = 32768
@@ -169,11 +172,10 @@ class AdapterChannel(SSHServerChannel[bytes]):
             self._send_buf_len -= len(data)
             self._send_window -= len(data)
             if datatype is None:
-                head = b"%b%b" % (UInt32(self._send_chan or 0), UInt32(len(data)))
-                conn.send_packet(constants.MSG_CHANNEL_DATA, head, data, handler=self)  # type: ignore[arg-type]  # joined
+                conn.send_data(constants.MSG_CHANNEL_DATA, _HEAD.pack(self._send_chan, len(data)), data)
             else:
-                head = b"%b%b%b" % (UInt32(self._send_chan or 0), UInt32(datatype), UInt32(len(data)))
-                conn.send_packet(constants.MSG_CHANNEL_EXTENDED_DATA, head, data, handler=self)  # type: ignore[arg-type]
+                head = _EXTENDED_HEAD.pack(self._send_chan, datatype, len(data))
+                conn.send_data(constants.MSG_CHANNEL_EXTENDED_DATA, head, data)
         self._tell_room()
         if not out:
             if self._send_state == "eof_pending":
@@ -213,10 +215,26 @@ class AdapterChannel(SSHServerChannel[bytes]):
         except (DisconnectError, PacketDecodeError):
             raise
         except Exception as exc:  # noqa: BLE001  whatever it is, the other channels go on
-            text = f"A channel failed ({describe(exc)})"
-            self.front.log(logging.ERROR, Event(SSHCode.CHANNEL_REQUEST_FAILED, text), exc)
-            self.cut()
+            self._failed(exc)
             return True
+
+    def take(self, data: bytes) -> None:
+        """Take the bytes of a CHANNEL_DATA packet; faults are handled as in :meth:`process_packet`."""
+        if self._recv_state != "open":
+            raise ProtocolError("Channel not open for sending")
+        if len(data) > self._recv_window:
+            raise ProtocolError("Window exceeded")
+        try:
+            self._accept_data(data)
+        except DisconnectError:
+            raise
+        except Exception as exc:  # noqa: BLE001  whatever it is, the other channels go on
+            self._failed(exc)
+
+    def _failed(self, error: Exception) -> None:
+        text = f"A channel failed ({describe(error)})"
+        self.front.log(logging.ERROR, Event(SSHCode.CHANNEL_REQUEST_FAILED, text), error)
+        self.cut()
 
     def log_received_packet(self, *_: object, **__: object) -> None:
         """The library's debug log of packets costs time even when it is off."""

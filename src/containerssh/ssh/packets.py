@@ -1,0 +1,106 @@
+"""Packets of channel data past the library's general way, which is made for every kind of packet.
+
+Everything else takes that way still: only what is CHANNEL_DATA, well formed and under one of the ciphers that
+:mod:`containerssh.ssh.ciphers` keeps is handled here. A transfer consists of nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+
+from asyncssh import constants
+from asyncssh.connection import SSHServerConnection
+from asyncssh.misc import MACError, ProtocolError
+
+from containerssh.ssh.channel_adapter import AdapterChannel
+from containerssh.ssh.ciphers import TAG, PacketCipher, keep_state
+
+_DATA_HEAD = struct.Struct(">BBII")
+_SMALLEST = 4 + TAG
+
+
+class PacketConnection(SSHServerConnection):
+    """The library's connection with a short way for channel data, in both directions."""
+
+    _out: list[bytes]
+    _out_size: int
+
+    def send_newkeys(self, k: bytes, h: bytes) -> None:
+        super().send_newkeys(k, h)
+        self._send_encryption = keep_state(self._send_encryption)
+        self._next_recv_encryption = keep_state(self._next_recv_encryption)
+
+    def send_data(self, kind: int, head: bytes, data: bytes | memoryview) -> None:
+        """Send a packet of channel data, of which *head* is what stands between *kind* and the bytes (RFC 4254 5.2)."""
+        cipher = self._send_encryption
+        if not isinstance(cipher, PacketCipher) or not self._kex_complete or self._rekey_due:
+            self.send_packet(kind, head, bytes(data))
+            return
+        # RFC 4253 section 6; the length itself is not counted, as both ciphers send it separately.
+        size = 2 + len(head) + len(data)
+        padding = -size % self._send_blocksize
+        if padding < 4:
+            padding += self._send_blocksize
+        packet = b"".join((bytes((padding, kind)), head, data, os.urandom(padding)))
+        pieces = cipher.seal(self._send_seq, len(packet).to_bytes(4, "big"), packet)
+        self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
+        self._rekey_bytes_sent += len(packet)
+        self._out.extend(pieces[:-1])
+        self._out_size += len(packet) + _SMALLEST - len(pieces[-1])
+        self._send(pieces[-1])
+
+    @property
+    def _rekey_due(self) -> bool:
+        return self._rekey_bytes_sent >= self._rekey_bytes or bool(
+            self._rekey_seconds and time.monotonic() >= self._rekey_time
+        )
+
+    def _recv_pkthdr(self) -> bool:
+        """Take all complete packets of channel data; leave the next other packet to the library."""
+        cipher = self._recv_encryption
+        if not self._auth_complete or not isinstance(cipher, PacketCipher):
+            return super()._recv_pkthdr()
+        received = self._inpbuf
+        view = memoryview(received)
+        start = 0
+        while len(received) - start > _SMALLEST and self._transport:
+            header = received[start : start + 4]
+            length = cipher.length(self._recv_seq, header)
+            if length > self._max_recv_pktlen:
+                raise ProtocolError("Max packet size exceeded")
+            end = start + 4 + length + TAG
+            if end > len(received):
+                break
+            packet = cipher.open(self._recv_seq, header, view[start + 4 : end])
+            if not packet:
+                raise MACError("MAC verification failed")
+            if not self._take_data(packet):
+                self._packet = received[start : start + self._recv_blocksize]
+                self._pktlen = length
+                self._inpbuf = received[start + self._recv_blocksize :]
+                cipher.give_back(packet)
+                self._recv_handler = self._recv_packet
+                return True
+            self._recv_seq = (self._recv_seq + 1) & 0xFFFFFFFF
+            start = end
+        self._inpbuf = received[start:]
+        return False
+
+    def _take_data(self, packet: bytes) -> bool:
+        """Whether *packet* was channel data; if not, nothing was done with it."""
+        if len(packet) < _DATA_HEAD.size:
+            return False
+        padding, kind, number, size = _DATA_HEAD.unpack_from(packet)
+        channel = self._channels.get(number)
+        if (
+            kind != constants.MSG_CHANNEL_DATA
+            or not padding
+            or size != len(packet) - padding - _DATA_HEAD.size
+            or not isinstance(channel, AdapterChannel)
+        ):
+            return False
+        self._auth_final = True
+        channel.take(packet[_DATA_HEAD.size : _DATA_HEAD.size + size])
+        return True
