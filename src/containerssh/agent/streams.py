@@ -11,6 +11,7 @@ from contextlib import suppress
 from containerssh.agent.codec import broken
 from containerssh.core.streams import CHUNK, ByteStream, ByteWriter
 
+# Bounds what one stream moves before the others have their turn.
 _READS_PER_TURN = 4
 _MAX_QUEUED = 8 * 1024 * 1024
 
@@ -30,6 +31,8 @@ class SocketStream(ByteStream):
         self._reads = 0
         self._closed = False
         self._ended = False
+        self._readable: asyncio.Future[None] | None = None
+        self._watched = False
 
     async def read(self, limit: int = CHUNK) -> bytes:
         # A read that need not wait does not give way either; without a pause one busy program would have the loop
@@ -39,7 +42,9 @@ class SocketStream(ByteStream):
             await asyncio.sleep(0)
         self._enter()
         try:
-            data = await self._loop.sock_recv(self._socket, limit)
+            # Not the loop's own call: uvloop's watches the socket anew for each read, which costs more than the read.
+            while (data := self._receive(limit)) is None:
+                await self._wait_until_readable()
         except OSError as exc:
             raise _lost(exc) from exc
         finally:
@@ -73,11 +78,45 @@ class SocketStream(ByteStream):
         if self._closed:
             return
         self._closed = True
+        self._unwatch()
+        if self._readable is not None and not self._readable.done():
+            self._readable.set_result(None)
         # Wakes who waits for the socket. The descriptor must live until they have left: its number may be used again.
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         if self._busy == 0:
             self._socket.close()
+
+    def _receive(self, limit: int) -> bytes | None:
+        """None: nothing is there yet."""
+        if self._closed:
+            return b""
+        try:
+            return self._socket.recv(limit)
+        except (BlockingIOError, InterruptedError):
+            return None
+
+    async def _wait_until_readable(self) -> None:
+        self._readable = self._loop.create_future()
+        if not self._watched:
+            self._watched = True
+            self._loop.add_reader(self._socket, self._on_readable)
+        try:
+            await self._readable
+        finally:
+            self._readable = None
+
+    def _on_readable(self) -> None:
+        if self._readable is None:
+            # The last bytes are still being worked on. Whoever reads next asks for another look.
+            self._unwatch()
+        elif not self._readable.done():
+            self._readable.set_result(None)
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._watched = False
+            self._loop.remove_reader(self._socket)
 
     def _enter(self) -> None:
         if self._closed:
