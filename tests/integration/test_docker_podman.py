@@ -39,8 +39,8 @@ async def main(folder, section, commands):
     report = {"uid": os.getuid(), "done": []}
     with open_instance(folder / "state", folder / "gateway") as instance:
         async with Backends.opened(instance) as backends:
-            await backends.choose(config)
-            async with backends.by_name[config.backend].login(a_login(), config, Seen()) as connection:
+            by_name = await backends.choose(config)
+            async with by_name[config.backend].login(a_login(), config, Seen()) as connection:
                 for command in commands:
                     channel = Channel()
                     async with connection.session(channel) as session:
