@@ -4,45 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import random
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
-from containerssh.auth.authenticator import PasswordAuthenticator, PublicKeyAuthenticator
-from containerssh.auth.config_server import ConfigServer, open_config_server
-from containerssh.auth.users import UsersFile
-from containerssh.auth.webhook import open_webhook
 from containerssh.backends.registry import Backends
 from containerssh.config.address import split_address
 from containerssh.config.app import AppConfig
-from containerssh.config.load import Loaded, load
+from containerssh.config.load import ConfigErrors, Loaded, load
 from containerssh.config.log import LogConfig
-from containerssh.config.merge import overlay
+from containerssh.config.services import HealthConfig
 from containerssh.config.ssh import LimitsConfig, SSHConfig
-from containerssh.core.codes import CoreCode, ServiceCode
-from containerssh.core.errors import ContainerSSHError
+from containerssh.core.codes import CoreCode, GeneralCode, ServiceCode
+from containerssh.core.errors import ContainerSSHError, describe
 from containerssh.core.instance import Instance, open_instance
-from containerssh.core.messages import Event
+from containerssh.core.messages import NOTICE, Event
 from containerssh.core.metadata import SocketAddress
-from containerssh.layers.authentication import AuthenticationServer, Authenticators
-from containerssh.layers.per_login import PerLoginServer
+from containerssh.core.tasks import HeldScope
+from containerssh.generation import Generation, Generations
 from containerssh.logs.setup import LogSetup, setup_logging
 from containerssh.ssh.host_keys import generate_host_keys
 from containerssh.ssh.options import Admission, Limits, Penalties, ServerOptions
-from containerssh.ssh.server import SSHServer
+from containerssh.ssh.server import Settings, SSHServer
+from containerssh.systemd import Notifier, inherited_sockets
 from containerssh.web.health import check_health, health_endpoint
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SHUTDOWN_GRACE = timedelta(seconds=20)
-"""From SIGTERM to the end of sessions that do not end by themselves (``config.md`` section 11)."""
+GIVE_UP = timedelta(seconds=10)
+"""From a second signal to the end of the process, whatever has not been removed by then."""
+
+REAP_EVERY = (180.0, 420.0)
+"""Seconds between two looks for what dead instances left: at random, so that servers started together do not meet."""
 
 
 def serve(path: Path) -> int:
@@ -56,10 +60,11 @@ def serve(path: Path) -> int:
         logs.close()
         return 1
     logs.close()
+    process = Process(loaded, configured)
     try:
-        return run(_serve(loaded, configured))
+        return run(process.main())
     finally:
-        configured.close()
+        process.logs.close()
 
 
 def healthcheck(path: Path) -> int:
@@ -90,38 +95,253 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(main)
 
 
-async def _serve(loaded: Loaded, logs: LogSetup) -> int:
-    logger.debug(Event(CoreCode.CONFIG_FILE, f"Using configuration file {loaded.path}", file=str(loaded.path)))
-    for warning in loaded.warnings:
-        logger.warning(warning)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, logs.reopen)
-    try:
-        with open_instance() as instance:
-            logger.info(Event(ServiceCode.POOL_STARTING, "Starting"))
-            async with running(loaded.config, instance, stopping=stop.is_set):
-                logger.info(Event(ServiceCode.POOL_RUNNING, "Running"))
-                await stop.wait()
-                logger.info(Event(ServiceCode.POOL_STOPPING, "Stopping"))
-        logger.info(Event(ServiceCode.POOL_STOPPED, "Stopped"))
-    except ContainerSSHError as exc:
-        logger.critical(exc.event())
-        return 1
-    except OSError as exc:
-        logger.critical(Event(ServiceCode.CRASHED, f"The server cannot run here ({exc})"))
-        return 1
-    return 0
+class Process:
+    """One server process: signals in, an exit status out."""
+
+    def __init__(self, loaded: Loaded, logs: LogSetup) -> None:
+        self.logs = logs
+        """Logging as it is set up at the moment; whoever made this closes it at the end."""
+        self._loaded = loaded
+        self._notifier = Notifier.of(os.environ)
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._hangup = asyncio.Event()
+
+    async def main(self) -> int:
+        """Serve until a signal says stop; the exit status."""
+        config, path = self._loaded.config, self._loaded.path
+        logger.debug(Event(CoreCode.CONFIG_FILE, f"Using configuration file {path}", file=str(path)))
+        for warning in self._loaded.warnings:
+            logger.warning(warning)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        try:
+            sockets = inherited_sockets(os.environ)
+            with open_instance() as instance:
+                logger.info(Event(ServiceCode.POOL_STARTING, "Starting"))
+                async with running(config, instance, sockets=sockets, stopping=self._stop.is_set) as server:
+                    logger.info(Event(ServiceCode.POOL_RUNNING, "Running"))
+                    await self._serve(server)
+                    logger.info(Event(ServiceCode.POOL_STOPPING, "Stopping"))
+            logger.info(Event(ServiceCode.POOL_STOPPED, "Stopped"))
+        except ContainerSSHError as exc:
+            logger.critical(exc.event())
+            return 1
+        except OSError as exc:
+            logger.critical(Event(ServiceCode.CRASHED, f"The server cannot run here ({exc})"))
+            return 1
+        return 0
+
+    async def _serve(self, server: RunningServer) -> None:
+        self._notifier.ready(server.status)
+        beside = [asyncio.create_task(self._reload_when_asked(server)), asyncio.create_task(self._show_life(server))]
+        try:
+            await self._stop.wait()
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
+        self._notifier.stopping(server.config.ssh.shutdown_grace_time + timedelta(minutes=1))
+        if self._hurry.is_set():
+            server.hurry()
+        else:
+            # Nobody waits for this task: it ends with the loop, or does its one step.
+            self._hurrying = asyncio.create_task(self._hurry_when_asked(server))
+
+    def _asked_to_stop(self) -> None:
+        if not self._stop.is_set():
+            self._stop.set()
+        elif not self._hurry.is_set():
+            logger.warning(Event(CoreCode.STOP_HURRIED, "Asked to stop again: there is no grace any more"))
+            self._hurry.set()
+            asyncio.get_running_loop().call_later(GIVE_UP.total_seconds(), self._give_up)
+
+    def _give_up(self) -> None:
+        text = "Not everything could be removed in time; the next start removes it"
+        logger.critical(Event(CoreCode.STOP_GIVEN_UP, text))
+        self.logs.close()
+        os._exit(130)
+
+    async def _hurry_when_asked(self, server: RunningServer) -> None:
+        await self._hurry.wait()
+        server.hurry()
+
+    async def _show_life(self, server: RunningServer) -> None:
+        """The watchdog hears of this loop as long as it turns, and takes connections in."""
+        if self._notifier.watchdog is None:
+            return
+        while server.accepting:
+            self._notifier.alive()
+            await asyncio.sleep(self._notifier.watchdog.total_seconds() / 3)
+
+    async def _reload_when_asked(self, server: RunningServer) -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            self.logs.reopen()
+            self._notifier.reloading()
+            try:
+                await self._reload(server)
+            except ContainerSSHError as exc:
+                _tell_refused_reload(exc)
+            except Exception as exc:
+                text = f"The configuration stays as it was: a fault in the server ({describe(exc)})"
+                logger.exception(Event(CoreCode.CONFIG_RELOAD_FAILED, text))
+            self._notifier.ready(server.status)
+
+    async def _reload(self, server: RunningServer) -> None:
+        loaded = await asyncio.to_thread(load, self._loaded.path)
+        change = await server.prepare(loaded.config)
+        try:
+            logs = setup_logging(loaded.config.log) if loaded.config.log != server.config.log else None
+        except BaseException:
+            change.drop()
+            raise
+        server.apply(change)
+        for warning in loaded.warnings:
+            logger.warning(warning)
+        for key in change.without_effect:
+            text = f"{key} cannot change while the server runs; the rest is in force"
+            logger.warning(Event(CoreCode.CONFIG_NEEDS_RESTART, text, key=key))
+        text = "The configuration was read again; it holds for new connections"
+        logger.log(NOTICE, Event(CoreCode.CONFIG_RELOADED, text, file=str(loaded.path)))
+        if logs is not None:
+            self.logs.detach()
+            former, self.logs = self.logs, logs
+            await asyncio.to_thread(former.close)
+        await server.apply_health()
+
+
+def _tell_refused_reload(error: ContainerSSHError) -> None:
+    findings = error.findings if isinstance(error, ConfigErrors) else ()
+    text = f"The configuration stays as it was. {describe(error)}"
+    logger.error(Event(CoreCode.CONFIG_RELOAD_FAILED, text, **error.labels))
+    for finding in findings:
+        logger.error(Event(CoreCode.CONFIG_RELOAD_FAILED, str(finding), key=finding.path))
+
+
+@dataclass(frozen=True)
+class Change:
+    """Another configuration, ready to be applied or dropped."""
+
+    config: AppConfig
+    generation: Generation
+    settings: Settings
+    without_effect: Sequence[str]
+    """Keys that keep their values until the next start."""
+
+    def drop(self) -> None:
+        """Nobody will apply it."""
+        self.generation.retire()
+
+
+@dataclass(eq=False)
+class RunningServer:
+    """A server that listens; see :func:`running`."""
+
+    config: AppConfig
+    instance: Instance
+    addresses: Sequence[SocketAddress]
+    _server: SSHServer
+    _generations: Generations
+    _health: Health
+
+    @property
+    def status(self) -> str:
+        """For the service manager."""
+        return f"Listening on {', '.join(map(str, self.addresses))}"
+
+    @property
+    def accepting(self) -> bool:
+        return self._server.accepting
+
+    def hurry(self) -> None:
+        """End without grace once the scope is left."""
+        self._server.hurry()
+
+    async def prepare(self, config: AppConfig) -> Change:
+        """
+        Open what *config* needs, for :meth:`apply`.
+
+        Raises:
+            ConfigError, BackendError: it cannot be used.
+        """
+        config, without_effect = _with_fixed(self.config, config)
+        if config.health.enable:
+            config.health.ssl_context()
+        options = await asyncio.to_thread(_server_options, config, self.instance)
+        settings = await self._server.prepare(options)
+        return Change(config, await self._generations.open(config), settings, without_effect)
+
+    def apply(self, change: Change) -> None:
+        """New connections get the change; those that are there keep what they have."""
+        self._generations.use(change.generation)
+        self._server.use(change.settings)
+        self.config = change.config
+
+    async def apply_health(self) -> None:
+        """The health endpoint as the current configuration has it; a failure is logged, and leaves it closed."""
+        try:
+            await self._health.use(self.config.health)
+        except ContainerSSHError as exc:
+            logger.error(exc.event())  # noqa: TRY400  told by its own words
+
+
+def _with_fixed(old: AppConfig, new: AppConfig) -> tuple[AppConfig, list[str]]:
+    """*new*, with what cannot change while the server runs as *old* has it; the keys that this concerns."""
+    keys = []
+    if new.ssh.listen != old.ssh.listen:
+        keys.append("ssh.listen")
+        new = new.model_copy(update={"ssh": new.ssh.model_copy(update={"listen": old.ssh.listen})})
+    if new.health.enable and old.health.enable and new.health.listen != old.health.listen:
+        keys.append("health.listen")
+        new = new.model_copy(update={"health": new.health.model_copy(update={"listen": old.health.listen})})
+    return new, keys
+
+
+class Health:
+    """The health endpoint, which can change while the server runs."""
+
+    def __init__(self, healthy: Callable[[], bool]) -> None:
+        self._healthy = healthy
+        self._config = HealthConfig()
+        self._scope: HeldScope[object] | None = None
+
+    async def use(self, config: HealthConfig) -> None:
+        """
+        Serve as *config* says; its certificates are read again.
+
+        Raises:
+            ConfigError, BackendError: that is not possible; there is no endpoint now.
+        """
+        if config == self._config and (self._scope is None or config.ssl_context() is None):
+            return
+        await self.close()
+        self._config = config
+        if config.enable:
+            endpoint = _service("Health check endpoint", health_endpoint(config, self._healthy))
+            self._scope = await HeldScope.enter(endpoint)
+
+    async def close(self) -> None:
+        scope, self._scope = self._scope, None
+        self._config = HealthConfig()
+        if scope is not None:
+            await scope.leave()
 
 
 @asynccontextmanager
 async def running(
-    config: AppConfig, instance: Instance, *, stopping: Callable[[], bool] = lambda: False
-) -> AsyncIterator[Sequence[SocketAddress]]:
+    config: AppConfig,
+    instance: Instance,
+    *,
+    sockets: Sequence[socket.socket] = (),
+    stopping: Callable[[], bool] = lambda: False,
+) -> AsyncIterator[RunningServer]:
     """
-    The whole server: listening on the yielded addresses inside the scope, gone with all its containers after it.
+    The whole server: listening inside the scope (on *sockets* if some are given), gone with all its containers after
+    it.
 
     Raises:
         ConfigError: something configured cannot be used.
@@ -129,22 +349,34 @@ async def running(
     """
     ready = False
     async with AsyncExitStack() as stack:
-        if config.health.enable:
-            health = health_endpoint(config.health, lambda: ready and not stopping())
-            await stack.enter_async_context(_service("Health check endpoint", health))
+        for sock in sockets:
+            stack.callback(sock.close)
+        health = Health(lambda: ready and not stopping())
+        stack.push_async_callback(health.close)
+        await health.use(config.health)
         backends = await stack.enter_async_context(Backends.opened(instance))
-        await backends.choose(config)
-        config_server: ConfigServer | None = None
-        if config.configserver.url:
-            config_server = await stack.enter_async_context(open_config_server(config.configserver))
-        authenticators = await _authenticators(config, stack)
-        handler = AuthenticationServer(PerLoginServer(config, config_server, backends.by_name), authenticators)
-        server = SSHServer(handler, _server_options(config, instance))
-        listening = await stack.enter_async_context(_service("SSH server", server.serving()))
-        reaper = asyncio.create_task(backends.reap(config))
+        generations = Generations(backends)
+        stack.push_async_callback(generations.close)
+        generations.use(await generations.open(config))
+        server = SSHServer(generations, _server_options(config, instance))
+        listening = await stack.enter_async_context(_service("SSH server", server.serving(sockets)))
+        reaper = asyncio.create_task(_reap_now_and_then(backends, generations))
         stack.push_async_callback(_cancelled, reaper)
         ready = True
-        yield listening.addresses
+        yield RunningServer(config, instance, listening.addresses, server, generations, health)
+
+
+async def _reap_now_and_then(backends: Backends, generations: Generations) -> None:
+    while True:
+        current = generations.current
+        try:
+            await backends.reap(current.config, current.opened.backends)
+        except ContainerSSHError as exc:
+            logger.warning(exc.event())
+        except Exception as exc:
+            text = f"What dead instances left could not be removed ({describe(exc)})"
+            logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
+        await asyncio.sleep(random.uniform(*REAP_EVERY))  # noqa: S311  not for secrets
 
 
 @asynccontextmanager
@@ -165,25 +397,6 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authenticators:
-    users: UsersFile | None = None
-    if "users" in (config.auth.password.method, config.auth.public_key.method):
-        users = UsersFile(Path(config.auth.users.file), check_config=lambda patch: overlay(config, patch))
-    password: PasswordAuthenticator | None = None
-    public_key: PublicKeyAuthenticator | None = None
-    match config.auth.password.method:
-        case "webhook":
-            password = await stack.enter_async_context(open_webhook(config.auth.password.webhook))
-        case "users":
-            password = users
-    match config.auth.public_key.method:
-        case "webhook":
-            public_key = await stack.enter_async_context(open_webhook(config.auth.public_key.webhook))
-        case "users":
-            public_key = users
-    return Authenticators(password, public_key)
-
-
 def _server_options(config: AppConfig, instance: Instance) -> ServerOptions:
     ssh = config.ssh
     host, port = split_address(ssh.listen)
@@ -199,7 +412,7 @@ def _server_options(config: AppConfig, instance: Instance) -> ServerOptions:
         client_alive_interval=ssh.client_alive_interval,
         client_alive_count_max=ssh.client_alive_count_max or 3,
         login_grace=ssh.login_grace_time,
-        shutdown_grace=SHUTDOWN_GRACE,
+        shutdown_grace=ssh.shutdown_grace_time,
         limits=_limits(ssh),
         admission=_admission(ssh.limits),
         proxies=[ip_network(network) for network in ssh.proxy_protocol.trusted],

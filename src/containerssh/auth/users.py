@@ -150,6 +150,10 @@ class UsersFile:
                 return self._login(attempt, "pubkey", user, entry)
         raise self._failed(attempt, "pubkey", reason)
 
+    def close(self) -> None:
+        """Nobody asks any more."""
+        self._judges.shutdown(wait=False)
+
     async def _judge(self, judge: PasswordHash, password: bytes) -> bool:
         if self._waiting >= MOST_WAITING:
             raise AuthUnavailable(AuthCode.BACKEND_ERROR, "too many passwords are waiting to be judged")

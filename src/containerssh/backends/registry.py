@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from containerssh.backends.docker.backend import DockerBackend
@@ -55,6 +55,9 @@ class OCILogins:
         return self.backend.login(login, config.oci, notices)
 
 
+ByName = Mapping[str, DockerLogins | OCILogins]
+
+
 @dataclass(eq=False)
 class Backends:
     """All backends that this version has; open it with :meth:`opened`."""
@@ -62,7 +65,6 @@ class Backends:
     instance: Instance
     docker: DockerBackend
     oci: OCIBackend
-    _auto: DockerLogins | OCILogins | None = field(default=None, init=False)
 
     @classmethod
     @asynccontextmanager
@@ -75,24 +77,18 @@ class Backends:
             await backends.docker.close()
             await backends.oci.close()
 
-    @property
-    def by_name(self) -> Mapping[str, DockerLogins | OCILogins]:
-        """Names to backends; ``auto`` is there once :meth:`choose` has found one."""
-        named: dict[str, DockerLogins | OCILogins] = {
-            "docker": DockerLogins(self.docker),
-            "oci": OCILogins(self.oci),
-        }
-        return {**named, "auto": self._auto} if self._auto else named
-
-    async def choose(self, config: AppConfig) -> None:
+    async def choose(self, config: AppConfig) -> ByName:
         """
-        Settle what ``auto`` means here: Docker where it answers, else Podman, else the embedded backend.
+        The backends by their names. If ``auto`` is configured, what it means here is settled: Docker where it answers,
+        else Podman, else the embedded backend.
 
         Raises:
             BackendError: the configured backend is ``auto`` and none works.
         """
-        if config.backend != "auto":
-            return
+        named: dict[str, DockerLogins | OCILogins] = {"docker": DockerLogins(self.docker), "oci": OCILogins(self.oci)}
+        return {**named, "auto": await self._choose(config)} if config.backend == "auto" else named
+
+    async def _choose(self, config: AppConfig) -> DockerLogins | OCILogins:
         failures = []
         for host in _engines(config):
             logins = DockerLogins(self.docker, host)
@@ -101,29 +97,29 @@ class Backends:
             except BackendError as exc:
                 failures.append(f"{host or config.docker.connection.host}: {exc}")
                 continue
-            self._chosen(logins, "docker", found)
-            return
+            _tell_chosen("docker", found)
+            return logins
         try:
             found = await self.oci.probe(config.oci)
         except BackendError as exc:
             failures.append(f"oci: {exc}")
             text = "backend: auto found nothing that works: " + "; ".join(failures)
             raise BackendError(BackendCode.CONFIG_ERROR, text) from exc
-        self._chosen(OCILogins(self.oci), "oci", found)
+        _tell_chosen("oci", found)
+        return OCILogins(self.oci)
 
-    def _chosen(self, logins: DockerLogins | OCILogins, name: str, what: str) -> None:
-        self._auto = logins
-        logger.log(NOTICE, Event(BackendCode.CHOSEN, f"backend: auto means {name} here ({what})", backend=name))
-
-    async def reap(self, config: AppConfig) -> None:
-        """Remove what instances that died on this machine left; what cannot be removed is tried at the next start."""
+    async def reap(self, config: AppConfig, by_name: ByName) -> None:
+        """
+        Remove what instances that died on this machine left; what cannot be removed is left to the next call. *by_name*
+        is what :meth:`choose` found for *config*.
+        """
         dead = self.instance.dead()
         if not dead:
             return
         removed = await self.oci.reap(config.oci)
         if config.backend != "oci":
             try:
-                removed += await self.docker.reap(self._engine(config))
+                removed += await self.docker.reap(_engine(config, by_name))
             except BackendError as exc:
                 logger.warning(exc.event())
                 return
@@ -133,8 +129,14 @@ class Backends:
         text = f"Removed what {len(dead)} ended server processes had left: {removed} containers"
         logger.log(NOTICE, Event(BackendCode.REAPED, text))
 
-    def _engine(self, config: AppConfig) -> DockerConfig:
-        return self._auto.section(config) if isinstance(self._auto, DockerLogins) else config.docker
+
+def _tell_chosen(name: str, what: str) -> None:
+    logger.log(NOTICE, Event(BackendCode.CHOSEN, f"backend: auto means {name} here ({what})", backend=name))
+
+
+def _engine(config: AppConfig, by_name: ByName) -> DockerConfig:
+    auto = by_name.get("auto")
+    return auto.section(config) if isinstance(auto, DockerLogins) else config.docker
 
 
 def _engines(config: AppConfig) -> list[str]:

@@ -286,6 +286,9 @@ class SSHConfig(ConfigModel):
     login_grace_time: Duration = seconds(120)
     """How long a client may take to authenticate; 0 for as long as it likes."""
 
+    shutdown_grace_time: Duration = seconds(20)
+    """How long programs may go on when the server is stopped; they are asked to end at once."""
+
     max_auth_tries: Annotated[int, Field(ge=1, le=1000)] = 6
     """How many failed tries to authenticate a connection has."""
 
@@ -312,6 +315,8 @@ class SSHConfig(ConfigModel):
             yield Problem("clientAliveInterval", "must be 0 or at least 1s")
         if self.login_grace_time < seconds(0):
             yield Problem("loginGraceTime", "must not be negative")
+        if self.shutdown_grace_time < seconds(0):
+            yield Problem("shutdownGraceTime", "must not be negative")
         for number, key in enumerate(self.hostkeys):
             try:
                 check_private_key(key.get_secret_value())

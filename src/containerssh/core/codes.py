@@ -16,6 +16,11 @@ class CoreCode(Code):
         "a host key could not be made or saved",
     )
     CONFIG_FILE = "CORE_CONFIG_FILE", "which config file is used"
+    CONFIG_RELOADED = "CORE_CONFIG_RELOADED", "SIGHUP: the configuration was read again, and holds for new connections"
+    CONFIG_RELOAD_FAILED = "CORE_CONFIG_RELOAD_FAILED", "SIGHUP: the new configuration cannot be used; nothing changed"
+    CONFIG_NEEDS_RESTART = "CORE_CONFIG_NEEDS_RESTART", "SIGHUP: a changed key has no effect before the next start"
+    STOP_HURRIED = "CORE_STOP_HURRIED", "a second signal: the server ends without grace"
+    STOP_GIVEN_UP = "CORE_STOP_GIVEN_UP", "not everything was removed in time after a second signal"
     HEALTH_CHECK_FAILED = "CORE_HEALTH_CHECK_FAILED", "--healthcheck failed"
     HEALTH_CHECK_SUCCESSFUL = "CORE_HEALTH_CHECK_SUCCESSFUL", "--healthcheck succeeded"
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from typing import Generic, TypeVar
 
 from containerssh.core.codes import GeneralCode
 from containerssh.core.errors import ContainerSSHError, describe
 from containerssh.core.messages import Event
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 async def finish(work: Callable[[], Awaitable[object]], *, within: timedelta) -> None:
@@ -59,6 +62,53 @@ async def time_limit(limit: timedelta, error: Callable[[], ContainerSSHError]) -
         if scope.expired():
             raise error() from exc
         raise
+
+
+class HeldScope(Generic[T]):
+    """A scope that is left elsewhere than it was entered: a task of its own does both. Made by :meth:`enter`."""
+
+    value: T
+
+    def __init__(self, scope: AbstractAsyncContextManager[T]) -> None:
+        self._letting_go = asyncio.Event()
+        self._entered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._hold(scope))
+
+    @classmethod
+    async def enter(cls, scope: AbstractAsyncContextManager[T]) -> HeldScope[T]:
+        """Enter *scope*; raises what that raises. Whoever calls leaves it, by :meth:`leave` or :meth:`let_go`."""
+        held = cls(scope)
+        try:
+            held.value = await held._entered
+        except asyncio.CancelledError:
+            held._task.cancel()
+            await asyncio.wait([held._task])
+            raise
+        return held
+
+    def let_go(self) -> None:
+        """Leave the scope soon."""
+        self._letting_go.set()
+
+    @property
+    def left(self) -> bool:
+        """Whether it is over."""
+        return self._task.done()
+
+    async def leave(self) -> None:
+        """Leave the scope, and wait until that is done; raises what that raises."""
+        self.let_go()
+        await self._task
+
+    async def _hold(self, scope: AbstractAsyncContextManager[T]) -> None:
+        try:
+            async with scope as value:
+                self._entered.set_result(value)
+                await self._letting_go.wait()
+        except Exception as exc:
+            if self._entered.done():
+                raise
+            self._entered.set_exception(exc)
 
 
 def _name(work: Callable[[], Awaitable[object]]) -> str:

@@ -66,9 +66,13 @@ class LogSetup:
         """Wait until what was logged so far is written, or cannot be."""
         self._writer.flush(within=5)
 
+    def detach(self) -> None:
+        """Take no more messages; what was logged so far is still written."""
+        logging.getLogger().removeHandler(self._handler)
+
     def close(self) -> None:
         """Write what is left and stop logging; a second call does nothing."""
-        logging.getLogger().removeHandler(self._handler)
+        self.detach()
         self._writer.close()
         atexit.unregister(self._writer.close)
 

@@ -64,6 +64,16 @@ class Door:
     def __len__(self) -> int:
         return self._all
 
+    def use(self, limits: Admission) -> None:
+        """Apply other limits to those who come from now on; who failed is remembered."""
+        self._limits = limits
+        if limits.penalties is None:
+            self._penalties = None
+        elif self._penalties is None:
+            self._penalties = PenaltyBox(limits.penalties)
+        else:
+            self._penalties.use(limits.penalties)
+
     def enter(self, host: str, now: float) -> Ticket:
         """
         Let a connection from *host* in, perhaps ``instead_of`` another that has not logged in yet.
@@ -184,15 +194,19 @@ class PenaltyBox:
     """Sources that failed, each with the time until which its penalties run."""
 
     def __init__(self, penalties: Penalties) -> None:
-        self._threshold = penalties.threshold.total_seconds()
-        self._longest = penalties.longest.total_seconds()
-        self._most = penalties.sources
+        self.use(penalties)
         # The one that failed longest ago comes first, so making room takes no search.
         self._until: dict[Source, float] = {}
         self._refused: set[Source] = set()
 
     def __len__(self) -> int:
         return len(self._until)
+
+    def use(self, penalties: Penalties) -> None:
+        """Apply other limits from now on."""
+        self._threshold = penalties.threshold.total_seconds()
+        self._longest = penalties.longest.total_seconds()
+        self._most = penalties.sources
 
     def is_refused(self, source: Source, now: float) -> bool:
         """Whether *source* has crossed the threshold, and not yet served its time."""

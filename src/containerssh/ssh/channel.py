@@ -76,7 +76,9 @@ class Session(SessionChannel):
         self._scope: asyncio.Timeout | None = None
         self._handler: SessionHandler | None = None
         self._pty = False
+        self._starting = False
         self._started = False
+        self._stopping = False
         self._env_count = 0
         self._env_bytes = 0
         self._env_refused = False
@@ -253,6 +255,15 @@ class Session(SessionChannel):
                 await self._handle(handler, *request)
             self._handler = None
 
+    def server_stops(self, why: str, grace: float) -> None:
+        """Tell the user of an interactive session; close a channel whose program was not asked for yet."""
+        self._stopping = True
+        if self.running and self.interactive and grace:
+            self.notice(f"\r\ncontainerssh: {why}. This session ends within {grace:g} seconds.")
+        elif not self._started and not self._starting and not self._ending:
+            self._channel.cut()
+            self.closed_by_peer()
+
     async def terminate(self) -> None:
         """The server stops: pass it on to the program, if one runs."""
         if self._handler is not None:
@@ -327,6 +338,7 @@ class Session(SessionChannel):
         label = from_wire(name[:256])
         logger.debug(Event(SSHCode.CHANNEL_REQUEST, "Channel request", RequestType=label))
         error: Exception | None = None
+        self._starting = name in _STARTS
         try:
             await self._perform(handler, name, payload)
         except (Rejected, ProtocolError) as exc:
@@ -348,6 +360,8 @@ class Session(SessionChannel):
             )
         if name in _STARTS and not self._started:
             await self._answer_start(name, want_reply, error)
+            if self.running and self._stopping:
+                await handler.terminate()
         elif want_reply:
             self._channel.reply(error is None)
 

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 _TELLING = 3.0
 # How long a client whose last program ended because of a stop may take to leave by itself.
 _LEAVING = 1.0
+_STOPPED = "The server is shutting down"
 
 
 class Registry:
@@ -45,6 +46,8 @@ class Registry:
     def __init__(self, door: Door) -> None:
         self.all: set[Connection] = set()
         self.door = door
+        self.closed = False
+        """Whether the server stops: nobody logs in any more."""
 
     def add(self, connection: Connection) -> None:
         self.all.add(connection)
@@ -153,6 +156,10 @@ class Connection(Notices):
         number = self._session_count
         self._session_count += 1
         session = Session(channel, number, self._login, self._meta.connection_id, self._options.limits)
+        if self._stopping:
+            channel.front = session
+            channel.refuse(constants.OPEN_ADMINISTRATIVELY_PROHIBITED, _STOPPED)
+            session.closed_by_peer()
         session.on_told = self._told.set
         if self._first is None:
             # Nobody has to wait for this one: there is always a first session, and it hears of a failure best.
@@ -187,6 +194,8 @@ class Connection(Notices):
             handler = self._login.result()
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace):
+                    for session in list(self._sessions):
+                        session.server_stops(_STOPPED, grace)
                     # First the sessions, whose programs get a TERM, then what else the login runs.
                     for terminate in [*(session.terminate for session in list(self._sessions)), handler.terminate]:
                         await self._terminate(terminate)
@@ -195,7 +204,7 @@ class Connection(Notices):
                         # Told of its program's end and the server's at once, a client reports the latter.
                         async with asyncio.timeout(_LEAVING):
                             await self._left.wait()
-        self._link.end("The server is shutting down")
+        self._link.end(_STOPPED)
         await asyncio.wait((self.task,))
 
     def make_room(self) -> None:
@@ -278,6 +287,9 @@ class Connection(Notices):
             # The scope was closed: the client left, or its time was over.
             self._handshake_failed(network, self._error or ConnectionResetError("the client left"))
             raise
+        if self._stopping or self._registry.closed:
+            self._link.end(_STOPPED)
+            return
         self.authenticated = True
         self._registry.door.logged_in(self.ticket)
         if self._grace:

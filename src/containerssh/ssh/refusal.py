@@ -54,7 +54,7 @@ class Refusals:
     """Tells clients and the log of refusals; :meth:`close` it when no more follow."""
 
     def __init__(self, version: str, *, log_every: float = LOG_EVERY) -> None:
-        self._version = version
+        self.server_version = version
         self._log_every = log_every
         self._lingering: set[asyncio.Task[None]] = set()
         self._silent: dict[SSHCode, tuple[int, asyncio.TimerHandle]] = {}
@@ -74,7 +74,7 @@ class Refusals:
         self.note(why.code, peer)
         with suppress(OSError):
             # The first bytes of a connection always fit into the system's buffer.
-            sock.send(goodbye(self._version, why.text))
+            sock.send(goodbye(self.server_version, why.text))
             sock.shutdown(socket.SHUT_WR)
             if len(self._lingering) < _LINGERING_MAX:
                 task = asyncio.get_running_loop().create_task(_drain(sock))

@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from containerssh.core.codes import ServiceCode, SSHCode
@@ -20,7 +20,7 @@ from containerssh.ssh.adapter import AdapterConnection, library_options
 from containerssh.ssh.admission import Door, Refused, is_within
 from containerssh.ssh.algorithms import CLIENT_SIGNATURES, Kind, check
 from containerssh.ssh.connection import Connection, Registry
-from containerssh.ssh.host_keys import load_host_keys
+from containerssh.ssh.host_keys import HostKey, load_host_keys
 from containerssh.ssh.limits import count, log_reached
 from containerssh.ssh.options import ServerOptions
 from containerssh.ssh.refusal import LOG_EVERY, Refusals
@@ -32,6 +32,8 @@ _BACKLOG = 128
 # Between two tries to accept while the system refuses, for want of descriptors say.
 _ACCEPT_PAUSE = 0.5
 _INTRODUCTIONS_MAX = 1000
+# Where nobody is looked for, how soon that may change.
+_NO_LOOK = 30.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,34 @@ class ListeningServer:
         return self.addresses[0].port
 
 
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """Options that were looked at: what new connections get."""
+
+    options: ServerOptions
+    keys: Sequence[HostKey]
+    kex: Sequence[str]
+    ciphers: Sequence[str]
+    macs: Sequence[str]
+    library: Any = None
+    """The library's own form of them all."""
+
+    @classmethod
+    def of(cls, options: ServerOptions) -> Settings:
+        """Raises ConfigError: an option cannot be used."""
+        return cls(
+            options,
+            load_host_keys(options.host_keys),
+            check(options.kex, Kind.KEX),
+            check(options.ciphers, Kind.CIPHERS),
+            check(options.macs, Kind.MACS),
+        )
+
+    async def prepared(self) -> Settings:
+        """The same with ``library``."""
+        return replace(self, library=await library_options(self.options, self.keys, self.kex, self.ciphers, self.macs))
+
+
 class SSHServer:
     """The server; :meth:`serving` is its life."""
 
@@ -56,14 +86,12 @@ class SSHServer:
         """
         check_library()
         self._handler = handler
-        self._options = options
-        self._keys = load_host_keys(options.host_keys)
-        self._kex = check(options.kex, Kind.KEX)
-        self._ciphers = check(options.ciphers, Kind.CIPHERS)
-        self._macs = check(options.macs, Kind.MACS)
+        self._settings = Settings.of(options)
         self._door = Door(options.admission)
         self._refusals = Refusals(options.server_version)
         self._connections = Registry(self._door)
+        self._accepting: list[asyncio.Task[None]] = []
+        self._hurried = asyncio.Event()
         self._introductions: set[asyncio.Task[None]] = set()
         self._last_logged: dict[Code, float] = {}
 
@@ -72,27 +100,52 @@ class SSHServer:
         """The connections at this moment, those that have not logged in yet included."""
         return self._connections.all
 
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[ListeningServer]:
+    @property
+    def accepting(self) -> bool:
+        """Whether it takes connections in."""
+        return bool(self._accepting) and not any(task.done() for task in self._accepting)
+
+    async def prepare(self, options: ServerOptions) -> Settings:
         """
-        Listen and serve. Leaving stops it: no more connections, a TERM to every program, after ``shutdown_grace`` a
-        disconnect to every client; it returns when the scopes of all handlers are left.
+        Look at other options for :meth:`use`.
+
+        Raises:
+            ConfigError: one cannot be used.
+        """
+        settings = await asyncio.to_thread(Settings.of, options)
+        return await settings.prepared()
+
+    def use(self, settings: Settings) -> None:
+        """Give *settings* to new connections; those that are there keep theirs. Where it listens does not change."""
+        self._settings = settings
+        self._door.use(settings.options.admission)
+        self._refusals.server_version = settings.options.server_version
+
+    def hurry(self) -> None:
+        """Stop without any grace, now or when it comes to that."""
+        self._hurried.set()
+
+    @asynccontextmanager
+    async def serving(self, sockets: Sequence[socket.socket] = ()) -> AsyncIterator[ListeningServer]:
+        """
+        Listen and serve, on *sockets* if some are given; they are closed at the end. Leaving stops it: no more
+        connections, a TERM to every program, after ``shutdown_grace`` a disconnect to every client; it returns when the
+        scopes of all handlers are left.
 
         Raises:
             BackendError: an address cannot be bound.
         """
-        library = await library_options(self._options, self._keys, self._kex, self._ciphers, self._macs)
-        sockets = await self._bind()
+        self._settings = await self._settings.prepared()
+        sockets = sockets or await self._bind()
         addresses = [SocketAddress.of(*sock.getsockname()[:2]) for sock in sockets]
-        accepting = [asyncio.create_task(self._accept(sock, library)) for sock in sockets]
-        if self._options.limits.unreachable:
-            accepting.append(asyncio.create_task(self._look_for_the_gone()))
+        self._accepting = [asyncio.create_task(self._accept(sock)) for sock in sockets]
+        self._accepting.append(asyncio.create_task(self._look_for_the_gone()))
         try:
             for address in addresses:
                 logger.info(Event(SSHCode.AVAILABLE, "SSH server listening", module="ssh", address=str(address)))
             yield ListeningServer(addresses)
         finally:
-            ending = [*accepting, *self._introductions]
+            ending = [*self._accepting, *self._introductions]
             for task in ending:
                 task.cancel()
             await asyncio.wait(ending)
@@ -104,7 +157,7 @@ class SSHServer:
 
     async def _bind(self) -> list[socket.socket]:
         loop = asyncio.get_running_loop()
-        host, port = self._options.host, self._options.port
+        host, port = self._settings.options.host, self._settings.options.port
         sockets: list[socket.socket] = []
         try:
             found = await loop.getaddrinfo(
@@ -129,7 +182,7 @@ class SSHServer:
             raise BackendError(SSHCode.START_FAILED, f"cannot listen on {where}", address=where) from exc
         return sockets
 
-    async def _accept(self, listener: socket.socket, library: Any) -> None:
+    async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -139,20 +192,20 @@ class SSHServer:
                 await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
             peer = SocketAddress.of(*address[:2])
-            if not is_within(peer.host, self._options.proxies):
-                await self._take_in(sock, peer, library)
+            if not is_within(peer.host, self._settings.options.proxies):
+                await self._take_in(sock, peer)
             elif len(self._introductions) < _INTRODUCTIONS_MAX:
-                task = loop.create_task(self._be_introduced(sock, peer, library))
+                task = loop.create_task(self._be_introduced(sock, peer))
                 self._introductions.add(task)
                 task.add_done_callback(self._introductions.discard)
             else:
                 sock.close()
                 self._log_seldom(logging.WARNING, SSHCode.PROXY_REFUSED, "Too many connections await a PROXY header")
 
-    async def _be_introduced(self, sock: socket.socket, proxy_address: SocketAddress, library: Any) -> None:
+    async def _be_introduced(self, sock: socket.socket, proxy_address: SocketAddress) -> None:
         """Let a trusted proxy say whose connection this is."""
         try:
-            client = await proxy.read_header(sock, within=self._options.proxy_header_within)
+            client = await proxy.read_header(sock, within=self._settings.options.proxy_header_within)
         except ProtocolError as exc:
             sock.close()
             text = f"A connection from a trusted proxy was refused: {exc.explanation}"
@@ -161,9 +214,9 @@ class SSHServer:
             sock.close()
             raise
         else:
-            await self._take_in(sock, client or proxy_address, library)
+            await self._take_in(sock, client or proxy_address)
 
-    async def _take_in(self, sock: socket.socket, peer: SocketAddress, library: Any) -> None:
+    async def _take_in(self, sock: socket.socket, peer: SocketAddress) -> None:
         """Serve the connection *sock*, which is *peer*'s, if there is room for it."""
         loop = asyncio.get_running_loop()
         try:
@@ -177,10 +230,11 @@ class SSHServer:
             self._refusals.note(SSHCode.LIMIT_UNAUTHENTICATED, other.peer)
             if other.connected_once:
                 other.make_room()
-        front = Connection(self._handler, self._options, self._connections, peer, ticket)
+        settings = self._settings
+        front = Connection(self._handler, settings.options, self._connections, peer, ticket)
         try:
-            presence.watch(sock, self._options.limits.unreachable)
-            await loop.connect_accepted_socket(self._protocol(library, front), sock)
+            presence.watch(sock, settings.options.limits.unreachable)
+            await loop.connect_accepted_socket(self._protocol(settings, front), sock)
         except OSError as exc:
             logger.debug(Event(SSHCode.DISCONNECTED, f"A connection was lost at once ({describe(exc)})"))
             sock.close()
@@ -188,15 +242,17 @@ class SSHServer:
             if not front.connected_once:
                 self._door.left(ticket)
 
-    def _protocol(self, library: Any, front: Connection) -> Callable[[], AdapterConnection]:
+    def _protocol(self, settings: Settings, front: Connection) -> Callable[[], AdapterConnection]:
         loop = asyncio.get_running_loop()
-        return lambda: AdapterConnection(loop, library, self._options, self._keys, CLIENT_SIGNATURES, front)
+        return lambda: AdapterConnection(
+            loop, settings.library, settings.options, settings.keys, CLIENT_SIGNATURES, front
+        )
 
     async def _look_for_the_gone(self) -> None:
-        limit = self._options.limits.unreachable
         while True:
-            await asyncio.sleep(limit.total_seconds() / 6)
-            for connection in list(self._connections.all):
+            limit = self._settings.options.limits.unreachable
+            await asyncio.sleep(limit.total_seconds() / 6 if limit else _NO_LOOK)
+            for connection in list(self._connections.all) if limit else ():
                 connection.end_if_gone(limit)
 
     def _log_seldom(self, level: int, code: Code, text: str, **labels: str) -> None:
@@ -210,17 +266,20 @@ class SSHServer:
                 logger.log(level, Event(code, text, **labels))
 
     async def _stop(self) -> None:
-        grace = self._options.shutdown_grace.total_seconds()
+        grace = self._settings.options.shutdown_grace.total_seconds()
+        self._connections.closed = True
         tasks = [asyncio.create_task(connection.stop(grace)) for connection in list(self._connections.all)]
         if not tasks:
             return
+        hurried = asyncio.create_task(self._hurried.wait())
         try:
-            await asyncio.wait(tasks)
-        except asyncio.CancelledError:
+            ended = asyncio.create_task(asyncio.wait(tasks))
+            await asyncio.wait([ended, hurried], return_when=asyncio.FIRST_COMPLETED)
+        finally:
             # Asked again, and more urgently: no grace.
+            hurried.cancel()
             for task in tasks:
                 task.cancel()
             ends = [asyncio.create_task(connection.stop(0)) for connection in list(self._connections.all)]
             if ends:
                 await asyncio.wait(ends)
-            raise

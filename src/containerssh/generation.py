@@ -1,0 +1,134 @@
+"""A configuration in force, and what follows it: connections keep the one they began with.
+
+What was opened for a configuration (clients of webhooks, threads that judge passwords) is closed when the last of its
+connections has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from containerssh.auth.authenticator import PasswordAuthenticator, PublicKeyAuthenticator
+from containerssh.auth.config_server import ConfigServer, open_config_server
+from containerssh.auth.users import UsersFile
+from containerssh.auth.webhook import open_webhook
+from containerssh.backends.registry import Backends, ByName
+from containerssh.config.app import AppConfig
+from containerssh.config.merge import overlay
+from containerssh.core.handlers import NetworkHandler, ServerHandler
+from containerssh.core.metadata import ConnectionMetadata
+from containerssh.core.tasks import HeldScope
+from containerssh.layers.authentication import AuthenticationServer, Authenticators
+from containerssh.layers.per_login import PerLoginServer
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What serves the connections of a generation."""
+
+    handler: ServerHandler
+    backends: ByName
+
+
+class Generation:
+    """A configuration; made by :meth:`Generations.open`."""
+
+    def __init__(self, config: AppConfig, scope: HeldScope[Opened]) -> None:
+        self.config = config
+        self.scope = scope
+        self.connections = 0
+        self.retired = False
+
+    @property
+    def opened(self) -> Opened:
+        return self.scope.value
+
+    def retire(self) -> None:
+        """No more connections come; close it once those that are there have ended."""
+        self.retired = True
+        if not self.connections:
+            self.scope.let_go()
+
+
+class Generations(ServerHandler):
+    """The outermost handler: gives each connection to the generation that is in force when it arrives."""
+
+    def __init__(self, backends: Backends) -> None:
+        self._backends = backends
+        self._open: set[Generation] = set()
+        self.current: Generation
+
+    async def open(self, config: AppConfig) -> Generation:
+        """
+        A generation for :meth:`use`; whoever does not use it retires it.
+
+        Raises:
+            ConfigError, BackendError: the configuration cannot be used.
+        """
+        generation = Generation(config, await HeldScope.enter(_opened(config, self._backends)))
+        self._open = {other for other in self._open if not other.scope.left} | {generation}
+        return generation
+
+    def use(self, generation: Generation) -> None:
+        """Give *generation* to all connections from now on."""
+        if self.in_force:
+            self.current.retire()
+        self.current = generation
+
+    @property
+    def in_force(self) -> bool:
+        """Whether there is a current one."""
+        return hasattr(self, "current")
+
+    async def close(self) -> None:
+        """After the last connection."""
+        for generation in self._open:
+            generation.scope.let_go()
+        await asyncio.gather(*(generation.scope.leave() for generation in self._open))
+
+    @asynccontextmanager
+    async def accept(self, meta: ConnectionMetadata) -> AsyncIterator[NetworkHandler]:
+        generation = self.current
+        generation.connections += 1
+        try:
+            async with generation.opened.handler.accept(meta) as network:
+                yield network
+        finally:
+            generation.connections -= 1
+            if generation.retired and not generation.connections:
+                generation.scope.let_go()
+
+
+@asynccontextmanager
+async def _opened(config: AppConfig, backends: Backends) -> AsyncIterator[Opened]:
+    async with AsyncExitStack() as stack:
+        by_name = await backends.choose(config)
+        config_server: ConfigServer | None = None
+        if config.configserver.url:
+            config_server = await stack.enter_async_context(open_config_server(config.configserver))
+        authenticators = await _authenticators(config, stack)
+        yield Opened(AuthenticationServer(PerLoginServer(config, config_server, by_name), authenticators), by_name)
+
+
+async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authenticators:
+    users: UsersFile | None = None
+    if "users" in (config.auth.password.method, config.auth.public_key.method):
+        users = UsersFile(Path(config.auth.users.file), check_config=lambda patch: overlay(config, patch))
+        stack.callback(users.close)
+    password: PasswordAuthenticator | None = None
+    public_key: PublicKeyAuthenticator | None = None
+    match config.auth.password.method:
+        case "webhook":
+            password = await stack.enter_async_context(open_webhook(config.auth.password.webhook))
+        case "users":
+            password = users
+    match config.auth.public_key.method:
+        case "webhook":
+            public_key = await stack.enter_async_context(open_webhook(config.auth.public_key.webhook))
+        case "users":
+            public_key = users
+    return Authenticators(password, public_key)
