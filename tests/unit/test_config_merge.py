@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -332,3 +333,16 @@ def test_any_answer_gives_a_configuration_or_a_configuration_error(answer: dict[
             assert isinstance(merge(config(), answer), AppConfig)
         except ConfigErrors as exc:
             assert exc.findings  # noqa: PT017 - most answers are refused, not all
+
+
+@pytest.mark.parametrize("change", [{"runtime": "/bin/sh"}, {"dataDirectory": "/etc"}, {"DATADIRECTORY": "/root"}])
+@pytest.mark.parametrize("merge", [overlay, merge_answer])
+def test_what_is_the_machines_cannot_change_for_a_login(
+    merge: Callable[[AppConfig, dict[str, object]], AppConfig], change: dict[str, str]
+) -> None:
+    with pytest.raises(ConfigErrors, match="cannot change for a login"):
+        merge(config(), {"oci": change})
+
+
+def test_what_is_the_machines_can_be_repeated_for_a_login() -> None:
+    assert overlay(config(), {"oci": {"runtime": "auto", "hostname": "x"}}).oci.hostname == "x"

@@ -30,6 +30,8 @@ _SPELLING = Spelling(any_case=True, numbers_as_text=True)
 _SECTIONS = ("security", "docker", "oci", "kubernetes", "sshproxy")
 _BACKEND: TypeAdapter[str] = TypeAdapter(Backend)
 _DEEPEST = 64
+_OF_THE_SERVER = {"oci": ("runtime", "dataDirectory")}
+"""What is the machine's, whoever logs in: a program that runs as root, folders that are cleaned up after a crash."""
 
 KUBERNETES_OBJECTS = {"metadata": METADATA_KEYS, "spec": SPEC_KEYS}
 """The keys of `kubernetes.pod` whose values are the API's objects."""
@@ -139,10 +141,17 @@ class _Merge:
             )
             return section
         try:
-            return model.model_validate(tree, context=_SPELLING)
+            changed = model.model_validate(tree, context=_SPELLING)
         except ValidationError as exc:
             self._findings.extend(findings_of(exc, model, key))
             return section
+        for name in _OF_THE_SERVER.get(key, ()):
+            field = next(field for field, info in model.model_fields.items() if (info.alias or field) == name)
+            if getattr(changed, field) != getattr(section, field):
+                self._findings.append(
+                    Finding("error", f"{key}.{name}", "is the server's, and cannot change for a login")
+                )
+        return changed
 
     def _settle(self, model: type[ConfigModel], patch: Mapping[str, Any], path: Path) -> dict[str, Any]:
         try:

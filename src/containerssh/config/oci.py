@@ -303,10 +303,12 @@ class OCIConfig(ConfigModel):
     """Credentials for the registry."""
 
     runtime: Text = "auto"
-    """`auto` (whichever works, crun first), `crun`, `runc`, or the absolute path of one of the two."""
+    """`auto` (whichever works, crun first), `crun`, `runc`, or the absolute path of one of the two. It cannot be
+    changed for a login."""
 
     data_directory: Text = ""
-    """Where unpacked images and the changes of running containers live. Empty: `oci` in the server's state folder."""
+    """Where unpacked images and the changes of running containers live. Empty: `oci` in the server's state folder. It
+    cannot be changed for a login."""
 
     mode: OCIMode = OCIMode.CONNECTION
     """`connection`: one container per login; `session`: one per session channel."""
