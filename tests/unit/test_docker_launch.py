@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+from pathlib import Path
 from typing import Any
 
 from containerssh.backends.docker.launch import agent_is_main, create_body, environment
+from containerssh.backends.docker.start import agent_archive
 from containerssh.config.docker import DockerConfig, DockerExecutionConfig
 from containerssh.core.metadata import Login, SocketAddress, Value
 
@@ -24,6 +28,16 @@ def execution(**keys: Any) -> DockerExecutionConfig:
 
 def body(config: DockerExecutionConfig, **more: Any) -> dict[str, Any]:
     return create_body(config, LOGIN, instance="1" * 16, launch="2" * 32, command=["/agent", "serve"], **more)
+
+
+def test_the_agents_archive_ends_where_a_reader_stops(tmp_path: Path) -> None:
+    """Two empty blocks (tar(5)) and no padding behind them, which would meet a closed pipe in Podman."""
+    (tmp_path / "agent").write_bytes(b"x" * 700)
+    archive = agent_archive(tmp_path / "agent")
+    assert archive[-1024:] == bytes(1024)
+    assert archive[-1536:-1024] != bytes(512)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as unpacked:
+        assert unpacked.getmembers()[-1].size == 700
 
 
 def test_labels_tell_whose_container_it_is_and_own_labels_stay() -> None:

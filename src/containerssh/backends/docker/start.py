@@ -332,7 +332,8 @@ def agent_archive(binary: Path) -> bytes:
         entry = tarfile.TarInfo(UPLOADED_AGENT)
         entry.size, entry.mode = len(content), 0o755
         archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
+    # Without the padding behind the end: Podman's reader leaves before it, and the rest then breaks its pipe.
+    return buffer.getvalue()[: archive.offset]
 
 
 def _misses(error: EngineError, path: str, *more: str) -> bool:
