@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -43,6 +43,7 @@ class OCIBackend:
         self._undo = AsyncExitStack()
         self._launcher: Launcher | None = None
         self._machines: dict[tuple[str, Path], Machine] = {}
+        self._data: set[Path] = set()
         self._preparing = asyncio.Lock()
         self._numbers = count(1)
 
@@ -108,6 +109,9 @@ class OCIBackend:
             for machine in self._machines.values():
                 machine.close()
             self._machines.clear()
+            for data in self._data:  # also where no runtime worked, so that there never was a machine
+                with suppress(OSError):
+                    (data / "containers" / self._instance.id).rmdir()
         await asyncio.to_thread(cgroups.kill_and_remove, self._instance.id)
 
     async def _machine(self, config: OCIConfig) -> Machine:
@@ -115,6 +119,7 @@ class OCIBackend:
         async with self._preparing:
             launcher = await self._running_launcher()
             if key not in self._machines:
+                self._data.add(key[1])
                 self._machines[key] = await find_machine(launcher, self._instance, config)
             return self._machines[key]
 
