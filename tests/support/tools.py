@@ -33,6 +33,7 @@ PACKAGES = {
     "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",
     "umoci": "umoci",
+    "unshare": "util-linux",
 }
 """Debian's package for each program; ``scripts/setup`` installs them."""
 

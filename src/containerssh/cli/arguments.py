@@ -90,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--backend", choices=("oci", "docker", "auto"), default="oci", help="default: %(default)s")
     demo.add_argument("--image", default="", help="image to land in (default: a small busybox one made here)")
     demo.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
-    demo.add_argument("--once", action="store_true", help="end after the login, even on a terminal")
+    stay = demo.add_mutually_exclusive_group()
+    stay.add_argument("--once", action="store_true", help="end after the login, even on a terminal")
+    stay.add_argument("--stay", action="store_true", help="serve on after the login, even without a terminal")
     demo.set_defaults(action="demo")
 
     config = commands.add_parser("config", help="look at a configuration").add_subparsers(

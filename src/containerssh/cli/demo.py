@@ -10,7 +10,6 @@ import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,9 +17,23 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from containerssh.auth.hashes import hash_password
+from containerssh.backends.oci.demo import demo_archive, demo_image
+from containerssh.backends.registry import Backends, DockerLogins
+from containerssh.config.app import AppConfig
+from containerssh.core.codes import BackendCode, SSHCode
+from containerssh.core.errors import ContainerSSHError, describe
+from containerssh.core.instance import default_state_folder, make_private, open_instance
 
 START_LIMIT = 60.0
 """Seconds that the server may take to listen, and the login to answer."""
+
+EXIT_INTERRUPTED = 130
+"""As shells report a command that Ctrl-C ended."""
+
+ENGINE_IMAGE = "containerssh-demo:latest"
 
 QUESTION = 'echo "host name  $(hostname)"; echo "user       $(id)"; echo "kernel     $(uname -sr)"; ps'
 
@@ -37,27 +50,33 @@ class Demo:
     image: str = ""
     port: int = 0
     once: bool = False
+    stay: bool = False
 
     async def run(self) -> int:
         """Run it to its end; the exit status."""
-        stay = sys.stdin.isatty() and not self.once
+        stay = self.stay or (sys.stdin.isatty() and not self.once)
+        staying = False
+        _cancel_when_interrupted()
         try:
             with _folder() as folder:
                 demo = await _Prepared.make(self, folder)
                 print(f"Configuration  {folder}/config.yaml")
-                async with demo.server():
-                    print(f"Server         127.0.0.1:{demo.port}, backend {self.backend}")
-                    status = await demo.log_in()
+                async with demo.server() as what:
+                    print(f"Server         127.0.0.1:{demo.port}, {what}")
+                    await demo.log_in()
                     print("\nTry it by hand:\n\n    " + shlex.join(demo.ssh("alice@127.0.0.1")))
                     print(f"\nor with the password {demo.password} from any SSH client, user alice, port {demo.port}.")
                     if stay:
-                        print("Ctrl-C ends the demo and removes what it made.")
-                        await _interrupt()
+                        print("Ctrl-C ends the demo and removes what it made.", flush=True)
+                        staying = True
+                        await asyncio.Event().wait()
                     else:
-                        print("(Run it on a terminal, without --once, and the server stays up for that.)")
-            return status
-        except DemoError as exc:
-            print(f"containerssh demo: {exc}", file=sys.stderr)
+                        print("(The server ends now; on a terminal, or with --stay, it stays up for that.)")
+            return 0
+        except asyncio.CancelledError:
+            return 0 if staying else EXIT_INTERRUPTED
+        except (DemoError, ContainerSSHError, OSError) as exc:
+            print(f"containerssh demo: {describe(exc)}", file=sys.stderr)
             return 1
 
 
@@ -66,19 +85,18 @@ class _Prepared:
     """Files written, port chosen: ready to start."""
 
     folder: Path
+    backend: str
     port: int
     password: str
 
     @classmethod
     async def make(cls, demo: Demo, folder: Path) -> _Prepared:
-        for tool, package in (("ssh", "openssh-client"), ("ssh-keygen", "openssh-client")):
+        for tool in ("ssh", "ssh-keygen"):
             if shutil.which(tool) is None:
-                raise DemoError(f"{tool} is missing; install it with: apt-get install {package}")
+                raise DemoError(f"{tool} is missing; install it with: apt install openssh-client")
         port = demo.port or _free_port()
         password = secrets.token_urlsafe(9)
         await _call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "demo", "-f", str(folder / "id_ed25519"))
-        from containerssh.auth.hashes import hash_password
-
         users = {
             "users": {
                 "alice": {
@@ -89,110 +107,107 @@ class _Prepared:
         }
         # JSON is YAML too, and needs no writer of its own.
         _write(folder / "users.yaml", users)
-        _write(folder / "config.yaml", _config(demo, folder, port))
-        return cls(folder, port, password)
+        _write(folder / "config.yaml", await _config(demo, folder, port))
+        return cls(folder, demo.backend, port, password)
 
     def ssh(self, *rest: str) -> list[str]:
         """The ssh command line that trusts this server only."""
         options = [
             "-i", f"{self.folder}/id_ed25519",
+            "-o", "IdentitiesOnly=yes",
             "-o", f"UserKnownHostsFile={self.folder}/known_hosts",
             "-o", "StrictHostKeyChecking=accept-new",
         ]  # fmt: skip
         return ["ssh", "-p", str(self.port), *options, *rest]
 
     @asynccontextmanager
-    async def server(self) -> AsyncIterator[None]:
-        """The real server as a process of its own, ended with SIGTERM."""
+    async def server(self) -> AsyncIterator[str]:
+        """The real server as a process of its own, ended with SIGTERM; which backend it has, in words."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "containerssh", "--config", str(self.folder / "config.yaml"),
             stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         try:
-            await self._listening(process)
-            yield
+            yield await self._listening(process)
         finally:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             await process.wait()
 
-    async def log_in(self) -> int:
+    async def log_in(self) -> None:
         command = self.ssh("-F", "none", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "alice@127.0.0.1", QUESTION)
         print(f"\n$ ssh -p {self.port} alice@127.0.0.1 {shlex.quote(QUESTION)}", flush=True)
         began = time.monotonic()
         try:
             status = await asyncio.wait_for(_status(command), START_LIMIT)
         except TimeoutError:
-            raise DemoError(f"no answer within {START_LIMIT:g} s\n{self._log()}") from None
+            raise DemoError(f"no answer within {START_LIMIT:g} s{self._told()}") from None
         if status:
-            raise DemoError(f"ssh ended with status {status}\n{self._log()}")
-        print(f"\nLogged in, answered and gone in {time.monotonic() - began:.2f} s; the container is removed.")
-        return status
+            raise DemoError(f"ssh ended with status {status}{self._told()}")
+        print(f"\nLogged in, answered and logged out in {time.monotonic() - began:.2f} s; the container went with it.")
 
-    async def _listening(self, process: asyncio.subprocess.Process) -> None:
+    async def _listening(self, process: asyncio.subprocess.Process) -> str:
         deadline = time.monotonic() + START_LIMIT
         while time.monotonic() < deadline:
-            if process.returncode is not None:
-                raise DemoError(f"the server ended with status {process.returncode}\n{self._log()}")
-            with socket.socket() as probe:
-                probe.setblocking(False)
-                try:
-                    await asyncio.get_running_loop().sock_connect(probe, ("127.0.0.1", self.port))
-                    return
-                except ConnectionRefusedError:
-                    await asyncio.sleep(0.05)
-        raise DemoError(f"the server did not listen within {START_LIMIT:g} s\n{self._log()}")
+            ended = process.returncode is not None
+            log = self._log()
+            if any(line["code"] == SSHCode.AVAILABLE for line in log):
+                chosen = (line["message"] for line in log if line["code"] == BackendCode.CHOSEN)
+                return next(chosen, f"backend {self.backend}")
+            if ended:
+                raise DemoError(f"the server ended with status {process.returncode}{self._told()}")
+            await asyncio.sleep(0.05)
+        raise DemoError(f"the server did not listen within {START_LIMIT:g} s{self._told()}")
 
-    def _log(self) -> str:
-        with suppress(OSError):
-            return (self.folder / "server.log").read_text(errors="replace")[-4000:]
-        return ""
+    def _log(self) -> list[dict[str, Any]]:
+        """The whole lines that the server has logged so far."""
+        try:
+            text = (self.folder / "server.log").read_text()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def _told(self) -> str:
+        """The end of the log, for people."""
+        worth = [line for line in self._log() if line["level"] not in ("debug", "info")] or self._log()
+        return "".join(f"\n  {line['level']}: {line['message']}" for line in worth[-10:])
 
 
-def _config(demo: Demo, folder: Path, port: int) -> dict[str, object]:
-    config: dict[str, object] = {
+async def _config(demo: Demo, folder: Path, port: int) -> dict[str, Any]:
+    config: dict[str, Any] = {
         "ssh": {"listen": f"127.0.0.1:{port}", "hostKeyDirectory": str(folder / "hostkeys")},
         "auth": {
             "password": {"method": "users"},
             "publicKey": {"method": "users"},
             "users": {"file": str(folder / "users.yaml")},
         },
-        "log": {"level": "info", "format": "text", "destination": "file", "file": str(folder / "server.log")},
+        "log": {"level": "info", "destination": "file", "file": str(folder / "server.log")},
         "backend": demo.backend,
     }
+    rootfs = None if demo.image else _busybox()
     if demo.backend in ("oci", "auto"):
-        config["oci"] = {"image": demo.image or _busybox()}
+        config["oci"] = {"image": demo.image or str(rootfs)}
     if demo.backend in ("docker", "auto"):
-        container = {"image": demo.image or _imported(_busybox())}
+        container = {"image": demo.image or ENGINE_IMAGE}
         config["docker"] = {"execution": {"container": container, "shellCommand": ["/bin/sh"]}}
+        if rootfs is not None:
+            await _bring(rootfs, AppConfig.model_validate(config))
     return config
 
 
-def _busybox() -> str:
-    from containerssh.backends.oci.demo import demo_image
-    from containerssh.core.errors import ContainerSSHError
-    from containerssh.core.instance import default_state_folder, make_private
-
+def _busybox() -> Path:
     state = default_state_folder()
-    try:
-        make_private(state)
-        return str(demo_image(state))
-    except (ContainerSSHError, OSError) as exc:
-        raise DemoError(str(exc)) from exc
+    make_private(state)
+    return demo_image(state)
 
 
-def _imported(rootfs: str) -> str:
-    """The same image for the engine, as its own command line client brings it there."""
-    name = "containerssh-demo:latest"
-    if shutil.which("docker") is None:
-        raise DemoError("without the docker command the demo cannot make an image; name one with --image")
-    made = subprocess.run(
-        ["sh", "-c", 'tar -C "$1" -c . | docker import --change \'CMD ["/bin/sh"]\' - "$2"', "sh", rootfs, name],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if made.returncode:
-        raise DemoError(f"the engine did not take the demo's image: {made.stderr.strip()}")
-    return name
+async def _bring(rootfs: Path, config: AppConfig) -> None:
+    """The same image for the engine, if the containers are to run on one."""
+    with open_instance() as instance:
+        async with Backends.opened(instance) as backends:
+            logins = (await backends.choose(config))[config.backend]
+            if isinstance(logins, DockerLogins):
+                await logins.backend.import_image(logins.section(config), ENGINE_IMAGE, demo_archive(rootfs))
 
 
 @contextmanager
@@ -233,9 +248,15 @@ async def _status(command: list[str]) -> int:
             await process.wait()
 
 
-async def _interrupt() -> None:
-    done = asyncio.Event()
+def _cancel_when_interrupted() -> None:
+    """Let Ctrl-C and SIGTERM cancel this task, once: whatever it is doing then, it removes what it made."""
+    task = asyncio.current_task()
+    assert task is not None
     loop = asyncio.get_running_loop()
+
+    def cancel() -> None:
+        if not task.cancelling():
+            task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, done.set)
-    await done.wait()
+        loop.add_signal_handler(number, cancel)

@@ -69,7 +69,7 @@ def _healthcheck(parsed: argparse.Namespace) -> int:
 def _demo(parsed: argparse.Namespace) -> int:
     from containerssh.cli.demo import Demo
 
-    demo = Demo(backend=parsed.backend, image=parsed.image, port=parsed.port, once=parsed.once)
+    demo = Demo(parsed.backend, parsed.image, parsed.port, once=parsed.once, stay=parsed.stay)
     return asyncio.run(demo.run())
 
 

@@ -72,6 +72,16 @@ class DockerBackend:
         engine = await self._engines.get(config.connection, config.timeouts.http)
         return f"{await engine.client.ping()} at {engine.client.endpoint.url}"
 
+    async def import_image(self, config: DockerConfig, name: str, archive: bytes) -> None:
+        """
+        Make an image called *name* of the root file system in *archive* (tar).
+
+        Raises:
+            ConfigError, BackendError: there is no engine, or it refuses.
+        """
+        engine = await self._engines.get(config.connection, config.timeouts.http)
+        await engine.client.import_image(name, archive)
+
     async def reap(self, config: DockerConfig) -> int:
         """
         Remove the containers of this machine's dead instances from the configured engine; how many there were. Others'

@@ -159,6 +159,19 @@ class EngineClient:
             cure = Cure.NOTHING if final else _cure_of_pull(report.error)
             raise EngineError(code, f"{doing} failed: {report.error}", status=200, cure=cure)
 
+    async def import_image(self, name: str, archive: bytes) -> None:
+        """Make an image called *name* of the root file system in *archive* (tar)."""
+        doing, code = f"making the image {name}", DockerCode.IMAGE_PULL_FAILED
+        target = await self._target("/images/create", {"fromSrc": "-", "repo": name})
+        request = Request("POST", target, {"Content-Type": "application/x-tar"}, archive)
+        report = PullProgress()
+        async with self._stream(code, doing, request) as (_, pieces):
+            async for piece in pieces:
+                report.feed(piece)
+            report.end()
+        if report.error:
+            raise EngineError(code, f"{doing} failed: {report.error}", status=200)
+
     # -- containers --------------------------------------------------------------------------------------
 
     async def create_container(self, body: Mapping[str, Any], *, name: str, platform: str) -> str:
