@@ -66,7 +66,12 @@ def default_state_folder() -> Path:
 
 
 def default_runtime_folder() -> Path:
-    """``/run/containerssh`` for root, else below XDG_RUNTIME_DIR, else the user's own in the temporary folder."""
+    """
+    systemd's ``RuntimeDirectory=``, ``/run/containerssh`` for root, else below XDG_RUNTIME_DIR, else the user's own in
+    the temporary folder.
+    """
+    if given := os.environ.get("RUNTIME_DIRECTORY"):
+        return Path(given.split(":", 1)[0])
     if os.geteuid() == 0:
         return Path("/run/containerssh")
     base = os.environ.get("XDG_RUNTIME_DIR")
