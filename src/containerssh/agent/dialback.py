@@ -8,6 +8,7 @@ while one is expected, and a container that keeps knocking ends its own link.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import shutil
@@ -29,6 +30,9 @@ MOUNT_POINT = "/.containerssh"
 
 _BACKLOG = 512
 _MAX_STRANGERS = 64
+# Between two tries to accept while the system refuses.
+_ACCEPT_PAUSE = 0.1
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED})
 _MAX_UNIDENTIFIED = 16
 _IDENTIFY_LIMIT = 5.0
 
@@ -276,13 +280,21 @@ def _ignore(error: ProtocolError) -> None:
 
 
 async def _accept(listener: socket.socket) -> socket.socket:
-    """The next connection. Unlike the loop's own call, it loses none when it is cancelled."""
+    """
+    The next connection. Unlike the loop's own call, it loses none when it is cancelled, and waits when there are no
+    descriptors: those who call it have time limits.
+    """
     loop = asyncio.get_running_loop()
     while True:
         try:
             return listener.accept()[0]
         except BlockingIOError:
             pass
+        except OSError as exc:
+            if exc.errno not in _PASSING:
+                raise
+            await asyncio.sleep(_ACCEPT_PAUSE)
+            continue
         ready = loop.create_future()
         loop.add_reader(listener, _set, ready)
         try:
