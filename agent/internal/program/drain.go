@@ -20,11 +20,16 @@ type drain struct {
 	stream   link.Stream
 	terminal bool
 	settled  chan struct{}
+	splicer  *splicer
 	buffer   *[chunk]byte
 }
 
 func newDrain(file *os.File, stream link.Stream, terminal bool) *drain {
-	return &drain{file: file, stream: stream, terminal: terminal, settled: make(chan struct{})}
+	d := &drain{file: file, stream: stream, terminal: terminal, settled: make(chan struct{})}
+	if !terminal {
+		d.splicer = newSplicer(stream, file)
+	}
+	return d
 }
 
 // settle waits until all that is in the pipe or the terminal now has been passed on. The program has ended; others may
@@ -39,8 +44,11 @@ func (d *drain) settle() {
 }
 
 func (d *drain) run() {
-	d.buffer = buffers.Get().(*[chunk]byte)
-	defer buffers.Put(d.buffer)
+	defer func() {
+		if d.buffer != nil {
+			buffers.Put(d.buffer)
+		}
+	}()
 	if d.untilSettled() {
 		close(d.settled)
 		_ = d.file.SetReadDeadline(time.Time{})
@@ -58,6 +66,16 @@ func (d *drain) run() {
 
 // step moves what one read gives. A terminal gives EIO once nobody has it open any more and all has been read.
 func (d *drain) step() error {
+	if d.splicer != nil {
+		_, err := d.splicer.step()
+		if !unsupported(err) {
+			return err
+		}
+		d.splicer = nil
+	}
+	if d.buffer == nil {
+		d.buffer = buffers.Get().(*[chunk]byte)
+	}
 	count, err := d.file.Read(d.buffer[:])
 	if count > 0 {
 		if _, err := d.stream.Write(d.buffer[:count]); err != nil {

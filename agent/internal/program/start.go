@@ -91,6 +91,9 @@ func (p *Program) connect(request wire.StartRequest) ([]*os.File, error) {
 			}
 			return nil, err
 		}
+		if number < 2 {
+			enlarge(reader)
+		}
 		if number == 0 {
 			reader, writer = writer, reader
 		}
