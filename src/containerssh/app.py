@@ -51,7 +51,7 @@ REAP_EVERY = (180.0, 420.0)
 
 def serve(path: Path) -> int:
     """Run the server configured by *path* until SIGTERM or SIGINT; the exit status is upstream's (``config.md`` 9)."""
-    logs = setup_logging(LogConfig())
+    logs = setup_logging(_before_the_configuration())
     try:
         loaded = load(path)
         configured = setup_logging(loaded.config.log)
@@ -69,7 +69,7 @@ def serve(path: Path) -> int:
 
 def healthcheck(path: Path) -> int:
     """``--healthcheck``: ask the running server; 0 when it is healthy, or when the endpoint is off."""
-    logs = setup_logging(LogConfig())
+    logs = setup_logging(_before_the_configuration())
     try:
         loaded = load(path, to_serve=False)
         healthy = run(check_health(loaded.config.health)) if loaded.config.health.enable else True
@@ -84,6 +84,11 @@ def healthcheck(path: Path) -> int:
         return 0 if healthy else 1
     finally:
         logs.close()
+
+
+def _before_the_configuration() -> LogConfig:
+    """As upstream, but for people in front of a terminal."""
+    return LogConfig(format="text" if sys.stdout.isatty() else "ljson")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

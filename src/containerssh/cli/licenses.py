@@ -53,7 +53,9 @@ def _license_of(dist: Distribution) -> str:
     if "License-Expression" in meta:
         return meta["License-Expression"]
     classifiers = [
-        c.rsplit("::", 1)[-1].strip() for c in meta.get_all("Classifier") or [] if c.startswith("License ::")
+        words[-1]
+        for words in (line.split(" :: ") for line in meta.get_all("Classifier") or [])
+        if words[0] == "License" and words[-1] != "OSI Approved"
     ]
     if classifiers:
         return ", ".join(classifiers)

@@ -46,7 +46,7 @@ def load(path: Path, *, to_serve: bool = True) -> Loaded:
         document = read_document(path)
     except DocumentError as exc:
         place = f"line {exc.position.line}: " if exc.position else ""
-        finding = Finding("error", "", f"{place}{exc.message}")
+        finding = Finding("error", "", f"{place}{exc.message}{_way_out(path)}")
         raise ConfigErrors(CoreCode.CONFIG_ERROR, explanation, [finding]) from None  # it says all that the cause says
     try:
         config, warnings = decode(document)
@@ -55,6 +55,12 @@ def load(path: Path, *, to_serve: bool = True) -> Loaded:
     if to_serve and (findings := start_findings(config)):
         raise ConfigErrors(CoreCode.CONFIG_ERROR, explanation, findings)
     return Loaded(config, warnings, path, document.tree)
+
+
+def _way_out(path: Path) -> str:
+    if path.exists():
+        return ""
+    return "; name another file with --config, or try the server without one: containerssh demo"
 
 
 def decode(document: Document) -> tuple[AppConfig, list[Event]]:

@@ -1,0 +1,102 @@
+"""The command as a shell runs it: what stands on which stream, and the exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+PROGRAM = [sys.executable, "-m", "containerssh"]
+WEBHOOK = {"password": {"method": "webhook", "webhook": {"url": "http://127.0.0.1:9", "timeout": "1s"}}}
+
+
+def run(folder: Path, *arguments: str, words: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, *arguments], cwd=folder, input=words, capture_output=True, text=True, timeout=60)
+
+
+def write(folder: Path, **config: object) -> str:
+    path = folder / "config.yaml"
+    path.write_text(json.dumps({"auth": WEBHOOK, **config}))
+    path.chmod(0o600)
+    return str(path)
+
+
+def test_without_a_configuration_one_line_says_what_to_do(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    (line,) = done.stdout.splitlines()
+    entry = json.loads(line)
+    assert (done.returncode, done.stderr, entry["code"]) == (1, "", "CORE_CONFIG_ERROR")
+    assert str(tmp_path / "config.yaml") in entry["message"]
+    assert "--config" in entry["message"]
+    assert "containerssh demo" in entry["message"]
+
+
+def test_on_a_terminal_that_line_is_for_people(tmp_path: Path) -> None:
+    shown, status = pexpect.run(
+        " ".join(PROGRAM), withexitstatus=True, cwd=str(tmp_path), env=dict(os.environ), encoding="utf-8"
+    )
+    assert (status, shown.count("\n")) == (1, 1)
+    assert "\tcrit\tInvalid configuration in file" in shown
+
+
+def test_config_check_tells_by_its_status_whether_a_server_would_start(tmp_path: Path) -> None:
+    good = run(tmp_path, "config", "check", write(tmp_path, backend="auto"))
+    assert (good.returncode, good.stderr, good.stdout.strip().endswith("valid")) == (0, "", True), good.stdout
+    bad = run(tmp_path, "config", "check", write(tmp_path, backend="dcker", sssh={}))
+    assert (bad.returncode, len(bad.stdout.splitlines())) == (1, 2)
+    assert "2 errors" in bad.stderr
+
+
+def test_dump_config_prints_nothing_but_yaml_and_no_secret(tmp_path: Path) -> None:
+    path = write(tmp_path, docker={"execution": {"auth": {"username": "u", "password": "hunter2"}}})
+    done = run(tmp_path, "-dump-config", "-config", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "hunter2" not in done.stdout
+    again = tmp_path / "dumped.yaml"
+    again.write_text(done.stdout)
+    assert "this is the mask" in run(tmp_path, "--dump-config", "--config", str(again)).stderr
+    done = run(tmp_path, "-dump-config", "-config", write(tmp_path))
+    again.write_text(done.stdout)
+    assert run(tmp_path, "--dump-config", "--config", str(again)).stdout == done.stdout
+
+
+def test_a_health_check_of_a_server_that_is_not_there_fails(tmp_path: Path) -> None:
+    off = run(tmp_path, "--healthcheck", "--config", write(tmp_path))
+    assert off.returncode == 0, "the endpoint is off: there is nothing to ask"
+    path = write(tmp_path, health={"enable": True, "listen": "127.0.0.1:9", "client": {"url": "http://127.0.0.1:9"}})
+    down = run(tmp_path, "--healthcheck", "--config", path)
+    assert down.returncode == 1
+    assert '"CORE_HEALTH_CHECK_FAILED"' in down.stdout
+
+
+def test_licenses_names_what_the_server_is_built_on(tmp_path: Path) -> None:
+    done = run(tmp_path, "--licenses")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Apache License" in done.stdout
+    for package in ("asyncssh", "pydantic", "ruamel-yaml", "cryptography"):
+        assert f"\n- {package} " in done.stdout
+    assert "OSI Approved" not in done.stdout
+
+
+def test_the_schema_is_json(tmp_path: Path) -> None:
+    assert "ssh" in json.loads(run(tmp_path, "config", "schema").stdout)["properties"]
+
+
+@pytest.mark.parametrize("arguments", [["--nosuch"], ["srve"], ["config"], ["config", "chek", "x"]])
+def test_a_wrong_command_line_ends_with_two_and_a_hint(tmp_path: Path, arguments: list[str]) -> None:
+    done = run(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--help" in done.stderr
+
+
+@pytest.mark.parametrize(("words", "status"), [("secret\n", 0), ("secret", 0), ("\n", 1), ("", 1)])
+def test_hash_password_reads_one_line(tmp_path: Path, words: str, status: int) -> None:
+    done = run(tmp_path, "hash-password", "--kind", "scrypt", words=words)
+    assert done.returncode == status
+    assert done.stdout.startswith("$scrypt$") is (status == 0)
+    assert "secret" not in done.stdout + done.stderr
