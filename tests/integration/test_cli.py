@@ -37,10 +37,11 @@ def test_without_a_configuration_one_line_says_what_to_do(tmp_path: Path) -> Non
 
 
 def test_on_a_terminal_that_line_is_for_people(tmp_path: Path) -> None:
-    shown, status = pexpect.run(
-        " ".join(PROGRAM), withexitstatus=True, cwd=str(tmp_path), env=dict(os.environ), encoding="utf-8"
-    )
-    assert (status, shown.count("\n")) == (1, 1)
+    terminal = pexpect.spawn(PROGRAM[0], PROGRAM[1:], cwd=str(tmp_path), env=dict(os.environ), encoding="utf-8")
+    terminal.expect(pexpect.EOF)
+    shown = terminal.before or ""
+    terminal.close()
+    assert (terminal.exitstatus, shown.count("\n")) == (1, 1)
     assert "\tcrit\tInvalid configuration in file" in shown
 
 

@@ -78,6 +78,15 @@ async def test_a_keys_options_bind_its_login(openssh: OpenSSH) -> None:
         assert b"PTY allocation request failed" in done.stderr
 
 
+async def test_a_client_cannot_change_a_variable_of_its_key(openssh: OpenSSH) -> None:
+    """As with sshd, where the key's variables are set after the client's."""
+    key, users = await user_with_key(openssh, 'environment="TENANT=blue"', environment={"COLOUR": "users"})
+    async with product.serving(OCI, users) as server:
+        sent = ssh_options("SetEnv=TENANT=red COLOUR=clients")
+        done = await openssh.run(server, "echo $TENANT $COLOUR", *sent, *by_key(key))
+    assert done.stdout == b"blue clients\n"
+
+
 @pytest.mark.parametrize(
     ("options", "enters"),
     [

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ class UsersFile:
         more: dict[str, Any] = {"config_overlay": user.config}
         environment = dict(user.environment)
         if entry is not None:
-            more["restrictions"] = entry.restrictions
+            more["restrictions"] = replace(entry.restrictions, environment=frozenset(entry.environment))
             environment.update((name, Value(value)) for name, value in entry.environment.items())
         return Login.of(attempt, attempt.username, **more).with_values(user.metadata, environment, {})
 

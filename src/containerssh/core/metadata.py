@@ -96,6 +96,8 @@ class Restrictions:
     """What a credential (an authorized key's options, later a certificate) takes away from its login."""
 
     force_command: str | None = None
+    environment: frozenset[str] = frozenset()
+    """Names of variables that the credential sets; a client's own value for one of them does not count."""
     pty: bool = True
     port_forwarding: bool = True
     agent_forwarding: bool = True

@@ -37,7 +37,7 @@ class Policy:
 
     def allows_env(self, name: str) -> bool:
         # What a forced command reads there must come from us, never from the client (sshd_config(5), ForceCommand).
-        if name == ORIGINAL_COMMAND:
+        if name == ORIGINAL_COMMAND or name in self.restrictions.environment:
             return False
         # BASH_ENV, LD_PRELOAD, PATH and many more make a program run something else: a client could choose the command
         # after all. Where nobody has said that it may, a forced command gets what sshd's usual AcceptEnv lets through.
