@@ -1,23 +1,28 @@
-"""Logins and throughput of each backend beside OpenSSH's sshd, in one run and with one client.
+"""Each backend beside OpenSSH's sshd, in one run and with the same clients: time, bytes, processor, memory.
 
 make bench
-make bench ARGS="--backends oci --logins 30 --size 512"
+make bench ARGS="--backends oci --parts login,transfer --logins 30 --size 512"
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import measure
+from benchmarks import connections, measure, sessions, start
+from benchmarks.processes import cpu_seconds
 from benchmarks.report import Report
 from benchmarks.servers import KEX, Client, Server, containerssh, openssh
 from tests.support.services import Engine, running_engine
 
 KEPT = Path(__file__).parents[1] / ".cache" / "bench"
+PARTS = ("start", "login", "session", "storm", "transfer", "echo", "memory")
 CIPHERS = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 
 
@@ -30,11 +35,83 @@ def main() -> int:
         engine = stack.enter_context(running_engine(folder / "dockerd.log")) if "docker" in options.backends else None
         servers = [stack.enter_context(openssh(folder / "sshd", client))]
         servers += [stack.enter_context(containerssh(name, folder / name, client)) for name in options.backends]
-        _logins(report, client, servers, engine, options.logins)
-        for cipher in options.ciphers:
-            _transfers(report, client, servers, cipher, options)
+        parts: dict[str, Callable[[], None]] = {
+            "start": lambda: _starts(report, servers, options),
+            "login": lambda: _logins(report, client, servers, engine, options.logins),
+            "session": lambda: asyncio.run(_sessions(report, client, servers, options)),
+            "storm": lambda: asyncio.run(_storms(report, client, servers, options)),
+            "transfer": lambda: _transfers(report, client, servers, options),
+            "echo": lambda: asyncio.run(_echoes(report, client, servers, options)),
+            "memory": lambda: asyncio.run(_memory(report, client, servers, options)),
+        }
+        for name in options.parts:
+            parts[name]()
     print(f"\n{report.conditions()}\n\n{report.table()}\n\nall samples: {report.save(KEPT)}")
     return 0
+
+
+def _starts(report: Report, servers: list[Server], options: argparse.Namespace) -> None:
+    for server in servers:
+        report.add("start until the port is open, ms", server.name, server.listening_ms)
+    for _ in range(options.rounds):
+        report.add("--version, ms", "oci", start.version())
+
+
+async def _sessions(report: Report, client: Client, servers: list[Server], options: argparse.Namespace) -> None:
+    for number in range(options.rounds):
+        _progress(f"sessions {number + 1}/{options.rounds}")
+        for server in servers:
+            times = await sessions.further_sessions(client, server, options.sessions)
+            report.add("further session to first byte, p50 ms", server.name, statistics.median(times))
+            report.add("further session to first byte, p99 ms", server.name, _p99(times))
+
+
+async def _storms(report: Report, client: Client, servers: list[Server], options: argparse.Namespace) -> None:
+    # One of ours is enough: the backend has no part in it but for its start, which a login without session waits for.
+    for number in range(options.rounds):
+        for server in servers:
+            _progress(f"storm {number + 1}/{options.rounds} {server.name}")
+            denied = await connections.storm(client, server, options.storm, accepted=False)
+            report.add("denied logins per second", server.name, denied.per_second)
+            report.add("denied login, server CPU ms", server.name, denied.cpu_ms)
+    for number in range(options.rounds):
+        for server in servers:
+            if server.name != "docker":
+                _progress(f"storm {number + 1}/{options.rounds} {server.name}")
+                accepted = await connections.storm(client, server, options.storm // 4, accepted=True)
+                report.add("accepted logins per second", server.name, accepted.per_second)
+                report.add("accepted login, server CPU ms", server.name, accepted.cpu_ms)
+
+
+async def _echoes(report: Report, client: Client, servers: list[Server], options: argparse.Namespace) -> None:
+    for number in range(options.rounds):
+        for server in servers:
+            _progress(f"keystrokes {number + 1}/{options.rounds} {server.name}")
+            _add_echo(report, "idle", server, await sessions.keystrokes(client, server, options.keys))
+            async with sessions.bulk(client, server):
+                times = await sessions.keystrokes(client, server, options.keys)
+            _add_echo(report, "beside bulk", server, times)
+
+
+def _add_echo(report: Report, when: str, server: Server, times: list[float]) -> None:
+    report.add(f"keystroke echo {when}, p50 ms", server.name, statistics.median(times))
+    report.add(f"keystroke echo {when}, p99 ms", server.name, _p99(times))
+
+
+async def _memory(report: Report, client: Client, servers: list[Server], options: argparse.Namespace) -> None:
+    for server in servers:
+        _progress(f"memory {server.name}")
+        shell = await connections.shell_memory(client, server, options.shells)
+        report.add("connection with a shell, KiB", server.name, shell)
+        if server.name != "docker":
+            idle = await connections.idle_memory(client, server, options.idle)
+            report.add("idle connection, KiB", server.name, idle)
+        growth = await sessions.unread_growth(client, server, options.unread)
+        report.add(f"growth in {options.unread:g} s for a client that takes nothing, MiB", server.name, growth)
+
+
+def _p99(times: list[float]) -> float:
+    return statistics.quantiles(times, n=100, method="inclusive")[98]
 
 
 def _logins(report: Report, client: Client, servers: list[Server], engine: Engine | None, rounds: int) -> None:
@@ -56,13 +133,18 @@ def _logins(report: Report, client: Client, servers: list[Server], engine: Engin
             report.add("create and start, ms", "engine alone", floor)
 
 
-def _transfers(report: Report, client: Client, servers: list[Server], cipher: str, options: argparse.Namespace) -> None:
-    short = cipher.partition("@")[0]
-    for number in range(options.transfers):
-        _progress(f"{short} {number + 1}/{options.transfers}")
-        for server in servers:
-            report.add(f"down, {short}, MiB/s", server.name, measure.download(client, server, cipher, options.size))
-            report.add(f"up, {short}, MiB/s", server.name, measure.upload(client, server, cipher, options.size))
+def _transfers(report: Report, client: Client, servers: list[Server], options: argparse.Namespace) -> None:
+    for cipher in options.ciphers:
+        short = cipher.partition("@")[0]
+        for number in range(options.transfers):
+            _progress(f"{short} {number + 1}/{options.transfers}")
+            for server in servers:
+                for way, measured in (("down", measure.download), ("up", measure.upload)):
+                    before = cpu_seconds(server.pid, with_ended_children=server.forks)
+                    speed = measured(client, server, cipher, options.size)
+                    spent = cpu_seconds(server.pid, with_ended_children=server.forks) - before
+                    report.add(f"{way}, {short}, MiB/s", server.name, speed)
+                    report.add(f"{way}, {short}, server CPU s/GiB", server.name, spent * 1024 / options.size)
 
 
 def _progress(text: str) -> None:
@@ -73,6 +155,14 @@ def _progress(text: str) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description="Measure logins and throughput beside sshd.")
     parser.add_argument("--backends", type=_words, default=["oci", "docker"], metavar="A,B", help="oci,docker")
+    parser.add_argument("--parts", type=_words, default=list(PARTS), metavar="A,B", help=",".join(PARTS))
+    parser.add_argument("--rounds", type=int, default=3, help="of sessions, storms, keystrokes (default: %(default)s)")
+    parser.add_argument("--sessions", type=int, default=30, help="on one connection (default: %(default)s)")
+    parser.add_argument("--storm", type=int, default=200, help="logins of a storm (default: %(default)s)")
+    parser.add_argument("--keys", type=int, default=200, help="keystrokes (default: %(default)s)")
+    parser.add_argument("--idle", type=int, default=40, help="idle connections (default: %(default)s)")
+    parser.add_argument("--shells", type=int, default=10, help="connections with a shell (default: %(default)s)")
+    parser.add_argument("--unread", type=float, default=10, metavar="SECONDS", help="(default: %(default)s)")
     parser.add_argument("--logins", type=int, default=15, help="logins per server (default: %(default)s)")
     parser.add_argument("--transfers", type=int, default=3, help="transfers per direction (default: %(default)s)")
     parser.add_argument("--size", type=int, default=256, metavar="MIB", help="of a transfer (default: %(default)s)")
@@ -80,6 +170,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if unknown := set(options.backends) - {"oci", "docker"}:
         parser.error(f"unknown backend: {', '.join(unknown)}")
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"unknown part: {', '.join(unknown)}")
     return options
 
 

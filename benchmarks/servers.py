@@ -10,17 +10,19 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from tests.support.services import busybox_archive, wait_until
+from tests.support.services import busybox_archive
 from tests.support.tools import tool
 
 START_LIMIT = 60.0
 STOP_LIMIT = 60.0
+_POLL = 0.004
 KEX = "curve25519-sha256"
 
 
@@ -33,8 +35,9 @@ class Client:
     @classmethod
     def make(cls, folder: Path) -> Client:
         folder.mkdir()
-        key = str(folder / "id_ed25519")
-        subprocess.run([tool("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+        for name in ("id_ed25519", "unknown"):
+            key = str(folder / name)
+            subprocess.run([tool("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
         return cls(folder)
 
     @property
@@ -73,6 +76,11 @@ class Server:
     name: str
     port: int
     user: str
+    pid: int
+    forks: bool = False
+    """Whether each connection has a process of its own."""
+    listening_ms: float = 0
+    """From the command to the open port."""
 
 
 @contextmanager
@@ -96,6 +104,8 @@ KbdInteractiveAuthentication no
 StrictModes no
 UsePAM no
 PrintMotd no
+MaxStartups 1000
+MaxSessions 1000
 # bash reads .bashrc under sshd unless it believes to be nested; that file would be measured too.
 SetEnv SHLVL=2
 """
@@ -104,8 +114,8 @@ SetEnv SHLVL=2
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     # sshd starts itself again for each connection and insists on an absolute path.
     command = [str(Path(tool("sshd")).resolve()), "-D", "-e", "-f", str(folder / "sshd_config")]
-    with _running(command, port, folder / "log"):
-        yield Server("sshd", port, getpass.getuser())
+    with _running(command, port, folder / "log") as (pid, listening):
+        yield Server("sshd", port, getpass.getuser(), pid, forks=True, listening_ms=listening)
 
 
 @contextmanager
@@ -138,8 +148,8 @@ def containerssh(backend: str, folder: Path, client: Client) -> Iterator[Server]
     _write_private(folder / "users.yaml", json.dumps(users))
     _write_private(folder / "config.yaml", json.dumps(config, indent=2))
     command = [sys.executable, "-m", "containerssh", "--config", str(folder / "config.yaml")]
-    with _running(command, port, folder / "log"):
-        yield Server(backend, port, "bench")
+    with _running(command, port, folder / "log") as (pid, listening):
+        yield Server(backend, port, "bench", pid, listening_ms=listening)
 
 
 def free_port() -> int:
@@ -154,15 +164,18 @@ def _write_private(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
+def _running(command: list[str], port: int, log: Path) -> Iterator[tuple[int, float]]:
+    began = time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
-        wait_until(lambda: _listens(port) or process.poll() is not None, within=START_LIMIT, what=command[0])
-        if process.poll() is not None:
+        while not _listens(port) and process.poll() is None and time.perf_counter() - began < START_LIMIT:
+            time.sleep(_POLL)
+        listening = (time.perf_counter() - began) * 1000
+        if process.poll() is not None or not _listens(port):
             last = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
-            raise ChildProcessError(f"{' '.join(command)} ended with status {process.returncode}:\n{last}")
-        yield
+            raise ChildProcessError(f"{' '.join(command)} does not run (status {process.returncode}):\n{last}")
+        yield process.pid, listening
     finally:
         process.send_signal(signal.SIGTERM)
         try:

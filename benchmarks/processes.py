@@ -1,0 +1,38 @@
+"""What processes cost: processor time and memory, of one process or of all that it has started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pid: int, *, with_ended_children: bool) -> float:
+    """User and system time; a server that forks for each connection does its work in children that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    # proc(5): utime, stime, cutime, cstime
+    times = [int(field) for field in fields[11:15]]
+    return sum(times if with_ended_children else times[:2]) / _TICK
+
+
+def memory(pid: int) -> int:
+    """Bytes of *pid* and its descendants; pages shared between processes count once (PSS)."""
+    return sum(own_memory(one) for one in _tree(pid))
+
+
+def own_memory(pid: int) -> int:
+    """Bytes of *pid* alone; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            yield from _tree(int(child))
