@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncssh
 
+from containerssh.core.handlers import ServerHandler
 from containerssh.core.messages import Code, Event, current_labels
 from containerssh.core.metadata import SocketAddress
 from containerssh.ssh.options import ServerOptions
@@ -83,8 +84,15 @@ def logged() -> Iterator[Log]:
 
 
 @asynccontextmanager
-async def serving(backend: LocalBackend | None = None, **options: Any) -> AsyncIterator[Front]:
-    """The server on 127.0.0.1 with an Ed25519 host key; *options* as of :class:`ServerOptions`."""
+async def serving(
+    backend: LocalBackend | None = None,
+    *,
+    around: Callable[[ServerHandler], ServerHandler] = lambda inner: inner,
+    **options: Any,
+) -> AsyncIterator[Front]:
+    """
+    The server on 127.0.0.1 with an Ed25519 host key; *options* as of :class:`ServerOptions`, *around* adds a layer.
+    """
     backend = backend or LocalBackend()
     settings = {
         "host_keys": [host_key("ssh-ed25519")],
@@ -94,6 +102,6 @@ async def serving(backend: LocalBackend | None = None, **options: Any) -> AsyncI
         **options,
     }
     with logged() as log:
-        server = SSHServer(backend, ServerOptions(**settings))
+        server = SSHServer(around(backend), ServerOptions(**settings))
         async with server.serving() as listening:
             yield Front(backend, listening.addresses, log, server)

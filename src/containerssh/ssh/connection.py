@@ -253,19 +253,17 @@ class Connection(Notices):
                         return
                     async with self._handler.accept(self._meta) as network:
                         await self._authenticate(network)
-            except TimeoutError:
+            except TimeoutError as exc:
                 if not scope.expired():
-                    raise
+                    self._fault(exc)
             except Rejected as exc:
                 logger.info(exc.event())
                 self._link.end(exc.user_message)
             except ContainerSSHError as exc:
                 logger.error(exc.event())  # noqa: TRY400  told by its own words
                 self._link.end(exc.user_message)
-            except Exception as exc:
-                text = f"The connection ended because of a fault in the server ({describe(exc)})"
-                logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
-                self._link.end("Internal error")
+            except Exception as exc:  # noqa: BLE001  any fault costs this connection only; logged in there
+                self._fault(exc)
             finally:
                 self._scope = None
                 self._link.end("Closed")
@@ -275,6 +273,11 @@ class Connection(Notices):
                 if not self._login.done():
                     self._login.cancel()
                 logger.debug(Event(SSHCode.DISCONNECTED, "Client disconnected"))
+
+    def _fault(self, error: Exception) -> None:
+        text = f"The connection ended because of a fault in the server ({describe(error)})"
+        logger.error(Event(GeneralCode.UNKNOWN_ERROR, text), exc_info=error)
+        self._link.end("Internal error")
 
     async def _authenticate(self, network: NetworkHandler) -> None:
         try:
@@ -300,7 +303,11 @@ class Connection(Notices):
 
     def _handshake_failed(self, network: NetworkHandler, error: Exception) -> None:
         logger.info(Event(SSHCode.HANDSHAKE_FAILED, "SSH handshake failed", reason=describe(error)))
-        network.handshake_failed(error)
+        try:
+            network.handshake_failed(error)
+        except Exception as exc:
+            text = f"A failed handshake could not be told ({describe(exc)})"
+            logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
 
     def _punish(self) -> None:
         """A connection that came to nothing counts against its source, unless that was our own fault."""
