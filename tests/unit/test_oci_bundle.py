@@ -24,6 +24,7 @@ def made(config: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]
         "working_directory": "/",
         "hostname": "h",
         "id_map": IdMap(1000000, 65536),
+        "user_namespace": None,
         "cgroup": "/containerssh/i/c",
         "limits": Limits(1 << 30, 100, 1.5, swap_can_be_limited=True),
         "mounts": [("/mnt/1", "/.containerssh", True)],

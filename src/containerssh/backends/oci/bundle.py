@@ -67,6 +67,8 @@ class BundleSpec:
     working_directory: str
     hostname: str
     id_map: IdMap | None
+    user_namespace: str | None
+    """Where the runtime finds a user namespace with this map; None: it makes one."""
     cgroup: str | None
     """The path of its control group; None where there are none to be had."""
     limits: Limits
@@ -102,7 +104,7 @@ def runtime_config(config: OCIConfig, spec: BundleSpec) -> dict[str, Any]:
         "resources": _resources(spec.limits) if spec.cgroup else {},
     }
     if spec.id_map:
-        namespaces.append({"type": "user"})
+        namespaces.append({"type": "user", **({"path": spec.user_namespace} if spec.user_namespace else {})})
         mapping = [{"containerID": 0, "hostID": spec.id_map.base, "size": spec.id_map.size}]
         linux |= {"uidMappings": mapping, "gidMappings": mapping}
     linux["namespaces"] = namespaces

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 
 from containerssh.agent.dialback import MOUNT_POINT, dial_back
@@ -25,6 +26,8 @@ from containerssh.core.codes import OCICode
 from containerssh.core.errors import BackendError
 from containerssh.core.instance import Instance, make_private
 from containerssh.core.tasks import finish
+
+_numbers = count()
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ async def running(
         own = {**_write_files(folder, spec), **mounts}
         binds = [split_bind(bind)[0] for bind in spec.config.binds]
         at = staging_folder(host.data, host.instance.runtime, Path(host.runtime.path))
+        namespace = _user_namespace(host, spec.place.id_map)
         numbered = [f"{at}/{number}" for number in range(len(binds) + len(own))]
         bundle = BundleSpec(
             root=f"{at}/root",
@@ -140,6 +144,7 @@ async def running(
             working_directory=_working_directory(spec),
             hostname=spec.hostname,
             id_map=spec.place.id_map,
+            user_namespace=f"{at}/user" if namespace else None,
             cgroup=cgroups.cgroup_path(host.instance.id, spec.id) if host.runtime.cgroups else None,
             limits=spec.limits,
             binds=numbered[: len(binds)],
@@ -154,9 +159,17 @@ async def running(
             argv=host.runtime.argv(host.state, "run", "--bundle", str(folder), spec.id),
             environment=clean_environment(),
             hide_unified=host.runtime.hide_unified,
+            user_namespace=namespace,
             **spec.place.order(folder, at, [*binds, *map(str, own.values())]),
         )
         yield child
+
+
+def _user_namespace(host: Host, id_map: IdMap | None) -> list[int] | None:
+    """The user namespace that the helper makes: base, size, whose it is. None: the runtime makes it, as its own user."""
+    if id_map is None or host.launcher.ranges is not None or not host.runtime.joins_user_namespaces:
+        return None
+    return [id_map.base, id_map.size, id_map.base + next(_numbers) % id_map.size]
 
 
 async def _copy_root(host: Host, spec: ContainerSpec, folder: Path) -> None:

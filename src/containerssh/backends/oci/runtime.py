@@ -13,6 +13,7 @@ from containerssh.core.codes import OCICode
 from containerssh.core.errors import BackendError
 
 _INSTALL = "apt install crun (or runc)"
+_SYS_RESOURCE = 24
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class Runtime:
     """Whether it can use control groups here: no limit holds without them."""
     hide_unified: bool
     """Whether the hybrid control groups' version 2 has to be hidden from it."""
+
+    @property
+    def joins_user_namespaces(self) -> bool:
+        """Whether a container's user namespace may be another user's than the runtime's."""
+        # runc sets limits (RLIMIT_*) from outside, which takes this capability, or to have made the namespace.
+        return self.kind == "crun" or has_capability(_SYS_RESOURCE)
 
     def argv(self, state: Path, *arguments: str) -> list[str]:
         """The command line for *arguments*, with its state below *state*."""
@@ -82,6 +89,12 @@ def swap_can_be_limited() -> bool:
         Path(path).exists()
         for path in ("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", "/sys/fs/cgroup/system.slice/memory.swap.max")
     )
+
+
+def has_capability(number: int) -> bool:
+    """Whether this process, and so its helper, has the capability (linux/capability.h)."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return bool(int(fields["CapEff"], 16) >> number & 1)
 
 
 def architecture() -> str:

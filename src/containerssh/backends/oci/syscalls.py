@@ -16,9 +16,11 @@ MS_REC = 0x4000
 MS_SLAVE = 0x8_0000
 
 _PR_SET_NAME = 15
+_PR_SET_SECUREBITS = 28
 _PR_SET_CHILD_SUBREAPER = 36
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
+_SECBIT_NO_SETUID_FIXUP = 0x4
 _OPEN_TREE_CLONE = 0x1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
@@ -120,6 +122,11 @@ def open_in_root(root: int, path: str, flags: int) -> int:
 def become_subreaper() -> None:
     """Orphans below this process become its children, so that none can get lost (prctl(2))."""
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0), "prctl")
+
+
+def keep_capabilities() -> None:
+    """From here on, becoming another user takes none of this process's capabilities (capabilities(7))."""
+    _check(_libc.prctl(_PR_SET_SECUREBITS, ctypes.c_ulong(_SECBIT_NO_SETUID_FIXUP), 0, 0, 0), "prctl")
 
 
 def set_process_name(name: str) -> None:

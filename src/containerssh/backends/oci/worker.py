@@ -201,30 +201,34 @@ class Worker:
     def _idmap(self, base: int, size: int) -> int:
         """A descriptor of a user namespace with the map 0 -> *base*; made once."""
         if (base, size) not in self._idmaps:
-            waits, goes_on = os.pipe2(os.O_CLOEXEC)
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    os.close(goes_on)
-                    syscalls.unshare(syscalls.CLONE_NEWUSER)
-                    os.kill(os.getpid(), signal.SIGSTOP)
-                finally:
-                    os._exit(1)
-            os.close(waits)
-            try:
-                _, status = os.waitpid(pid, os.WUNTRACED)
-                if not os.WIFSTOPPED(status):
-                    raise OSError("no user namespace can be made here")
-                for name in ("uid_map", "gid_map"):
-                    with open(f"/proc/{pid}/{name}", "w") as file:
-                        file.write(f"0 {base} {size}\n")
-                self._idmaps[base, size] = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-            finally:
-                os.close(goes_on)
-                with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
+            self._idmaps[base, size] = _user_namespace(base, size)
         return self._idmaps[base, size]
+
+
+def _user_namespace(base: int, size: int, owner: int = 0) -> int:
+    """A descriptor of a new user namespace with the map 0 -> *base*, made by the user *owner*."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if owner:
+                syscalls.keep_capabilities()
+                os.setresuid(owner, owner, owner)
+            syscalls.unshare(syscalls.CLONE_NEWUSER)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        finally:
+            os._exit(1)
+    try:
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            raise OSError("no user namespace can be made here")
+        for name in ("uid_map", "gid_map"):
+            with open(f"/proc/{pid}/{name}", "w") as file:
+                file.write(f"0 {base} {size}\n")
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def _children(pid: int) -> list[int]:
@@ -323,6 +327,8 @@ def _assemble(order: dict[str, Any]) -> None:
     else:
         syscalls.mount(f"/proc/self/fd/{lower}", f"{at}/lower", "", syscalls.MS_BIND)
     _mount_root(order["storage"], at, root, base)
+    if namespace := order.get("user_namespace"):
+        _mount_user_namespace(f"{at}/user", *namespace)
     for number, descriptor in enumerate(bound):
         target = f"{at}/{number}"
         if os.path.isdir(f"/proc/self/fd/{descriptor}"):
@@ -330,6 +336,19 @@ def _assemble(order: dict[str, Any]) -> None:
         else:
             os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         syscalls.mount(f"/proc/self/fd/{descriptor}", target, "", syscalls.MS_BIND | syscalls.MS_REC)
+
+
+def _mount_user_namespace(place: str, base: int, size: int, owner: int) -> None:
+    """
+    What the container shall have, made by a user of its own.
+
+    The kernel charges what all users of a namespace hold (inotify instances, timers, message queues...) to the user who
+    made it as well. If that were root, one guest could use up what root and all other guests may have.
+    """
+    descriptor = _user_namespace(base, size, owner)
+    os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    syscalls.mount(f"/proc/self/fd/{descriptor}", place, "", syscalls.MS_BIND)
+    os.close(descriptor)
 
 
 def _mount_root(storage: str, at: str, root: str, base: int) -> None:

@@ -1,0 +1,178 @@
+"""Attacks of a guest, or of an image, on the machine and on other logins of the embedded backend."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from containerssh.backends.oci.runtime import has_capability
+from containerssh.core.errors import BackendError
+from containerssh.core.handlers import ConnectionHandler
+from tests.support.oci import (
+    RUNTIMES,
+    Told,
+    config,
+    image,
+    logged_in,
+    login,
+    needs_root,
+    open_backend,
+    run,
+    short_folder,
+)
+
+pytestmark = [needs_root, pytest.mark.root, pytest.mark.oci]
+
+PYTHON = "/usr/bin/python3"
+needs_python = pytest.mark.skipif(not Path(PYTHON).exists(), reason=f"no {PYTHON} to be run inside")
+WITH_PYTHON = {"binds": [f"{folder}:{folder}:ro" for folder in ("/usr", "/lib", "/lib64") if Path(folder).exists()]}
+
+DISK = Path("/").stat().st_dev
+
+
+@pytest.fixture(params=RUNTIMES)
+def runtime(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@asynccontextmanager
+async def two_logins(**changes: Any) -> AsyncIterator[tuple[ConnectionHandler, ConnectionHandler]]:
+    """Containers of one server."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(short_folder())
+        backend, _ = await stack.enter_async_context(open_backend(folder))
+        one, other = [
+            await stack.enter_async_context(backend.login(login(), config(**changes), Told())) for _ in range(2)
+        ]
+        yield one, other
+
+
+@contextmanager
+def hostile_image() -> Iterator[Path]:
+    """A copy of the demo's image, to be made hostile."""
+    with tempfile.TemporaryDirectory(prefix="cs-image-", dir="/tmp") as name:
+        root = Path(name) / "root"
+        shutil.copytree(image(), root, symlinks=True)
+        yield root
+
+
+# -- from inside -------------------------------------------------------------------------------------------
+
+TAKE_ALL = """
+import ctypes, sys
+libc = ctypes.CDLL(None)
+count = 0
+while libc.inotify_init1(0) >= 0: count += 1
+print(count, flush=True)
+sys.stdin.read()
+"""
+
+
+@needs_python
+async def test_a_guest_that_takes_all_it_may_takes_nothing_from_others(runtime: str) -> None:
+    """inotify instances are counted for the user who made the user namespace, too."""
+    if runtime == "runc" and not has_capability(24):
+        pytest.skip("runc needs CAP_SYS_RESOURCE for this")
+    once = f"{PYTHON} -c 'import ctypes; print(ctypes.CDLL(None).inotify_init1(0) >= 0)'"
+    async with two_logins(runtime=runtime, **WITH_PYTHON) as (greedy, other):
+        script = f"cat > /tmp/take.py; {PYTHON} /tmp/take.py < /dev/zero > /tmp/count & "
+        await run(greedy, f"{script} while ! test -s /tmp/count; do sleep 0.05; done", stdin=TAKE_ALL.encode())
+        assert int((await run(greedy, "cat /tmp/count")).stdout) > 0
+        descriptor = ctypes.CDLL(None).inotify_init1(0)
+        assert descriptor >= 0, "root of the host"
+        os.close(descriptor)
+        assert (await run(other, once)).stdout == "True\n"
+
+
+async def test_guests_of_one_server_cannot_reach_each_other(runtime: str) -> None:
+    """They share a range of ids: all that keeps them apart is namespaces."""
+    async with two_logins(runtime=runtime) as (attacker, victim):
+        mark = secrets.token_hex(8)
+        await run(victim, f"echo {mark} > /tmp/secret; (sleep 100 & echo $! > /tmp/pid)")
+        seen = await run(attacker, f"grep -r {mark} /tmp /run /proc/1/root/tmp 2>/dev/null; ps | grep -c 'sleep 10[0]'")
+        assert seen.stdout.split() == ["0"]
+        await run(
+            attacker,
+            "kill -9 -1; for pid in $(seq 2 400); do kill -9 $pid; done 2>/dev/null; rm -rf /tmp /.containerssh",
+        )
+        left = await run(victim, "cat /tmp/secret; kill -0 $(cat /tmp/pid) && echo alive")
+        assert left.stdout.split() == [mark, "alive"]
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "echo x > /.containerssh/agent",
+        "echo x >> /proc/1/exe",
+        "dd if=/dev/zero of=/proc/1/exe count=1",
+        "chmod 777 /.containerssh/agent",
+        "chown 1 /.containerssh/agent",
+        "ln /.containerssh/agent /.containerssh/other",
+        "rm /.containerssh/socket",
+        "touch /.containerssh/x",
+        "mount -o remount,rw /.containerssh",
+        "mount -o bind /.containerssh /tmp",
+    ],
+)
+async def test_the_agent_that_all_containers_share_cannot_be_changed(attempt: str) -> None:
+    async with logged_in() as connection:
+        before = await run(connection, "sha256sum < /.containerssh/agent; ls -l /.containerssh")
+        assert (await run(connection, attempt)).status != 0
+        after = await run(connection, "sha256sum < /.containerssh/agent; ls -l /.containerssh")
+        assert after == before
+
+
+# -- an image ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        (".containerssh", "/etc"),
+        (".containerssh", "../../../../../../../../tmp"),
+        (".containerssh", "/proc/self/fd"),
+        ("etc/hosts", "/proc/sys/kernel/core_pattern"),
+        ("etc/resolv.conf", "../../../../../../../../etc/passwd"),
+        ("dev", "/tmp"),
+    ],
+)
+async def test_links_where_the_server_mounts_lead_nowhere_outside(runtime: str, name: str, target: str) -> None:
+    """The login works or fails; on the host nothing changes."""
+    files = [Path("/etc/passwd"), Path("/etc/hosts"), Path("/proc/sys/kernel/core_pattern")]
+    with hostile_image() as root:
+        before = [file.read_bytes() for file in files]
+        place = root / name
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+        place.symlink_to(target)
+        with suppress(BackendError):
+            async with asyncio.timeout(30), logged_in(image=str(root), runtime=runtime) as connection:
+                done = await run(connection, "id -u; cat /proc/self/uid_map")
+                assert done.stdout.split() == ["0", "0", "1879048192", "65536"]
+        assert [file.read_bytes() for file in files] == before
+
+
+async def test_devices_and_setuid_programs_of_an_image_give_nothing(runtime: str) -> None:
+    with hostile_image() as root:
+        os.mknod(root / "kmsg", 0o20666, os.makedev(1, 11))
+        os.mknod(root / "null", 0o20666, os.makedev(1, 3))
+        os.mknod(root / "disk", 0o60666, DISK)
+        shutil.copyfile(root / "bin/busybox", root / "bin/busybox-su")
+        (root / "bin/busybox-su").chmod(0o4755)
+        async with logged_in(image=str(root), runtime=runtime, user="demo") as connection:
+            done = await run(
+                connection, "cat /kmsg; cat /null && echo read; head -c 1 /disk | wc -c; /bin/busybox-su id -u"
+            )
+    assert done.stdout.split() == ["0", "1000"]
