@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ def made(config: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]
         "annotations": {},
     }
     return runtime_config(OCIConfig.model_validate(config or {}), BundleSpec(**(spec | changes)))
+
+
+def test_a_seccomp_profile_that_is_a_pipe_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BackendError, match="cannot be read"):
+        made({"seccomp": str(tmp_path / "pipe")})
 
 
 def test_a_container_has_every_namespace_of_its_own() -> None:

@@ -204,6 +204,9 @@ def _seccomp(config: OCIConfig, capabilities: list[str]) -> dict[str, Any] | Non
     if config.seccomp == "default":
         return default_profile(capabilities)
     try:
+        # A config server can name it: to open a pipe, say, would hold everybody up.
+        if not Path(config.seccomp).is_file():
+            raise FileNotFoundError(config.seccomp)
         with Path(config.seccomp).open("rb") as file:
             profile = json.loads(file.read(_LARGEST_SETTING))
     except (OSError, ValueError, RecursionError) as exc:

@@ -166,7 +166,7 @@ async def running(
 
 
 def _user_namespace(host: Host, id_map: IdMap | None) -> list[int] | None:
-    """The user namespace that the helper makes: base, size, whose it is. None: the runtime makes it, as its own user."""
+    """The user namespace that the helper makes: base, size, whose it is. None: the runtime makes one."""
     if id_map is None or host.launcher.ranges is not None or not host.runtime.joins_user_namespaces:
         return None
     return [id_map.base, id_map.size, id_map.base + next(_numbers) % id_map.size]
