@@ -73,6 +73,33 @@ async def test_no_message_before_the_login_opens_the_door(kind: int, payload: tu
         assert (server.backend.logins, server.backend.requests, server.log.errors) == ([], [], [])
 
 
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [(2, (String("x"),)), (4, (Boolean(True), String("x"), String(""))), (3, (UInt32(0),)), (200, ())],
+)
+async def test_nothing_is_slipped_into_a_strict_key_exchange(kind: int, payload: tuple[bytes, ...]) -> None:
+    """Against Terrapin (OpenSSH's PROTOCOL, section 1.10): no message but those of the exchange until it is done."""
+    names = (b"curve25519-sha256,kex-strict-c-v00@openssh.com", b"ssh-ed25519", *2 * (b"aes256-ctr",))
+    lists = (*names, *2 * (b"hmac-sha2-256",), *2 * (b"none",), b"", b"")
+    exchange = bytes(16) + b"".join(map(String, lists)) + Boolean(False) + UInt32(0)
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"SSH-2.0-test\r\n" + packet(KEXINIT, exchange) + packet(kind, *payload))
+        async with asyncio.timeout(5):
+            said = await reader.read()
+        writer.close()
+        # Its last packet is a DISCONNECT for a violation of the protocol, or for a failed key exchange.
+        assert any(bytes([1]) + UInt32(code) in said for code in (2, 3))
+        assert server.log.errors == []
+
+
+def packet(kind: int, *payload: bytes) -> bytes:
+    """A packet before there are keys (RFC 4253 section 6)."""
+    body = bytes([kind]) + b"".join(payload)
+    padding = 16 - (5 + len(body)) % 8
+    return UInt32(1 + len(body) + padding) + bytes([padding]) + body + bytes(padding)
+
+
 async def test_a_stranger_cannot_exchange_keys_again_and_again() -> None:
     async with serving() as server:
         let_in, said = await says_before_login(server, lambda connection: connection._send_kexinit())
