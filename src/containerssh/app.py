@@ -25,6 +25,7 @@ from containerssh.config.log import LogConfig
 from containerssh.config.services import HealthConfig
 from containerssh.config.ssh import LimitsConfig, SSHConfig
 from containerssh.core.codes import CoreCode, GeneralCode, ServiceCode
+from containerssh.core.descriptors import allow_many_descriptors
 from containerssh.core.errors import ContainerSSHError, describe
 from containerssh.core.instance import Instance, open_instance
 from containerssh.core.messages import NOTICE, Event
@@ -51,6 +52,7 @@ REAP_EVERY = (180.0, 420.0)
 
 def serve(path: Path) -> int:
     """Run the server configured by *path* until SIGTERM or SIGINT; the exit status is upstream's (``config.md`` 9)."""
+    allow_many_descriptors()
     logs = setup_logging(_before_the_configuration())
     try:
         loaded = load(path)

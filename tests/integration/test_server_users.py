@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import os
+import resource
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from containerssh.auth.hashes import hash_password
 from tests.support import server as product
 from tests.support.oci import image
 from tests.support.openssh import OpenSSH, ssh_options
+from tests.support.tools import tool
 
 pytestmark = pytest.mark.oci
 
@@ -184,6 +186,14 @@ async def test_the_log_is_reopened_on_sighup(openssh: OpenSSH) -> None:
         server.process.send_signal(signal.SIGHUP)
         await openssh.run(server, "true")
         await server.until(lambda: bool(server.logged("SSH_DISCONNECTED")), "new lines are in the new file")
+
+
+async def test_the_usual_limit_on_open_files_does_not_limit_logins(openssh: OpenSSH) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    prefix = [tool("prlimit"), "--nofile=1024:"]
+    async with product.serving(OCI, {"alice": {"password": PASSWORD}}, prefix=prefix) as server:
+        done = await openssh.run(server, "ulimit -n")
+    assert int(done.stdout) == (65_536 if hard == resource.RLIM_INFINITY else min(65_536, hard))
 
 
 async def test_every_byte_of_a_binary_stream_passes_both_ways(openssh: OpenSSH) -> None:

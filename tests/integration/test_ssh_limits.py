@@ -16,6 +16,7 @@ import asyncssh
 import pytest
 
 from containerssh.core.codes import AuthCode, SSHCode
+from containerssh.core.descriptors import allow_many_descriptors
 from containerssh.core.errors import AuthUnavailable
 from containerssh.core.metadata import AuthAttempt
 from containerssh.ssh.limits import reached
@@ -128,6 +129,7 @@ async def test_one_source_full_of_strangers_does_not_keep_another_out() -> None:
 
 
 async def test_while_three_thousand_strangers_hold_on_another_user_logs_in_within_two_seconds() -> None:
+    allow_many_descriptors()
     async with serving(admission=strict()) as server, AsyncExitStack() as stack:
         loop = asyncio.get_running_loop()
         for number in range(3000):

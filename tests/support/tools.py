@@ -24,6 +24,7 @@ PACKAGES = {
     "newuidmap": "uidmap",
     "plink": "putty-tools",
     "podman": "podman",
+    "prlimit": "util-linux",
     "psftp": "putty-tools",
     "rsync": "rsync",
     "runc": "runc",
