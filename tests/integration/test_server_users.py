@@ -19,6 +19,7 @@ from tests.support import server as product
 from tests.support.oci import image
 from tests.support.openssh import OpenSSH, ssh_options
 from tests.support.tools import tool
+from tests.support.webhook import Reply, webhook
 
 pytestmark = pytest.mark.oci
 
@@ -124,6 +125,29 @@ async def test_a_users_own_configuration_lies_over_the_files(openssh: OpenSSH) -
         bob = OpenSSH(openssh.folder, user="bob")
         assert (await openssh.run(server, question)).stdout == b"hers\nhers\n"
         assert (await bob.run(server, question)).stdout == b"everybodys\neverybodys\n"
+
+
+async def test_the_config_server_has_the_last_word_on_a_users_configuration(openssh: OpenSSH) -> None:
+    users = {
+        "alice": {
+            "password": PASSWORD,
+            "metadata": {"team": "blue"},
+            "config": {"oci": {"hostname": "hers", "env": ["WHOSE=hers"]}},
+        }
+    }
+    async with webhook() as hook:
+        hook.answers = [Reply({"config": {"oci": {"env": ["WHOSE=servers"], "hostname": ""}}})]
+        async with product.serving({**OCI, "configserver": {"url": hook.url}}, users) as server:
+            assert (await openssh.run(server, "hostname; echo $WHOSE")).stdout == b"hers\nservers\n"
+            assert hook.requests[-1].json["metadata"] == {"team": {"value": "blue", "sensitive": False}}
+            hook.answers = [Reply({"configMode": "overlay", "config": {"oci": {"hostname": ""}}})]
+            done = await openssh.run(server, "hostname; echo $WHOSE")
+            assert done.stdout.split()[1:] == [b"hers"]
+            assert done.stdout.split()[0] != b"hers", "an overlay says what it names, whatever the value"
+            for wrong in ({"oci": {"hostnme": "x"}}, {"backend": "lxc"}, {"oci": {"image": ["x"]}}, "text"):
+                hook.answers = [Reply({"config": wrong})]
+                done = await openssh.run(server, "echo never")
+                assert (done.status, done.stdout, done.stderr[:14]) == (255, b"", b"containerssh: "), wrong
 
 
 async def test_the_users_file_is_read_again_when_it_changed(openssh: OpenSSH) -> None:
