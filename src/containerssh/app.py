@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -36,7 +36,7 @@ from containerssh.logs.setup import LogSetup, setup_logging
 from containerssh.ssh.host_keys import generate_host_keys
 from containerssh.ssh.options import Admission, Limits, Penalties, ServerOptions
 from containerssh.ssh.server import Settings, SSHServer
-from containerssh.systemd import Notifier, inherited_sockets
+from containerssh.systemd import Notifier, WorkerPlace, worker_place
 from containerssh.web.health import check_health, health_endpoint
 
 logger = logging.getLogger(__name__)
@@ -125,10 +125,14 @@ class Process:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         try:
-            sockets = inherited_sockets(os.environ)
+            place, sockets = worker_place(os.environ)
+            if place.life is not None:
+                loop.add_reader(place.life, self._orphaned, place.life)
             with open_instance() as instance:
                 logger.info(Event(ServiceCode.POOL_STARTING, "Starting"))
-                async with running(config, instance, sockets=sockets, stopping=self._stop.is_set) as server:
+                async with running(
+                    config, instance, sockets=sockets, place=place, stopping=self._stop.is_set
+                ) as server:
                     logger.info(Event(ServiceCode.POOL_RUNNING, "Running"))
                     await self._serve(server)
                     logger.info(Event(ServiceCode.POOL_STOPPING, "Stopping"))
@@ -164,6 +168,11 @@ class Process:
             logger.warning(Event(CoreCode.STOP_HURRIED, "Asked to stop again: there is no grace any more"))
             self._hurry.set()
             asyncio.get_running_loop().call_later(GIVE_UP.total_seconds(), self._give_up)
+
+    def _orphaned(self, life: int) -> None:
+        asyncio.get_running_loop().remove_reader(life)
+        logger.error(Event(CoreCode.WORKER_ENDED, "The supervisor is gone"))
+        self._asked_to_stop()
 
     def _give_up(self) -> None:
         text = "Not everything could be removed in time; the next start removes it"
@@ -250,6 +259,7 @@ class RunningServer:
 
     config: AppConfig
     instance: Instance
+    place: WorkerPlace
     addresses: Sequence[SocketAddress]
     _server: SSHServer
     _generations: Generations
@@ -278,7 +288,7 @@ class RunningServer:
         config, without_effect = _with_fixed(self.config, config)
         if config.health.enable:
             config.health.ssl_context()
-        options = await asyncio.to_thread(_server_options, config, self.instance)
+        options = await asyncio.to_thread(_server_options, config, self.instance, self.place.count)
         settings = await self._server.prepare(options)
         return Change(config, await self._generations.open(config), settings, without_effect)
 
@@ -290,6 +300,8 @@ class RunningServer:
 
     async def apply_health(self) -> None:
         """The health endpoint as the current configuration has it; a failure is logged, and leaves it closed."""
+        if not self.place.is_first:
+            return
         try:
             await self._health.use(self.config.health)
         except ContainerSSHError as exc:
@@ -344,11 +356,12 @@ async def running(
     instance: Instance,
     *,
     sockets: Sequence[socket.socket] = (),
+    place: WorkerPlace = WorkerPlace(),  # noqa: B008  frozen
     stopping: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[RunningServer]:
     """
     The whole server: listening inside the scope (on *sockets* if some are given), gone with all its containers after
-    it.
+    it. Of several processes on one port, each has its part of the limits.
 
     Raises:
         ConfigError: something configured cannot be used.
@@ -360,17 +373,18 @@ async def running(
             stack.callback(sock.close)
         health = Health(lambda: ready and not stopping())
         stack.push_async_callback(health.close)
-        await health.use(config.health)
+        if place.is_first:
+            await health.use(config.health)
         backends = await stack.enter_async_context(Backends.opened(instance))
         generations = Generations(backends)
         stack.push_async_callback(generations.close)
         generations.use(await generations.open(config))
-        server = SSHServer(generations, _server_options(config, instance))
+        server = SSHServer(generations, _server_options(config, instance, place.count))
         listening = await stack.enter_async_context(_service("SSH server", server.serving(sockets)))
         reaper = asyncio.create_task(_reap_now_and_then(backends, generations))
         stack.push_async_callback(_cancelled, reaper)
         ready = True
-        yield RunningServer(config, instance, listening.addresses, server, generations, health)
+        yield RunningServer(config, instance, place, listening.addresses, server, generations, health)
 
 
 async def _reap_now_and_then(backends: Backends, generations: Generations) -> None:
@@ -404,7 +418,7 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def _server_options(config: AppConfig, instance: Instance) -> ServerOptions:
+def _server_options(config: AppConfig, instance: Instance, processes: int = 1) -> ServerOptions:
     ssh = config.ssh
     host, port = split_address(ssh.listen)
     return ServerOptions(
@@ -421,7 +435,7 @@ def _server_options(config: AppConfig, instance: Instance) -> ServerOptions:
         login_grace=ssh.login_grace_time,
         shutdown_grace=ssh.shutdown_grace_time,
         limits=_limits(ssh),
-        admission=_admission(ssh.limits),
+        admission=_shared(_admission(ssh.limits), processes),
         proxies=[ip_network(network) for network in ssh.proxy_protocol.trusted],
         proxy_header_within=ssh.proxy_protocol.timeout,
     )
@@ -471,6 +485,25 @@ def _admission(limits: LimitsConfig) -> Admission:
         else None,
         allow=[ip_network(network) for network in limits.allow],
     )
+
+
+def _shared(whole: Admission, processes: int) -> Admission:
+    """
+    One process's part: numbers are divided. A failure counts for as many as there are processes, since the next ones
+    may meet another process.
+    """
+    if processes == 1:
+        return whole
+    names = [name.name for name in fields(Admission) if name.name.startswith(("connections", "unauthenticated"))]
+    names.remove("unauthenticated_rate")
+    parts = {name: -(-getattr(whole, name) // processes) for name in names}
+    penalties = whole.penalties and replace(
+        whole.penalties,
+        auth_failed=whole.penalties.auth_failed * processes,
+        no_auth=whole.penalties.no_auth * processes,
+        grace_exceeded=whole.penalties.grace_exceeded * processes,
+    )
+    return replace(whole, penalties=penalties, **parts)
 
 
 def _host_keys(config: AppConfig, instance: Instance) -> list[str]:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import time
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+
+WORKER = "CONTAINERSSH_WORKER"
+"""The variable by which a supervisor tells a worker who it is: ``number/of-how-many life-descriptor sockets``."""
+
+PEER_CREDENTIALS = socket.CMSG_SPACE(struct.calcsize("3i"))
+"""Room for what :func:`sender` reads."""
 
 _FIRST_SOCKET = 3
 
@@ -58,6 +65,45 @@ class Notifier:
             sock.sendto("\n".join(lines).encode(), address)
 
 
+@dataclass(frozen=True)
+class WorkerPlace:
+    """Which of several processes on one port this is."""
+
+    number: int = 0
+    count: int = 1
+    life: int | None = None
+    """A descriptor that is readable once the supervisor is gone."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process does what only one can."""
+        return self.number == 0
+
+
+def worker_place(environment: MutableMapping[str, str]) -> tuple[WorkerPlace, list[socket.socket]]:
+    """
+    Which worker this process is, and the listening sockets that it was given; that is taken out of *environment*.
+
+    Raises:
+        OSError, ValueError: nobody but a supervisor should set this.
+    """
+    text = environment.pop(WORKER, "")
+    if not text:
+        return WorkerPlace(), inherited_sockets(environment)
+    place, life, descriptors = text.split(" ")
+    number, _, count = place.partition("/")
+    os.set_inheritable(int(life), False)
+    return WorkerPlace(int(number), int(count), int(life)), _sockets([int(one) for one in descriptors.split(",")])
+
+
+def sender(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
+    """The process id of who sent a datagram, as the kernel says; 0 if it says nothing."""
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            return int(struct.unpack("3i", data[: struct.calcsize("3i")])[0])
+    return 0
+
+
 def inherited_sockets(environment: MutableMapping[str, str]) -> list[socket.socket]:
     """
     The listening sockets that *environment* says are ours; that is taken out of it. Whoever calls closes them.
@@ -69,9 +115,13 @@ def inherited_sockets(environment: MutableMapping[str, str]) -> list[socket.sock
     environment.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
+    return _sockets(range(_FIRST_SOCKET, _FIRST_SOCKET + int(count)))
+
+
+def _sockets(descriptors: Sequence[int]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
-        for descriptor in range(_FIRST_SOCKET, _FIRST_SOCKET + int(count)):
+        for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
             sock = socket.socket(fileno=descriptor)
             sockets.append(sock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ def programs(server: Server) -> int:
 def held(server: Server) -> list[str]:
     """What the oci backend still holds of logins: mounts, and files of containers."""
     mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if str(server.folder) in line]
-    return mounts + [str(path) for path in (server.folder / "state/oci/containers").rglob("*")]
+    # Not rglob, which fails on folders that vanish meanwhile.
+    found = os.walk(server.folder / "state/oci/containers")
+    return mounts + [str(Path(folder, name)) for folder, folders, files in found for name in (*folders, *files)]
 
 
 def written(server: Server) -> dict[str, Any]:

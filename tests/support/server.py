@@ -29,6 +29,8 @@ class Server:
     environment: Mapping[str, str]
     prefix: Sequence[str] = ()
     """A program that becomes the server, with its arguments: ``prlimit`` for instance."""
+    arguments: Sequence[str] = ()
+    """What follows on its command line."""
     process: asyncio.subprocess.Process = field(init=False)
     log_file: Path = field(init=False)
 
@@ -45,7 +47,7 @@ class Server:
         self.process = await asyncio.create_subprocess_exec(
             *self.prefix,
             sys.executable,
-            *("-m", "containerssh", "--config", str(self.folder / "config.yaml")),
+            *("-m", "containerssh", "--config", str(self.folder / "config.yaml"), *self.arguments),
             stdin=asyncio.subprocess.DEVNULL,
             env={**os.environ, **self.environment},
             start_new_session=True,
@@ -88,16 +90,18 @@ async def serving(
     *,
     environment: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
+    arguments: Sequence[str] = (),
 ) -> AsyncIterator[Server]:
     """
     A server with *config* over sensible defaults for a test, and *users* as its users file; *environment* comes on top
-    of ours, *prefix* before its command line.
+    of ours, *prefix* before its command line, *arguments* after it.
 
     Its state and its sockets lie in a folder of its own, so that it neither sees nor removes what others run.
     """
     with tempfile.TemporaryDirectory(prefix="cs-", dir="/tmp") as name:
         folder = Path(name)
         server = Server(folder, free_port(), {"STATE_DIRECTORY": str(folder / "state"), **(environment or {})}, prefix)
+        server.arguments = arguments
         if users is not None:
             write_users(server, users)
         settings = _config(server, config)

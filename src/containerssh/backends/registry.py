@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from containerssh.backends.docker.backend import DockerBackend
@@ -65,6 +65,7 @@ class Backends:
     instance: Instance
     docker: DockerBackend
     oci: OCIBackend
+    _cleared: set[str] = field(default_factory=set, init=False)
 
     @classmethod
     @asynccontextmanager
@@ -112,6 +113,9 @@ class Backends:
         """
         Remove what instances that died on this machine left; what cannot be removed is left to the next call. *by_name*
         is what :meth:`choose` found for *config*.
+
+        An instance is forgotten by the second call that finds it dead: its engine may still have been busy creating a
+        container at the first one.
         """
         dead = self.instance.dead()
         if not dead:
@@ -123,11 +127,14 @@ class Backends:
             except BackendError as exc:
                 logger.warning(exc.event())
                 return
-        for dead_id in dead:
+        new = [dead_id for dead_id in dead if dead_id not in self._cleared]
+        for dead_id in self._cleared.intersection(dead):
             with suppress(OSError):
                 self.instance.forget(dead_id)
-        text = f"Removed what {len(dead)} ended server processes had left: {removed} containers"
-        logger.log(NOTICE, Event(BackendCode.REAPED, text))
+        self._cleared = set(new)
+        if new or removed:
+            text = f"Removed what {len(dead)} ended server processes had left: {removed} containers"
+            logger.log(NOTICE, Event(BackendCode.REAPED, text))
 
 
 def _tell_chosen(name: str, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from containerssh import __version__
@@ -66,6 +67,13 @@ def _settle(arguments: Sequence[str]) -> list[str]:
     return settled
 
 
+def _processes(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 256:
+        raise argparse.ArgumentTypeError("between 0 and 256")
+    return number or len(os.sched_getaffinity(0))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="containerssh",
@@ -84,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the server (also what no command at all does)")
     serve.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="the configuration")
+    serve.add_argument(
+        "--processes", metavar="N", type=_processes, default=1, help="so many on one port; 0: one for each core"
+    )
     serve.set_defaults(action="serve")
 
     demo = commands.add_parser("demo", help="start a server with one user, log in, show what the container answers")

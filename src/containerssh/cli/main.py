@@ -35,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(parsed: argparse.Namespace) -> int:
+    if getattr(parsed, "processes", 1) > 1:
+        from containerssh.supervisor import supervise
+
+        return supervise(Path(parsed.config), parsed.processes)
     from containerssh.app import serve
 
     return serve(Path(parsed.config))

@@ -19,6 +19,7 @@ class CoreCode(Code):
     CONFIG_RELOADED = "CORE_CONFIG_RELOADED", "SIGHUP: the configuration was read again, and holds for new connections"
     CONFIG_RELOAD_FAILED = "CORE_CONFIG_RELOAD_FAILED", "SIGHUP: the new configuration cannot be used; nothing changed"
     CONFIG_NEEDS_RESTART = "CORE_CONFIG_NEEDS_RESTART", "SIGHUP: a changed key has no effect before the next start"
+    WORKER_ENDED = "CORE_WORKER_ENDED", "one of several server processes ended, or was killed for standing still"
     STOP_HURRIED = "CORE_STOP_HURRIED", "a second signal: the server ends without grace"
     STOP_GIVEN_UP = "CORE_STOP_GIVEN_UP", "not everything was removed in time after a second signal"
     HEALTH_CHECK_FAILED = "CORE_HEALTH_CHECK_FAILED", "--healthcheck failed"

@@ -76,6 +76,39 @@ class Settings:
         return replace(self, library=await library_options(self.options, self.keys, self.kex, self.ciphers, self.macs))
 
 
+async def listen(host: str, port: int) -> list[socket.socket]:
+    """
+    Sockets that listen on every address of *host* (empty: on all interfaces); whoever calls closes them.
+
+    Raises:
+        BackendError: an address cannot be bound.
+    """
+    loop = asyncio.get_running_loop()
+    sockets: list[socket.socket] = []
+    try:
+        found = await loop.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
+        )
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # "::" alone serves IPv4 as well, as upstream does; beside an IPv4 socket it must not.
+                both = len(found) == 1 and address[0] == "::"
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
+            # One port for all addresses, also where the system picks it.
+            sock.bind((address[0], port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0), *address[2:]))
+            sock.listen(_BACKLOG)
+    except OSError as exc:
+        for sock in sockets:
+            sock.close()
+        where = str(SocketAddress(host, port))
+        raise BackendError(SSHCode.START_FAILED, f"cannot listen on {where}", address=where) from exc
+    return sockets
+
+
 class SSHServer:
     """The server; :meth:`serving` is its life."""
 
@@ -136,7 +169,7 @@ class SSHServer:
             BackendError: an address cannot be bound.
         """
         self._settings = await self._settings.prepared()
-        sockets = sockets or await self._bind()
+        sockets = sockets or await listen(self._settings.options.host, self._settings.options.port)
         addresses = [SocketAddress.of(*sock.getsockname()[:2]) for sock in sockets]
         self._accepting = [asyncio.create_task(self._accept(sock)) for sock in sockets]
         self._accepting.append(asyncio.create_task(self._look_for_the_gone()))
@@ -154,33 +187,6 @@ class SSHServer:
             await self._refusals.close()
             await self._stop()
             log_reached()
-
-    async def _bind(self) -> list[socket.socket]:
-        loop = asyncio.get_running_loop()
-        host, port = self._settings.options.host, self._settings.options.port
-        sockets: list[socket.socket] = []
-        try:
-            found = await loop.getaddrinfo(
-                host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
-            )
-            for family, kind, protocol, _, address in dict.fromkeys(found):
-                sock = socket.socket(family, kind, protocol)
-                sockets.append(sock)
-                sock.setblocking(False)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    # "::" alone serves IPv4 as well, as upstream does; beside an IPv4 socket it must not.
-                    both = len(found) == 1 and address[0] == "::"
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
-                # One port for all addresses, also where the system picks it.
-                sock.bind((address[0], port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0), *address[2:]))
-                sock.listen(_BACKLOG)
-        except OSError as exc:
-            for sock in sockets:
-                sock.close()
-            where = str(SocketAddress(host, port))
-            raise BackendError(SSHCode.START_FAILED, f"cannot listen on {where}", address=where) from exc
-        return sockets
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,216 @@
+"""Several server processes on one port: each has an event loop of its own, so that all cores are used.
+
+The supervisor listens and never accepts; its workers share the sockets, and whichever is free takes the next
+connection. It starts a worker that ended again, ends one that stands still, and passes signals on. Workers tell it of
+their life as they would tell systemd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from containerssh.config.address import split_address
+from containerssh.config.load import Loaded, load
+from containerssh.config.log import LogConfig
+from containerssh.core.codes import CoreCode, ServiceCode
+from containerssh.core.errors import ContainerSSHError
+from containerssh.core.instance import default_runtime_folder, make_private
+from containerssh.core.messages import Event
+from containerssh.logs.setup import LogSetup, setup_logging
+from containerssh.ssh.server import listen
+from containerssh.systemd import PEER_CREDENTIALS, WORKER, Notifier, inherited_sockets, sender
+
+logger = logging.getLogger(__name__)
+
+WATCHDOG = timedelta(seconds=60)
+"""A worker whose loop does not turn for so long is killed; what systemd waits for us, if it does."""
+
+_LOOK_EVERY = 5.0
+_SLOWEST_RESTART = 30.0
+# A worker that is not ready yet has so many times the watchdog's time.
+_LONGEST_START = 4
+
+
+def supervise(path: Path, processes: int) -> int:
+    """Run the server configured by *path* in so many processes until SIGTERM or SIGINT; the exit status."""
+    logs = setup_logging(LogConfig())
+    try:
+        loaded = load(path)
+        configured = setup_logging(loaded.config.log)
+    except ContainerSSHError as exc:
+        logger.critical(exc.event())
+        return 1
+    finally:
+        logs.close()
+    try:
+        return asyncio.run(Supervisor(loaded, configured, processes).main())
+    except ContainerSSHError as exc:
+        logger.critical(exc.event())
+        return 1
+    except OSError as exc:
+        logger.critical(Event(ServiceCode.CRASHED, f"The server cannot run here ({exc})"))
+        return 1
+    finally:
+        configured.close()
+
+
+@dataclass(eq=False)
+class Worker:
+    """A place for a worker process, and the process that has it at the moment."""
+
+    number: int
+    process: asyncio.subprocess.Process | None = None
+    ready: bool = False
+    last_sign: float = 0.0
+    failures: int = 0
+    statuses: list[int] = field(default_factory=list)
+
+    def send(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+
+class Supervisor:
+    """The parent of the workers."""
+
+    def __init__(self, loaded: Loaded, logs: LogSetup, processes: int) -> None:
+        self._loaded = loaded
+        self._logs = logs
+        self._notifier = Notifier.of(os.environ)
+        self._watchdog = self._notifier.watchdog or WATCHDOG
+        self._workers = [Worker(number) for number in range(processes)]
+        self._stopping = asyncio.Event()
+        self._was_ready = False
+
+    async def main(self) -> int:
+        """Keep the workers running until a signal says stop; 0 if they all ended well then."""
+        sockets = inherited_sockets(os.environ) or await listen(*split_address(self._loaded.config.ssh.listen))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number, sockets)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        # Its other end closes with this process, however that ends: workers must not outlive it.
+        life, held = os.pipe()
+        try:
+            async with self._listening_to_workers() as address:
+                beside = asyncio.create_task(self._look_after())
+                await asyncio.gather(*(self._keep(worker, sockets, life, address) for worker in self._workers))
+                beside.cancel()
+        finally:
+            os.close(life)
+            os.close(held)
+            for sock in sockets:
+                sock.close()
+        return max((abs(worker.statuses[-1]) for worker in self._workers if worker.statuses), default=0)
+
+    def _stop(self, number: signal.Signals, sockets: Sequence[socket.socket]) -> None:
+        """The first time and again: workers know what a second signal means."""
+        for sock in sockets:
+            sock.close()
+        self._stopping.set()
+        self._notifier.stopping(self._loaded.config.ssh.shutdown_grace_time + timedelta(minutes=1))
+        for worker in self._workers:
+            worker.send(number)
+
+    def _reload(self) -> None:
+        self._logs.reopen()
+        self._notifier.reloading()
+        for worker in self._workers:
+            worker.ready = False
+            worker.send(signal.SIGHUP)
+
+    async def _keep(self, worker: Worker, sockets: Sequence[socket.socket], life: int, address: str) -> None:
+        """Run the process of *worker*, and another one when it ends, until the stop."""
+        descriptors = [sock.fileno() for sock in sockets]
+        while not self._stopping.is_set():
+            worker.ready, worker.last_sign = False, asyncio.get_running_loop().time()
+            worker.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "containerssh", "--config", str(self._loaded.path)),
+                stdin=asyncio.subprocess.DEVNULL,
+                # A terminal's ^C reaches the supervisor alone, which passes it on.
+                process_group=0,
+                pass_fds=[*descriptors, life],
+                env={
+                    **os.environ,
+                    "NOTIFY_SOCKET": address,
+                    "WATCHDOG_USEC": str(int(self._watchdog.total_seconds() * 1_000_000)),
+                    WORKER: f"{worker.number}/{len(self._workers)} {life} {','.join(map(str, descriptors))}",
+                },
+            )
+            if self._stopping.is_set():
+                worker.send(signal.SIGTERM)
+            status = await worker.process.wait()
+            worker.statuses.append(status)
+            if self._stopping.is_set():
+                return
+            if not self._was_ready:
+                # What keeps the first ones from starting will not go away by trying again.
+                self._stop(signal.SIGTERM, sockets)
+                return
+            worker.failures = 0 if worker.ready else worker.failures + 1
+            pause = min(0.1 * 2**worker.failures, _SLOWEST_RESTART)
+            text = f"A server process ended (status {status}); another takes its place"
+            logger.error(Event(CoreCode.WORKER_ENDED, text, worker=worker.number, status=status))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def _look_after(self) -> None:
+        """Kill workers that stand still; show life to the one who watches us."""
+        loop = asyncio.get_running_loop()
+        every = min(_LOOK_EVERY, self._watchdog.total_seconds() / 3)
+        while True:
+            await asyncio.sleep(every)
+            self._notifier.alive()
+            for worker in self._workers:
+                limit = self._watchdog.total_seconds() * (1 if worker.ready else _LONGEST_START)
+                if worker.process is not None and loop.time() - worker.last_sign > limit:
+                    text = "A server process shows no sign of life and is killed"
+                    logger.error(Event(CoreCode.WORKER_ENDED, text, worker=worker.number))
+                    worker.last_sign = loop.time()
+                    worker.send(signal.SIGKILL)
+
+    @asynccontextmanager
+    async def _listening_to_workers(self) -> AsyncIterator[str]:
+        folder = default_runtime_folder()
+        make_private(folder)
+        path = folder / f"supervisor-{os.getpid()}"
+        path.unlink(missing_ok=True)
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+            sock.bind(str(path))
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+                loop.add_reader(sock.fileno(), self._hear, sock)
+                yield str(path)
+            finally:
+                loop.remove_reader(sock.fileno())
+                path.unlink(missing_ok=True)
+
+    def _hear(self, sock: socket.socket) -> None:
+        with suppress(OSError):
+            data, ancillary, _, _ = sock.recvmsg(4096, PEER_CREDENTIALS)
+            pid = sender(ancillary)
+            lines = data.decode(errors="replace").splitlines()
+            for worker in self._workers:
+                if worker.process is not None and worker.process.pid == pid:
+                    worker.last_sign = asyncio.get_running_loop().time()
+                    if "READY=1" in lines:
+                        worker.ready = True
+                        self._tell_when_all_are_ready()
+
+    def _tell_when_all_are_ready(self) -> None:
+        if all(worker.ready for worker in self._workers) and not self._stopping.is_set():
+            self._was_ready = True
+            self._notifier.ready(f"{len(self._workers)} processes serve")

@@ -1,0 +1,166 @@
+"""``serve --processes N``: several processes on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+
+from containerssh.auth.hashes import hash_password
+from tests.support import server as product
+from tests.support.lifecycle import ended, held, refuses
+from tests.support.oci import image
+
+pytestmark = pytest.mark.oci
+
+OCI: dict[str, Any] = {"backend": "oci", "oci": {"image": str(image())}}
+USERS = {"alice": {"password": hash_password("secret", "bcrypt")}}
+
+
+@asynccontextmanager
+async def two(environment: Mapping[str, str] | None = None, **config: Any) -> AsyncIterator[product.Server]:
+    """A supervisor with two workers, both ready."""
+    arguments = ("serve", "--processes", "2")
+    async with product.serving({**OCI, **config}, USERS, environment=environment, arguments=arguments) as server:
+        await server.until(lambda: len(server.logged("SERVICE_POOL_RUNNING")) == 2, "both run")
+        yield server
+
+
+class Session:
+    """A login with a program that answers."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        self.connection = connection
+        self.process = process
+
+    async def answers(self) -> bool:
+        try:
+            async with asyncio.timeout(5):
+                self.process.stdin.write(b"there\n")
+                return await self.process.stdout.readline() == b"there\n"
+        except (OSError, asyncssh.Error):
+            return False
+
+
+@asynccontextmanager
+async def session(server: product.Server) -> AsyncIterator[Session]:
+    connection = await asyncssh.connect(
+        "127.0.0.1", server.port, username="alice", password="secret", known_hosts=None, config=[], client_keys=None,
+        agent_path=None, login_timeout=60,
+    )  # fmt: skip
+    try:
+        yield Session(connection, await connection.create_process("cat", encoding=None))
+    finally:
+        connection.abort()
+        with suppress(OSError, asyncssh.Error):
+            await connection.wait_closed()
+
+
+def workers(server: product.Server) -> list[int]:
+    """The process ids of the workers."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            after_name = path.read_text().rpartition(")")[2].split()
+            if int(after_name[1]) == server.process.pid and after_name[0] != "Z":
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def served(server: product.Server) -> Counter[str]:
+    """How many containers each instance has."""
+    folder = server.folder / "state/oci/containers"
+    return Counter({path.name: len(list(path.iterdir())) for path in folder.iterdir()})
+
+
+async def test_logins_spread_and_a_killed_worker_costs_only_its_own() -> None:
+    async with two() as server, AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(session(server)) for _ in range(4)]
+        async with asyncio.timeout(60):
+            while len([count for count in served(server).values() if count]) < 2:
+                sessions.append(await stack.enter_async_context(session(server)))
+        before = workers(server)
+        assert len(before) == 2
+        os.kill(before[0], signal.SIGKILL)
+        await server.until(lambda: len(server.logged("SERVICE_POOL_RUNNING")) == 3, "another took its place")
+        assert before[1] in workers(server)
+        assert len(workers(server)) == 2
+        answering = sum([await one.answers() for one in sessions])
+        assert 0 < answering < len(sessions)
+        await server.until(lambda: served(server).total() == answering, "its containers are removed")
+        assert server.logged("CORE_WORKER_ENDED")
+        async with session(server) as one:
+            assert await one.answers()
+
+
+async def test_signals_reach_all_workers() -> None:
+    async with two() as server:
+        server.process.send_signal(signal.SIGHUP)
+        await server.until(lambda: len(server.logged("CORE_CONFIG_RELOADED")) == 2, "both have read it")
+        async with session(server) as one:
+            assert await one.answers()
+            server.process.send_signal(signal.SIGTERM)
+            await server.until(lambda: refuses(server.port), "nobody listens")
+            assert await ended(server) == 0
+        assert len(server.logged("SERVICE_POOL_STOPPED")) == 2
+        assert held(server) == []
+
+
+async def test_workers_do_not_outlive_their_supervisor() -> None:
+    async with two() as server, session(server):
+        pids = workers(server)
+        os.kill(server.process.pid, signal.SIGKILL)
+        await server.process.wait()
+        await server.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "they end")
+        assert held(server) == []
+
+
+async def test_a_worker_that_stands_still_is_replaced_and_systemd_hears_of_the_supervisor(tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(address)
+        sock.setblocking(False)
+        async with two({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "3000000"}) as server:
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(20):
+                while b"READY=1" not in await loop.sock_recv(sock, 4096):
+                    pass
+            first = workers(server)[0]
+            os.kill(first, signal.SIGSTOP)
+            await server.until(lambda: first not in workers(server) and len(workers(server)) == 2, "it is replaced")
+            await server.until(lambda: len(server.logged("SERVICE_POOL_RUNNING")) == 3, "the new one runs")
+            async with session(server) as one:
+                assert await one.answers()
+
+
+async def test_the_limits_are_divided_among_the_processes() -> None:
+    limits = {"connections": 8, "unauthenticated": {"start": 4, "full": 8}}
+    async with two(ssh={"limits": limits}) as server, AsyncExitStack() as stack:
+        opened = 0
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            stack.callback(writer.close)
+            line = await reader.readline()
+            # A refused client gets a DISCONNECT right after the server's name.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    if b"Too many" in await reader.read(200):
+                        continue
+            opened += line.startswith(b"SSH-2.0")
+        assert 4 <= opened <= 8
+
+
+async def test_a_configuration_that_cannot_start_ends_the_supervisor() -> None:
+    users = {"alice": {"password": "no hash"}}
+    with pytest.raises(AssertionError, match="users"):
+        async with product.serving(OCI, users, arguments=("serve", "--processes", "2")):
+            pass
