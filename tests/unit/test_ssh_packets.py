@@ -1,0 +1,131 @@
+import asyncio
+import os
+
+import asyncssh
+import pytest
+from asyncssh.encryption import Encryption, get_encryption, get_encryption_params
+from asyncssh.misc import MACError, ProtocolError
+from asyncssh.packet import Byte, PacketDecodeError, String, UInt32
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from containerssh.ssh.channel_adapter import AdapterChannel
+from containerssh.ssh.ciphers import keep_state
+from containerssh.ssh.packets import PacketConnection
+
+CIPHERS = (b"aes128-gcm@openssh.com", b"chacha20-poly1305@openssh.com")
+CHANNEL_DATA, IGNORE = 94, 2
+PADDING = 8
+
+
+class RecordingChannel(AdapterChannel):
+    """A fake: takes data, knows no connection."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.left: list[int] = []
+
+    def take(self, data: bytes) -> None:
+        self.taken.append(data)
+
+    def process_packet(self, pkttype: int, pktid: int, packet: object) -> bool:
+        self.left.append(pktid)
+        return True
+
+
+class Receiver(PacketConnection):
+    """The receiving half of a connection after its login, with what the library was left to handle."""
+
+    def __init__(self, name: bytes) -> None:
+        library = asyncssh.SSHServerConnectionOptions(server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")])
+        super().__init__(asyncio.new_event_loop(), library)
+        self._loop.close()
+        key_size, iv_size, block_size, *_ = get_encryption_params(name)
+        key, iv = os.urandom(key_size), os.urandom(iv_size)
+        self.sender: Encryption = get_encryption(name, key, iv, b"", b"", True)
+        self._recv_encryption = keep_state(get_encryption(name, key, iv, b"", b"", True))
+        self._recv_blocksize, self._recv_macsize = max(8, block_size), 16
+        self._recv_handler = self._recv_pkthdr
+        self._auth_complete = True
+        self._transport = asyncio.Transport()
+        self.channel = RecordingChannel()
+        self._channels[0] = self.channel
+        self.left: list[int] = []
+
+    def process_packet(self, pkttype: int, pktid: int, packet: object) -> bool:
+        self.left.append(pktid)
+        return True
+
+    def receive(self, data: bytes) -> None:
+        """As the library's own loop, but errors come out."""
+        self._inpbuf += data
+        while self._inpbuf and self._recv_handler():
+            pass
+
+    def sealed(self, number: int, payload: bytes) -> bytes:
+        packet = bytes((PADDING,)) + payload + bytes(PADDING)
+        return b"".join(self.sender.encrypt_packet(number, UInt32(len(packet)), packet))
+
+
+def data_packet(data: bytes, *, channel: int = 0) -> bytes:
+    return Byte(CHANNEL_DATA) + UInt32(channel) + String(data)
+
+
+@pytest.mark.parametrize("name", CIPHERS)
+@settings(max_examples=30, deadline=None)
+@given(
+    sent=st.lists(st.one_of(st.none(), st.binary(max_size=100)), max_size=8),
+    cuts=st.lists(st.integers(1, 200), min_size=1, max_size=20),
+)
+def test_data_arrives_in_order_however_the_bytes_are_cut(
+    name: bytes, sent: list[bytes | None], cuts: list[int]
+) -> None:
+    receiver = Receiver(name)
+    stream = b"".join(
+        receiver.sealed(number, Byte(IGNORE) + String(b"x") if data is None else data_packet(data))
+        for number, data in enumerate(sent)
+    )
+    turn = 0
+    while stream:
+        size = cuts[turn % len(cuts)]
+        receiver.receive(stream[:size])
+        stream = stream[size:]
+        turn += 1
+    assert receiver.channel.taken == [data for data in sent if data is not None]
+    assert receiver.left == [number for number, data in enumerate(sent) if data is None]
+
+
+@pytest.mark.parametrize("name", CIPHERS)
+@given(payload=st.binary(max_size=60))
+@settings(max_examples=50, deadline=None)
+def test_whatever_an_authentic_packet_holds_is_judged_by_the_library(name: bytes, payload: bytes) -> None:
+    receiver = Receiver(name)
+    try:
+        receiver.receive(receiver.sealed(0, payload))
+    except (ProtocolError, PacketDecodeError):
+        return
+    assert receiver._inpbuf == b""
+
+
+@pytest.mark.parametrize("name", CIPHERS)
+def test_data_of_a_wrong_length_is_left_to_the_library(name: bytes) -> None:
+    receiver = Receiver(name)
+    receiver.receive(receiver.sealed(0, data_packet(b"abc") + b"more"))
+    assert (receiver.channel.taken, receiver.channel.left) == ([], [0])
+
+
+@pytest.mark.parametrize("name", CIPHERS)
+def test_a_changed_packet_ends_the_connection(name: bytes) -> None:
+    receiver = Receiver(name)
+    sealed = bytearray(receiver.sealed(0, data_packet(bytes(100))))
+    sealed[40] ^= 1
+    with pytest.raises(MACError):
+        receiver.receive(bytes(sealed))
+    assert receiver.channel.taken == []
+
+
+@pytest.mark.parametrize("name", CIPHERS)
+def test_a_length_beyond_the_limit_ends_the_connection(name: bytes) -> None:
+    receiver = Receiver(name)
+    with pytest.raises(ProtocolError, match="size"):
+        receiver.receive(b"".join(receiver.sender.encrypt_packet(0, UInt32(2**31), bytes(64))))
