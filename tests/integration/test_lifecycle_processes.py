@@ -120,7 +120,7 @@ async def test_workers_do_not_outlive_their_supervisor() -> None:
         pids = workers(server)
         os.kill(server.process.pid, signal.SIGKILL)
         await server.process.wait()
-        await server.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "they end")
+        await server.until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids), "they end")
         assert held(server) == []
 
 
