@@ -48,7 +48,11 @@ def terminal(environment: Mapping[str, str], tmp_path: Path) -> Iterator[pexpect
     try:
         yield child
     finally:
-        child.close(force=True)
+        if child.isalive():
+            child.kill(signal.SIGTERM)
+            child.expect(pexpect.EOF)
+            child.wait()
+        child.close()
 
 
 def run(
@@ -104,6 +108,24 @@ def test_the_printed_password_works(terminal: pexpect.spawn[str], tmp_path: Path
     terminal.expect(READY)
     client = OpenSSH(tmp_path, password=password)
     assert asyncio.run(client.run(_Listening(port), "echo in")).stdout == b"in\n"
+
+
+def test_a_terminal_that_is_closed_takes_the_server_along(
+    terminal: pexpect.spawn[str], environment: Mapping[str, str]
+) -> None:
+    terminal.expect(READY)
+    terminal.kill(signal.SIGHUP)
+    terminal.expect(pexpect.EOF)
+    terminal.wait()
+    assert left_by(environment) == []
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if _mentions(path, environment["TMPDIR"])]
+
+
+def _mentions(cmdline: Path, folder: str) -> bool:
+    try:
+        return folder.encode() in cmdline.read_bytes()
+    except OSError:
+        return False
 
 
 def _found(terminal: pexpect.spawn[str]) -> re.Match[str]:

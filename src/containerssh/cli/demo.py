@@ -249,7 +249,7 @@ async def _status(command: list[str]) -> int:
 
 
 def _cancel_when_interrupted() -> None:
-    """Let Ctrl-C and SIGTERM cancel this task, once: whatever it is doing then, it removes what it made."""
+    """Let Ctrl-C, SIGTERM and a closed terminal cancel this task, once: it then removes what it made."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -258,5 +258,5 @@ def _cancel_when_interrupted() -> None:
         if not task.cancelling():
             task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, cancel)
