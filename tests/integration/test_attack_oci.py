@@ -94,6 +94,26 @@ async def test_a_guest_that_takes_all_it_may_takes_nothing_from_others(runtime: 
         assert (await run(other, once)).stdout == "True\n"
 
 
+TAKE_TERMINALS = """
+import os, sys
+count = 0
+try:
+    while os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY): count += 1
+except OSError: print(count, flush=True)
+sys.stdin.read()
+"""
+
+
+@needs_python
+async def test_a_guest_cannot_take_all_terminals_of_the_machine(runtime: str) -> None:
+    once = f"{PYTHON} -c 'import os; print(os.open(\"/dev/ptmx\", os.O_RDWR) > 0)'"
+    async with two_logins(runtime=runtime, **WITH_PYTHON) as (greedy, other):
+        script = f"cat > /tmp/take.py; ulimit -n 5000; {PYTHON} /tmp/take.py < /dev/zero > /tmp/count & "
+        await run(greedy, f"{script} while ! test -s /tmp/count; do sleep 0.05; done", stdin=TAKE_TERMINALS.encode())
+        assert (await run(greedy, "cat /tmp/count")).stdout == "256\n"
+        assert (await run(other, once)).stdout == "True\n"
+
+
 async def test_guests_of_one_server_cannot_reach_each_other(runtime: str) -> None:
     """They share a range of ids: all that keeps them apart is namespaces."""
     async with two_logins(runtime=runtime) as (attacker, victim):

@@ -35,6 +35,9 @@ _READ_ONLY = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger"
 _FIRST_TO_GO = 300
 
 _CPU_PERIOD = 100_000
+
+# All containers of a machine together have some 3000 (/proc/sys/kernel/pty): one must not take them all.
+_MOST_TERMINALS = 256
 _LARGEST_SETTING = 2 * 1024 * 1024
 
 
@@ -150,7 +153,7 @@ def _process(config: OCIConfig, spec: BundleSpec, capabilities: list[str]) -> di
 
 
 def _mounts(config: OCIConfig, spec: BundleSpec) -> list[dict[str, Any]]:
-    terminals = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+    terminals = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", f"max={_MOST_TERMINALS}"]
     if spec.id_map is None or spec.id_map.size > 5:
         terminals.append("gid=5")
     mounts = [
