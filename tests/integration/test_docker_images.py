@@ -20,8 +20,9 @@ from containerssh.backends.docker.backend import DockerBackend
 from containerssh.config.docker import DockerConfig
 from containerssh.core.errors import BackendError
 from containerssh.core.instance import open_instance
-from tests.support.docker import Channel, Seen, Way, a_login, build_image, registry, way_to
+from tests.support.docker import Channel, Seen, Way, a_login, build_image, way_to
 from tests.support.podman import ENGINES, Podman, engine_of, on
+from tests.support.registry import running_registry
 from tests.support.services import Engine
 
 pytestmark = pytest.mark.docker
@@ -67,7 +68,8 @@ def port_for(engine: Engine) -> int:
 
 @pytest.fixture
 def shelf(engine: Engine, docker_engine: Engine, tmp_path: Path) -> Iterator[Shelf]:
-    with registry(tmp_path, port=port_for(engine)) as address:
+    with running_registry(tmp_path, password="", port=port_for(engine)) as registry:
+        address = registry.address
         made = Shelf(engine, docker_engine, address, f"{address}/lab/guest:{secrets.token_hex(4)}")
         yield made
         made.drop()
@@ -177,7 +179,8 @@ async def test_a_private_registry_gets_the_configured_credentials(
 ) -> None:
     folder = tmp_path / "private"
     folder.mkdir()
-    with registry(folder, password=PASSWORD, port=port_for(engine)) as address:
+    with running_registry(folder, password=PASSWORD, port=port_for(engine)) as registry:
+        address = registry.address
         own = ("--config", str(tmp_path / "docker"))
         docker_engine.docker(
             *own, "login", "--username", "puller", "--password-stdin", address, stdin=PASSWORD.encode()

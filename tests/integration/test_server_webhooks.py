@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 from tests.support import server as product
-from tests.support.docker import scratch_image
+from tests.support.docker import build_image, scratch_image
 from tests.support.openssh import OpenSSH
+from tests.support.registry import running_registry
 from tests.support.services import Engine
 from tests.support.webhook import Reply, Webhook, webhook
 
@@ -124,3 +126,32 @@ async def test_a_client_that_vanishes_takes_its_container_along(engine: Engine, 
         session.cancel()
         look = ("ps", "-aq", "--filter", f"label=containerssh_connection_id={connection}")
         await server.until(lambda: not engine.docker(*look).split(), "the container is removed")
+
+
+async def test_a_pull_is_shown_on_terminals_and_nowhere_else(engine: Engine, openssh: OpenSSH, tmp_path: Path) -> None:
+    with running_registry(tmp_path, password="") as registry:
+        name = f"{registry.address}/lab/pulled:1"
+
+        def put() -> None:
+            build_image(engine, name, "bb:latest", "RUN echo pulled >/marker")
+            engine.docker("push", "--quiet", name)
+            engine.docker("image", "rm", "--force", name)
+
+        async with serving(engine, container={"image": name}, imagePullPolicy="IfNotPresent") as (server, hook):
+            answering(hook, password=YES, config={})
+            await asyncio.to_thread(put)
+            terminal = openssh.spawn(server, "cat /marker")
+            await terminal.expect(pexpect.EOF, async_=True)
+            terminal.close()
+            assert (terminal.before or b"").startswith(f"Pulling image {name}".encode())
+            assert (terminal.before or b"").endswith(b"pulled\r\n")
+            engine.docker("image", "rm", "--force", name)
+            done = await openssh.run(server, "cat /marker")
+            assert (done.status, done.stdout, done.stderr) == (0, b"pulled\n", b"")
+            engine.docker("image", "rm", "--force", name)
+        async with serving(engine, container={"image": f"{name}-not"}, imagePullPolicy="Always") as (server, hook):
+            answering(hook, password=YES, config={})
+            done = await openssh.run(server, "echo never", limit=15)
+            assert (done.status, done.stdout) == (255, b"")
+            assert b"reference " in done.stderr
+            assert "manifest unknown" in (server.folder / "server.log").read_text()

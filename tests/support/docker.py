@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-import subprocess
 import tarfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-
-import bcrypt
 
 from containerssh.core.handlers import Notices, SessionChannel
 from containerssh.core.metadata import Login, SocketAddress, Value
@@ -177,52 +173,6 @@ async def _carry(way: Way, path: Path, reader: asyncio.StreamReader, writer: asy
         await asyncio.wait([forth])
         way._writers -= {writer, engine_writer}
         engine_writer.transport.abort()
-
-
-# -- a registry -----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def registry(folder: Path, *, password: str = "", port: int = 0) -> Iterator[str]:
-    """
-    A registry on this machine, its files in *folder*: ``127.0.0.1:port``, by itself on a free port. With *password* it
-    asks for one, for the user ``puller``.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", port))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    auth = ""
-    if password:
-        hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
-        (folder / "htpasswd").write_text(f"puller:{hashed}\n")
-        auth = f"auth:\n  htpasswd:\n    realm: test\n    path: {folder / 'htpasswd'}\n"
-    (folder / "config.yml").write_text(
-        f"version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {folder / 'data'}\n"
-        f"http:\n  addr: {address}\n{auth}"
-    )
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [tool("docker-registry"), "serve", str(folder / "config.yml")], stdout=log, stderr=log
-        )
-    try:
-        wait_until(lambda: _listens(address) or process.poll() is not None, within=20, what="the registry")
-        assert process.poll() is None, (folder / "log").read_text()
-        yield address
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-        return True
-    return False
 
 
 # -- the front's side -------------------------------------------------------------------------------------------

@@ -27,19 +27,26 @@ class Registry:
     password: str
 
 
+HARD_PASSWORD = 'a password: with "signs" and ü'
+
+
 @contextmanager
-def running_registry(folder: Path) -> Iterator[Registry]:
-    """A registry with its images below *folder*, ended with the scope."""
-    registry = Registry(f"127.0.0.1:{_free_port()}", "puller", 'a password: with "signs" and ü')
-    hashed = bcrypt.hashpw(registry.password.encode(), bcrypt.gensalt(4)).decode()
+def running_registry(folder: Path, *, password: str = HARD_PASSWORD, port: int = 0) -> Iterator[Registry]:
+    """
+    A registry with its images below *folder*, ended with the scope; by itself on a free port. With an empty *password*
+    it asks for none.
+    """
+    registry = Registry(f"127.0.0.1:{port or _free_port()}", "puller", password)
+    hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
     (folder / "htpasswd").write_text(f"{registry.username}:{hashed}\n")
+    auth = f"auth: {{htpasswd: {{realm: tests, path: {folder}/htpasswd}}}}" if password else ""
     (folder / "config.yml").write_text(
         f"""\
 version: 0.1
 log: {{level: warn}}
 storage: {{filesystem: {{rootdirectory: {folder}/images}}}}
 http: {{addr: {registry.address}}}
-auth: {{htpasswd: {{realm: tests, path: {folder}/htpasswd}}}}
+{auth}
 """
     )
     log = folder / "log"
