@@ -27,7 +27,7 @@ def advice(config: AppConfig) -> Iterator[Finding]:
     if config.log.level < LogLevel.ERROR:
         yield _say("warning", "log.level", "errors are not logged at this level")
     elif config.log.level == LogLevel.DEBUG:
-        yield _say("info", "log.level", "at this level the log names every command that users run")
+        yield _say("info", "log.level", "at this level the log tells every step of every connection, and grows quickly")
     yield from _backends(config)
 
 

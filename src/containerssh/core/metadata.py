@@ -119,4 +119,4 @@ class Login(AuthAttempt):
     def of(cls, attempt: AuthAttempt, authenticated_username: str, **more: object) -> Self:
         """The login that *attempt* earned."""
         known = {name: getattr(attempt, name) for name in attempt.__dataclass_fields__}
-        return cls(**known, authenticated_username=authenticated_username, **more)  # type: ignore[arg-type]
+        return cls(**known, authenticated_username=authenticated_username, **more)  # type: ignore[arg-type]  # checked by the class
