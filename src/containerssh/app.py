@@ -11,19 +11,16 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
 from containerssh.backends.registry import Backends
-from containerssh.config.address import split_address
 from containerssh.config.app import AppConfig
 from containerssh.config.load import ConfigErrors, Loaded, load
 from containerssh.config.log import LogConfig
 from containerssh.config.services import HealthConfig
-from containerssh.config.ssh import LimitsConfig, SSHConfig
 from containerssh.core.codes import CoreCode, GeneralCode, ServiceCode
 from containerssh.core.descriptors import allow_many_descriptors
 from containerssh.core.errors import ContainerSSHError, describe
@@ -33,8 +30,7 @@ from containerssh.core.metadata import SocketAddress
 from containerssh.core.tasks import HeldScope
 from containerssh.generation import Generation, Generations
 from containerssh.logs.setup import LogSetup, setup_logging
-from containerssh.ssh.host_keys import generate_host_keys
-from containerssh.ssh.options import Admission, Limits, Penalties, ServerOptions
+from containerssh.settings import server_options
 from containerssh.ssh.server import Settings, SSHServer
 from containerssh.systemd import Notifier, WorkerPlace, worker_place
 from containerssh.web.health import check_health, health_endpoint
@@ -53,7 +49,7 @@ REAP_EVERY = (180.0, 420.0)
 def serve(path: Path) -> int:
     """Run the server configured by *path* until SIGTERM or SIGINT; the exit status is upstream's (``config.md`` 9)."""
     allow_many_descriptors()
-    logs = setup_logging(_before_the_configuration())
+    logs = setup_logging(before_the_configuration())
     try:
         loaded = load(path)
         configured = setup_logging(loaded.config.log)
@@ -71,7 +67,7 @@ def serve(path: Path) -> int:
 
 def healthcheck(path: Path) -> int:
     """``--healthcheck``: ask the running server; 0 when it is healthy, or when the endpoint is off."""
-    logs = setup_logging(_before_the_configuration())
+    logs = setup_logging(before_the_configuration())
     try:
         loaded = load(path, to_serve=False)
         healthy = run(check_health(loaded.config.health)) if loaded.config.health.enable else True
@@ -88,7 +84,7 @@ def healthcheck(path: Path) -> int:
         logs.close()
 
 
-def _before_the_configuration() -> LogConfig:
+def before_the_configuration() -> LogConfig:
     """As upstream, but for people in front of a terminal."""
     return LogConfig(format="text" if sys.stdout.isatty() else "ljson")
 
@@ -288,7 +284,7 @@ class RunningServer:
         config, without_effect = _with_fixed(self.config, config)
         if config.health.enable:
             config.health.ssl_context()
-        options = await asyncio.to_thread(_server_options, config, self.instance, self.place.count)
+        options = await asyncio.to_thread(server_options, config, self.instance, self.place.count)
         settings = await self._server.prepare(options)
         return Change(config, await self._generations.open(config), settings, without_effect)
 
@@ -358,6 +354,7 @@ async def running(
     sockets: Sequence[socket.socket] = (),
     place: WorkerPlace = WorkerPlace(),  # noqa: B008  frozen
     stopping: Callable[[], bool] = lambda: False,
+    reap_every: tuple[float, float] = REAP_EVERY,
 ) -> AsyncIterator[RunningServer]:
     """
     The whole server: listening inside the scope (on *sockets* if some are given), gone with all its containers after
@@ -379,15 +376,15 @@ async def running(
         generations = Generations(backends)
         stack.push_async_callback(generations.close)
         generations.use(await generations.open(config))
-        server = SSHServer(generations, _server_options(config, instance, place.count))
+        server = SSHServer(generations, server_options(config, instance, place.count))
         listening = await stack.enter_async_context(_service("SSH server", server.serving(sockets)))
-        reaper = asyncio.create_task(_reap_now_and_then(backends, generations))
+        reaper = asyncio.create_task(_reap_now_and_then(backends, generations, reap_every))
         stack.push_async_callback(_cancelled, reaper)
         ready = True
         yield RunningServer(config, instance, place, listening.addresses, server, generations, health)
 
 
-async def _reap_now_and_then(backends: Backends, generations: Generations) -> None:
+async def _reap_now_and_then(backends: Backends, generations: Generations, every: tuple[float, float]) -> None:
     while True:
         current = generations.current
         try:
@@ -397,7 +394,7 @@ async def _reap_now_and_then(backends: Backends, generations: Generations) -> No
         except Exception as exc:
             text = f"What dead instances left could not be removed ({describe(exc)})"
             logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
-        await asyncio.sleep(random.uniform(*REAP_EVERY))  # noqa: S311  not for secrets
+        await asyncio.sleep(random.uniform(*every))  # noqa: S311  not for secrets
 
 
 @asynccontextmanager
@@ -416,102 +413,3 @@ async def _service(name: str, scope: AbstractAsyncContextManager[T]) -> AsyncIte
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-def _server_options(config: AppConfig, instance: Instance, processes: int = 1) -> ServerOptions:
-    ssh = config.ssh
-    host, port = split_address(ssh.listen)
-    return ServerOptions(
-        host_keys=_host_keys(config, instance),
-        host=host,
-        port=port,
-        server_version=ssh.server_version,
-        ciphers=ssh.ciphers,
-        kex=ssh.kex,
-        macs=ssh.macs,
-        banner=ssh.banner,
-        client_alive_interval=ssh.client_alive_interval,
-        client_alive_count_max=ssh.client_alive_count_max or 3,
-        login_grace=ssh.login_grace_time,
-        shutdown_grace=ssh.shutdown_grace_time,
-        limits=_limits(ssh),
-        admission=_shared(_admission(ssh.limits), processes),
-        proxies=[ip_network(network) for network in ssh.proxy_protocol.trusted],
-        proxy_header_within=ssh.proxy_protocol.timeout,
-    )
-
-
-def _limits(ssh: SSHConfig) -> Limits:
-    limits = ssh.limits
-    return Limits(
-        auth_tries=ssh.max_auth_tries,
-        # Neither may take away tries that the configuration grants.
-        auth_requests=max(limits.auth_requests or sys.maxsize, 2 * ssh.max_auth_tries),
-        auth_calls=max(limits.auth_calls or sys.maxsize, ssh.max_auth_tries),
-        sessions=ssh.max_sessions_per_connection,
-        env_count=limits.env_count or sys.maxsize,
-        env_bytes=limits.env_bytes or sys.maxsize,
-        queued_requests=limits.queued_requests,
-        queued_bytes=limits.queued_bytes,
-        unsent_bytes=limits.unsent_bytes,
-        unsent_bytes_unauthenticated=limits.unsent_bytes // 8,
-        rekey=limits.rekey_time,
-        unreachable=limits.unreachable,
-    )
-
-
-def _admission(limits: LimitsConfig) -> Admission:
-    penalties = limits.penalties
-    return Admission(
-        connections=limits.connections,
-        connections_per_address=limits.connections_per_address,
-        connections_per_prefix=limits.connections_per_prefix,
-        unauthenticated_start=limits.unauthenticated.start,
-        unauthenticated_rate=limits.unauthenticated.rate,
-        unauthenticated_full=limits.unauthenticated.full,
-        unauthenticated_per_address=limits.unauthenticated_per_address,
-        unauthenticated_per_prefix=limits.unauthenticated_per_prefix,
-        prefix_ipv4=limits.prefix_ipv4,
-        prefix_ipv6=limits.prefix_ipv6,
-        penalties=Penalties(
-            auth_failed=penalties.auth_failed,
-            no_auth=penalties.no_auth,
-            grace_exceeded=penalties.grace_exceeded,
-            threshold=penalties.threshold,
-            longest=penalties.max,
-            sources=penalties.sources,
-        )
-        if penalties.enable
-        else None,
-        allow=[ip_network(network) for network in limits.allow],
-    )
-
-
-def _shared(whole: Admission, processes: int) -> Admission:
-    """
-    One process's part: numbers are divided. A failure counts for as many as there are processes, since the next ones
-    may meet another process.
-    """
-    if processes == 1:
-        return whole
-    names = [name.name for name in fields(Admission) if name.name.startswith(("connections", "unauthenticated"))]
-    names.remove("unauthenticated_rate")
-    parts = {name: -(-getattr(whole, name) // processes) for name in names}
-    penalties = whole.penalties and replace(
-        whole.penalties,
-        auth_failed=whole.penalties.auth_failed * processes,
-        no_auth=whole.penalties.no_auth * processes,
-        grace_exceeded=whole.penalties.grace_exceeded * processes,
-    )
-    return replace(whole, penalties=penalties, **parts)
-
-
-def _host_keys(config: AppConfig, instance: Instance) -> list[str]:
-    if config.ssh.hostkeys:
-        return [key.get_secret_value() for key in config.ssh.hostkeys]
-    folder = Path(config.ssh.host_key_directory or instance.state / "hostkeys")
-    if not any(folder.glob("ssh_host_*_key")):
-        text = f"No host keys are configured; keys are made and kept in {folder}"
-        logger.warning(Event(CoreCode.NO_HOST_KEYS, text, file=str(folder)))
-    generate_host_keys(folder)
-    return [str(path) for path in sorted(folder.glob("ssh_host_*_key"))]

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from containerssh.app import before_the_configuration
 from containerssh.config.address import split_address
 from containerssh.config.load import Loaded, load
-from containerssh.config.log import LogConfig
 from containerssh.core.codes import CoreCode, ServiceCode
 from containerssh.core.errors import ContainerSSHError
 from containerssh.core.instance import default_runtime_folder, make_private
@@ -43,7 +43,7 @@ _LONGEST_START = 4
 
 def supervise(path: Path, processes: int) -> int:
     """Run the server configured by *path* in so many processes until SIGTERM or SIGINT; the exit status."""
-    logs = setup_logging(LogConfig())
+    logs = setup_logging(before_the_configuration())
     try:
         loaded = load(path)
         configured = setup_logging(loaded.config.log)

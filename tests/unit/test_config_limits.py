@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from containerssh.app import _admission, _limits, _server_options
 from containerssh.config.app import AppConfig
 from containerssh.config.check import check
 from containerssh.config.ssh import LimitsConfig, ProxyProtocolConfig, SSHConfig
 from containerssh.core.codes import SSHCode
 from containerssh.core.instance import Instance
+from containerssh.settings import _admission, _limits, server_options
 from containerssh.ssh.options import Admission, Limits, ServerOptions
 from tests.support.ssh_front import host_key
 
@@ -69,7 +69,7 @@ def test_the_whole_section_reaches_the_server() -> None:
         "proxyProtocol": {"trusted": ["192.0.2.0/24", "2001:db8::1"], "timeout": "1s"},
     }
     config = AppConfig.model_validate({"ssh": keys})
-    options: ServerOptions = _server_options(config, Instance("x", Path("/nonexistent"), Path("/nonexistent")))
+    options: ServerOptions = server_options(config, Instance("x", Path("/nonexistent"), Path("/nonexistent")))
     assert (options.admission.connections, options.admission.prefix_ipv4) == (7, 16)
     assert options.admission.penalties is not None
     assert options.admission.penalties.longest == timedelta(hours=1)

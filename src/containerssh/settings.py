@@ -1,0 +1,119 @@
+"""What the SSH server is told, made of the configuration."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import fields, replace
+from ipaddress import ip_network
+from pathlib import Path
+
+from containerssh.config.address import split_address
+from containerssh.config.app import AppConfig
+from containerssh.config.ssh import LimitsConfig, SSHConfig
+from containerssh.core.codes import CoreCode
+from containerssh.core.instance import Instance
+from containerssh.core.messages import Event
+from containerssh.ssh.host_keys import generate_host_keys
+from containerssh.ssh.options import Admission, Limits, Penalties, ServerOptions
+
+logger = logging.getLogger(__name__)
+
+
+def server_options(config: AppConfig, instance: Instance, processes: int = 1) -> ServerOptions:
+    ssh = config.ssh
+    host, port = split_address(ssh.listen)
+    return ServerOptions(
+        host_keys=_host_keys(config, instance),
+        host=host,
+        port=port,
+        server_version=ssh.server_version,
+        ciphers=ssh.ciphers,
+        kex=ssh.kex,
+        macs=ssh.macs,
+        banner=ssh.banner,
+        client_alive_interval=ssh.client_alive_interval,
+        client_alive_count_max=ssh.client_alive_count_max or 3,
+        login_grace=ssh.login_grace_time,
+        shutdown_grace=ssh.shutdown_grace_time,
+        limits=_limits(ssh),
+        admission=share_of(_admission(ssh.limits), processes),
+        proxies=[ip_network(network) for network in ssh.proxy_protocol.trusted],
+        proxy_header_within=ssh.proxy_protocol.timeout,
+    )
+
+
+def _limits(ssh: SSHConfig) -> Limits:
+    limits = ssh.limits
+    return Limits(
+        auth_tries=ssh.max_auth_tries,
+        # Neither may take away tries that the configuration grants.
+        auth_requests=max(limits.auth_requests or sys.maxsize, 2 * ssh.max_auth_tries),
+        auth_calls=max(limits.auth_calls or sys.maxsize, ssh.max_auth_tries),
+        sessions=ssh.max_sessions_per_connection,
+        env_count=limits.env_count or sys.maxsize,
+        env_bytes=limits.env_bytes or sys.maxsize,
+        queued_requests=limits.queued_requests,
+        queued_bytes=limits.queued_bytes,
+        unsent_bytes=limits.unsent_bytes,
+        unsent_bytes_unauthenticated=limits.unsent_bytes // 8,
+        rekey=limits.rekey_time,
+        unreachable=limits.unreachable,
+    )
+
+
+def _admission(limits: LimitsConfig) -> Admission:
+    penalties = limits.penalties
+    return Admission(
+        connections=limits.connections,
+        connections_per_address=limits.connections_per_address,
+        connections_per_prefix=limits.connections_per_prefix,
+        unauthenticated_start=limits.unauthenticated.start,
+        unauthenticated_rate=limits.unauthenticated.rate,
+        unauthenticated_full=limits.unauthenticated.full,
+        unauthenticated_per_address=limits.unauthenticated_per_address,
+        unauthenticated_per_prefix=limits.unauthenticated_per_prefix,
+        prefix_ipv4=limits.prefix_ipv4,
+        prefix_ipv6=limits.prefix_ipv6,
+        penalties=Penalties(
+            auth_failed=penalties.auth_failed,
+            no_auth=penalties.no_auth,
+            grace_exceeded=penalties.grace_exceeded,
+            threshold=penalties.threshold,
+            longest=penalties.max,
+            sources=penalties.sources,
+        )
+        if penalties.enable
+        else None,
+        allow=[ip_network(network) for network in limits.allow],
+    )
+
+
+def share_of(whole: Admission, processes: int) -> Admission:
+    """
+    One process's part: numbers are divided. A failure counts for as many as there are processes, since the next ones
+    may meet another process.
+    """
+    if processes == 1:
+        return whole
+    names = [name.name for name in fields(Admission) if name.name.startswith(("connections", "unauthenticated"))]
+    names.remove("unauthenticated_rate")
+    parts = {name: -(-getattr(whole, name) // processes) for name in names}
+    penalties = whole.penalties and replace(
+        whole.penalties,
+        auth_failed=whole.penalties.auth_failed * processes,
+        no_auth=whole.penalties.no_auth * processes,
+        grace_exceeded=whole.penalties.grace_exceeded * processes,
+    )
+    return replace(whole, penalties=penalties, **parts)
+
+
+def _host_keys(config: AppConfig, instance: Instance) -> list[str]:
+    if config.ssh.hostkeys:
+        return [key.get_secret_value() for key in config.ssh.hostkeys]
+    folder = Path(config.ssh.host_key_directory or instance.state / "hostkeys")
+    if not any(folder.glob("ssh_host_*_key")):
+        text = f"No host keys are configured; keys are made and kept in {folder}"
+        logger.warning(Event(CoreCode.NO_HOST_KEYS, text, file=str(folder)))
+    generate_host_keys(folder)
+    return [str(path) for path in sorted(folder.glob("ssh_host_*_key"))]
