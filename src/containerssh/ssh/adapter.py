@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 # More than the largest packet that the library takes.
 _UNREAD_MAX = 288 * 1024
 _OUT_MAX = 256 * 1024
+# Seconds that the packets of one connection are worked on before others are looked after.
+_TURN = 0.001
 # Below this a copy costs less than the system's work for a list of pieces.
 _JOINED = 16 * 1024
 _CLOSING = 5.0
@@ -165,6 +168,8 @@ class AdapterConnection(PacketConnection):
         self._out_due = False
         self._write_paused = False
         self._read_paused = False
+        self._turn_ends = 0.0
+        self._turn_due = False
         self._quiet = True
         self._deferred_size = 0
         self._rekey_timer: asyncio.TimerHandle | None = None
@@ -301,15 +306,42 @@ class AdapterConnection(PacketConnection):
     # -- receiving ---------------------------------------------------------------------------------
 
     def data_received(self, data: bytes, datatype: Any = None) -> None:
+        self._turn_ends = time.monotonic() + _TURN
         super().data_received(data, datatype)
         # A packet is being worked on, and what follows it waits here; the client has to wait as well.
-        if len(self._inpbuf) > _UNREAD_MAX and not self._read_paused and self._transport:
+        if len(self._inpbuf) > _UNREAD_MAX:
+            self._stop_reading()
+
+    def _finish_recv_packet(self, pkttype: int, seq: int, _task: Any = None, is_async: bool = False) -> None:
+        if is_async:
+            self._turn_ends = time.monotonic() + _TURN
+            super()._finish_recv_packet(pkttype, seq, _task, is_async)
+            self._read_on()
+            return
+        super()._finish_recv_packet(pkttype, seq, _task, is_async)
+        # One read may hold thousands of small packets: other connections get their turn between them.
+        if self._inpbuf and not self._turn_due and time.monotonic() >= self._turn_ends:
+            self._turn_due = True
+            self._recv_handler = _not_now
+            self._stop_reading()
+            self._loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._turn_due = False
+        if self._transport is None:
+            return
+        self._recv_handler = self._recv_pkthdr
+        self._turn_ends = time.monotonic() + _TURN
+        self._recv_data()
+        self._read_on()
+
+    def _stop_reading(self) -> None:
+        if not self._read_paused and self._transport:
             self._read_paused = True
             self._transport.pause_reading()
 
-    def _finish_recv_packet(self, pkttype: int, seq: int, _task: Any = None, is_async: bool = False) -> None:
-        super()._finish_recv_packet(pkttype, seq, _task, is_async)
-        if is_async and self._read_paused and len(self._inpbuf) <= _UNREAD_MAX and self._transport:
+    def _read_on(self) -> None:
+        if self._read_paused and not self._turn_due and len(self._inpbuf) <= _UNREAD_MAX and self._transport:
             self._read_paused = False
             self._transport.resume_reading()
 
@@ -554,6 +586,11 @@ class AdapterConnection(PacketConnection):
         constants.MSG_CHANNEL_OPEN: _process_channel_open,
         _MSG_PING: _process_ping,
     }
+
+
+def _not_now() -> bool:
+    """Instead of the handler of the next packet, while that has to wait."""
+    return False
 
 
 __all__ = ["AdapterConnection", "AuthRequest", "ConnectionLost", "library_options"]
