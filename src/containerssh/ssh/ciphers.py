@@ -1,8 +1,8 @@
-"""The two ciphers that most clients use, with state that lives as long as the key.
+"""The two ciphers that most clients use, with fewer copies.
 
-asyncssh makes a cipher object for each packet and copies the packet five times on its way through it. Here the objects
-are kept, and a packet is sealed and opened with one copy. What goes over the wire is the same: AES-GCM as in RFC 5647,
-ChaCha20-Poly1305 as in OpenSSH's PROTOCOL.chacha20poly1305.
+asyncssh copies a packet five times on its way through a cipher, and makes three cipher objects for each packet under
+ChaCha20. Here a packet is sealed and opened with one copy, and objects that are cheap to keep are kept. What goes over
+the wire is the same: AES-GCM as in RFC 5647, ChaCha20-Poly1305 as in OpenSSH's PROTOCOL.chacha20poly1305.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class AesGcm(PacketCipher):
 
     def __init__(self, key: bytes, iv: bytes) -> None:
         super().__init__()
-        self._aead = AESGCM(key)
+        # The object is made for each packet: a kept one would take 2.5 KiB of each idle connection, and saves 1 us.
+        self._key = key
         self._fixed = iv[:4]
         self._count = int.from_bytes(iv[4:], "big")
 
@@ -79,14 +80,14 @@ class AesGcm(PacketCipher):
         return nonce
 
     def seal(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, ...]:
-        return header, self._aead.encrypt(self._nonce(), packet, header)
+        return header, AESGCM(self._key).encrypt(self._nonce(), packet, header)
 
     def length(self, seq: int, header: bytes) -> int:
         return int.from_bytes(header, "big")
 
     def open(self, seq: int, header: bytes, rest: memoryview) -> bytes | None:
         try:
-            return self._aead.decrypt(self._nonce(), rest, header)
+            return AESGCM(self._key).decrypt(self._nonce(), rest, header)
         except InvalidTag:
             return None
 
