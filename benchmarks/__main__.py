@@ -11,6 +11,7 @@ import asyncio
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +23,8 @@ from benchmarks.servers import KEX, Client, Server, containerssh, openssh
 from tests.support.services import Engine, running_engine
 
 KEPT = Path(__file__).parents[1] / ".cache" / "bench"
-PARTS = ("start", "login", "session", "storm", "transfer", "echo", "memory")
+# Memory comes first: what a server has freed it would give to the next connections.
+PARTS = ("start", "memory", "login", "session", "storm", "transfer", "echo")
 CIPHERS = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 
 
@@ -101,6 +103,7 @@ def _add_echo(report: Report, when: str, server: Server, times: list[float]) -> 
 async def _memory(report: Report, client: Client, servers: list[Server], options: argparse.Namespace) -> None:
     for server in servers:
         _progress(f"memory {server.name}")
+        # The few first: the many others need more than these have freed.
         shell = await connections.shell_memory(client, server, options.shells)
         report.add("connection with a shell, KiB", server.name, shell)
         if server.name != "docker":
@@ -142,6 +145,8 @@ def _transfers(report: Report, client: Client, servers: list[Server], options: a
                 for way, measured in (("down", measure.download), ("up", measure.upload)):
                     before = cpu_seconds(server.pid, with_ended_children=server.forks)
                     speed = measured(client, server, cipher, options.size)
+                    # A process of its own for the connection counts when it has ended.
+                    time.sleep(connections.PAUSE if server.forks else 0)
                     spent = cpu_seconds(server.pid, with_ended_children=server.forks) - before
                     report.add(f"{way}, {short}, MiB/s", server.name, speed)
                     report.add(f"{way}, {short}, server CPU s/GiB", server.name, spent * 1024 / options.size)
