@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs wheel format clean
+.PHONY: help demo test check soak fuzz bench docs wheel format clean
 
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -53,6 +53,14 @@ agent: setup-check
 
 manual: setup-check
 	scripts/build-docs
+
+soak: ## Run the fault and attack suite (SOAK=0.05 for a twentieth of it, ARGS="-k word" for some)
+	@scripts/setup test
+	$(ROOT) env SOAK="$(SOAK)" .venv/bin/python -m pytest -rA --show-capture=no --timeout=3600 tests/soak $(ARGS)
+
+fuzz: ## Feed noise to every decoder (FUZZTIME=60: seconds for each of the agent's, and for all of ours)
+	@scripts/setup test
+	scripts/fuzz $(FUZZTIME)
 
 bench: ## Measure logins and throughput beside OpenSSH's sshd
 	@scripts/setup bench

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.support.podman import Podman, running_podman
 from tests.support.registry import Registry, running_registry
 from tests.support.services import Engine, running_engine
 from tests.support.tools import tool
+
+# For make fuzz; a test that sets a number of its own keeps it, and gets another seed each time.
+hypothesis.settings.register_profile("fuzz", max_examples=1_000, deadline=None)
 
 
 @pytest.fixture(scope="session")

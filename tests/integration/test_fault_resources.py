@@ -87,9 +87,8 @@ async def test_logins_that_find_no_descriptors_fail_alone_and_in_time() -> None:
     config = {"backend": "oci", "oci": {**OCI["oci"], "timeouts": timeouts}}
     async with watched(config, ALICE, prefix=("prlimit", "--nofile=42", "--")) as server:
         async with logged_in(server) as connection:
-            async with cat(connection):
-                async with asyncio.timeout(20):
-                    results = await asyncio.gather(*(good_login(server) for _ in range(12)), return_exceptions=True)
+            async with cat(connection), asyncio.timeout(20):
+                results = await asyncio.gather(*(good_login(server) for _ in range(12)), return_exceptions=True)
                 assert any(isinstance(result, BaseException) for result in results), "that used up no descriptors"
             # Its link did not break for want of descriptors, and takes new programs.
             assert (await connection.run("echo more")).stdout == "more\n"
@@ -117,19 +116,22 @@ async def test_a_full_disk_under_the_log_costs_lines_and_nothing_else(tmp_path: 
 async def test_a_full_disk_under_the_containers_ends_logins_with_a_word_and_heals(tmp_path: Path) -> None:
     with small_disk(tmp_path / "state", "8m") as disk:
         environment = {"STATE_DIRECTORY": str(disk)}
-        async with watched(OCI, ALICE, environment=environment) as server, logged_in(server) as connection:
-            async with cat(connection) as process:
-                filler = disk / "filler"
-                with suppress(OSError), filler.open("wb", buffering=0) as file:
-                    while True:
-                        file.write(bytes(4096))
-                async with logged_in(server) as other:
-                    done = await other.run("echo in")
-                assert done.exit_status == 255
-                assert str(done.stderr).startswith("containerssh: ")
-                await echo(process)
-                filler.unlink()
-                await logs_in_again(server)
+        async with (
+            watched(OCI, ALICE, environment=environment) as server,
+            logged_in(server) as connection,
+            cat(connection) as process,
+        ):
+            filler = disk / "filler"
+            with suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            async with logged_in(server) as other:
+                done = await other.run("echo in")
+            assert done.exit_status == 255
+            assert str(done.stderr).startswith("containerssh: ")
+            await echo(process)
+            filler.unlink()
+            await logs_in_again(server)
 
 
 @pytest.mark.parametrize("jump", [DAY, -DAY], ids=["forwards", "backwards"])

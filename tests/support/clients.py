@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Self
 
 import asyncssh
 
@@ -68,7 +68,7 @@ class Peak:
         """How much more there was than at the start, at most; in bytes."""
         return self.highest - self.start
 
-    async def __aenter__(self) -> Peak:
+    async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._watch())
         return self
 

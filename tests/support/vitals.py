@@ -49,14 +49,14 @@ class Watched:
 
     @property
     def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.server.process.pid}/fd"))
+        return sum(1 for _ in Path(f"/proc/{self.server.process.pid}/fd").iterdir())
 
     def look(self) -> Vitals:
         """Everything about the process at this moment; blocks for as long as its loop does."""
         self.tasks_file.unlink(missing_ok=True)
         os.kill(self.server.process.pid, signal.SIGUSR1)
         wait_until(self.tasks_file.exists, within=_TELLING, what="the server tells its tasks")
-        threads = len(os.listdir(f"/proc/{self.server.process.pid}/task"))
+        threads = sum(1 for _ in Path(f"/proc/{self.server.process.pid}/task").iterdir())
         return Vitals(self.memory, self.descriptors, threads, tuple(self.tasks_file.read_text().splitlines()))
 
     async def settled(self, within: float = 30) -> Vitals:
@@ -74,7 +74,7 @@ class Watched:
         Wait until descriptors and tasks are no more than in *base*; what is there then.
 
         Raises:
-            AssertionError: they are not in time; there are more threads; or the memory grew by more than *growth* bytes.
+            AssertionError: they are not in time; there are many threads; or the memory grew by more than *growth*.
         """
         now = base
 
@@ -100,7 +100,7 @@ class Watched:
         found = []
         for path in Path(f"/proc/{self.server.process.pid}/fd").iterdir():
             with suppress(OSError):
-                found.append(os.readlink(path))
+                found.append(str(path.readlink()))
         return found
 
 
