@@ -108,6 +108,18 @@ def test_whatever_an_authentic_packet_holds_is_judged_by_the_library(name: bytes
 
 
 @pytest.mark.parametrize("name", CIPHERS)
+def test_many_small_packets_are_taken_in_several_turns(name: bytes) -> None:
+    receiver = Receiver(name)
+    receiver.turn_over = lambda: len(receiver.channel.taken) % 10 == 0  # type: ignore[method-assign]  # the clock's part
+    stream = b"".join(receiver.sealed(number, data_packet(b"x")) for number in range(25))
+    receiver.receive(stream)
+    assert len(receiver.channel.taken) == 10
+    receiver.receive(b"")
+    receiver.receive(b"")
+    assert len(receiver.channel.taken) == 25
+
+
+@pytest.mark.parametrize("name", CIPHERS)
 def test_data_of_a_wrong_length_is_left_to_the_library(name: bytes) -> None:
     receiver = Receiver(name)
     receiver.receive(receiver.sealed(0, data_packet(b"abc") + b"more"))

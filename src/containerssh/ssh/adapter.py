@@ -320,11 +320,16 @@ class AdapterConnection(PacketConnection):
             return
         super()._finish_recv_packet(pkttype, seq, _task, is_async)
         # One read may hold thousands of small packets: other connections get their turn between them.
-        if self._inpbuf and not self._turn_due and time.monotonic() >= self._turn_ends:
+        if self._inpbuf:
+            self.turn_over()
+
+    def turn_over(self) -> bool:
+        if not self._turn_due and time.monotonic() >= self._turn_ends:
             self._turn_due = True
             self._recv_handler = _not_now
             self._stop_reading()
             self._loop.call_soon(self._next_turn)
+        return self._turn_due
 
     def _next_turn(self) -> None:
         self._turn_due = False

@@ -85,7 +85,13 @@ class PacketConnection(SSHServerConnection):
                 return True
             self._recv_seq = (self._recv_seq + 1) & 0xFFFFFFFF
             start = end
+            if start < len(received) and self.turn_over():
+                break
         self._inpbuf = received[start:]
+        return False
+
+    def turn_over(self) -> bool:
+        """Whether what else was received has to wait, because other connections come first."""
         return False
 
     def _take_data(self, packet: bytes) -> bool:
