@@ -20,7 +20,7 @@ import pytest
 from tests.support.oci import needs_root
 from tests.support.openssh import OpenSSH
 from tests.support.tools import tool
-from tests.support.users import as_user, ordinary_user, reachable_python
+from tests.support.users import as_user, ordinary_user, reachable_packages, reachable_python
 
 pytestmark = pytest.mark.oci
 
@@ -216,9 +216,8 @@ def test_an_ordinary_user_is_told_of_a_missing_uidmap() -> None:
 def _run_as(name: str, prefix: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """With a login shell's variables and nothing else; the packages are where root has them."""
     entry = pwd.getpwnam(name)
-    search = ":".join(place for place in sys.path if place.endswith(("src", "site-packages")))
     return subprocess.run(
         [*prefix, *as_user(name), reachable_python(), "-B", *DEMO[1:]],
-        env={"HOME": entry.pw_dir, "USER": name, "PATH": "/usr/bin:/bin", "PYTHONPATH": search},
+        env={"HOME": entry.pw_dir, "USER": name, "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(reachable_packages())},
         cwd=entry.pw_dir, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT,
     )  # fmt: skip

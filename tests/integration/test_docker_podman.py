@@ -17,11 +17,10 @@ import pytest
 
 from tests.support.podman import Podman
 from tests.support.tools import tool
-from tests.support.users import reachable_python
+from tests.support.users import reachable_packages, reachable_python
 
 pytestmark = [pytest.mark.podman, pytest.mark.root]
 
-ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
 import asyncio, json, logging, os, pathlib, sys
@@ -57,8 +56,7 @@ async def gateway(
     podman: Podman, folder: Path, section: dict[str, Any], *commands: str, before: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], str]:
     """What a gateway of *podman*'s user reports after *commands*, and its log. *before* begins the command line."""
-    paths = [str(ROOT), str(ROOT / "src"), *(entry for entry in sys.path if entry.endswith("site-packages"))]
-    arguments = (json.dumps(paths), json.dumps([str(folder), section, commands]))
+    arguments = (json.dumps(reachable_packages()), json.dumps([str(folder), section, commands]))
     python = reachable_python() if podman.user else sys.executable
     process = await asyncio.create_subprocess_exec(
         *(*before, *podman.as_user(), python, "-B", "-c", PROGRAM, *arguments),

@@ -7,7 +7,6 @@ import json
 import os
 import pwd
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.oci import RUNTIMES, needs_root
-from tests.support.users import as_user, ordinary_user, reachable_python
+from tests.support.users import as_user, ordinary_user, reachable_packages, reachable_python
 
 pytestmark = [
     needs_root,  # to become another user
@@ -24,7 +23,6 @@ pytestmark = [
     pytest.mark.oci,
 ]
 
-ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
 import asyncio, json, os, pathlib, sys
@@ -73,8 +71,7 @@ async def as_the_user(
     user: str, home: Path, commands: list[str], path: str | None = None, **changes: Any
 ) -> dict[str, Any]:
     """What the program reported."""
-    paths = [str(ROOT), str(ROOT / "src"), *(entry for entry in sys.path if entry.endswith("site-packages"))]
-    arguments = (json.dumps(paths), json.dumps([str(home), changes, commands]))
+    arguments = (json.dumps(reachable_packages()), json.dumps([str(home), changes, commands]))
     entry = pwd.getpwnam(user)
     environment = {"HOME": entry.pw_dir, "USER": user, "PATH": path or "/usr/bin:/bin", "TMPDIR": str(home)}
     process = await asyncio.create_subprocess_exec(
