@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 
 MIB = 1024 * 1024
 _MUCH = 10 * 1024 * MIB
@@ -82,21 +83,25 @@ async def _redirect(hook: MadWebhook, writer: asyncio.StreamWriter) -> None:
 
 async def _endless(hook: MadWebhook, writer: asyncio.StreamWriter) -> None:
     """Ten GiB of a yes that does not come to its end."""
-    await hook._send(writer, _HEAD + b"Content-Length: %d\r\n\r\n" % _MUCH)
-    await hook._send(writer, _YES[:-1])
+    await hook._send(writer, _HEAD + b"Connection: close\r\n\r\n" + _YES[:-1])
     for _ in range(_MUCH // 65536):
         await hook._send(writer, b" " * 65536)
+
+
+@cache
+def _blanks() -> bytes:
+    """Sixty-four MiB, packed."""
+    return gzip.compress(b" " * 64 * MIB, 9)
 
 
 async def _bomb(hook: MadWebhook, writer: asyncio.StreamWriter) -> None:
     """As much, packed into ten MiB."""
     packer = zlib.compressobj(9, wbits=16 + zlib.MAX_WBITS)
     start = packer.compress(_YES[:-1])
-    blanks = gzip.compress(b" " * 64 * MIB, 9)
-    await hook._send(writer, _HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % _MUCH)
+    await hook._send(writer, _HEAD + b"Content-Encoding: gzip\r\nConnection: close\r\n\r\n")
     await hook._send(writer, start + packer.flush())
     for _ in range(160):
-        await hook._send(writer, blanks)
+        await hook._send(writer, _blanks())
     await asyncio.Event().wait()
 
 

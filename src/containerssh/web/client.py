@@ -12,7 +12,7 @@ import json
 import logging
 import zlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from urllib.parse import urlsplit, urlunsplit
@@ -29,6 +29,12 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY = 16 * 1024 * 1024
 """The most bytes of an answer, on the wire and unpacked."""
+
+_SMALL_BODY = 256 * 1024
+# A packed byte stands for up to a thousand.
+_PACKED = 256
+_LARGE_AT_ONCE = 4
+"""How many answers of an endpoint may be larger than a small one at the same time; the next one waits."""
 
 MAX_REDIRECTS = 10
 
@@ -125,6 +131,7 @@ class HTTPClient:
         self._session = session
         self._authorization = _basic_auth(URL(config.url))
         self._ssl = config.ssl_context() or True
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self.url = _without_user(config.url)
         """The endpoint as it may be logged: without user name and password."""
 
@@ -219,7 +226,7 @@ class HTTPClient:
                     trace_request_ctx=use,
                 ) as response:
                     use.answered = True
-                    content = await _read(response)
+                    content = await _read(response, self._large)
                     return response.status, response.headers.get("Location"), content
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
                 # The server closed an idle connection just when it was used again; that says nothing about it.
@@ -254,8 +261,11 @@ async def open_http_client(config: HTTPClientConfig) -> AsyncIterator[HTTPClient
         yield HTTPClient(config, session)
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body, unpacked bit by bit, so that a small answer cannot become a large one in memory."""
+async def _read(response: aiohttp.ClientResponse, large: asyncio.Semaphore) -> bytes:
+    """
+    The body, unpacked bit by bit, so that a small answer cannot become a large one in memory; it takes a place of
+    *large* once it is no small one, so that many logins together do not hold much more than one.
+    """
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip", ""):
         raise WebhookError(
@@ -264,13 +274,17 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     unpack = _Gunzip() if "gzip" in encoding else None
     body = bytearray()
     received = 0
-    async for chunk in response.content.iter_chunked(64 * 1024):
-        received += len(chunk)
-        body += chunk if unpack is None else unpack.feed(chunk, MAX_BODY + 1 - len(body))
-        if max(received, len(body)) > MAX_BODY:
-            raise WebhookError(
-                HTTPCode.CLIENT_DECODE_FAILED, f"the answer is larger than {MAX_BODY >> 20} MiB", passing=False
-            )
+    small = _SMALL_BODY if unpack is None else _SMALL_BODY // _PACKED
+    async with AsyncExitStack() as places:
+        async for chunk in response.content.iter_chunked(64 * 1024):
+            if received <= small < received + len(chunk):
+                await places.enter_async_context(large)
+            received += len(chunk)
+            body += chunk if unpack is None else unpack.feed(chunk, MAX_BODY + 1 - len(body))
+            if max(received, len(body)) > MAX_BODY:
+                raise WebhookError(
+                    HTTPCode.CLIENT_DECODE_FAILED, f"the answer is larger than {MAX_BODY >> 20} MiB", passing=False
+                )
     if unpack is not None and received and not unpack.complete:
         raise WebhookError(HTTPCode.CLIENT_DECODE_FAILED, "the compressed answer is cut off", passing=True)
     return bytes(body)
