@@ -154,4 +154,4 @@ async def test_a_pull_is_shown_on_terminals_and_nowhere_else(engine: Engine, ope
             done = await openssh.run(server, "echo never", limit=15)
             assert (done.status, done.stdout) == (255, b"")
             assert b"reference " in done.stderr
-            assert "manifest unknown" in (server.folder / "server.log").read_text()
+            await server.until(lambda: "manifest unknown" in str(server.log), "the engine's words are in the log")
