@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -49,6 +50,16 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A private registry with nothing in it yet."""
     with running_registry(tmp_path_factory.mktemp("registry")) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_loggers() -> Iterator[None]:
+    """What a test set up in this process (``setup_logging`` does) is not in force in the next one."""
+    loggers = [logging.getLogger(name) for name in ("containerssh", "asyncio", "asyncssh", "aiohttp", "aiohttp.access")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

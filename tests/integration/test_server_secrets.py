@@ -53,7 +53,7 @@ async def test_no_secret_reaches_the_log_or_the_servers_output(
 
     async with webhook() as hook:
         address = hook.url.replace("http://", f"http://gateway:{MARK}-basic@")
-        method = {"method": "webhook", "webhook": {"url": address, "authTimeout": "300ms"}}
+        method = {"method": "webhook", "webhook": {"url": address, "authTimeout": "2s"}}
         docker = {
             "connection": {"host": f"unix://{engine.socket}"},
             "execution": {

@@ -57,7 +57,7 @@ async def test_a_wrong_password_and_an_unknown_user_are_refused(openssh: OpenSSH
             done = await client.run(server, "true")
             assert done.status == 255
             assert b"Permission denied" in done.stderr
-        assert len(server.logged("SSH_AUTH_FAILED")) >= 2
+        await server.until(lambda: len(server.logged("SSH_AUTH_FAILED")) >= 2, "both tries are logged")
         assert "secret" not in (server.folder / "server.log").read_text()
 
 
@@ -168,6 +168,7 @@ async def test_a_failed_login_tells_the_user_a_reference_that_is_in_the_log(open
         line = done.stderr.decode()
         assert line.startswith("containerssh: ")
         reference = line.split("reference ")[1].rstrip(")\n")
+        await server.until(lambda: bool(server.logged("SSH_BACKEND_REJECTED_HANDSHAKE")), "the failure is logged")
         assert [r["details"]["connectionId"] for r in server.logged("SSH_BACKEND_REJECTED_HANDSHAKE")] == [reference]
 
 
