@@ -35,7 +35,8 @@ async def dockerd(folder: Path) -> AsyncIterator[Engine]:
     }
     options = {**places, "storage-driver": "vfs", "bridge": "none", "iptables": "false", "ip6tables": "false"}
     process = await asyncio.create_subprocess_exec(
-        tool("dockerd"), *(f"--{name}={value}" for name, value in options.items()),
+        # In a network namespace of its own: an engine without a bridge removes the one of the machine's engine.
+        *(tool("unshare"), "--net", tool("dockerd"), *(f"--{name}={value}" for name, value in options.items())),
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
