@@ -118,7 +118,9 @@ def _shared_agent(parent: Path, architecture: str) -> Path:
             with os.fdopen(descriptor, "wb") as target, source.open("rb") as content:
                 shutil.copyfileobj(content, target)
                 os.fchmod(target.fileno(), 0o755)
-            unfinished.replace(shared)
+            # Never replaced: a link to a file that is just being replaced fails.
+            with suppress(FileExistsError):
+                os.link(unfinished, shared)
         finally:
             unfinished.unlink(missing_ok=True)
     return shared
