@@ -41,7 +41,7 @@ class AdapterChannel(SSHServerChannel[bytes]):
     """A session channel; :attr:`front` is told what the client sends."""
 
     # The base class, which knows only its own connection class, drops it at the end all the same.
-    _conn: AdapterConnection | None  # type: ignore[assignment]
+    _conn: AdapterConnection | None  # type: ignore[assignment]  # ours makes no other channels
     front: Session
 
     def __init__(
