@@ -119,7 +119,11 @@ async def test_a_stranger_who_floods_while_his_password_is_checked(what: str) ->
                 String("x"),
             ),
         }
-        assert await flood(connection, messages[what]) >= 50
+        sent = await flood(connection, messages[what])
+        if what == "requests":
+            assert connection._transport is None, "more tries than a connection has end it"
+        else:
+            assert sent > 50
         assert await good_login(server) < 2
         # What a stranger may cost.
         assert server.memory - before < MIB
