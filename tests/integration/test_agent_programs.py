@@ -159,6 +159,14 @@ async def test_a_program_that_cannot_be_started_gives_the_reason(transport: str,
 
 
 @transports
+async def test_the_agent_itself_can_be_the_program(transport: str) -> None:
+    async with agent_link(transport) as link:
+        process = await link.start(Program(["any-name", "version"], {"PATH": "/no/such"}, agent=True))
+        output, outcome = await run_to_end(process)
+        assert (output.decode().strip(), outcome) == (link.version, 0)
+
+
+@transports
 async def test_the_environment_is_the_containers_and_the_programs_each_name_once(
     transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,11 @@ type Program struct {
 func Start(request wire.StartRequest, main, errors link.Stream) (*Program, error) {
 	p := &Program{ended: make(chan struct{}), streams: []link.Stream{main}}
 	environment := merge(os.Environ(), request.Env)
-	path, err := resolve(request.Argv[0], request.Folder, environment)
+	command := request.Argv[0]
+	if request.Agent {
+		command = ourselves()
+	}
+	path, err := resolve(command, request.Folder, environment)
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +105,19 @@ func (p *Program) connect(request wire.StartRequest) ([]*os.File, error) {
 		theirs = append(theirs, writer)
 	}
 	return theirs, nil
+}
+
+// ourselves is the agent's own file, which in some containers has no name any more.
+func ourselves() string {
+	const current = "/proc/self/exe"
+	if _, err := os.Stat(current); err == nil {
+		return current
+	}
+	if path, err := os.Executable(); err == nil {
+		return path
+	}
+	// Without /proc nothing else is known.
+	return os.Args[0]
 }
 
 func descriptors(files []*os.File) []uintptr {

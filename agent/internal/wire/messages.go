@@ -15,14 +15,25 @@ type StartRequest struct {
 	Argv, Env    []string
 	Folder       string
 	Terminal     bool
+	Agent        bool // the program is the agent itself, whatever Argv begins with
 	Size         Size
 	Modes        string
 }
 
+// The bits of a Start's first byte.
+const (
+	startTerminal = 1
+	startAgent    = 4
+)
+
 // DecodeStart reads a Start.
 func DecodeStart(payload []byte) (StartRequest, error) {
 	d := Decode(payload)
-	request := StartRequest{Terminal: d.Byte() != 0, Main: d.Stream()}
+	flags := d.Byte()
+	if flags&^(startTerminal|startAgent) != 0 {
+		return StartRequest{}, ErrMalformed
+	}
+	request := StartRequest{Terminal: flags&startTerminal != 0, Agent: flags&startAgent != 0, Main: d.Stream()}
 	if !request.Terminal {
 		request.Errors = d.Stream()
 	}

@@ -76,6 +76,20 @@ func TestAStartHoldsWhatWasAskedFor(t *testing.T) {
 	}
 }
 
+func TestAStartsFlagsAreTheOnesThatAreKnown(t *testing.T) {
+	for flags := range 256 {
+		payload := startPayload(flags&startTerminal != 0)
+		payload[0] = byte(flags)
+		request, err := DecodeStart(payload)
+		if known := flags&^(startTerminal|startAgent) == 0; known != (err == nil) {
+			t.Fatal(flags, err)
+		}
+		if err == nil && request.Agent != (flags&startAgent != 0) {
+			t.Fatal(flags, request)
+		}
+	}
+}
+
 func TestAPayloadThatIsTooShortOrTooLongIsMalformed(t *testing.T) {
 	for _, whole := range [][]byte{startPayload(true), startPayload(false)} {
 		for length := range whole {

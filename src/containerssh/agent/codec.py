@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 from containerssh.core.codes import AgentCode
 from containerssh.core.errors import ProtocolError
@@ -52,6 +52,13 @@ class FrameType(IntEnum):
     CREDIT = 65
     EOF = 66
     CLOSE = 67
+
+
+class StartFlag(IntFlag):
+    """The bits of a START's first byte."""
+
+    TERMINAL = 1
+    AGENT = 4
 
 
 _FROM_AGENT: dict[int, int] = {

@@ -17,6 +17,7 @@ from containerssh.agent.codec import (
     Fields,
     Frame,
     FrameType,
+    StartFlag,
     broken,
     pack_text,
     pack_word,
@@ -103,8 +104,10 @@ class AgentLink:
             references = b"".join(stream.reference for stream in expected)
             process = AgentProcess(self, identity, has_terminal=program.pty is not None)
             self._programs[identity] = process
-            flag = b"\1" if program.pty is not None else b"\0"
-            await self._ask(FrameType.START, flag + references + body, identity)
+            flags = StartFlag.TERMINAL if program.pty is not None else StartFlag(0)
+            if program.agent:
+                flags |= StartFlag.AGENT
+            await self._ask(FrameType.START, bytes((flags,)) + references + body, identity)
             streams = [await stream.opened() for stream in expected]
         except BaseException as exc:
             for stream in expected:

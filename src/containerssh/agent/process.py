@@ -44,6 +44,8 @@ class Program:
     """None: the container's working directory."""
     pty: PtyRequest | None = None
     """With a terminal there is one stream for output, and no separate standard error."""
+    agent: bool = False
+    """Run the agent itself, with *argv* as it is: the first word is a name only."""
 
 
 class AgentProcess:
