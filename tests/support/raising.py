@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
 from containerssh.core.handlers import (
     AuthMethod,
     ConnectionHandler,
@@ -97,9 +98,9 @@ class RaisingConnection(ConnectionLayer):
             yield RaisingSession(session, self.fault)
         self.fault.at("session's end")
 
-    async def connect_tcp(self, host: str, port: int) -> ByteStream:
+    async def connect_tcp(self, host: str, port: int, addresses: AddressRules = ANY_ADDRESS) -> ByteStream:
         self.fault.at("connect_tcp")
-        return await self.inner.connect_tcp(host, port)
+        return await self.inner.connect_tcp(host, port, addresses)
 
     async def connect_unix(self, path: str) -> ByteStream:
         self.fault.at("connect_unix")

@@ -13,15 +13,16 @@ of ours: it costs that channel, or that connection, and nobody else.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 
 from containerssh.core.codes import SSHCode
 from containerssh.core.errors import AuthFailed, Rejected
+from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
-from containerssh.core.requests import ExitSignal, PtyRequest, WindowSize
+from containerssh.core.requests import ExitSignal, Origin, PtyRequest, WindowSize, X11Request
 from containerssh.core.streams import ByteReader, ByteStream, ByteWriter
 
 
@@ -67,6 +68,24 @@ class Prompts(ABC):
         """Show *instruction* and the questions (text, whether the answer is echoed); the answers in order."""
 
 
+Incoming = Callable[[Origin], Awaitable[ByteStream]]
+"""
+Opens a channel to the client for a connection that came from *origin*; who called closes the stream. Raises Rejected
+when the client, or a limit, refuses, and ConnectionError when the connection has ended.
+"""
+
+
+class Listener(ABC):
+    """A listening socket in the container (``tcpip-forward``, ``streamlocal-forward@openssh.com``)."""
+
+    port: int
+    """The real port, also where any free one was asked for; 0 for a unix socket."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop listening; connections that are forwarded already go on. Safe to call twice."""
+
+
 class SessionChannel(ABC):
     """A session channel as the innermost handler sees it. The front closes it; nobody else needs to.
 
@@ -90,6 +109,17 @@ class SessionChannel(ABC):
     async def fail(self, error: Exception) -> None:
         """The session broke: one line with the reference on stderr, a non-zero status, close. Logs *error*."""
 
+    async def open_x11(self, origin: Origin) -> ByteStream:
+        """
+        A channel to the client's X server (``x11``, RFC 4254 section 6.3.2), once the client has asked for it; raises as
+        :data:`Incoming`. Works until the connection ends, like :meth:`open_agent`.
+        """
+        raise _unsupported("x11")
+
+    async def open_agent(self) -> ByteStream:
+        """A channel to the client's ssh-agent (``auth-agent@openssh.com``), once it was asked for; raises as above."""
+        raise _unsupported("auth-agent@openssh.com")
+
 
 class SessionHandler:
     """Scope: one session channel. The defaults refuse, so a handler writes only what it can do."""
@@ -101,6 +131,14 @@ class SessionHandler:
     async def request_pty(self, request: PtyRequest) -> None:
         """Before the start: give the program a terminal."""
         raise _unsupported("pty-req")
+
+    async def request_x11(self, request: X11Request) -> None:
+        """Forward X11 connections of the program to the client; ``DISPLAY`` is set for a program started later."""
+        raise _unsupported("x11-req")
+
+    async def request_agent(self) -> None:
+        """Forward the client's ssh-agent; ``SSH_AUTH_SOCK`` is set for a program started later."""
+        raise _unsupported("auth-agent-req@openssh.com")
 
     async def run_shell(self) -> None:
         """Start the user's shell; returns when it runs."""
@@ -137,13 +175,30 @@ class ConnectionHandler(ABC):
     def session(self, channel: SessionChannel) -> AbstractAsyncContextManager[SessionHandler]:
         """A session's scope; leaving it ends the program if it still runs."""
 
-    async def connect_tcp(self, host: str, port: int) -> ByteStream:
-        """A connection to *host* and *port*, made inside the container (``direct-tcpip``)."""
+    async def connect_tcp(self, host: str, port: int, addresses: AddressRules = ANY_ADDRESS) -> ByteStream:
+        """
+        A connection to *host* and *port*, made inside the container (``direct-tcpip``).
+
+        The backend passes *addresses* on to the agent, which resolves *host* and connects only to what they permit;
+        where nothing is left, this raises Rejected.
+        """
         raise _unsupported("direct-tcpip")
 
     async def connect_unix(self, path: str) -> ByteStream:
         """A connection to the socket *path* inside the container (``direct-streamlocal@openssh.com``)."""
         raise _unsupported("direct-streamlocal@openssh.com")
+
+    async def listen_tcp(self, host: str, port: int, incoming: Incoming) -> Listener:
+        """
+        Listen inside the container (``tcpip-forward``); *host* as in RFC 4254 section 7.1, port 0 for any free one.
+        Each connection is copied to and from the stream that *incoming* gives. The caller closes the listener; what is
+        left ends with the login.
+        """
+        raise _unsupported("tcpip-forward")
+
+    async def listen_unix(self, path: str, incoming: Incoming) -> Listener:
+        """Like :meth:`listen_tcp` for a unix socket (``streamlocal-forward@openssh.com``)."""
+        raise _unsupported("streamlocal-forward@openssh.com")
 
     async def terminate(self) -> None:
         """The server stops: ask whatever still runs to end."""

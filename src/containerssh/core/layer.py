@@ -5,9 +5,12 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
+from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
 from containerssh.core.handlers import (
     AuthMethod,
     ConnectionHandler,
+    Incoming,
+    Listener,
     NetworkHandler,
     Notices,
     Prompts,
@@ -17,7 +20,7 @@ from containerssh.core.handlers import (
     SessionHandler,
 )
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
-from containerssh.core.requests import PtyRequest, WindowSize
+from containerssh.core.requests import PtyRequest, WindowSize, X11Request
 from containerssh.core.streams import ByteStream
 
 
@@ -32,6 +35,12 @@ class SessionLayer(SessionHandler):
 
     async def request_pty(self, request: PtyRequest) -> None:
         await self.inner.request_pty(request)
+
+    async def request_x11(self, request: X11Request) -> None:
+        await self.inner.request_x11(request)
+
+    async def request_agent(self) -> None:
+        await self.inner.request_agent()
 
     async def run_shell(self) -> None:
         await self.inner.run_shell()
@@ -64,11 +73,17 @@ class ConnectionLayer(ConnectionHandler):
     def session(self, channel: SessionChannel) -> AbstractAsyncContextManager[SessionHandler]:
         return self.inner.session(channel)
 
-    async def connect_tcp(self, host: str, port: int) -> ByteStream:
-        return await self.inner.connect_tcp(host, port)
+    async def connect_tcp(self, host: str, port: int, addresses: AddressRules = ANY_ADDRESS) -> ByteStream:
+        return await self.inner.connect_tcp(host, port, addresses)
 
     async def connect_unix(self, path: str) -> ByteStream:
         return await self.inner.connect_unix(path)
+
+    async def listen_tcp(self, host: str, port: int, incoming: Incoming) -> Listener:
+        return await self.inner.listen_tcp(host, port, incoming)
+
+    async def listen_unix(self, path: str, incoming: Incoming) -> Listener:
+        return await self.inner.listen_unix(path, incoming)
 
     async def terminate(self) -> None:
         await self.inner.terminate()

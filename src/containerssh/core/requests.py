@@ -6,7 +6,7 @@ surrogates (PEP 383); :func:`to_wire` gives the original bytes back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 def from_wire(data: bytes) -> str:
@@ -65,3 +65,24 @@ class ExitSignal:
     name: str
     core_dumped: bool = False
     message: str = ""
+
+
+@dataclass(frozen=True)
+class X11Request:
+    """``x11-req`` (RFC 4254 section 6.3.1)."""
+
+    single_connection: bool
+    """Only the first connection is to be forwarded."""
+    protocol: str
+    """The authentication protocol's name, ``MIT-MAGIC-COOKIE-1``."""
+    cookie: str = field(repr=False)
+    """Hexadecimal digits; a secret."""
+    screen: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a connection that is forwarded to the client comes from (RFC 4254 section 7.2); empty for unix sockets."""
+
+    host: str = ""
+    port: int = 0
