@@ -307,6 +307,9 @@ class AdapterConnection(PacketConnection):
 
     def data_received(self, data: bytes, datatype: Any = None) -> None:
         self._turn_ends = time.monotonic() + _TURN
+        if not self._auth_complete and self._transport and (sock := self._transport.get_extra_info("socket")):
+            # Again each time: the kernel forgets it whenever we send something.
+            presence.acknowledge(sock)
         super().data_received(data, datatype)
         # A packet is being worked on, and what follows it waits here; the client has to wait as well.
         if len(self._inpbuf) > _UNREAD_MAX:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 from datetime import timedelta
 
 _PROBES = 4
@@ -29,6 +30,17 @@ def watch(sock: socket.socket, limit: timedelta) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int((seconds - idle) / _PROBES)))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+
+
+def acknowledge(sock: socket.socket) -> None:
+    """
+    Confirm at once what was read, instead of with what is sent next or after the kernel's 40 ms.
+
+    OpenSSH's client turns Nagle's algorithm off only for terminals: a packet that follows another without an answer in
+    between, as twice in each key exchange, waits until the one before is confirmed.
+    """
+    with suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def is_gone(sock: socket.socket, limit: timedelta) -> bool:
