@@ -111,8 +111,8 @@ class SessionChannel(ABC):
 
     async def open_x11(self, origin: Origin) -> ByteStream:
         """
-        A channel to the client's X server (``x11``, RFC 4254 section 6.3.2), once the client has asked for it; raises as
-        :data:`Incoming`. Works until the connection ends, like :meth:`open_agent`.
+        A channel to the client's X server (``x11``, RFC 4254 section 6.3.2), once the client has asked for it. Works
+        until the connection ends, like :meth:`open_agent`; raises as :data:`Incoming`.
         """
         raise _unsupported("x11")
 
