@@ -27,7 +27,8 @@ def execution(**keys: Any) -> DockerExecutionConfig:
 
 
 def body(config: DockerExecutionConfig, **more: Any) -> dict[str, Any]:
-    return create_body(config, LOGIN, instance="1" * 16, launch="2" * 32, command=["/agent", "serve"], **more)
+    given: dict[str, Any] = {"instance": "1" * 16, "launch": "2" * 32, "expiry": {}, "command": ["/agent", "serve"]}
+    return create_body(config, LOGIN, **{**given, **more})
 
 
 def test_the_agents_archive_ends_where_a_reader_stops(tmp_path: Path) -> None:

@@ -14,10 +14,14 @@ from containerssh.core.codes import AgentCode, DockerCode
 from containerssh.core.errors import BackendError, ContainerSSHError, Rejected
 from containerssh.core.handlers import ConnectionHandler, SessionChannel, SessionHandler
 from containerssh.core.requests import SIGNALS, ExitSignal, PtyRequest, WindowSize
+from containerssh.core.metadata import Login
 from containerssh.core.streams import ByteReader, ByteWriter, pump
 from containerssh.core.tasks import finish, time_limit
 
 _GRACE = 0.2
+LABEL_EXPIRES = "containerssh_expires"
+LABEL_LIFETIME = "containerssh_lifetime"
+
 _CLEAN_UP = timedelta(seconds=15)
 
 
@@ -36,6 +40,22 @@ class Execution:
 
 
 class ContainerConnection(ConnectionHandler):
+def expiry_labels(login: Login, container_stop: timedelta) -> dict[str, str]:
+    """
+    For each of the login's containers, if the login may not last for ever: until when at most somebody may use the
+    container (RFC 3339, by our clock), and the seconds from the login's begin to then. *container_stop* is how long its
+    removal may take.
+    """
+    if login.span is None:
+        return {}
+    lifetime = login.span.longest + container_stop
+    expires = login.span.ends + container_stop
+    return {
+        LABEL_EXPIRES: expires.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        LABEL_LIFETIME: f"{lifetime.total_seconds():.0f}",
+    }
+
+
     """A login whose container and link exist already; the backend closes them."""
 
     def __init__(self, link: AgentLink, execution: Execution) -> None:

@@ -118,6 +118,12 @@ class Backends:
         container at the first one.
         """
         dead = self.instance.dead()
+        if isinstance(by_name.get(config.backend), DockerLogins):
+            try:
+                await self.docker.reap_outlived(_engine(config, by_name))
+            except BackendError as exc:
+                # Nothing hangs on it: another look comes soon.
+                logger.debug(exc.event())
         if not dead:
             return
         removed = await self.oci.reap(config.oci)

@@ -12,7 +12,7 @@ from containerssh.config.app import AppConfig
 from containerssh.config.docker import DockerConfig
 from containerssh.config.findings import Finding, Severity
 from containerssh.config.log import LogLevel
-from containerssh.config.model import ConfigModel
+from containerssh.config.model import ConfigModel, seconds
 from containerssh.config.oci import OCIConfig
 from containerssh.config.pem import is_pem
 from containerssh.config.security import ListModeConfig, SecurityConfig
@@ -102,6 +102,10 @@ def _is_local(host: str) -> bool:
 def _security(security: SecurityConfig) -> Iterator[Finding]:
     if security.max_sessions == 0:
         yield _say("warning", "security.maxSessions", "nobody can open a session", "-1 stands for any number")
+    if security.max_login_time and security.max_login_time < seconds(60):
+        yield _say(
+            "warning", "security.maxLoginTime", "logins end before anybody can do much", "a number is nanoseconds"
+        )
     rules = {"env": security.env, "subsystem": security.subsystem, "signal": security.signal}
     for name, rule in rules.items():
         yield from _lists(f"security.{name}", rule, rule.mode or security.default_mode or "enable")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from containerssh.config.model import ConfigModel
+from containerssh.config.model import ConfigModel, Duration, Problem, seconds
 
 
 def _not_deny(value: Any) -> Any:
@@ -102,3 +103,11 @@ class SecurityConfig(ConfigModel):
 
     max_sessions: Annotated[int, Field(ge=-1)] = -1
     """How many sessions of one connection may be open at once; -1 for any number, 0 for none."""
+
+    max_login_time: Duration = seconds(0)
+    """How long a login may last from its authentication on; 0 for as long as the user likes. Its containers then carry
+    labels that say when they are nobody's any more."""
+
+    def problems(self) -> Iterator[Problem]:
+        if self.max_login_time and self.max_login_time < seconds(1):
+            yield Problem("maxLoginTime", "must be 0 or at least 1s")

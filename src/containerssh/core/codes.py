@@ -143,6 +143,7 @@ class SSHCode(Code):
     LIMIT_UNSENT = "SSH_LIMIT_UNSENT", "a connection was closed: its client does not read what it asked for"
     LIMIT_REKEY = "SSH_LIMIT_REKEY", "a connection was closed: its client does not finish a key exchange"
     LIMIT_UNREACHABLE = "SSH_LIMIT_UNREACHABLE", "a connection was closed: its client's host does not answer any more"
+    LIMIT_LOGIN_TIME = "SSH_LIMIT_LOGIN_TIME", "a login was ended: it may not last any longer"
     LIMITS_REACHED = "SSH_LIMITS_REACHED", "at the end: which limits were reached, and how often"
     PROXY_REFUSED = "SSH_PROXY_REFUSED", "a trusted proxy sent no PROXY header, a broken one, or too slowly"
 

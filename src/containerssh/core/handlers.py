@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from containerssh.core.codes import SSHCode
@@ -170,6 +171,11 @@ class SessionHandler:
 
 class ConnectionHandler(ABC):
     """Scope: one login. Opens sessions; the forwards refuse unless a backend has them."""
+
+    @property
+    def longest(self) -> timedelta:
+        """How long the login may last from its authentication on, after which the front ends it; 0 for any time."""
+        return timedelta(0)
 
     @abstractmethod
     def session(self, channel: SessionChannel) -> AbstractAsyncContextManager[SessionHandler]:

@@ -43,6 +43,10 @@ class Instance:
                     ids.append(lock.name)
         return ids
 
+    def knows(self, other_id: str) -> bool:
+        """Whether *other_id* lives, or died, on this machine (with this state folder) and is not forgotten yet."""
+        return bool(_ID.fullmatch(other_id)) and (self._locks / other_id).exists()
+
     def forget(self, dead_id: str) -> None:
         """Everything of *dead_id* is gone: its sockets and its lock can go too."""
         if not _ID.fullmatch(dead_id) or dead_id == self.id:

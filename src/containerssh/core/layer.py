@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 
 from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
 from containerssh.core.handlers import (
@@ -69,6 +70,10 @@ class ConnectionLayer(ConnectionHandler):
     """Around one login."""
 
     inner: ConnectionHandler
+
+    @property
+    def longest(self) -> timedelta:
+        return self.inner.longest
 
     def session(self, channel: SessionChannel) -> AbstractAsyncContextManager[SessionHandler]:
         return self.inner.session(channel)

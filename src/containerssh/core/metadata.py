@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Generic, Self, TypeVar
 
 V = TypeVar("V", str, bytes)
@@ -106,6 +107,20 @@ class Restrictions:
 
 
 @dataclass(frozen=True)
+class LoginSpan:
+    """The longest that a login may last."""
+
+    longest: timedelta
+    ends: datetime
+    """Not before this moment (UTC) by our clock, which may be set: the end itself is measured otherwise."""
+
+    @classmethod
+    def from_now(cls, longest: timedelta) -> Self:
+        """That of a login that has just been authenticated."""
+        return cls(longest, datetime.now(UTC) + longest)
+
+
+@dataclass(frozen=True)
 class Login(AuthAttempt):
     """An authenticated connection: the result of the attempt that succeeded."""
 
@@ -114,6 +129,8 @@ class Login(AuthAttempt):
     restrictions: Restrictions = Restrictions()
     config_overlay: Mapping[str, object] = field(default_factory=dict, repr=False)
     """Configuration of this user alone (users file), merged by presence before the config server's answer."""
+    span: LoginSpan | None = None
+    """None: it may last as long as its user likes."""
 
     @classmethod
     def of(cls, attempt: AuthAttempt, authenticated_username: str, **more: object) -> Self:

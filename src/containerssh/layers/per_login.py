@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 from containerssh.auth.config_server import ConfigServer
 from containerssh.config.app import AppConfig
@@ -18,7 +18,7 @@ from containerssh.core.codes import BackendCode
 from containerssh.core.errors import ConfigError
 from containerssh.core.handlers import AuthMethod, ConnectionHandler, NetworkHandler, Notices, ServerHandler
 from containerssh.core.messages import log_labels, log_threshold
-from containerssh.core.metadata import ConnectionMetadata, Login
+from containerssh.core.metadata import ConnectionMetadata, Login, LoginSpan
 from containerssh.layers.security import Policy, SecurityConnection
 
 
@@ -61,6 +61,8 @@ class PerLoginNetwork(NetworkHandler):
             raise ConfigError(BackendCode.CONFIG_ERROR, f"invalid backend: {config.backend}", backend=config.backend)
         labels = {"authenticatedUsername": login.authenticated_username, "backend": config.backend}
         with (
+        if longest := config.security.max_login_time:
+            login = replace(login, span=LoginSpan.from_now(longest))
             log_labels(module="backend", **labels),
             log_threshold(None if config.log.level == self.server.config.log.level else config.log.level),
         ):

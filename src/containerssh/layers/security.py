@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from containerssh.config.security import SecurityConfig
 from containerssh.core.codes import SecurityCode
@@ -85,6 +86,10 @@ class SecurityConnection(ConnectionLayer):
 
     policy: Policy
     _open: int = field(default=0, init=False)
+
+    @property
+    def longest(self) -> timedelta:
+        return self.policy.config.max_login_time
 
     @asynccontextmanager
     async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:

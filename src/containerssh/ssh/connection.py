@@ -24,7 +24,7 @@ from containerssh.core.requests import from_wire
 from containerssh.ssh.admission import TOO_MANY, Door, Ticket
 from containerssh.ssh.auth import DISCONNECT_CODE, Authentication, TooManyTries
 from containerssh.ssh.channel import LoginFailed, Session, user_line
-from containerssh.ssh.limits import count
+from containerssh.ssh.limits import count, limited_time
 from containerssh.ssh.options import ServerOptions
 
 if TYPE_CHECKING:
@@ -324,6 +324,7 @@ class Connection(Notices):
 
     async def _serve(self, network: NetworkHandler, login: Login) -> None:
         scope = self._scope
+        began = self._loop.time()
         try:
             async with network.login(login, self) as handler:
                 # From here on the client's leaving is waited for; until now it interrupted.
@@ -331,7 +332,8 @@ class Connection(Notices):
                 logger.debug(Event(SSHCode.HANDSHAKE_SUCCESSFUL, "SSH handshake successful"))
                 self._login.set_result(handler)
                 try:
-                    await self._left.wait()
+                    with limited_time(began, handler.longest, warn=self._ends_soon, end=self._time_is_over):
+                        await self._left.wait()
                 finally:
                     await self._end_sessions()
         except Exception as exc:
@@ -376,6 +378,15 @@ class Connection(Notices):
             self.log(logging.ERROR, Event(GeneralCode.UNKNOWN_ERROR, f"A session's task failed ({describe(error)})"))
         if not self._sessions:
             self._idle.set()
+
+    def _ends_soon(self, remaining: float) -> None:
+        for session in self._sessions:
+            if session.running and session.interactive:
+                session.notice(f"\r\ncontainerssh: The time for this login is over in {remaining:.0f} seconds.")
+
+    def _time_is_over(self) -> None:
+        self.limit_reached(SSHCode.LIMIT_LOGIN_TIME, "The login may not last any longer")
+        self._link.end("The time for this login is over")
 
     def _grace_is_over(self) -> None:
         self._error = TimeoutError("the time to log in is over")

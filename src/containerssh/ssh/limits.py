@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 from containerssh.core.codes import SSHCode
 from containerssh.core.counters import counters
@@ -36,6 +39,28 @@ def limit_reached(code: SSHCode, text: str, *, log: Callable[[int, Event], None]
     """Count, and log with the labels of the scope; *log* where another scope's are wanted."""
     count(code)
     log(logging.INFO, Event(code, text))
+
+
+@contextmanager
+def limited_time(
+    began: float, longest: timedelta, *, warn: Callable[[float], None], end: Callable[[], None]
+) -> Iterator[None]:
+    """
+    Call *end* once *longest* (0: never) has passed since *began* by the loop's clock, if the body still runs. Call *warn*
+    with the seconds that remain: a minute before, or a tenth of the time if that is shorter.
+    """
+    if not longest:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    ends = began + longest.total_seconds()
+    remaining = min(60.0, longest.total_seconds() / 10)
+    timers = [loop.call_at(ends - remaining, warn, remaining), loop.call_at(ends, end)]
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
 
 
 def log_reached() -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from containerssh.agent.link import AgentLink
-from containerssh.backends.container import ContainerConnection, Execution
+from containerssh.backends.container import LABEL_EXPIRES, ContainerConnection, Execution
 from containerssh.backends.docker.container import EngineContainer
 from containerssh.backends.docker.engine import Engines
 from containerssh.backends.docker.engine_error import EngineError
 from containerssh.backends.docker.launch import LABEL_INSTANCE
+from containerssh.backends.docker.outlived import Outlived
 from containerssh.backends.docker.start import Start
 from containerssh.config.docker import DockerConfig
 from containerssh.core.codes import DockerCode
@@ -40,6 +42,8 @@ class DockerBackend:
         self._instance = instance
         self._engines = Engines()
         self._left: set[EngineContainer] = set()
+        self._held: set[str] = set()
+        self._outlived = Outlived(instance)
         self._janitor: asyncio.Task[None] | None = None
         self._warned: set[str] = set()
 
@@ -54,7 +58,7 @@ class DockerBackend:
         """
         self._warn(config)
         engine = await self._engines.get(config.connection, config.timeouts.http)
-        start = Start(engine, self._instance, config, login, notices, self._remember)
+        start = Start(engine, self._instance, config, login, notices, self._remember, self._held)
         if config.execution.mode == "session":
             await start.prepare()
             yield SessionModeConnection(start)
@@ -102,6 +106,21 @@ class DockerBackend:
             logger.info(Event(DockerCode.ORPHAN_REMOVED, text, containerId=container))
         return len(orphans)
 
+    async def reap_outlived(self, config: DockerConfig) -> None:
+        """
+        Remove containers that have outlived the longest time of their logins from the configured engine, and that no
+        login of a living instance can still have; see :class:`Outlived`.
+
+        Raises:
+            BackendError: the engine does not answer, or one could not be removed.
+        """
+        engine = await self._engines.get(config.connection, config.timeouts.http)
+        found = await engine.client.list_containers(LABEL_EXPIRES)
+        for container in self._outlived.among(found, self._held, datetime.now(UTC), time.monotonic()):
+            await engine.client.remove_container(container)
+            text = "Removed a container that had outlived the longest time of its login"
+            logger.info(Event(DockerCode.ORPHAN_REMOVED, text, containerId=container))
+
     async def close(self) -> None:
         """After the last login: one more try to remove what is left, then the kept connections are closed."""
         if self._janitor is not None:
@@ -142,6 +161,7 @@ class DockerBackend:
             # The engine understood, and refuses: it would refuse again.
             logger.warning(exc.event())
         self._left.discard(container)
+        self._held.discard(container.launch)
 
 
 @dataclass(eq=False)

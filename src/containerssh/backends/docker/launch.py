@@ -37,13 +37,15 @@ def create_body(
     *,
     instance: str,
     launch: str,
+    expiry: Mapping[str, str],
     command: Sequence[str],
     mount: Mapping[str, Any] | None = None,
     attached: bool = False,
 ) -> dict[str, Any]:
     """
     The body of a create request: the configured structures, with our labels, the environment, and *command* as the
-    main program's. *mount* is one more mount; *attached*: its streams will be used, so it has no terminal.
+    main program's. *expiry* is more labels, *mount* one more mount; *attached*: its streams will be used, so it has no
+    terminal.
     """
     container, host, network = config.engine_structures()
     container["Cmd"] = list(command)
@@ -54,6 +56,7 @@ def create_body(
         "containerssh_username": login.username,
         LABEL_INSTANCE: instance,
         LABEL_LAUNCH: launch,
+        **expiry,
     }
     container["Env"] = environment(config, login)
     if attached:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from containerssh.agent.binaries import agent_binary
 from containerssh.agent.dialback import MOUNT_POINT, dial_back
 from containerssh.agent.link import FRAMED_ARGUMENTS, AgentLink, framed_link
+from containerssh.backends.container import expiry_labels
 from containerssh.backends.docker.client import Image
 from containerssh.backends.docker.container import EngineContainer, persist
 from containerssh.backends.docker.engine import Engine
@@ -64,6 +65,8 @@ class Start:
     notices: Notices
     on_left: Callable[[EngineContainer], None]
     """Told about a container that could not be removed in time."""
+    held: set[str] = field(default_factory=set)
+    """The ``launch`` of each container that somebody here still sees to."""
     patience: timedelta = timedelta(seconds=10)
     """After this an image's entrypoint is taken to ignore its arguments, which are the agent's command."""
     _last: EngineError | None = field(default=None, init=False)
@@ -227,10 +230,12 @@ class Start:
             self.login,
             instance=self.instance.id,
             launch=container.launch,
+            expiry=expiry_labels(self.login, self.config.timeouts.container_stop),
             command=agent if agent is not None else execution.idle_command,
             mount=mount,
             attached=attached,
         )
+        self.held.add(container.launch)
         undo.push_async_callback(self._removed, container)
         create = partial(container.create, body, name=execution.container_name, platform=execution.platform_text)
         try:
@@ -254,6 +259,7 @@ class Start:
                 # Refused, or out of time: the backend goes on trying, since nobody else will.
                 self.on_left(container)
                 raise
+            self.held.discard(container.launch)
 
         await finish(remove, within=self.config.timeouts.container_stop)
 

@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from containerssh.agent.link import AgentLink
-from containerssh.backends.container import ContainerConnection, Execution
+from containerssh.backends.container import ContainerConnection, Execution, expiry_labels
 from containerssh.backends.oci import cgroups
 from containerssh.backends.oci.bundle import DEFAULT_PATH
 from containerssh.backends.oci.container import ContainerSpec, open_container
@@ -150,7 +150,10 @@ class OCIBackend:
             environment={},
             hostname=config.hostname or login.connection_id[:12],
             limits=limits,
-            annotations=_annotations(login, self._instance),
+            annotations={
+                **_annotations(login, self._instance),
+                **expiry_labels(login, config.timeouts.container_stop),
+            },
         )
         return machine, spec.with_environment(_environment(login, config, spec))
 
