@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"containerssh.io/agent/internal/forward"
 	"containerssh.io/agent/internal/link"
 	"containerssh.io/agent/internal/program"
 	"containerssh.io/agent/internal/serve"
@@ -74,6 +75,7 @@ func run(connect func() (link.Link, error)) {
 	select {
 	case err = <-ended:
 	case <-stop:
+		forward.CleanUp()
 	}
 	program.KillAll()
 	if err != nil {

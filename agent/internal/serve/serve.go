@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"containerssh.io/agent/internal/files"
+	"containerssh.io/agent/internal/forward"
 	"containerssh.io/agent/internal/link"
 	"containerssh.io/agent/internal/program"
 	"containerssh.io/agent/internal/wire"
@@ -24,6 +25,7 @@ type server struct {
 	link     link.Link
 	mutex    sync.Mutex
 	programs map[uint32]*program.Program // nil while it is being started
+	forwards *forward.Forwards
 }
 
 // Serve runs until the gateway ends the link, or breaks the protocol. What was started is still alive then.
@@ -40,6 +42,8 @@ func Serve(connection link.Link) error {
 		return fmt.Errorf("no usable answer to the handshake (type %d, version %d)", welcome.Type, version)
 	}
 	s := &server{link: connection, programs: map[uint32]*program.Program{}}
+	s.forwards = forward.New(connection, s.answer)
+	defer s.forwards.Close()
 	for {
 		frame, err := connection.Receive()
 		if err != nil {
@@ -76,6 +80,9 @@ func (s *server) handle(frame wire.Frame) error {
 	case wire.Kill:
 		return s.kill(frame)
 	default:
+		if ours, err := s.forwards.Handle(frame); ours {
+			return err
+		}
 		return fmt.Errorf("request of the unknown type %d", frame.Type)
 	}
 }

@@ -36,6 +36,9 @@ const MaxPayload = 2 * 1024 * 1024
 // MaxText is the longest error text that the agent sends.
 const MaxText = 1024
 
+// MaxPending is how many accepted connections may wait for the gateway's word, those of all listeners together.
+const MaxPending = 64
+
 const headerSize = 8
 
 // Type says what a frame is.
@@ -49,6 +52,9 @@ const (
 	Error   Type = 4 // agent to gateway, id of the request
 	Exited  Type = 5 // agent to gateway, id of the Start
 
+	Listening Type = 8 // agent to gateway, id of the request: the good answer to a listening one
+	Accepted  Type = 9 // agent to gateway, id of the request that listens
+
 	Start     Type = 16 // gateway to agent, as all requests
 	Signal    Type = 17
 	Resize    Type = 18
@@ -56,6 +62,16 @@ const (
 	Kill      Type = 20
 	WriteFile Type = 21
 	Shutdown  Type = 22
+
+	ConnectTCP  Type = 32
+	ConnectUnix Type = 33
+	ListenTCP   Type = 34
+	ListenUnix  Type = 35
+	ListenAgent Type = 36
+	ListenX11   Type = 37
+	Accept      Type = 38
+	Decline     Type = 39
+	Unlisten    Type = 40
 
 	Data   Type = 64 // both ways, id of the stream, as the rest
 	Credit Type = 65

@@ -1,0 +1,193 @@
+// Package forward connects and listens inside the container, for clients on the other side of the gateway.
+package forward
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"containerssh.io/agent/internal/link"
+	"containerssh.io/agent/internal/wire"
+)
+
+const (
+	maxListeners = 1024
+	maxConnects  = 1024
+)
+
+// Forwards are those of one link.
+type Forwards struct {
+	link   link.Link
+	answer func(id uint32, err error)
+	places sync.Mutex // held while a folder or a display number is looked for
+
+	mutex      sync.Mutex
+	room       *sync.Cond // for pending connections
+	listeners  map[uint32]*listener
+	pending    int
+	connection uint32
+	connects   int
+	folder     string
+	closed     bool
+}
+
+// New gives the forwards of a link; answer tells the gateway how a request has ended.
+func New(connection link.Link, answer func(id uint32, err error)) *Forwards {
+	f := &Forwards{link: connection, answer: answer, listeners: map[uint32]*listener{}}
+	f.room = sync.NewCond(&f.mutex)
+	current.Store(f)
+	return f
+}
+
+var current atomic.Pointer[Forwards]
+
+// CleanUp closes the forwards of the process's link from outside of it: the agent is about to end.
+func CleanUp() {
+	if f := current.Load(); f != nil {
+		f.Close()
+	}
+}
+
+// Handle begins to work on a request; an error is a message that breaks the protocol. False: it is for somebody else.
+func (f *Forwards) Handle(frame wire.Frame) (bool, error) {
+	switch frame.Type {
+	case wire.ConnectTCP:
+		request, err := wire.DecodeConnectTCP(frame.Payload)
+		return true, f.connect(frame.ID, request, err, dialTCP)
+	case wire.ConnectUnix:
+		request, err := wire.DecodeConnectUnix(frame.Payload)
+		return true, f.connect(frame.ID, request, err, dialUnix)
+	case wire.ListenTCP, wire.ListenUnix, wire.ListenAgent, wire.ListenX11:
+		return true, f.listen(frame)
+	case wire.Accept:
+		return true, f.accept(frame)
+	case wire.Decline:
+		return true, f.decline(frame)
+	case wire.Unlisten:
+		return true, f.unlisten(frame)
+	}
+	return false, nil
+}
+
+// Close ends all listeners and removes whatever they have left in the file system.
+func (f *Forwards) Close() {
+	f.mutex.Lock()
+	f.closed = true
+	listeners := f.listeners
+	f.listeners = map[uint32]*listener{}
+	folder := f.folder
+	f.folder = ""
+	f.room.Broadcast()
+	f.mutex.Unlock()
+	for _, one := range listeners {
+		if one != nil {
+			one.close()
+		}
+	}
+	if folder != "" {
+		os.RemoveAll(folder)
+	}
+}
+
+func (f *Forwards) connect(
+	id uint32, request wire.ConnectRequest, malformed error, dial func(wire.ConnectRequest) (net.Conn, error),
+) error {
+	if malformed != nil {
+		return malformed
+	}
+	open, err := f.link.Expect(request.Stream)
+	if err != nil {
+		return err
+	}
+	f.mutex.Lock()
+	full := f.connects >= maxConnects
+	if !full {
+		f.connects++
+	}
+	f.mutex.Unlock()
+	if full {
+		return fmt.Errorf("more than %d connections at once", maxConnects)
+	}
+	go func() {
+		target, err := dial(request)
+		f.mutex.Lock()
+		f.connects--
+		f.mutex.Unlock()
+		f.attach(id, open, target, err)
+	}()
+	return nil
+}
+
+// attach answers the request id and carries bytes between the stream and target, which it closes.
+func (f *Forwards) attach(id uint32, open link.Opener, target net.Conn, failed error) {
+	stream, err := open()
+	if failed != nil || err != nil {
+		if stream != nil {
+			stream.Close()
+		}
+		if target != nil {
+			target.Close()
+		}
+		if failed == nil {
+			failed = err
+		}
+		f.answer(id, failed)
+		return
+	}
+	f.answer(id, nil)
+	join(stream, target)
+}
+
+func (f *Forwards) accept(frame wire.Frame) error {
+	request, err := wire.DecodeAccept(frame.Payload)
+	if err != nil {
+		return err
+	}
+	open, err := f.link.Expect(request.Stream)
+	if err != nil {
+		return err
+	}
+	connection := f.take(request)
+	go func() {
+		var failed error
+		if connection == nil {
+			failed = syscall.ECONNABORTED
+			f.attach(frame.ID, open, nil, failed)
+			return
+		}
+		f.attach(frame.ID, open, connection, nil)
+	}()
+	return nil
+}
+
+func (f *Forwards) decline(frame wire.Frame) error {
+	request, err := wire.DecodeDecline(frame.Payload)
+	if err != nil {
+		return err
+	}
+	if connection := f.take(request); connection != nil {
+		abort(connection)
+	}
+	f.answer(frame.ID, nil)
+	return nil
+}
+
+// take gives the connection that a request names; it is not pending any more.
+func (f *Forwards) take(request wire.AcceptRequest) net.Conn {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	found := f.listeners[request.Listener]
+	if found == nil {
+		return nil
+	}
+	connection := found.pending[request.Connection]
+	if connection != nil {
+		delete(found.pending, request.Connection)
+		f.pending--
+		f.room.Signal()
+	}
+	return connection
+}

@@ -1,0 +1,296 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"containerssh.io/agent/internal/wire"
+)
+
+const (
+	// portTries is how often another free port is looked for when the first is taken for the other address family.
+	portTries = 20
+	// breath is how long a listener rests that cannot accept for want of descriptors or memory.
+	breath = 100 * time.Millisecond
+	// resolving limits how long the name of an address to listen on may take.
+	resolving = 10 * time.Second
+)
+
+// listener is one request's; it may have several sockets.
+type listener struct {
+	sockets     []net.Listener
+	port        uint16
+	environment []string
+	files       []string
+	once        bool
+
+	taken   sync.Once
+	pending map[uint32]net.Conn // guarded by Forwards
+}
+
+func (l *listener) close() {
+	for _, socket := range l.sockets {
+		socket.Close()
+	}
+	for _, file := range l.files {
+		os.Remove(file)
+	}
+	for _, connection := range l.pending {
+		abort(connection)
+	}
+}
+
+func (f *Forwards) listen(frame wire.Frame) error {
+	request, err := wire.DecodeListen(frame.Type, frame.Payload)
+	if err != nil {
+		return err
+	}
+	f.mutex.Lock()
+	_, known := f.listeners[frame.ID]
+	full := len(f.listeners) >= maxListeners
+	if !known && !full {
+		f.listeners[frame.ID] = nil
+	}
+	f.mutex.Unlock()
+	if known || full {
+		return fmt.Errorf("listener %d cannot be opened", frame.ID)
+	}
+	go func() {
+		opened, err := f.open(frame.Type, request)
+		if err != nil {
+			f.mutex.Lock()
+			delete(f.listeners, frame.ID)
+			f.mutex.Unlock()
+			f.answer(frame.ID, explainListen(err))
+			return
+		}
+		f.serve(frame.ID, opened)
+	}()
+	return nil
+}
+
+func (f *Forwards) open(kind wire.Type, request wire.ListenRequest) (*listener, error) {
+	switch kind {
+	case wire.ListenTCP:
+		return listenTCP(request.Host, request.Port)
+	case wire.ListenUnix:
+		return listenUnix(request.Path)
+	case wire.ListenAgent:
+		return f.listenAgent()
+	default:
+		return f.listenX11(request)
+	}
+}
+
+// serve tells the gateway of the listener, and then of its connections, until it is closed.
+func (f *Forwards) serve(id uint32, opened *listener) {
+	opened.pending = map[uint32]net.Conn{}
+	f.mutex.Lock()
+	_, wanted := f.listeners[id]
+	wanted = wanted && !f.closed
+	if wanted {
+		f.listeners[id] = opened
+	}
+	f.mutex.Unlock()
+	if !wanted {
+		opened.close()
+		f.answer(id, syscall.ECANCELED)
+		return
+	}
+	_ = f.link.Send(wire.Listening, id, wire.EncodeListening(opened.port, opened.environment...))
+	for _, socket := range opened.sockets {
+		go f.acceptAll(id, opened, socket)
+	}
+}
+
+func (f *Forwards) acceptAll(id uint32, opened *listener, socket net.Listener) {
+	for {
+		connection, err := socket.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			time.Sleep(breath)
+			continue
+		}
+		if opened.once {
+			first := false
+			opened.taken.Do(func() { first = true })
+			if !first {
+				abort(connection)
+				return
+			}
+			for _, other := range opened.sockets {
+				other.Close()
+			}
+		}
+		f.announce(id, opened, connection)
+	}
+}
+
+// announce waits while too many others have not been answered; the kernel's queue holds those behind meanwhile.
+func (f *Forwards) announce(id uint32, opened *listener, connection net.Conn) {
+	f.mutex.Lock()
+	for f.pending >= wire.MaxPending && f.listeners[id] == opened {
+		f.room.Wait()
+	}
+	if f.listeners[id] != opened {
+		f.mutex.Unlock()
+		abort(connection)
+		return
+	}
+	f.pending++
+	f.connection++
+	number := f.connection
+	opened.pending[number] = connection
+	f.mutex.Unlock()
+	var host string
+	var port uint16
+	if remote, ok := connection.RemoteAddr().(*net.TCPAddr); ok {
+		address := remote.AddrPort()
+		host, port = address.Addr().Unmap().String(), address.Port()
+	}
+	_ = f.link.Send(wire.Accepted, id, wire.EncodeAccepted(number, host, port))
+}
+
+func (f *Forwards) unlisten(frame wire.Frame) error {
+	id, err := wire.DecodeUnlisten(frame.Payload)
+	if err != nil {
+		return err
+	}
+	f.mutex.Lock()
+	found := f.listeners[id]
+	delete(f.listeners, id)
+	if found != nil {
+		f.pending -= len(found.pending)
+	}
+	f.room.Broadcast()
+	f.mutex.Unlock()
+	if found != nil {
+		found.close()
+	}
+	f.answer(frame.ID, nil)
+	return nil
+}
+
+// listenTCP binds what RFC 4254 section 7.1 means by host: all addresses, loopback, one address, or a name's.
+func listenTCP(host string, port uint16) (*listener, error) {
+	addresses, err := bindAddresses(host)
+	if err != nil {
+		return nil, err
+	}
+	for try := 0; ; try++ {
+		opened, err := bindAll(addresses, port)
+		if err == nil {
+			return opened, nil
+		}
+		if port != 0 || try == portTries || !errors.Is(err, syscall.EADDRINUSE) {
+			return nil, err
+		}
+	}
+}
+
+func bindAddresses(host string) ([]netip.Addr, error) {
+	switch host {
+	case "", "*":
+		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, nil
+	case "localhost":
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, nil
+	}
+	if address, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{address}, nil
+	}
+	if strings.ContainsRune(host, 0) {
+		return nil, syscall.EINVAL
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), resolving)
+	defer cancel()
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+}
+
+// bindAll binds all addresses that this machine has, one at least, to one port.
+func bindAll(addresses []netip.Addr, port uint16) (*listener, error) {
+	opened := &listener{port: port}
+	var missing error
+	for _, address := range addresses {
+		address = address.Unmap()
+		network := "tcp4"
+		if address.Is6() {
+			network = "tcp6"
+		}
+		socket, err := net.Listen(network, net.JoinHostPort(address.String(), strconv.Itoa(int(opened.port))))
+		if err != nil {
+			if absent(err) {
+				missing = err
+				continue
+			}
+			opened.close()
+			return nil, err
+		}
+		opened.sockets = append(opened.sockets, socket)
+		opened.port = uint16(socket.Addr().(*net.TCPAddr).Port)
+	}
+	if len(opened.sockets) == 0 {
+		if missing == nil {
+			missing = syscall.EADDRNOTAVAIL
+		}
+		return nil, missing
+	}
+	return opened, nil
+}
+
+// absent tells whether the container has no such address, or nothing of its family.
+func absent(err error) bool {
+	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT) ||
+		errors.Is(err, syscall.EPROTONOSUPPORT)
+}
+
+func listenUnix(path string) (*listener, error) {
+	path, err := socketPath(path)
+	if err != nil {
+		return nil, err
+	}
+	socket, err := bindUnix(path)
+	if err != nil {
+		return nil, err
+	}
+	return &listener{sockets: []net.Listener{socket}}, nil
+}
+
+// bindUnix makes a socket that only the agent's own user, and root, can connect to.
+func bindUnix(path string) (net.Listener, error) {
+	settings := net.ListenConfig{Control: func(_, _ string, connection syscall.RawConn) error {
+		var failed error
+		// Before it is bound: the file gets this mode, and there is no moment in which it has another.
+		if err := connection.Control(func(fd uintptr) { failed = syscall.Fchmod(int(fd), 0o600) }); err != nil {
+			return err
+		}
+		return failed
+	}}
+	return settings.Listen(context.Background(), "unix", path)
+}
+
+func explainListen(err error) error {
+	var number syscall.Errno
+	var name *net.DNSError
+	switch {
+	case errors.As(err, &number):
+		return refusal{number, number.Error()}
+	case errors.As(err, &name):
+		return refusal{syscall.EADDRNOTAVAIL, "there is no such address here"}
+	}
+	var ours refusal
+	if errors.As(err, &ours) {
+		return ours
+	}
+	return refusal{syscall.EIO, "it cannot be listened on"}
+}
