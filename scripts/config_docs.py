@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from containerssh.config.app import AppConfig
+from containerssh.config.descriptions import descriptions
 from containerssh.config.log import LogLevel
 from containerssh.config.model import ConfigModel, alternatives, format_duration, section_model
 
@@ -39,7 +40,7 @@ def pages() -> Mapping[str, str]:
         if model := section_model(field.annotation):
             texts[name] = "\n".join(_section(name, model))
         else:
-            loose.append(_row(name, field))
+            loose.append(_row(name, field, descriptions(AppConfig).get(name, "")))
     return {"index": "\n".join(_index(loose, texts)), **texts}
 
 
@@ -54,26 +55,29 @@ def _index(loose: list[str], texts: Mapping[str, str]) -> Iterator[str]:
 
 def _section(name: str, model: type[ConfigModel]) -> Iterator[str]:
     yield f"# `{name}`\n"
-    yield from _block(name, model, {}, None)
+    yield from _block(name, model, {}, "")
 
 
 def _block(
-    path: str, model: type[ConfigModel], described: dict[type[ConfigModel], str], field: FieldInfo | None
+    path: str, model: type[ConfigModel], described: dict[type[ConfigModel], str], description: str
 ) -> Iterator[str]:
     """The keys of a section, then the sections in it; one that was described before is only pointed at."""
-    yield f"{_inline(field.description) if field is not None and field.description else _own_words(model)}\n"
+    yield f"{_inline(description) or _own_words(model)}\n"
     if model in described:
         yield f"The keys are those of `{described[model]}`.\n"
         return
     described[model] = path
-    rows = [_row(key, inner) for key, inner in _fields(model) if section_model(inner.annotation) is None]
+    texts = descriptions(model)
+    rows = [
+        _row(key, inner, texts.get(key, "")) for key, inner in _fields(model) if section_model(inner.annotation) is None
+    ]
     yield from _table(rows)
     for other, proper in model.other_spellings.items():
         yield f"`{other}` is understood as `{proper}`.\n"
     for key, inner in _fields(model):
         if below := section_model(inner.annotation):
             yield f"{'#' * min(2 + path.count('.'), 5)} `{path}.{key}`\n"
-            yield from _block(f"{path}.{key}", below, described, inner)
+            yield from _block(f"{path}.{key}", below, described, texts.get(key, ""))
 
 
 def _fields(model: type[ConfigModel]) -> Iterator[tuple[str, FieldInfo]]:
@@ -93,8 +97,8 @@ def _table(rows: list[str]) -> Iterator[str]:
         yield "| Key | Type | Default | |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
-def _row(key: str, field: FieldInfo) -> str:
-    text = _inline(field.description or "").replace("|", "\\|")
+def _row(key: str, field: FieldInfo, description: str) -> str:
+    text = _inline(description).replace("|", "\\|")
     return f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {text} |"
 
 

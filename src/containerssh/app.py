@@ -30,10 +30,9 @@ from containerssh.core.metadata import SocketAddress
 from containerssh.core.tasks import HeldScope
 from containerssh.generation import Generation, Generations
 from containerssh.logs.setup import LogSetup, setup_logging
-from containerssh.settings import server_options
+from containerssh.settings import lacks_slow_keys, server_options
 from containerssh.ssh.server import Settings, SSHServer
 from containerssh.systemd import Notifier, WorkerPlace, worker_place
-from containerssh.web.health import check_health, health_endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +66,8 @@ def serve(path: Path) -> int:
 
 def healthcheck(path: Path) -> int:
     """``--healthcheck``: ask the running server; 0 when it is healthy, or when the endpoint is off."""
+    from containerssh.web.health import check_health
+
     logs = setup_logging(before_the_configuration())
     try:
         loaded = load(path, to_serve=False)
@@ -294,6 +295,19 @@ class RunningServer:
         self._server.use(change.settings)
         self.config = change.config
 
+    async def complete_host_keys(self) -> None:
+        """Make the host keys that were not waited for at the start, and offer them to new connections."""
+        config = self.config
+        try:
+            options = await asyncio.to_thread(server_options, config, self.instance, self.place.count)
+            settings = await self._server.prepare(options)
+        except ContainerSSHError as exc:
+            logger.error(exc.event())  # noqa: TRY400  told by its own words
+            return
+        # A reload that came in between has made them, and brought options of its own.
+        if config is self.config:
+            self._server.use(settings)
+
     async def apply_health(self) -> None:
         """The health endpoint as the current configuration has it; a failure is logged, and leaves it closed."""
         if not self.place.is_first:
@@ -321,7 +335,7 @@ class Health:
 
     def __init__(self, healthy: Callable[[], bool]) -> None:
         self._healthy = healthy
-        self._config = HealthConfig()
+        self._config = HealthConfig.default()
         self._scope: HeldScope[object] | None = None
 
     async def use(self, config: HealthConfig) -> None:
@@ -336,12 +350,14 @@ class Health:
         await self.close()
         self._config = config
         if config.enable:
+            from containerssh.web.health import health_endpoint
+
             endpoint = _service("Health check endpoint", health_endpoint(config, self._healthy))
             self._scope = await HeldScope.enter(endpoint)
 
     async def close(self) -> None:
         scope, self._scope = self._scope, None
-        self._config = HealthConfig()
+        self._config = HealthConfig.default()
         if scope is not None:
             await scope.leave()
 
@@ -376,12 +392,16 @@ async def running(
         generations = Generations(backends)
         stack.push_async_callback(generations.close)
         generations.use(await generations.open(config))
-        server = SSHServer(generations, server_options(config, instance, place.count))
+        server = SSHServer(generations, server_options(config, instance, place.count, without_slow_keys=True))
         listening = await stack.enter_async_context(_service("SSH server", server.serving(sockets)))
         reaper = asyncio.create_task(_reap_now_and_then(backends, generations, reap_every))
         stack.push_async_callback(_cancelled, reaper)
         ready = True
-        yield RunningServer(config, instance, place, listening.addresses, server, generations, health)
+        running_server = RunningServer(config, instance, place, listening.addresses, server, generations, health)
+        if lacks_slow_keys(config, instance):
+            completing = asyncio.create_task(running_server.complete_host_keys())
+            stack.push_async_callback(_cancelled, completing)
+        yield running_server
 
 
 async def _reap_now_and_then(backends: Backends, generations: Generations, every: tuple[float, float]) -> None:

@@ -11,19 +11,23 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from containerssh.auth.authenticator import PasswordAuthenticator, PublicKeyAuthenticator
-from containerssh.auth.config_server import ConfigServer, open_config_server
 from containerssh.auth.users import UsersFile
-from containerssh.auth.webhook import open_webhook
 from containerssh.backends.registry import Backends, ByName
 from containerssh.config.app import AppConfig
+from containerssh.config.auth import WebhookConfig
 from containerssh.config.merge import overlay
 from containerssh.core.handlers import NetworkHandler, ServerHandler
 from containerssh.core.metadata import ConnectionMetadata
 from containerssh.core.tasks import HeldScope
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from containerssh.layers.per_login import PerLoginServer
+
+if TYPE_CHECKING:
+    from containerssh.auth.config_server import ConfigServer
+    from containerssh.auth.webhook import WebhookAuthenticator
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,18 @@ async def _opened(config: AppConfig, backends: Backends) -> AsyncIterator[Opened
         by_name = await backends.choose(config)
         config_server: ConfigServer | None = None
         if config.configserver.url:
+            from containerssh.auth.config_server import open_config_server
+
             config_server = await stack.enter_async_context(open_config_server(config.configserver))
         authenticators = await _authenticators(config, stack)
         yield Opened(AuthenticationServer(PerLoginServer(config, config_server, by_name), authenticators), by_name)
+
+
+async def _webhook(config: WebhookConfig, stack: AsyncExitStack) -> WebhookAuthenticator:
+    # Its HTTP client takes long to import, and many servers need none.
+    from containerssh.auth.webhook import open_webhook
+
+    return await stack.enter_async_context(open_webhook(config))
 
 
 async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authenticators:
@@ -123,12 +136,12 @@ async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authentic
     public_key: PublicKeyAuthenticator | None = None
     match config.auth.password.method:
         case "webhook":
-            password = await stack.enter_async_context(open_webhook(config.auth.password.webhook))
+            password = await _webhook(config.auth.password.webhook, stack)
         case "users":
             password = users
     match config.auth.public_key.method:
         case "webhook":
-            public_key = await stack.enter_async_context(open_webhook(config.auth.public_key.webhook))
+            public_key = await _webhook(config.auth.public_key.webhook, stack)
         case "users":
             public_key = users
     return Authenticators(password, public_key)

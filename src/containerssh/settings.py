@@ -14,17 +14,25 @@ from containerssh.config.ssh import LimitsConfig, SSHConfig
 from containerssh.core.codes import CoreCode
 from containerssh.core.instance import Instance
 from containerssh.core.messages import Event
-from containerssh.ssh.host_keys import generate_host_keys
+from containerssh.ssh.host_keys import generate_host_keys, lacks_host_keys
 from containerssh.ssh.options import Admission, Limits, Penalties, ServerOptions
 
 logger = logging.getLogger(__name__)
 
 
-def server_options(config: AppConfig, instance: Instance, processes: int = 1) -> ServerOptions:
+def server_options(
+    config: AppConfig, instance: Instance, processes: int = 1, *, without_slow_keys: bool = False
+) -> ServerOptions:
+    """
+    The options; host keys that are missing are made, unless they take long and are not wanted (yet).
+
+    Raises:
+        ConfigError: host keys cannot be made or read.
+    """
     ssh = config.ssh
     host, port = split_address(ssh.listen)
     return ServerOptions(
-        host_keys=_host_keys(config, instance),
+        host_keys=_host_keys(config, instance, without_slow_keys),
         host=host,
         port=port,
         server_version=ssh.server_version,
@@ -108,12 +116,21 @@ def share_of(whole: Admission, processes: int) -> Admission:
     return replace(whole, penalties=penalties, **parts)
 
 
-def _host_keys(config: AppConfig, instance: Instance) -> list[str]:
+def lacks_slow_keys(config: AppConfig, instance: Instance) -> bool:
+    """Whether :func:`server_options` leaves out some ``without_slow_keys``."""
+    return not config.ssh.hostkeys and lacks_host_keys(_host_key_folder(config, instance))
+
+
+def _host_key_folder(config: AppConfig, instance: Instance) -> Path:
+    return Path(config.ssh.host_key_directory or instance.state / "hostkeys")
+
+
+def _host_keys(config: AppConfig, instance: Instance, without_slow: bool) -> list[str]:
     if config.ssh.hostkeys:
         return [key.get_secret_value() for key in config.ssh.hostkeys]
-    folder = Path(config.ssh.host_key_directory or instance.state / "hostkeys")
+    folder = _host_key_folder(config, instance)
     if not any(folder.glob("ssh_host_*_key")):
         text = f"No host keys are configured; keys are made and kept in {folder}"
         logger.warning(Event(CoreCode.NO_HOST_KEYS, text, file=str(folder)))
-    generate_host_keys(folder)
+    generate_host_keys(folder, without_slow=without_slow)
     return [str(path) for path in sorted(folder.glob("ssh_host_*_key"))]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import getpass
-import json
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from containerssh.cli.arguments import UsageError, parse
+
+# Everything else is imported where it is needed: most commands need little of it.
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -71,6 +69,8 @@ def _healthcheck(parsed: argparse.Namespace) -> int:
 
 
 def _demo(parsed: argparse.Namespace) -> int:
+    import asyncio
+
     from containerssh.cli.demo import Demo
 
     demo = Demo(parsed.backend, parsed.image, parsed.port, once=parsed.once, stay=parsed.stay)
@@ -84,6 +84,8 @@ def _config_check(parsed: argparse.Namespace) -> int:
 
 
 def _config_schema(_: argparse.Namespace) -> int:
+    import json
+
     from containerssh.config.schema import json_schema
 
     print(json.dumps(json_schema(), indent=2))
@@ -91,11 +93,13 @@ def _config_schema(_: argparse.Namespace) -> int:
 
 
 def _hash_password(parsed: argparse.Namespace) -> int:
+    from getpass import getpass
+
     from containerssh.auth.hashes import hash_password
 
     if sys.stdin.isatty():
-        password = getpass.getpass("Password: ")
-        if getpass.getpass("Again: ") != password:
+        password = getpass("Password: ")
+        if getpass("Again: ") != password:
             print("containerssh: the two passwords differ", file=sys.stderr)
             return EXIT_FAILURE
     else:
@@ -112,6 +116,8 @@ def _hash_password(parsed: argparse.Namespace) -> int:
 
 
 def _complain(error: Exception) -> int:
+    import logging
+
     from containerssh.core.errors import describe
 
     logging.getLogger(__name__).debug("the command failed", exc_info=error)

@@ -24,46 +24,46 @@ Backend = Literal["docker", "oci", "auto", "kubernetes", "sshproxy"]
 class AppConfig(ConfigModel):
     """The configuration of a server."""
 
-    ssh: SSHConfig = Field(SSHConfig(), alias="ssh")
+    ssh: SSHConfig = Field(SSHConfig.default(), alias="ssh")
     """The SSH server itself."""
 
-    configserver: ConfigServerConfig = Field(ConfigServerConfig(), alias="configserver")
+    configserver: ConfigServerConfig = Field(ConfigServerConfig.default(), alias="configserver")
     """The configuration webhook."""
 
-    auth: AuthConfig = AuthConfig()
+    auth: AuthConfig = AuthConfig.default()
     """Who may log in."""
 
-    log: LogConfig = LogConfig()
+    log: LogConfig = LogConfig.default()
     """What is logged."""
 
-    metrics: MetricsConfig = MetricsConfig()
+    metrics: MetricsConfig = MetricsConfig.default()
     """Figures for Prometheus."""
 
-    geoip: GeoIPConfig = Field(GeoIPConfig(), alias="geoip")
+    geoip: GeoIPConfig = Field(GeoIPConfig.default(), alias="geoip")
     """Which country clients come from."""
 
-    health: HealthConfig = HealthConfig()
+    health: HealthConfig = HealthConfig.default()
     """A page that tells whether the server runs."""
 
-    audit: AuditConfig = AuditConfig()
+    audit: AuditConfig = AuditConfig.default()
     """Records of what users do."""
 
-    security: SecurityConfig = SecurityConfig()
+    security: SecurityConfig = SecurityConfig.default()
     """What a login may do."""
 
     backend: Backend = "docker"
     """What answers a login: `docker`, `oci`, or `auto` for whichever of the two is there."""
 
-    docker: DockerConfig = DockerConfig()
+    docker: DockerConfig = DockerConfig.default()
     """The docker backend."""
 
-    oci: OCIConfig = Field(OCIConfig(), alias="oci")
+    oci: OCIConfig = Field(OCIConfig.default(), alias="oci")
     """The oci backend."""
 
-    kubernetes: KubernetesConfig = KubernetesConfig()
+    kubernetes: KubernetesConfig = KubernetesConfig.default()
     """The kubernetes backend."""
 
-    sshproxy: SSHProxyConfig = Field(SSHProxyConfig(), alias="sshproxy")
+    sshproxy: SSHProxyConfig = Field(SSHProxyConfig.default(), alias="sshproxy")
     """The sshproxy backend."""
 
     def problems(self) -> Iterator[Problem]:

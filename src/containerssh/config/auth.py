@@ -145,7 +145,7 @@ class GenericOAuth2Config(ConfigModel):
     redirect_uri: str = Field("", alias="redirectURI")
     """The address of the redirect server, as browsers see it."""
 
-    token_endpoint: HTTPClientConfig = HTTPClientConfig()
+    token_endpoint: HTTPClientConfig = HTTPClientConfig.default()
     """Where the code is exchanged for a token."""
 
 
@@ -159,7 +159,7 @@ class RedirectConfig(HTTPServerConfig):
 class OAuth2Config(ConfigModel):
     """OAuth 2.0 and OpenID Connect over keyboard-interactive."""
 
-    redirect: RedirectConfig = RedirectConfig()
+    redirect: RedirectConfig = RedirectConfig.default()
     """The page that browsers come back to."""
 
     client_id: str = ""
@@ -171,9 +171,9 @@ class OAuth2Config(ConfigModel):
     provider: Literal["", "github", "oidc", "generic"] = ""
     """`github`, `oidc` or `generic`."""
 
-    github: GitHubConfig = GitHubConfig()
-    oidc: OIDCConfig = OIDCConfig()
-    generic: GenericOAuth2Config = GenericOAuth2Config()
+    github: GitHubConfig = GitHubConfig.default()
+    oidc: OIDCConfig = OIDCConfig.default()
+    generic: GenericOAuth2Config = GenericOAuth2Config.default()
 
     qr_code_clients: tuple[str, ...] = ()
     """Patterns of client versions that get a QR code."""
@@ -193,8 +193,8 @@ class PasswordAuthConfig(ConfigModel):
     method: Literal["", "webhook", "users", "kerberos"] = ""
     """Who judges them: `webhook`, `users` (the users file), `kerberos`, or nobody."""
 
-    webhook: WebhookConfig = WebhookConfig()
-    kerberos: KerberosConfig = KerberosConfig()
+    webhook: WebhookConfig = WebhookConfig.default()
+    kerberos: KerberosConfig = KerberosConfig.default()
 
     def problems(self) -> Iterator[Problem]:
         if self.method == "webhook":
@@ -209,7 +209,7 @@ class PublicKeyAuthConfig(ConfigModel):
     method: Literal["", "webhook", "users"] = ""
     """Who judges them: `webhook`, `users` (the users file), or nobody."""
 
-    webhook: WebhookConfig = WebhookConfig()
+    webhook: WebhookConfig = WebhookConfig.default()
 
     def problems(self) -> Iterator[Problem]:
         if self.method == "webhook":
@@ -222,7 +222,7 @@ class KeyboardInteractiveAuthConfig(ConfigModel):
     method: Literal["", "oauth2"] = ""
     """`oauth2`, or nothing."""
 
-    oauth2: OAuth2Config = OAuth2Config()
+    oauth2: OAuth2Config = OAuth2Config.default()
 
 
 class GSSAPIAuthConfig(ConfigModel):
@@ -231,7 +231,7 @@ class GSSAPIAuthConfig(ConfigModel):
     method: Literal["", "kerberos"] = ""
     """`kerberos`, or nothing."""
 
-    kerberos: KerberosConfig = KerberosConfig()
+    kerberos: KerberosConfig = KerberosConfig.default()
 
 
 class AuthorizationConfig(ConfigModel):
@@ -240,7 +240,7 @@ class AuthorizationConfig(ConfigModel):
     method: Literal["", "webhook"] = ""
     """`webhook`, or nothing."""
 
-    webhook: WebhookConfig = WebhookConfig()
+    webhook: WebhookConfig = WebhookConfig.default()
 
     def problems(self) -> Iterator[Problem]:
         if self.method == "webhook":
@@ -268,22 +268,22 @@ class UsersConfig(ConfigModel):
 class AuthConfig(HTTPClientConfig):
     """Who may log in. Each way of authenticating that has a method is offered to clients."""
 
-    password: PasswordAuthConfig = PasswordAuthConfig()
+    password: PasswordAuthConfig = PasswordAuthConfig.default()
     """Passwords. (`true` and `false`, as in version 0.4, are understood and mean nothing.)"""
 
-    public_key: PublicKeyAuthConfig = PublicKeyAuthConfig()
+    public_key: PublicKeyAuthConfig = PublicKeyAuthConfig.default()
     """Public keys."""
 
-    keyboard_interactive: KeyboardInteractiveAuthConfig = KeyboardInteractiveAuthConfig()
+    keyboard_interactive: KeyboardInteractiveAuthConfig = KeyboardInteractiveAuthConfig.default()
     """Questions and answers."""
 
-    gssapi: GSSAPIAuthConfig = Field(GSSAPIAuthConfig(), alias="gssapi")
+    gssapi: GSSAPIAuthConfig = Field(GSSAPIAuthConfig.default(), alias="gssapi")
     """Kerberos tickets."""
 
-    authz: AuthorizationConfig = AuthorizationConfig()
+    authz: AuthorizationConfig = AuthorizationConfig.default()
     """A webhook that is asked after the credentials proved right."""
 
-    users: UsersConfig = UsersConfig()
+    users: UsersConfig = UsersConfig.default()
     """The users file, for the method `users`."""
 
     auth_timeout: Duration = seconds(60)

@@ -13,6 +13,7 @@ _FORWARDING = (
     "socketForwardingMode",
     "socketListenMode",
     "x11ForwardingMode",
+    "agentForwardingMode",
 )
 _BACKENDS = ("kubernetes", "sshproxy")
 
@@ -31,8 +32,6 @@ def unavailable_for_login(config: AppConfig) -> list[Problem]:
     found = list(_of_the_security_section(config))
     if config.backend in _BACKENDS:
         found.append(_missing("backend", f"the backend {config.backend}"))
-    elif config.backend == "docker" and config.docker.execution.disable_agent:
-        found.append(_missing("docker.execution.disableAgent", "running without the agent"))
     return found
 
 

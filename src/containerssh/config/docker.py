@@ -153,12 +153,16 @@ class DockerExecutionConfig(ConfigModel):
     shell_command: Command = ("/bin/bash",)
     """What a shell request starts."""
 
+    agent: Literal["injected", "image", "none", "auto"] = "injected"
+    """Who starts programs. ``injected``: the agent that the server brings along. ``image``: the one of ContainerSSH 0.5 and
+    0.6 that the image has at ``agentPath``. ``none``: the engine. ``auto``: ``injected``, and where the engine refuses to
+    let it in, ``image`` if the image has one, else ``none``. What cannot work then is in the manual's page on Docker."""
+
     agent_path: str = "/usr/bin/containerssh-agent"
-    """Where images for ContainerSSH 0.5 and 0.6 keep their agent. It is not needed: the server brings its own."""
+    """Where images for ContainerSSH 0.5 and 0.6 keep their agent. It is used only with ``agent: image`` or ``auto``."""
 
     disable_agent: bool = False
-    """Work without any agent. Not available in this version; an image that has none needs nothing, as the server brings
-    its own."""
+    """The same as ``agent: none``."""
 
     agent_transport: Literal["auto", "socket", "attach"] = "auto"
     """How the guest agent is reached. ``socket``: through a folder of this machine that is mounted into the container.
@@ -182,6 +186,14 @@ class DockerExecutionConfig(ConfigModel):
         return value
 
     @model_validator(mode="after")
+    def _agents_agree(self) -> Self:
+        if self.disable_agent and self.agent != "none" and "agent" in self.model_fields_set:
+            raise ValueError(f"disableAgent and agent: {self.agent} contradict one another")
+        if self.agent == "image" and not self.agent_path.startswith("/"):
+            raise ValueError("agentPath must be an absolute path for agent: image")
+        return self
+
+    @model_validator(mode="after")
     def _fits_the_mode(self) -> Self:
         if self.mode == "connection":
             if not self.idle_command:
@@ -193,6 +205,11 @@ class DockerExecutionConfig(ConfigModel):
             if policy not in ("", "no"):
                 raise ValueError(f"host.restartPolicy: {policy!r} would run a program again; session mode needs 'no'")
         return self
+
+    @property
+    def agent_in_use(self) -> Literal["injected", "image", "none", "auto"]:
+        """``agent``, with ``disableAgent`` taken into account."""
+        return "none" if self.disable_agent else self.agent
 
     @property
     def image(self) -> str:
@@ -245,9 +262,9 @@ class DockerTimeouts(ConfigModel):
 class DockerConfig(ConfigModel):
     """The docker backend: a container of a Docker engine for each login."""
 
-    connection: DockerConnectionConfig = DockerConnectionConfig()
-    execution: DockerExecutionConfig = DockerExecutionConfig()
-    timeouts: DockerTimeouts = DockerTimeouts()
+    connection: DockerConnectionConfig = DockerConnectionConfig.default()
+    execution: DockerExecutionConfig = DockerExecutionConfig.default()
+    timeouts: DockerTimeouts = DockerTimeouts.default()
 
     def ignored_keys(self) -> list[str]:
         """Keys below the engine's structures that have no effect, each with its path and perhaps a suggestion."""

@@ -227,9 +227,9 @@ class KubernetesTimeouts(ConfigModel):
 class KubernetesConfig(ConfigModel):
     """The kubernetes backend: a pod for each login."""
 
-    connection: KubernetesConnectionConfig = KubernetesConnectionConfig()
-    pod: KubernetesPodConfig = KubernetesPodConfig()
-    timeouts: KubernetesTimeouts = KubernetesTimeouts()
+    connection: KubernetesConnectionConfig = KubernetesConnectionConfig.default()
+    pod: KubernetesPodConfig = KubernetesPodConfig.default()
+    timeouts: KubernetesTimeouts = KubernetesTimeouts.default()
 
     def problems(self) -> Iterator[Problem]:
         for name in ("host", "path"):

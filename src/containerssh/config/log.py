@@ -103,5 +103,5 @@ class LogConfig(ConfigModel):
     file: str = "/var/log/containerssh/containerssh.log"
     """The log file; it is opened again on SIGHUP."""
 
-    syslog: SyslogConfig = SyslogConfig()
+    syslog: SyslogConfig = SyslogConfig.default()
     """Where and how to write to syslog."""

@@ -10,7 +10,7 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import cache
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, cast, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -59,21 +59,27 @@ class Spelling:
 class ConfigModel(BaseModel):
     """A section: camelCase keys unless a field names its alias, unknown keys refused, immutable.
 
-    The docstring under a field is its entry in the manual.
+    The docstring under a field is its entry in the manual (:mod:`containerssh.config.descriptions`).
     """
 
     model_config = ConfigDict(
         alias_generator=to_camel,
+        # Most sections are only ever built as a part of the whole.
+        defer_build=True,
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
         populate_by_name=False,
-        use_attribute_docstrings=True,
         validate_default=False,
     )
 
     other_spellings: ClassVar[Mapping[str, str]] = {}
     """Keys that are also understood, each with the key it stands for."""
+
+    @classmethod
+    def default(cls) -> Self:
+        """The section with nothing set. Nothing is validated, so that the model need not be built for it."""
+        return cast(Self, cls.model_construct())
 
     @model_validator(mode="before")
     @classmethod
@@ -117,8 +123,13 @@ class ConfigModel(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler, /) -> JsonSchemaValue:
+        from containerssh.config.descriptions import descriptions
+
         reference = handler(core_schema)
         properties = handler.resolve_ref_schema(reference).get("properties", {})
+        for key, text in descriptions(cls).items():
+            if key in properties:
+                properties[key]["description"] = text
         for other, proper in cls.other_spellings.items():
             properties[other] = {**properties[proper], "deprecated": True}
         return reference

@@ -352,7 +352,7 @@ class OCIConfig(ConfigModel):
     network: OCINetwork = OCINetwork.NONE
     """`none`: only a loopback of its own. `host`: the host's network, all its local services included, and no /sys."""
 
-    resources: OCIResources = OCIResources()
+    resources: OCIResources = OCIResources.default()
 
     cap_add: tuple[Capability, ...] = ()
     """Capabilities on top of Docker's default set; `ALL` for all."""
@@ -367,9 +367,9 @@ class OCIConfig(ConfigModel):
     """`default` (system calls a container needs), `unconfined`, or a file with a profile as in the OCI runtime
     specification's `linux.seccomp`."""
 
-    user_namespace: OCIUserNamespace = OCIUserNamespace()
+    user_namespace: OCIUserNamespace = OCIUserNamespace.default()
 
-    timeouts: OCITimeouts = OCITimeouts()
+    timeouts: OCITimeouts = OCITimeouts.default()
 
     @model_validator(mode="after")
     def _is_well_written(self) -> Self:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from containerssh.config.forwarding import ForwardingConfig, not_deny
 from containerssh.config.model import ConfigModel, Duration, Problem, seconds
 
 
-def _not_deny(value: Any) -> Any:
-    if value == "deny":
-        raise ValueError("'deny' is written disable")
-    return value
-
-
-Mode = Annotated[Literal["", "enable", "filter", "disable"], BeforeValidator(_not_deny)]
-ForwardingMode = Annotated[Literal["enable", "filter", "disable"], BeforeValidator(_not_deny)]
-"""Never empty: forwarding does not follow `defaultMode`, as upstream."""
-
+Mode = Annotated[Literal["", "enable", "filter", "disable"], BeforeValidator(not_deny)]
 
 class ModeConfig(ConfigModel):
     """Whether it is allowed."""
@@ -52,25 +44,6 @@ class CommandModeConfig(ConfigModel):
     """Allowed in mode `filter`: whole command lines, to the letter."""
 
 
-class ForwardingConfig(ConfigModel):
-    """Which connections may be forwarded; none, unless one of these says `enable`."""
-
-    reverse_forwarding_mode: ForwardingMode = "disable"
-    """Connections from the container's network to the client (`ssh -R`)."""
-
-    forwarding_mode: ForwardingMode = "disable"
-    """Connections from the client to the container's network (`ssh -L`)."""
-
-    socket_forwarding_mode: ForwardingMode = "disable"
-    """Connections from the client to unix sockets in the container."""
-
-    socket_listen_mode: ForwardingMode = "disable"
-    """Connections from unix sockets in the container to the client."""
-
-    x11_forwarding_mode: ForwardingMode = Field("disable", alias="x11ForwardingMode")
-    """Windows of programs in the container (`ssh -X`)."""
-
-
 class SecurityConfig(ConfigModel):
     """What a login may do."""
 
@@ -78,27 +51,28 @@ class SecurityConfig(ConfigModel):
     """The mode of everything below that has none of its own, forwarding excepted. Empty means `enable`."""
 
     force_command: str = ""
-    """This command is run, whatever the client asks for. What it asked for is in `SSH_ORIGINAL_COMMAND`."""
+    """This command is run, whatever the client asks for. What it asked for is in `SSH_ORIGINAL_COMMAND`: the command,
+    for a subsystem its program, and nothing for a shell."""
 
-    env: ListModeConfig = ListModeConfig()
+    env: ListModeConfig = ListModeConfig.default()
     """Environment variables that a client sends."""
 
-    command: CommandModeConfig = CommandModeConfig()
+    command: CommandModeConfig = CommandModeConfig.default()
     """Commands (`ssh host command`)."""
 
-    shell: ModeConfig = ModeConfig()
+    shell: ModeConfig = ModeConfig.default()
     """Shells."""
 
-    subsystem: ListModeConfig = ListModeConfig()
+    subsystem: ListModeConfig = ListModeConfig.default()
     """Subsystems, such as `sftp`."""
 
-    tty: ModeConfig = ModeConfig()
+    tty: ModeConfig = ModeConfig.default()
     """Terminals."""
 
-    signal: ListModeConfig = ListModeConfig()
+    signal: ListModeConfig = ListModeConfig.default()
     """Signals, named without `SIG`."""
 
-    forwarding: ForwardingConfig = ForwardingConfig()
+    forwarding: ForwardingConfig = ForwardingConfig.default()
     """Forwarded connections."""
 
     max_sessions: Annotated[int, Field(ge=-1)] = -1

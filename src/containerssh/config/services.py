@@ -76,7 +76,7 @@ class HealthConfig(HTTPServerConfig):
     listen: str = "0.0.0.0:7000"
     """`host:port`; an IPv6 address stands in brackets."""
 
-    client: HealthClientConfig = HealthClientConfig()
+    client: HealthClientConfig = HealthClientConfig.default()
     """What `--healthcheck` asks."""
 
     def problems(self) -> Iterator[Problem]:
@@ -138,7 +138,7 @@ class AuditS3Config(ConfigModel):
     acl: str = ""
     """The access list of the objects."""
 
-    metadata: AuditS3Metadata = AuditS3Metadata()
+    metadata: AuditS3Metadata = AuditS3Metadata.default()
     """What the objects are marked with."""
 
     _zeros = field_validator("upload_part_size", "parallel_uploads")(default_for_zero)
@@ -186,9 +186,9 @@ class AuditConfig(ConfigModel):
     storage: Literal["none", "file", "s3"] = "none"
     """`file`, `s3` or `none`."""
 
-    file: AuditFileConfig = AuditFileConfig()
-    s3: AuditS3Config = Field(AuditS3Config(), alias="s3")
-    intercept: AuditInterceptConfig = AuditInterceptConfig()
+    file: AuditFileConfig = AuditFileConfig.default()
+    s3: AuditS3Config = Field(AuditS3Config.default(), alias="s3")
+    intercept: AuditInterceptConfig = AuditInterceptConfig.default()
 
     def problems(self) -> Iterator[Problem]:
         if not self.enable:

@@ -176,7 +176,7 @@ class LimitsConfig(ConfigModel):
     connections_per_prefix: Count = 2000
     """Connections from one network of `prefixIPv4` or `prefixIPv6` bits."""
 
-    unauthenticated: UnauthenticatedConfig = UnauthenticatedConfig()
+    unauthenticated: UnauthenticatedConfig = UnauthenticatedConfig.default()
 
     unauthenticated_per_address: Count = 100
     """Connections from one address that have not logged in yet."""
@@ -190,7 +190,7 @@ class LimitsConfig(ConfigModel):
     prefix_ipv6: Annotated[int, Field(ge=1, le=128, alias="prefixIPv6")] = 64
     """How much of an IPv6 address names the network; penalties of IPv6 are the network's."""
 
-    penalties: PenaltiesConfig = PenaltiesConfig()
+    penalties: PenaltiesConfig = PenaltiesConfig.default()
 
     allow: tuple[Network, ...] = ("127.0.0.0/8", "::1/128")
     """Networks that only `connections` holds for: a monitoring system, a proxy that does not tell addresses."""
@@ -295,9 +295,9 @@ class SSHConfig(ConfigModel):
     max_sessions_per_connection: Annotated[int, Field(ge=1, le=100_000)] = 100
     """How many sessions of one connection may be open at once, whatever `security.maxSessions` says."""
 
-    limits: LimitsConfig = LimitsConfig()
+    limits: LimitsConfig = LimitsConfig.default()
 
-    proxy_protocol: ProxyProtocolConfig = ProxyProtocolConfig()
+    proxy_protocol: ProxyProtocolConfig = ProxyProtocolConfig.default()
 
     def problems(self) -> Iterator[Problem]:
         for problem in self.limits.problems():

@@ -11,7 +11,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from containerssh.auth.config_server import ConfigServer
 from containerssh.config.app import AppConfig
 from containerssh.config.merge import merge_answer, overlay
 from containerssh.core.codes import BackendCode
@@ -20,6 +19,9 @@ from containerssh.core.handlers import AuthMethod, ConnectionHandler, NetworkHan
 from containerssh.core.messages import log_labels, log_threshold
 from containerssh.core.metadata import ConnectionMetadata, Login, LoginSpan
 from containerssh.layers.security import Policy, SecurityConnection
+
+if TYPE_CHECKING:
+    from containerssh.auth.config_server import ConfigServer
 
 
 class LoginBackend(Protocol):
@@ -59,10 +61,10 @@ class PerLoginNetwork(NetworkHandler):
         backend = self.server.backends.get(config.backend)
         if backend is None:
             raise ConfigError(BackendCode.CONFIG_ERROR, f"invalid backend: {config.backend}", backend=config.backend)
-        labels = {"authenticatedUsername": login.authenticated_username, "backend": config.backend}
-        with (
         if longest := config.security.max_login_time:
             login = replace(login, span=LoginSpan.from_now(longest))
+        labels = {"authenticatedUsername": login.authenticated_username, "backend": config.backend}
+        with (
             log_labels(module="backend", **labels),
             log_threshold(None if config.log.level == self.server.config.log.level else config.log.level),
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from containerssh.core.codes import CoreCode
 from containerssh.core.errors import ConfigError
 from containerssh.ssh.algorithms import HOST_KEY_ALGORITHMS
 
-_GENERATED: tuple[tuple[str, str, dict[str, int]], ...] = (
-    ("ssh_host_ed25519_key", "ssh-ed25519", {}),
-    ("ssh_host_ecdsa_key", "ecdsa-sha2-nistp256", {}),
-    ("ssh_host_rsa_key", "ssh-rsa", {"key_size": 3072}),
-)
+_QUICK: Mapping[str, tuple[str, dict[str, int]]] = {
+    "ssh_host_ed25519_key": ("ssh-ed25519", {}),
+    "ssh_host_ecdsa_key": ("ecdsa-sha2-nistp256", {}),
+}
+_SLOW: Mapping[str, tuple[str, dict[str, int]]] = {"ssh_host_rsa_key": ("ssh-rsa", {"key_size": 3072})}
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,20 @@ def load_host_keys(sources: Iterable[str]) -> list[HostKey]:
     return sorted(keys.values(), key=lambda key: order.index(key.type))
 
 
-def generate_host_keys(folder: Path) -> Sequence[HostKey]:
+def generate_host_keys(folder: Path, *, without_slow: bool = False) -> Sequence[HostKey]:
     """
-    The keys kept in *folder*: Ed25519, ECDSA and RSA (3072 bits). Those that are missing are made, mode 0600.
+    The keys kept in *folder*: Ed25519, ECDSA and RSA (3072 bits). Those that are missing are made, mode 0600; the RSA
+    key, which takes some tenths of a second, is left out instead *without_slow*.
 
     Two servers that start at the same time end up with the same keys.
 
     Raises:
         ConfigError: *folder* cannot be used, or holds a key that cannot be read.
     """
+    wanted = _QUICK if without_slow else {**_QUICK, **_SLOW}
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name, algorithm, details in _GENERATED:
+        for name, (algorithm, details) in wanted.items():
             if not (folder / name).exists():
                 key = asyncssh.generate_private_key(algorithm, comment="containerssh", **details)
                 _publish(folder / name, key.export_private_key("openssh"))
@@ -100,7 +102,12 @@ def generate_host_keys(folder: Path) -> Sequence[HostKey]:
         raise ConfigError(
             CoreCode.HOST_KEY_GENERATION_FAILED, f"no host key could be saved in {folder}", folder=str(folder)
         ) from exc
-    return load_host_keys(str(folder / name) for name, _, _ in _GENERATED)
+    return load_host_keys(str(folder / name) for name in (*_QUICK, *_SLOW) if (folder / name).exists())
+
+
+def lacks_host_keys(folder: Path) -> bool:
+    """Whether :func:`generate_host_keys` would make some."""
+    return not all((folder / name).exists() for name in (*_QUICK, *_SLOW))
 
 
 def _publish(path: Path, content: bytes) -> None:
@@ -132,12 +139,20 @@ def _load(source: str, where: str) -> asyncssh.SSHKey:
             raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: the file {text!r} cannot be read") from exc
         where = f"{where} ({text})"
     try:
-        return asyncssh.import_private_key(data)
+        # Whether an RSA key's factors are primes takes a tenth of a second to find out; a signature shows what matters.
+        key = asyncssh.import_private_key(data, unsafe_skip_rsa_key_validation=True)
+        if key.get_algorithm() == "ssh-rsa" and not _signs(key):
+            raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: the key's signatures are wrong")
+        return key
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError) as exc:
         # The library has no type of its own for this.
         if isinstance(exc, asyncssh.KeyEncryptionError) or "passphrase" in str(exc).lower():
             raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: the key is encrypted; a server's must not be") from exc
         raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: not a private key that can be read") from exc
+
+
+def _signs(key: asyncssh.SSHKey) -> bool:
+    return key.convert_to_public().verify(b"", key.sign(b"", b"rsa-sha2-256"))
 
 
 def _error(text: str) -> ConfigError:
