@@ -119,8 +119,8 @@ SetEnv SHLVL=2
 
 
 @contextmanager
-def containerssh(backend: str, folder: Path, client: Client) -> Iterator[Server]:
-    """Our server with a users file, on *backend* (oci or docker); the image is busybox."""
+def containerssh(backend: str, folder: Path, client: Client, *, mode: str = "connection") -> Iterator[Server]:
+    """Our server with a users file, on *backend* (oci or docker) in *mode*; the image is busybox."""
     folder.mkdir()
     port = free_port()
     users = {"users": {"bench": {"authorizedKeys": [client.public_key]}}}
@@ -134,10 +134,11 @@ def containerssh(backend: str, folder: Path, client: Client) -> Iterator[Server]
         root = folder / "root"
         with tarfile.open(fileobj=BytesIO(busybox_archive())) as archive:
             archive.extractall(root, filter="tar")
-        config["oci"] = {"image": str(root), "dataDirectory": str(folder / "data")}
+        config["oci"] = {"image": str(root), "dataDirectory": str(folder / "data"), "mode": mode}
     else:
         config["docker"] = {
             "execution": {
+                "mode": mode,
                 "container": {"image": "bb:latest"},
                 "host": {"networkmode": "none"},
                 "imagePullPolicy": "Never",

@@ -342,6 +342,8 @@ async def test_a_session_that_cannot_start_does_not_end_the_login(engine: Engine
         ({"container": {"user": "no-such-user"}}, "no-such-user", "could not be started"),
         ({"container": {"entrypoint": ["/no/such"]}}, "no such file or directory", "could not be started"),
         ({"container": {"entrypoint": ["/bin/sh"]}}, "ended with status", "ended while it was being started"),
+        ({"container": {"entrypoint": ["/bin/sh", "-c", "echo own; exit 3"]}}, "output: own", "ended while"),
+        ({"container": {"entrypoint": ["/bin/sh", "-c", "echo own >&2; exit 3"]}}, "output: own", "ended while"),
         ({"host": {"networkmode": "no-such-network"}}, "no-such-network", "could not be started"),
         ({"host": {"runtime": "no-such-runtime"}}, "untime", "could not be started"),
     ],

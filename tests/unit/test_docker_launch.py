@@ -86,6 +86,12 @@ def test_a_guest_cannot_fill_the_hosts_disk_through_its_log() -> None:
     assert body(execution())["HostConfig"]["LogConfig"]["Config"]["max-size"] == "1m"
 
 
+def test_the_engine_keeps_nothing_of_what_we_read_unless_it_was_told_to() -> None:
+    assert body(execution(), attached=True)["HostConfig"]["LogConfig"] == {"Type": "none"}
+    chosen = execution(host={"logconfig": {"type": "journald"}})
+    assert body(chosen, attached=True)["HostConfig"]["LogConfig"]["Type"] == "journald"
+
+
 def test_the_entrypoint_stays_and_the_command_is_ours() -> None:
     made = body(execution(container={"entrypoint": ["/init"], "cmd": ["never"], "tty": True}))
     assert (made["Entrypoint"], made["Cmd"], made["Tty"]) == (["/init"], ["/agent", "serve"], True)

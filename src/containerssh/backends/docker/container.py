@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from containerssh.backends.docker.client import EngineClient
 from containerssh.backends.docker.engine_error import Cure, EngineError, one_line
+from containerssh.backends.docker.frames import Attached
 from containerssh.backends.docker.launch import LABEL_LAUNCH
 from containerssh.core.codes import DockerCode
 from containerssh.core.messages import Event
@@ -51,6 +52,8 @@ class EngineContainer:
         self.launch = secrets.token_hex(16)
         """The value of its label ``containerssh_launch``."""
         self.id = ""
+        self.attached: Attached | None = None
+        """The main program's streams, if it is us who read them."""
         self._attempt: asyncio.Task[str] | None = None
         self._lost = False
 
@@ -90,6 +93,7 @@ class EngineContainer:
                 output = await self.client.container_output(self.id, terminal=state.has_terminal)
             except EngineError:
                 output = ""
+            output = output or (self.attached.words if self.attached is not None else "")
             if output.strip():
                 text += f"; the end of its output: {one_line(output[-500:])}"
         return EngineError(code, text, user_message="The container ended while it was being started.")

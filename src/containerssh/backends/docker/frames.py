@@ -13,6 +13,7 @@ from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
 
 STDIN, STDOUT, STDERR = range(3)
 _HEADER_LENGTH = 8
+_KEPT = 500
 
 
 class Demultiplexer:
@@ -68,6 +69,8 @@ class AttachedOutput(ByteReader):
         self._on_error = on_error
         self._frames = Demultiplexer()
         self._ready: list[bytes] = []
+        self.beginning = bytearray()
+        """The first of it, for an error's text."""
 
     async def read(self) -> bytes:
         while not self._ready:
@@ -85,6 +88,8 @@ class AttachedOutput(ByteReader):
             except ProtocolError as exc:
                 raise ConnectionAbortedError(exc.explanation) from exc
         ready, self._ready = b"".join(self._ready), []
+        if (room := _KEPT - len(self.beginning)) > 0:
+            self.beginning += ready[:room]
         return ready
 
 
@@ -118,8 +123,15 @@ class Attached:
 
     def __init__(self, wire: Wire, on_error: Callable[[bytes], None]) -> None:
         self._wire = wire
-        self.output = AttachedOutput(wire, on_error)
+        self._on_error = on_error
+        self._errors = b""
+        self.output = AttachedOutput(wire, self._take_error)
         self.input = AttachedInput(wire)
+
+    @property
+    def words(self) -> str:
+        """The first of its output and the last of its standard error, where the engine keeps neither."""
+        return (bytes(self.output.beginning) + self._errors).decode("utf-8", "replace")
 
     async def close(self) -> None:
         """Give the connection back; the process does not end by that. Safe to call twice."""
@@ -128,3 +140,7 @@ class Attached:
             async with asyncio.timeout(1):
                 await self._wire.writer.wait_closed()
         self._wire.abort()
+
+    def _take_error(self, data: bytes) -> None:
+        self._errors = (self._errors + data)[-_KEPT:]
+        self._on_error(data)

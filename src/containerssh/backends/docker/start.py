@@ -6,13 +6,13 @@ import asyncio
 import io
 import logging
 import tarfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from containerssh.agent.binaries import agent_binary
 from containerssh.agent.dialback import MOUNT_POINT, dial_back
@@ -86,7 +86,7 @@ class Start:
             await self._write_files(link)
             yield link
 
-    def again(self) -> Start:
+    def again(self) -> Self:
         """The same for another container."""
         return replace(self)
 
@@ -193,7 +193,7 @@ class Start:
                 )
             raise
         if is_main:
-            attached = await client.attach_container(container.id, self._log_agent)
+            container.attached = attached = await client.attach_container(container.id, self._log_agent)
             undo.push_async_callback(finish, attached.close, within=self.config.timeouts.http)
             await self._persist(container.start)
         else:
@@ -221,8 +221,12 @@ class Start:
         *,
         mount: dict[str, object] | None = None,
         attached: bool = False,
+        changes: Mapping[str, object] | None = None,
     ) -> EngineContainer:
-        """A container whose main program is *agent*, or else the configured idle command; *undo* removes it."""
+        """
+        A container whose main program is *agent*, or else the configured idle command; *undo* removes it. *changes* are
+        laid over the body of the request.
+        """
         execution = self.config.execution
         container = EngineContainer(self.engine.client)
         body = create_body(
@@ -234,7 +238,7 @@ class Start:
             command=agent if agent is not None else execution.idle_command,
             mount=mount,
             attached=attached,
-        )
+        ) | dict(changes or {})
         self.held.add(container.launch)
         undo.push_async_callback(self._removed, container)
         create = partial(container.create, body, name=execution.container_name, platform=execution.platform_text)
