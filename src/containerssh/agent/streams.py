@@ -9,16 +9,17 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from containerssh.agent.codec import broken
-from containerssh.core.streams import CHUNK, ByteStream, ByteWriter
+from containerssh.core.streams import CHUNK, ByteStream, ByteWriter, DirectReader, DirectWriter
 
 # Bounds what one stream moves before the others have their turn.
 _READS_PER_TURN = 4
 _MAX_QUEUED = 8 * 1024 * 1024
 
 
-class SocketStream(ByteStream):
+class SocketStream(DirectReader, DirectWriter, ByteStream):
     """
-    A connected socket as a byte stream. No buffer of its own: what nobody reads stays in the kernel.
+    A connected socket as a byte stream. No buffer of its own but for the rest of what was refused last: what nobody
+    reads stays in the kernel.
 
     One task may read and one write at a time. The socket belongs to the stream.
     """
@@ -33,6 +34,15 @@ class SocketStream(ByteStream):
         self._ended = False
         self._readable: asyncio.Future[None] | None = None
         self._watched = False
+        self._take: Callable[[bytes], bool] | None = None
+        self._flow_ended: Callable[[ConnectionError | None], None] = _ignore
+        self._refused = False
+        self._rest = memoryview(b"")
+        self._room: asyncio.Future[None] | None = None
+        self._on_room: Callable[[], None] | None = None
+        self._write_failure: ConnectionError | None = None
+
+    # -- with tasks ---------------------------------------------------------------------------------------
 
     async def read(self, limit: int = CHUNK) -> bytes:
         # A read that need not wait does not give way either; without a pause one busy program would have the loop
@@ -54,13 +64,9 @@ class SocketStream(ByteStream):
         return data
 
     async def write(self, data: bytes) -> None:
-        self._enter()
-        try:
-            await self._loop.sock_sendall(self._socket, data)
-        except OSError as exc:
-            raise _lost(exc) from exc
-        finally:
-            self._leave()
+        await self.room()
+        if not self.take(data):
+            await self.room()
 
     async def write_eof(self) -> None:
         if self._ended:
@@ -79,8 +85,11 @@ class SocketStream(ByteStream):
             return
         self._closed = True
         self._unwatch()
+        if self._rest:
+            self._drop_rest()
         if self._readable is not None and not self._readable.done():
             self._readable.set_result(None)
+        self._end_flow(ConnectionResetError("the stream was closed"))
         # Wakes who waits for the socket. The descriptor must live until they have left: its number may be used again.
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -98,35 +107,150 @@ class SocketStream(ByteStream):
 
     async def _wait_until_readable(self) -> None:
         self._readable = self._loop.create_future()
-        if not self._watched:
-            self._watched = True
-            self._loop.add_reader(self._socket, self._on_readable)
+        self._watch()
         try:
             await self._readable
         finally:
             self._readable = None
 
-    def _on_readable(self) -> None:
-        if self._readable is None:
-            # The last bytes are still being worked on. Whoever reads next asks for another look.
-            self._unwatch()
-        elif not self._readable.done():
-            self._readable.set_result(None)
-
-    def _unwatch(self) -> None:
-        if self._watched:
-            self._watched = False
-            self._loop.remove_reader(self._socket)
-
     def _enter(self) -> None:
-        if self._closed:
-            raise ConnectionResetError("the stream was closed")
+        self._check()
         self._busy += 1
 
     def _leave(self) -> None:
         self._busy -= 1
         if self._closed and self._busy == 0:
             self._socket.close()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise ConnectionResetError("the stream was closed")
+
+    # -- what can be read -----------------------------------------------------------------------------------
+
+    def flow(self, take: Callable[[bytes], bool], ended: Callable[[ConnectionError | None], None]) -> None:
+        self._take = take
+        self._flow_ended = ended
+        self._refused = False
+        if self._closed:
+            self._end_flow(ConnectionResetError("the stream was closed"))
+        else:
+            self._watch()
+
+    def resume(self) -> None:
+        if self._refused:
+            self._refused = False
+            if self._take is not None and not self._closed:
+                self._watch()
+
+    def look(self) -> None:
+        if self._take is not None and not self._refused and not self._closed:
+            self._hand_over(self._take)
+
+    def halt(self) -> None:
+        self._take = None
+        self._unwatch()
+
+    def _on_readable(self) -> None:
+        if self._take is not None:
+            if self._refused:
+                # Watched until now, since there is often room again before anything more comes.
+                self._unwatch()
+            else:
+                self._hand_over(self._take)
+        elif self._readable is None:
+            # The last bytes are still being worked on. Whoever reads next asks for another look.
+            self._unwatch()
+        elif not self._readable.done():
+            self._readable.set_result(None)
+
+    def _hand_over(self, take: Callable[[bytes], bool]) -> None:
+        for _ in range(_READS_PER_TURN):
+            try:
+                data = self._socket.recv(CHUNK)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                self._end_flow(_lost(exc))
+                return
+            if not data:
+                self._end_flow(None)
+                return
+            if not take(data):
+                self._refused = True
+                return
+            # Less than was asked for is nearly always all that there is, and another look would cost a call.
+            if len(data) < CHUNK or self._take is None:
+                return
+
+    def _end_flow(self, error: ConnectionError | None) -> None:
+        if self._take is not None:
+            self._take = None
+            self._unwatch()
+            self._flow_ended(error)
+
+    def _watch(self) -> None:
+        if not self._watched:
+            self._watched = True
+            self._loop.add_reader(self._socket, self._on_readable)
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._watched = False
+            self._loop.remove_reader(self._socket)
+
+    # -- what can be written -----------------------------------------------------------------------------------
+
+    def take(self, data: bytes) -> bool:
+        self._check_writable()
+        assert not self._rest
+        try:
+            sent = self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            raise _lost(exc) from exc
+        if sent == len(data):
+            return True
+        self._rest = memoryview(data)[sent:]
+        self._loop.add_writer(self._socket, self._on_writable)
+        return False
+
+    async def room(self) -> None:
+        while self._rest:
+            if self._room is None:
+                self._room = self._loop.create_future()
+            await asyncio.shield(self._room)
+        self._check_writable()
+
+    def when_room(self, call: Callable[[], None] | None) -> None:
+        self._on_room = call
+
+    def _on_writable(self) -> None:
+        try:
+            sent = self._socket.send(self._rest)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as exc:
+            self._write_failure = _lost(exc)
+            sent = len(self._rest)
+        self._rest = self._rest[sent:]
+        if not self._rest:
+            self._drop_rest()
+            if self._on_room is not None:
+                self._on_room()
+
+    def _drop_rest(self) -> None:
+        self._rest = memoryview(b"")
+        self._loop.remove_writer(self._socket)
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        self._room = None
+
+    def _check_writable(self) -> None:
+        self._check()
+        if self._write_failure is not None:
+            raise type(self._write_failure)(*self._write_failure.args)
 
 
 class Sender:
@@ -191,8 +315,8 @@ class Sender:
         self._queued = 0
 
 
-def _ignore(error: Exception) -> None:
-    """Until a link has been built on the sender."""
+def _ignore(error: Exception | None) -> None:
+    """Until somebody wants to know."""
 
 
 def _finish(batch: list[tuple[bytes, asyncio.Future[None] | None]], error: ConnectionError | None) -> None:

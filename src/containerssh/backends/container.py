@@ -13,15 +13,15 @@ from containerssh.backends.commandline import arguments, is_blank
 from containerssh.core.codes import AgentCode, DockerCode
 from containerssh.core.errors import BackendError, ContainerSSHError, Rejected
 from containerssh.core.handlers import ConnectionHandler, SessionChannel, SessionHandler
-from containerssh.core.requests import SIGNALS, ExitSignal, PtyRequest, WindowSize
 from containerssh.core.metadata import Login
-from containerssh.core.streams import ByteReader, ByteWriter, pump
+from containerssh.core.requests import SIGNALS, ExitSignal, PtyRequest, WindowSize
+from containerssh.core.streams import ByteReader, ByteWriter, Pump, pump
 from containerssh.core.tasks import finish, time_limit
 
-_GRACE = 0.2
 LABEL_EXPIRES = "containerssh_expires"
 LABEL_LIFETIME = "containerssh_lifetime"
 
+_GRACE = 0.2
 _CLEAN_UP = timedelta(seconds=15)
 
 
@@ -39,7 +39,6 @@ class Execution:
     """Variables of the login; the channel's own win."""
 
 
-class ContainerConnection(ConnectionHandler):
 def expiry_labels(login: Login, container_stop: timedelta) -> dict[str, str]:
     """
     For each of the login's containers, if the login may not last for ever: until when at most somebody may use the
@@ -56,6 +55,7 @@ def expiry_labels(login: Login, container_stop: timedelta) -> dict[str, str]:
     }
 
 
+class ContainerConnection(ConnectionHandler):
     """A login whose container and link exist already; the backend closes them."""
 
     def __init__(self, link: AgentLink, execution: Execution) -> None:
@@ -121,6 +121,9 @@ class ContainerSession(SessionHandler):
             await self.run_shell()
         else:
             await self._start(arguments(command))
+
+    def subsystem_command(self, name: str) -> str:
+        return self._execution.subsystems.get(name, name)
 
     async def run_subsystem(self, name: str) -> None:
         self._check_not_started()
@@ -229,12 +232,10 @@ class _Output:
     """The pumps for standard output and standard error."""
 
     def __init__(self, process: AgentProcess, channel: SessionChannel) -> None:
-        self._reading: set[ByteReader] = set()
-        self._moved = 0
-        pumps = [self._pump(process.stdout, channel.stdout)]
+        self._copies = [Pump(process.stdout, channel.stdout)]
         if process.stderr is not None:
-            pumps.append(self._pump(process.stderr, channel.stderr))
-        self._pumps = [asyncio.create_task(one) for one in pumps]
+            self._copies.append(Pump(process.stderr, channel.stderr))
+        self._pumps = [asyncio.create_task(_run(copy)) for copy in self._copies]
         self.tasks = [*self._pumps, asyncio.create_task(self._end(channel))]
 
     async def drained(self) -> None:
@@ -247,22 +248,15 @@ class _Output:
             _, pending = await asyncio.wait(self._pumps, timeout=_GRACE)
             if not pending:
                 return
-            if self._moved == before and len(self._reading) == len(pending):
+            # After a pause of the whole server the timer comes before what has arrived meanwhile.
+            for copy in self._copies:
+                copy.look()
+            if self._moved == before and sum(copy.idle for copy in self._copies) == len(pending):
                 return
 
-    async def _pump(self, source: ByteReader, target: ByteWriter) -> None:
-        # A stream that breaks is the link's or the client's end; both show elsewhere.
-        with suppress(ConnectionError):
-            while data := await self._read(source):
-                await target.write(data)
-                self._moved += 1
-
-    async def _read(self, source: ByteReader) -> bytes:
-        self._reading.add(source)
-        try:
-            return await source.read()
-        finally:
-            self._reading.discard(source)
+    @property
+    def _moved(self) -> int:
+        return sum(copy.count for copy in self._copies)
 
     async def _end(self, channel: SessionChannel) -> None:
         """A program may close its output and go on; an SSH channel has one end of file for both streams."""
@@ -270,6 +264,12 @@ class _Output:
         with suppress(ConnectionError):
             await channel.stdout.write_eof()
             await channel.stderr.write_eof()
+
+
+async def _run(copy: Pump) -> None:
+    # A stream that breaks is the link's or the client's end; both show elsewhere.
+    with suppress(ConnectionError):
+        await copy.run()
 
 
 async def _feed(source: ByteReader, target: ByteWriter) -> None:

@@ -1,8 +1,15 @@
-"""Byte streams between a client's channel and a program, with flow control by awaiting."""
+"""
+Byte streams between a client's channel and a program, with flow control by awaiting.
+
+Where both ends of a copy can, bytes pass in the callback in which they arrive, without waking a task: a keystroke has
+two such ways to go, each of which would cost a turn of the event loop, with other people's work in it.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 CHUNK = 64 * 1024
 """The most bytes that one read gives: what a slow peer can make us hold, per direction."""
@@ -46,6 +53,135 @@ class ByteStream(ByteReader, ByteWriter):
         """Give it back at once, unsent bytes included; safe to call twice."""
 
 
+class DirectReader(ByteReader):
+    """A reader that can also hand bytes over as they arrive."""
+
+    @abstractmethod
+    def flow(self, take: Callable[[bytes], bool], ended: Callable[[ConnectionError | None], None]) -> None:
+        """
+        Call *take* from the event loop with what arrives, at most :data:`CHUNK` at a time and a bounded number of times
+        for each turn of the loop. When it returns False there is no further call before :meth:`resume`. *ended* is
+        called once: with None at the end of file, with an error when the stream broke. Neither may raise. Nobody may
+        read until :meth:`halt`.
+        """
+
+    @abstractmethod
+    def resume(self) -> None:
+        """There is room for more. Does nothing when nothing was refused."""
+
+    @abstractmethod
+    def look(self) -> None:
+        """Hand over what is there already, if there is room for it."""
+
+    @abstractmethod
+    def halt(self) -> None:
+        """No more calls; what was not handed over can be read."""
+
+
+class DirectWriter(ByteWriter):
+    """A writer that can also be given bytes without waiting."""
+
+    @abstractmethod
+    async def room(self) -> None:
+        """
+        Returns when :meth:`take` may be called, and all that it was given before has been passed on.
+
+        Raises:
+            ConnectionError: nobody reads any more.
+        """
+
+    @abstractmethod
+    def take(self, data: bytes) -> bool:
+        """
+        Pass *data* on; False: it is held, and nothing more may come before the callback of :meth:`when_room`.
+
+        Raises:
+            ConnectionError: nobody reads any more.
+        """
+
+    @abstractmethod
+    def when_room(self, call: Callable[[], None] | None) -> None:
+        """What to call when there is room again; None: nobody is interested any more."""
+
+
+class Pump:
+    """One copy from *source* to *target*; use it once."""
+
+    def __init__(self, source: ByteReader, target: ByteWriter) -> None:
+        self._source = source
+        self._target = target
+        self._done: asyncio.Future[None] | None = None
+        self.count = 0
+        """Bytes passed on so far."""
+        self.idle = False
+        """Whether it is the source that it waits for."""
+
+    async def run(self) -> None:
+        """
+        Copy until the end of the source; the target is not ended.
+
+        Raises:
+            ConnectionError: either side broke.
+        """
+        source, target = self._source, self._target
+        if isinstance(source, DirectReader) and isinstance(target, DirectWriter):
+            await self._run_directly(source, target)
+            return
+        while data := await self._read():
+            await target.write(data)
+            self.count += len(data)
+
+    def look(self) -> None:
+        """Pass on what the source has already, as far as that is possible without waiting."""
+        if self._done is not None and self.idle and isinstance(self._source, DirectReader):
+            self._source.look()
+
+    async def _read(self) -> bytes:
+        self.idle = True
+        try:
+            return await self._source.read()
+        finally:
+            self.idle = False
+
+    async def _run_directly(self, source: DirectReader, target: DirectWriter) -> None:
+        await target.room()
+        done = self._done = asyncio.get_running_loop().create_future()
+
+        def take(data: bytes) -> bool:
+            self.count += len(data)
+            try:
+                self.idle = target.take(data)
+            except Exception as exc:  # noqa: BLE001  the callback of a descriptor has nobody to raise it to
+                self.idle = False
+                if not done.done():
+                    done.set_exception(exc)
+            return self.idle
+
+        def ended(error: ConnectionError | None) -> None:
+            self.idle = False
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        def resume() -> None:
+            if not done.done():
+                self.idle = True
+                source.resume()
+
+        target.when_room(resume)
+        self.idle = True
+        source.flow(take, ended)
+        try:
+            await done
+            await target.room()
+        finally:
+            source.halt()
+            target.when_room(None)
+
+
 async def pump(source: ByteReader, target: ByteWriter) -> int:
     """
     Copy until the end of *source*, then end *target*; the number of bytes.
@@ -53,9 +189,7 @@ async def pump(source: ByteReader, target: ByteWriter) -> int:
     Raises:
         ConnectionError: either side broke.
     """
-    count = 0
-    while data := await source.read():
-        await target.write(data)
-        count += len(data)
+    copying = Pump(source, target)
+    await copying.run()
     await target.write_eof()
-    return count
+    return copying.count

@@ -127,6 +127,11 @@ class AdapterChannel(SSHServerChannel[bytes]):
         self.flush()
         return not self._send_paused
 
+    @property
+    def has_room(self) -> bool:
+        """Whether :meth:`put` may be called again."""
+        return not self._send_paused
+
     def end_output(self) -> None:
         """Send EOF once everything put before has left."""
         if self._send_state == "open":

@@ -6,11 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
+from containerssh.core.streams import CHUNK, DirectReader, DirectWriter
 from containerssh.ssh.channel_adapter import AdapterChannel
 
 
-class ChannelReader(ByteReader):
+class ChannelReader(DirectReader):
     """What the client sends. At most a chunk and a packet are held here, the rest of the window by the adapter."""
 
     def __init__(self, channel: AdapterChannel) -> None:
@@ -20,9 +20,17 @@ class ChannelReader(ByteReader):
         self._eof = False
         self._broken = False
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes], bool] | None = None
+        self._flow_ended: Callable[[ConnectionError | None], None] | None = None
+        self._refused = False
 
     def feed(self, data: bytes) -> None:
         """Bytes have arrived."""
+        if self._take is not None and not self._pieces and not self._refused:
+            if not self._take(data):
+                self._refused = True
+                self._channel.pause_reading()
+            return
         self._pieces.append(data)
         self._size += len(data)
         if self._size >= CHUNK:
@@ -64,9 +72,40 @@ class ChannelReader(ByteReader):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        self._end_flow()
+
+    def flow(self, take: Callable[[bytes], bool], ended: Callable[[ConnectionError | None], None]) -> None:
+        self._take = take
+        self._flow_ended = ended
+        self._refused = False
+        self.look()
+
+    def resume(self) -> None:
+        if self._refused:
+            self._refused = False
+            self.look()
+
+    def look(self) -> None:
+        while self._pieces and self._take is not None and not self._refused:
+            data = self._pieces.popleft()
+            self._size -= len(data)
+            self._refused = not self._take(data)
+        if self._take is not None and not self._refused:
+            self._channel.resume_reading()
+        self._end_flow()
+
+    def halt(self) -> None:
+        self._take = self._flow_ended = None
+
+    def _end_flow(self) -> None:
+        if self._flow_ended is None or self._pieces or self._refused or not (self._eof or self._broken):
+            return
+        ended = self._flow_ended
+        self.halt()
+        ended(None if self._eof else ConnectionResetError("the client closed the channel"))
 
 
-class ChannelWriter(ByteWriter):
+class ChannelWriter(DirectWriter):
     """Output to the client; waits until the program's start was answered, and while the client has no room."""
 
     def __init__(self, channel: AdapterChannel, ended: Callable[[], None], *, stderr: bool) -> None:
@@ -76,6 +115,7 @@ class ChannelWriter(ByteWriter):
         self._is_started = False
         self._gone = False
         self._waiters: set[asyncio.Future[None]] = set()
+        self._on_room: Callable[[], None] | None = None
         self.ended = False
 
     def start(self) -> None:
@@ -88,6 +128,8 @@ class ChannelWriter(ByteWriter):
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        if self._on_room is not None:
+            self._on_room()
 
     def fail(self) -> None:
         """The channel is gone."""
@@ -102,12 +144,25 @@ class ChannelWriter(ByteWriter):
     async def write(self, data: bytes) -> None:
         if not self._is_started:
             await self.started()
-        if self._gone or self.ended:
-            raise BrokenPipeError("the client takes no more output")
-        if not self._channel.put(data, stderr=self._stderr):
+        if not self.take(data):
             await self._wait()
             if self._gone:
                 raise BrokenPipeError("the client takes no more output")
+
+    async def room(self) -> None:
+        await self.started()
+        while not self._gone and not self._channel.has_room:
+            await self._wait()
+        if self._gone:
+            raise BrokenPipeError("the client takes no more output")
+
+    def take(self, data: bytes) -> bool:
+        if self._gone or self.ended:
+            raise BrokenPipeError("the client takes no more output")
+        return self._channel.put(data, stderr=self._stderr)
+
+    def when_room(self, call: Callable[[], None] | None) -> None:
+        self._on_room = call
 
     async def write_eof(self) -> None:
         if not self.ended:
