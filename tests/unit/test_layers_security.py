@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -35,6 +35,9 @@ class Recorder(SessionHandler):
 
     async def run_command(self, command: str) -> None:
         self.calls.append(("exec", command))
+
+    def subsystem_command(self, name: str) -> str:
+        return {"sftp": "/usr/lib/sftp-server"}.get(name, name)
 
     async def run_subsystem(self, name: str) -> None:
         self.calls.append(("subsystem", name))
@@ -118,6 +121,21 @@ async def test_signals_follow_their_own_mode_and_not_the_shells() -> None:
     assert await passes({"shell": {"mode": "disable"}}, "signal")
 
 
+async def test_a_blank_command_is_the_shell_and_needs_its_mode_too() -> None:
+    cases: list[tuple[dict[str, Any], bool]] = [
+        ({}, True),
+        ({"shell": {"mode": "disable"}}, False),
+        ({"command": {"mode": "disable"}}, False),
+        ({"shell": {"mode": "disable"}, "forceCommand": "menu"}, True),
+    ]
+    for section, wanted in cases:
+        connection, recorder = secured(section)
+        async with connection.session(CHANNEL) as session:
+            with suppress(Rejected):
+                await session.run_command(" \t")
+        assert bool(recorder.calls) is wanted
+
+
 async def test_a_credential_without_pty_gets_none() -> None:
     assert not await passes({}, "tty", Restrictions(pty=False))
     assert await passes({}, "shell", Restrictions(pty=False))
@@ -125,7 +143,12 @@ async def test_a_credential_without_pty_gets_none() -> None:
 
 @pytest.mark.parametrize(
     ("request_", "told"),
-    [(("run_command", "rm -rf x"), "rm -rf x"), (("run_subsystem", "sftp"), "sftp"), (("run_shell",), None)],
+    [
+        (("run_command", "rm -rf x"), "rm -rf x"),
+        (("run_subsystem", "sftp"), "/usr/lib/sftp-server"),
+        (("run_subsystem", "own"), "own"),
+        (("run_shell",), None),
+    ],
 )
 async def test_a_forced_command_runs_and_reads_what_was_asked_for(request_: tuple[str, ...], told: str | None) -> None:
     connection, recorder = secured({"forceCommand": "menu"})

@@ -125,6 +125,9 @@ class ContainerSession(SessionHandler):
     def subsystem_command(self, name: str) -> str:
         return self._execution.subsystems.get(name, name)
 
+    def subsystem_command(self, name: str) -> str:
+        return self._execution.subsystems.get(name, name)
+
     async def run_subsystem(self, name: str) -> None:
         self._check_not_started()
         path = self._execution.subsystems.get(name)

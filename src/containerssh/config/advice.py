@@ -17,6 +17,7 @@ from containerssh.config.oci import OCIConfig
 from containerssh.config.pem import is_pem
 from containerssh.config.security import ListModeConfig, SecurityConfig
 from containerssh.config.ssh import CIPHERS, KEX, MACS, SSHConfig
+from containerssh.core.forwarding import Endpoint
 
 
 def advice(config: AppConfig) -> Iterator[Finding]:
@@ -112,6 +113,59 @@ def _security(security: SecurityConfig) -> Iterator[Finding]:
     mode = security.command.mode or security.default_mode or "enable"
     if security.command.allow and mode != "filter":
         yield _say("warning", "security.command.allow", f"the list means nothing in mode {mode}")
+    for name, listed in (*rules.items(), ("command", security.command)):
+        if listed.mode == "filter" and not listed.allow:
+            yield _nothing_passes(f"security.{name}.mode", f"security.{name}.allow")
+    for name, unlisted in (("shell", security.shell), ("tty", security.tty)):
+        if unlisted.mode == "filter":
+            yield _say("info", f"security.{name}.mode", "there is nothing to filter; all are refused", "write disable")
+    yield from _forwarding(security)
+
+
+def _nothing_passes(path: str, allow: str) -> Finding:
+    return _say(
+        "warning", path, "in mode filter nothing passes without an allow list", f"set {allow}, or write disable"
+    )
+
+
+def _forwarding(security: SecurityConfig) -> Iterator[Finding]:
+    rule, where = security.forwarding, "security.forwarding"
+    listed = {
+        "forwarding": (rule.forwarding_mode, rule.forwarding_allow, rule.forwarding_deny),
+        "reverseForwarding": (
+            rule.reverse_forwarding_mode,
+            rule.reverse_forwarding_allow,
+            rule.reverse_forwarding_deny,
+        ),
+        "socketForwarding": (rule.socket_forwarding_mode, rule.socket_forwarding_allow, rule.socket_forwarding_deny),
+        "socketListen": (rule.socket_listen_mode, rule.socket_listen_allow, rule.socket_listen_deny),
+    }
+    for name, (mode, allow, deny) in listed.items():
+        if mode == "filter" and not allow:
+            yield _nothing_passes(f"{where}.{name}Mode", f"{where}.{name}Allow")
+        if allow and mode != "filter":
+            yield _say("warning", f"{where}.{name}Allow", f"the list means nothing in mode {mode}")
+        if deny and mode == "disable":
+            yield _say("warning", f"{where}.{name}Deny", f"the list means nothing in mode {mode}")
+    for number, text in enumerate(rule.forwarding_deny):
+        if (Endpoint.parse(text).name or "*") != "*":
+            message = "a name that is denied can still be reached by its address, or by another name"
+            yield _say("warning", f"{where}.forwardingDeny.{number}", message, "deny the network")
+    unlisted = {"x11Forwarding": rule.x11_forwarding_mode, "agentForwarding": rule.agent_forwarding_mode}
+    for name, mode in unlisted.items():
+        if mode == "filter":
+            yield _say("info", f"{where}.{name}Mode", "there is nothing to filter; all are refused", "write disable")
+    if rule.agent_forwarding_mode == "enable":
+        text = "whoever controls a container can log in elsewhere with the keys of the user in it"
+        yield _say("warning", f"{where}.agentForwardingMode", text)
+    if rule.x11_forwarding_mode == "enable":
+        text = "whoever controls a container can read the screen and the keyboard of the user in it"
+        yield _say("warning", f"{where}.x11ForwardingMode", text)
+    if security.force_command:
+        for name, (mode, *_) in listed.items():
+            if mode != "disable":
+                text = "a client can forward without running the forced command"
+                yield _say("warning", f"{where}.{name}Mode", text, "write disable, if the command is to be all")
 
 
 def _lists(path: str, rule: ListModeConfig, mode: str) -> Iterator[Finding]:

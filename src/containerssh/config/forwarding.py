@@ -44,9 +44,10 @@ class ForwardingConfig(ConfigModel):
     `forwardingDeny`. `filter`: of these, only those in `forwardingAllow`. `disable`: none."""
 
     forwarding_allow: Endpoints = ()
-    """Allowed in mode `filter`: `host`, `host:port`, `host:8000-8999` or `host:*`, where the host is a name with `*` and
-    `?`, an address, a network such as `10.0.0.0/8` or `[2001:db8::/32]`, or `*` for any. Names are compared with what
-    the client wrote, networks with what it resolves to inside the container. `localhost` means the loopback networks."""
+    """Allowed in mode `filter`: `host`, `host:port`, `host:8000-8999` or `host:*`, where the host is a name with `*`
+    and `?`, an address, a network such as `10.0.0.0/8` or `[2001:db8::/32]`, or `*` for any. Names are compared with
+    what the client wrote, networks with what it resolves to inside the container. `localhost` means the loopback
+    networks."""
 
     forwarding_deny: Endpoints = ()
     """Refused, whatever is allowed; written as in `forwardingAllow`."""

@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field
 from containerssh.config.forwarding import ForwardingConfig, not_deny
 from containerssh.config.model import ConfigModel, Duration, Problem, seconds
 
-
 Mode = Annotated[Literal["", "enable", "filter", "disable"], BeforeValidator(not_deny)]
+
 
 class ModeConfig(ConfigModel):
     """Whether it is allowed."""

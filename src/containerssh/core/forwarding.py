@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -42,6 +42,16 @@ class AddressRules:
         if any(address in network for network in self.denied):
             return False
         return self.allowed is None or any(address in network for network in self.allowed)
+
+    def and_also(self, other: Self) -> Self:
+        """Rules that permit what both permit."""
+        if self.allowed is None or other.allowed is None:
+            allowed = other.allowed if self.allowed is None else self.allowed
+        else:
+            allowed = tuple(
+                max(one, two, key=_length) for one in self.allowed for two in other.allowed if one.overlaps(two)
+            )
+        return replace(self, allowed=allowed, denied=(*self.denied, *other.denied))
 
 
 ANY_ADDRESS = AddressRules()
@@ -231,6 +241,10 @@ def _split(text: str) -> tuple[str, Ports]:
         return text, Ports()
     host, colon, ports = text.partition(":")
     return host, Ports.parse(ports) if colon else Ports()
+
+
+def _length(network: Network) -> int:
+    return network.prefixlen
 
 
 def _unmapped(address: Address) -> Address:

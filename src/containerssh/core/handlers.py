@@ -149,6 +149,10 @@ class SessionHandler:
         """Start *command* (a line for ``/bin/sh``); returns when it runs."""
         raise _unsupported("exec")
 
+    def subsystem_command(self, name: str) -> str:
+        """What :meth:`run_subsystem` starts, as a command line; a forced command is told of it. *name* if unknown."""
+        return name
+
     async def run_subsystem(self, name: str) -> None:
         """Start the subsystem *name*; returns when it runs."""
         raise _unsupported("subsystem")

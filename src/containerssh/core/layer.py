@@ -49,6 +49,9 @@ class SessionLayer(SessionHandler):
     async def run_command(self, command: str) -> None:
         await self.inner.run_command(command)
 
+    def subsystem_command(self, name: str) -> str:
+        return self.inner.subsystem_command(name)
+
     async def run_subsystem(self, name: str) -> None:
         await self.inner.run_subsystem(name)
 
