@@ -32,6 +32,7 @@ from containerssh.generation import Generation, Generations
 from containerssh.logs.setup import LogSetup, setup_logging
 from containerssh.settings import lacks_slow_keys, server_options
 from containerssh.ssh.server import Settings, SSHServer
+from containerssh.ssh.shared_counts import SharedCounts
 from containerssh.systemd import Notifier, WorkerPlace, worker_place
 
 logger = logging.getLogger(__name__)
@@ -374,7 +375,7 @@ async def running(
 ) -> AsyncIterator[RunningServer]:
     """
     The whole server: listening inside the scope (on *sockets* if some are given), gone with all its containers after
-    it. Of several processes on one port, each has its part of the limits.
+    it. *place* says which of several processes on one port this is.
 
     Raises:
         ConfigError: something configured cannot be used.
@@ -392,7 +393,10 @@ async def running(
         generations = Generations(backends)
         stack.push_async_callback(generations.close)
         generations.use(await generations.open(config))
-        server = SSHServer(generations, server_options(config, instance, place.count, without_slow_keys=True))
+        options = server_options(config, instance, place.count, without_slow_keys=True)
+        server = SSHServer(
+            generations, options, None if place.counts is None else SharedCounts.attach(place.counts, place.number)
+        )
         listening = await stack.enter_async_context(_service("SSH server", server.serving(sockets)))
         reaper = asyncio.create_task(_reap_now_and_then(backends, generations, reap_every))
         stack.push_async_callback(_cancelled, reaper)

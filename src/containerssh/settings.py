@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -98,22 +98,9 @@ def _admission(limits: LimitsConfig) -> Admission:
 
 
 def share_of(whole: Admission, processes: int) -> Admission:
-    """
-    One process's part: numbers are divided. A failure counts for as many as there are processes, since the next ones
-    may meet another process.
-    """
-    if processes == 1:
-        return whole
-    names = [name.name for name in fields(Admission) if name.name.startswith(("connections", "unauthenticated"))]
-    names.remove("unauthenticated_rate")
-    parts = {name: -(-getattr(whole, name) // processes) for name in names}
-    penalties = whole.penalties and replace(
-        whole.penalties,
-        auth_failed=whole.penalties.auth_failed * processes,
-        no_auth=whole.penalties.no_auth * processes,
-        grace_exceeded=whole.penalties.grace_exceeded * processes,
-    )
-    return replace(whole, penalties=penalties, **parts)
+    """One process's part of the random early drop; everything else is counted by all processes together."""
+    parts = {name: -(-getattr(whole, name) // processes) for name in ("unauthenticated_start", "unauthenticated_full")}
+    return replace(whole, **parts)
 
 
 def lacks_slow_keys(config: AppConfig, instance: Instance) -> bool:

@@ -28,6 +28,7 @@ from containerssh.core.instance import default_runtime_folder, make_private
 from containerssh.core.messages import Event
 from containerssh.logs.setup import LogSetup, setup_logging
 from containerssh.ssh.server import listen
+from containerssh.ssh.shared_counts import SharedTable, Size, shared_table
 from containerssh.systemd import PEER_CREDENTIALS, WORKER, Notifier, inherited_sockets, sender
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,12 @@ class Supervisor:
 
     async def main(self) -> int:
         """Keep the workers running until a signal says stop; 0 if they all ended well then."""
+        limits = self._loaded.config.ssh.limits
+        size = Size.of(len(self._workers), limits.connections, limits.penalties.sources)
+        with shared_table(size) as table:
+            return await self._run(table)
+
+    async def _run(self, table: SharedTable) -> int:
         sockets = inherited_sockets(os.environ) or await listen(*split_address(self._loaded.config.ssh.listen))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -105,7 +112,7 @@ class Supervisor:
         try:
             async with self._listening_to_workers() as address:
                 beside = asyncio.create_task(self._look_after())
-                await asyncio.gather(*(self._keep(worker, sockets, life, address) for worker in self._workers))
+                await asyncio.gather(*(self._keep(worker, sockets, life, table, address) for worker in self._workers))
                 beside.cancel()
         finally:
             os.close(life)
@@ -130,7 +137,9 @@ class Supervisor:
             worker.ready = False
             worker.send(signal.SIGHUP)
 
-    async def _keep(self, worker: Worker, sockets: Sequence[socket.socket], life: int, address: str) -> None:
+    async def _keep(
+        self, worker: Worker, sockets: Sequence[socket.socket], life: int, table: SharedTable, address: str
+    ) -> None:
         """Run the process of *worker*, and another one when it ends, until the stop."""
         descriptors = [sock.fileno() for sock in sockets]
         while not self._stopping.is_set():
@@ -141,17 +150,19 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 # A terminal's ^C reaches the supervisor alone, which passes it on.
                 process_group=0,
-                pass_fds=[*descriptors, life],
+                pass_fds=[*descriptors, life, table.descriptor],
                 env={
                     **os.environ,
                     "NOTIFY_SOCKET": address,
                     "WATCHDOG_USEC": str(int(self._watchdog.total_seconds() * 1_000_000)),
-                    WORKER: f"{worker.number}/{len(self._workers)} {life} {','.join(map(str, descriptors))}",
+                    WORKER: f"{worker.number}/{len(self._workers)} {life} {table.descriptor} "
+                    + ",".join(map(str, descriptors)),
                 },
             )
             if self._stopping.is_set():
                 worker.send(signal.SIGTERM)
             status = await worker.process.wait()
+            table.clear(worker.number)
             worker.statuses.append(status)
             if self._stopping.is_set():
                 return

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 WORKER = "CONTAINERSSH_WORKER"
-"""The variable by which a supervisor tells a worker who it is: ``number/of-how-many life-descriptor sockets``."""
+"""The variable by which a supervisor tells a worker who it is: ``number/of-how-many life-descriptor counts-descriptor
+sockets``."""
 
 PEER_CREDENTIALS = socket.CMSG_SPACE(struct.calcsize("3i"))
 """Room for what :func:`sender` reads."""
@@ -73,6 +74,8 @@ class WorkerPlace:
     count: int = 1
     life: int | None = None
     """A descriptor that is readable once the supervisor is gone."""
+    counts: int | None = None
+    """The descriptor of the table in which the processes count connections together."""
 
     @property
     def is_first(self) -> bool:
@@ -90,10 +93,12 @@ def worker_place(environment: MutableMapping[str, str]) -> tuple[WorkerPlace, li
     text = environment.pop(WORKER, "")
     if not text:
         return WorkerPlace(), inherited_sockets(environment)
-    place, life, descriptors = text.split(" ")
+    place, life, counts, descriptors = text.split(" ")
     number, _, count = place.partition("/")
-    os.set_inheritable(int(life), False)
-    return WorkerPlace(int(number), int(count), int(life)), _sockets([int(one) for one in descriptors.split(",")])
+    for descriptor in (life, counts):
+        os.set_inheritable(int(descriptor), False)
+    worker = WorkerPlace(int(number), int(count), int(life), int(counts))
+    return worker, _sockets([int(one) for one in descriptors.split(",")])
 
 
 def sender(ancillary: Sequence[tuple[int, int, bytes]]) -> int:

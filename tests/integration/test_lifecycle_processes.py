@@ -19,6 +19,7 @@ from containerssh.auth.hashes import hash_password
 from tests.support import server as product
 from tests.support.lifecycle import ended, held, refuses
 from tests.support.oci import image
+from tests.support.openssh import OpenSSH
 
 pytestmark = pytest.mark.oci
 
@@ -142,21 +143,65 @@ async def test_a_worker_that_stands_still_is_replaced_and_systemd_hears_of_the_s
                 assert await one.answers()
 
 
-async def test_the_limits_are_divided_among_the_processes() -> None:
-    limits = {"connections": 8, "unauthenticated": {"start": 4, "full": 8}}
+async def strangers(server: product.Server, count: int) -> list[socket.socket]:
+    """Of so many connections that only say hello, those that were let in."""
+    loop, inside = asyncio.get_running_loop(), []
+    for _ in range(count):
+        sock = socket.create_connection(("127.0.0.1", server.port))
+        sock.setblocking(False)
+        async with asyncio.timeout(20):
+            await loop.sock_sendall(sock, b"SSH-2.0-Hello\r\n")
+            said = b""
+            # Whoever is let in gets the server's KEXINIT, whoever is not a DISCONNECT.
+            while b"kex-strict-s" not in said and b"Too many" not in said:
+                said += await loop.sock_recv(sock, 4096) or b"Too many"
+        if b"Too many" in said:
+            sock.close()
+        else:
+            inside.append(sock)
+    return inside
+
+
+async def test_the_limits_hold_for_all_processes_together_to_the_connection() -> None:
+    limits = {"connections": 9, "connectionsPerAddress": 7, "allow": []}
+    async with two(ssh={"limits": limits}) as server:
+        inside = await strangers(server, 20)
+        assert len(inside) == 7
+        for sock in inside[:3]:
+            sock.close()
+        await server.until(lambda: len(server.logged("SSH_DISCONNECTED")) >= 3, "they are gone")
+        again = await strangers(server, 10)
+        assert len(again) == 3
+        for sock in [*inside, *again]:
+            sock.close()
+
+
+async def test_what_a_killed_process_counted_is_forgotten() -> None:
+    limits = {"connectionsPerAddress": 6, "allow": [], "penalties": {"enable": False}}
     async with two(ssh={"limits": limits}) as server, AsyncExitStack() as stack:
-        opened = 0
-        for _ in range(20):
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            stack.callback(writer.close)
-            line = await reader.readline()
-            # A refused client gets a DISCONNECT right after the server's name.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    if b"Too many" in await reader.read(200):
-                        continue
-            opened += line.startswith(b"SSH-2.0")
-        assert 4 <= opened <= 8
+        sessions = [await stack.enter_async_context(session(server)) for _ in range(6)]
+        with pytest.raises(asyncssh.DisconnectError, match="Too many connections"):
+            await stack.enter_async_context(session(server))
+        os.kill(workers(server)[0], signal.SIGKILL)
+        await server.until(lambda: len(server.logged("SERVICE_POOL_RUNNING")) == 3, "another took its place")
+        left = sum([await one.answers() for one in sessions])
+        sessions += [await stack.enter_async_context(session(server)) for _ in range(6 - left)]
+        with pytest.raises(asyncssh.DisconnectError, match="Too many connections"):
+            await stack.enter_async_context(session(server))
+
+
+async def test_failures_count_whichever_process_they_meet(tmp_path: Path) -> None:
+    wrong, right = OpenSSH(tmp_path, password="wrong"), OpenSSH(tmp_path)
+    penalties = {"authFailed": "60s", "threshold": "150s"}
+    async with two(ssh={"limits": {"allow": [], "penalties": penalties}}) as server:
+        for _ in range(2):
+            assert (await wrong.run(server, "true")).status == 255
+        assert (await right.run(server, "true")).status == 0
+        assert (await wrong.run(server, "true")).status == 255
+        for _ in range(6):
+            done = await right.run(server, "true")
+            assert done.status == 255
+            assert b"Too many failed logins" in done.stderr
 
 
 async def test_a_configuration_that_cannot_start_ends_the_supervisor() -> None:

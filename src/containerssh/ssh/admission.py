@@ -14,9 +14,7 @@ from datetime import timedelta
 
 from containerssh.core.codes import SSHCode
 from containerssh.ssh.options import Admission, IPNetwork, Penalties
-
-Source = tuple[int, int, int] | str
-"""IP version (negative: a prefix, not an address), length in bits, the bits; the text of what is no IP address."""
+from containerssh.ssh.shared_counts import SharedCounts, SharedPenalties, Source
 
 TOO_MANY = "Too many connections. Try again later."
 TOO_MANY_FAILURES = "Too many failed logins from your address. Try again later."
@@ -48,18 +46,30 @@ class Ticket:
 
 
 class Door:
-    """Counts the connections of a server, and remembers who failed."""
+    """
+    Counts the connections of a server, and remembers who failed; of several processes, what all of them have.
 
-    def __init__(self, limits: Admission, *, chance: Callable[[], float] = random.random) -> None:
-        """*chance* gives numbers from 0 to below 1."""
+    Random early drop is each process's own, with its part of the limit: it can send away only those whom it has.
+    """
+
+    def __init__(
+        self, limits: Admission, *, chance: Callable[[], float] = random.random, shared: SharedCounts | None = None
+    ) -> None:
+        """*chance* gives numbers from 0 to below 1, *shared* is what other processes count."""
         self._limits = limits
         self._chance = chance
+        self._shared = shared
         self._all = 0
         # Whoever waits longest comes first.
         self._newcomers: dict[Ticket, None] = {}
         self._by_source: Counter[Source] = Counter()
         self._newcomers_by_source: Counter[Source] = Counter()
-        self._penalties = PenaltyBox(limits.penalties) if limits.penalties else None
+        # Sources that the shared table has no room for: others do not see their connections here.
+        self._unshared: set[Source] = set()
+        self._penalties = self._penalty_box(limits.penalties) if limits.penalties else None
+
+    def _penalty_box(self, penalties: Penalties) -> PenaltyBox | SharedPenalties:
+        return SharedPenalties(penalties, self._shared) if self._shared else PenaltyBox(penalties)
 
     def __len__(self) -> int:
         return self._all
@@ -70,7 +80,7 @@ class Door:
         if limits.penalties is None:
             self._penalties = None
         elif self._penalties is None:
-            self._penalties = PenaltyBox(limits.penalties)
+            self._penalties = self._penalty_box(limits.penalties)
         else:
             self._penalties.use(limits.penalties)
 
@@ -81,50 +91,52 @@ class Door:
         Raises:
             Refused: a limit is reached, or the source has failed too often.
         """
-        limits = self._limits
         address, prefix, penalised = self._sources(host)
-        ticket = Ticket(address, prefix, penalised, is_within(host, limits.allow))
-        if limits.connections and self._all >= limits.connections:
-            raise Refused(SSHCode.LIMIT_CONNECTIONS)
+        ticket = Ticket(address, prefix, penalised, is_within(host, self._limits.allow))
+        if not ticket.exempt and self._penalties and self._penalties.is_refused(penalised, now):
+            raise Refused(SSHCode.LIMIT_PENALTY, TOO_MANY_FAILURES)
+        # Counted first: of two processes that count at the same moment, neither overlooks the other.
+        self._count(1)
         if not ticket.exempt:
-            self._check(ticket, now)
-            for source in (address, prefix):
-                self._by_source[source] += 1
-                self._newcomers_by_source[source] += 1
             self._newcomers[ticket] = None
-        self._all += 1
+            for source in (address, prefix):
+                self._count_source(source, 1, 1)
+        try:
+            self._check(ticket)
+        except Refused:
+            self.left(ticket)
+            raise
         return ticket
 
-    def _check(self, ticket: Ticket, now: float) -> None:
+    def _check(self, ticket: Ticket) -> None:
         limits = self._limits
-        if self._penalties and self._penalties.is_refused(ticket.penalised, now):
-            raise Refused(SSHCode.LIMIT_PENALTY, TOO_MANY_FAILURES)
-        for code, most, counted, source in (
-            (
-                SSHCode.LIMIT_CONNECTIONS_PER_ADDRESS,
-                limits.connections_per_address,
-                self._by_source,
-                ticket.address,
-            ),
-            (SSHCode.LIMIT_CONNECTIONS_PER_PREFIX, limits.connections_per_prefix, self._by_source, ticket.prefix),
-            (
-                SSHCode.LIMIT_UNAUTHENTICATED_PER_ADDRESS,
-                limits.unauthenticated_per_address,
-                self._newcomers_by_source,
-                ticket.address,
-            ),
-            (
-                SSHCode.LIMIT_UNAUTHENTICATED_PER_PREFIX,
-                limits.unauthenticated_per_prefix,
-                self._newcomers_by_source,
-                ticket.prefix,
-            ),
-        ):
-            if most and counted[source] >= most:
-                raise Refused(code)
+        others = self._shared.total_of_others() if self._shared else 0
+        if limits.connections and self._all + others > limits.connections:
+            raise Refused(SSHCode.LIMIT_CONNECTIONS)
+        if ticket.exempt:
+            return
+        self._check_source(
+            ticket.address,
+            (limits.connections_per_address, SSHCode.LIMIT_CONNECTIONS_PER_ADDRESS),
+            (limits.unauthenticated_per_address, SSHCode.LIMIT_UNAUTHENTICATED_PER_ADDRESS),
+        )
+        self._check_source(
+            ticket.prefix,
+            (limits.connections_per_prefix, SSHCode.LIMIT_CONNECTIONS_PER_PREFIX),
+            (limits.unauthenticated_per_prefix, SSHCode.LIMIT_UNAUTHENTICATED_PER_PREFIX),
+        )
         if self._chance() < self._refusal_rate():
             ticket.instead_of = self._whom_to_send_away(ticket)
             self.left(ticket.instead_of)
+
+    def _check_source(self, source: Source, *limits: tuple[int, SSHCode]) -> None:
+        """*limits* are those on its connections and on its newcomers, each with its code."""
+        own = self._by_source[source], self._newcomers_by_source[source]
+        others = self._shared.of_others(source) if self._shared else (0, 0)
+        for (most, code), here, there in zip(limits, own, others, strict=True):
+            part = -(-most // self._shared.processes) if self._shared and source in self._unshared else most
+            if most and (here + there > most or here > part):
+                raise Refused(code)
 
     def _whom_to_send_away(self, ticket: Ticket) -> Ticket:
         """
@@ -133,7 +145,7 @@ class Door:
         Raises:
             Refused: that network is the ticket's own.
         """
-        counted = Counter(newcomer.prefix for newcomer in self._newcomers)
+        counted = Counter(newcomer.prefix for newcomer in self._newcomers if newcomer is not ticket)
         most = max(counted.values(), default=0)
         if counted[ticket.prefix] >= most:
             raise Refused(SSHCode.LIMIT_UNAUTHENTICATED)
@@ -141,7 +153,8 @@ class Door:
 
     def _refusal_rate(self) -> float:
         """How likely somebody has to go: 0 before *start*, then from *rate* up to 1 at *full*."""
-        limits, count = self._limits, len(self._newcomers)
+        # Without the one that it is about.
+        limits, count = self._limits, len(self._newcomers) - 1
         start, full = limits.unauthenticated_start, limits.unauthenticated_full
         if not full or count < min(start, full):
             return 0.0
@@ -157,7 +170,7 @@ class Door:
             if not ticket.exempt:
                 del self._newcomers[ticket]
                 for source in (ticket.address, ticket.prefix):
-                    _less(self._newcomers_by_source, source)
+                    self._count_source(source, 0, -1)
 
     def left(self, ticket: Ticket) -> None:
         """The connection is over; a second call does nothing."""
@@ -165,10 +178,26 @@ class Door:
             return
         ticket.inside = False
         self.logged_in(ticket)
-        self._all -= 1
+        self._count(-1)
         if not ticket.exempt:
             for source in (ticket.address, ticket.prefix):
-                _less(self._by_source, source)
+                self._count_source(source, -1, 0)
+
+    def _count(self, more: int) -> None:
+        self._all += more
+        if self._shared:
+            self._shared.put_total(self._all)
+
+    def _count_source(self, source: Source, connections: int, newcomers: int) -> None:
+        for counted, more in ((self._by_source, connections), (self._newcomers_by_source, newcomers)):
+            counted[source] += more
+            if not counted[source]:
+                del counted[source]
+        if self._shared:
+            if self._shared.put(source, self._by_source[source], self._newcomers_by_source[source]):
+                self._unshared.discard(source)
+            else:
+                self._unshared.add(source)
 
     def punish(self, ticket: Ticket, penalty: timedelta, now: float) -> bool:
         """Remember a failure of the ticket's source; whether the source is refused from here on."""
@@ -254,9 +283,3 @@ def is_within(host: str, networks: Sequence[IPNetwork]) -> bool:
     except ValueError:
         return False
     return any(address in network for network in networks)
-
-
-def _less(counted: Counter[Source], source: Source) -> None:
-    counted[source] -= 1
-    if counted[source] <= 0:
-        del counted[source]

@@ -46,8 +46,8 @@ def limited_time(
     began: float, longest: timedelta, *, warn: Callable[[float], None], end: Callable[[], None]
 ) -> Iterator[None]:
     """
-    Call *end* once *longest* (0: never) has passed since *began* by the loop's clock, if the body still runs. Call *warn*
-    with the seconds that remain: a minute before, or a tenth of the time if that is shorter.
+    Call *end* once *longest* (0: never) has passed since *began* by the loop's clock, if the body still runs; call
+    *warn* with the seconds that remain a minute before, or a tenth of the time if that is shorter.
     """
     if not longest:
         yield

@@ -25,6 +25,7 @@ from containerssh.ssh.limits import count, log_reached
 from containerssh.ssh.options import ServerOptions
 from containerssh.ssh.refusal import LOG_EVERY, Refusals
 from containerssh.ssh.selfcheck import check_library
+from containerssh.ssh.shared_counts import SharedCounts
 
 logger = logging.getLogger(__name__)
 
@@ -112,15 +113,17 @@ async def listen(host: str, port: int) -> list[socket.socket]:
 class SSHServer:
     """The server; :meth:`serving` is its life."""
 
-    def __init__(self, handler: ServerHandler, options: ServerOptions) -> None:
+    def __init__(self, handler: ServerHandler, options: ServerOptions, shared: SharedCounts | None = None) -> None:
         """
+        *shared* is the table of all processes that listen on the same port.
+
         Raises:
             ConfigError: an option cannot be used, or the installed asyncssh is not one that this was written for.
         """
         check_library()
         self._handler = handler
         self._settings = Settings.of(options)
-        self._door = Door(options.admission)
+        self._door = Door(options.admission, shared=shared)
         self._refusals = Refusals(options.server_version)
         self._connections = Registry(self._door)
         self._accepting: list[asyncio.Task[None]] = []
