@@ -168,7 +168,6 @@ MISSING: dict[str, tuple[dict[str, Any], str]] = {
     "the proxy": ({**AUTH, "backend": "sshproxy"}, "backend"),
     "forwarding": ({**AUTH, "security": {"forwarding": {"x11ForwardingMode": "enable"}}}, "x11ForwardingMode"),
     "filtered forwarding": ({**AUTH, "security": {"forwarding": {"forwardingMode": "filter"}}}, "forwardingMode"),
-    "no agent": ({**AUTH, "docker": {"execution": {"disableAgent": True}}}, "docker.execution.disableAgent"),
 }
 
 

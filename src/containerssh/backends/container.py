@@ -8,8 +8,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from containerssh.agent.link import AgentLink, AgentProcess, Program
+from containerssh.agent.link import AgentLink, Program
 from containerssh.backends.commandline import arguments, is_blank
+from containerssh.backends.programs import Programs, RunningProgram
 from containerssh.core.codes import AgentCode, DockerCode
 from containerssh.core.errors import BackendError, ContainerSSHError, Rejected
 from containerssh.core.handlers import ConnectionHandler, SessionChannel, SessionHandler
@@ -87,7 +88,7 @@ class ContainerSession(SessionHandler):
     background lives as long as the login.
     """
 
-    def __init__(self, link: AgentLink, execution: Execution, channel: SessionChannel) -> None:
+    def __init__(self, link: Programs, execution: Execution, channel: SessionChannel) -> None:
         self._link = link
         self._execution = execution
         self._channel = channel
@@ -95,7 +96,7 @@ class ContainerSession(SessionHandler):
         self._pty: PtyRequest | None = None
         self._size: WindowSize | None = None
         self._starting = False
-        self._process: AgentProcess | None = None
+        self._process: RunningProgram | None = None
         self._carrying: asyncio.Task[None] | None = None
 
     async def set_env(self, name: str, value: str) -> None:
@@ -121,9 +122,6 @@ class ContainerSession(SessionHandler):
             await self.run_shell()
         else:
             await self._start(arguments(command))
-
-    def subsystem_command(self, name: str) -> str:
-        return self._execution.subsystems.get(name, name)
 
     def subsystem_command(self, name: str) -> str:
         return self._execution.subsystems.get(name, name)
@@ -202,13 +200,13 @@ class ContainerSession(SessionHandler):
                 user_message="A program is running already.",
             )
 
-    def _running(self) -> AgentProcess:
+    def _running(self) -> RunningProgram:
         if self._process is None:
             text = "no program has been started"
             raise BackendError(DockerCode.PROGRAM_NOT_RUNNING, text, user_message=text)
         return self._process
 
-    async def _carry(self, process: AgentProcess) -> None:
+    async def _carry(self, process: RunningProgram) -> None:
         """Pass bytes on until the program has ended, and tell the channel how."""
         feeding = asyncio.create_task(_feed(self._channel.stdin, process.stdin))
         output = _Output(process, self._channel)
@@ -234,7 +232,7 @@ class ContainerSession(SessionHandler):
 class _Output:
     """The pumps for standard output and standard error."""
 
-    def __init__(self, process: AgentProcess, channel: SessionChannel) -> None:
+    def __init__(self, process: RunningProgram, channel: SessionChannel) -> None:
         self._copies = [Pump(process.stdout, channel.stdout)]
         if process.stderr is not None:
             self._copies.append(Pump(process.stderr, channel.stderr))

@@ -154,9 +154,9 @@ class DockerExecutionConfig(ConfigModel):
     """What a shell request starts."""
 
     agent: Literal["injected", "image", "none", "auto"] = "injected"
-    """Who starts programs. ``injected``: the agent that the server brings along. ``image``: the one of ContainerSSH 0.5 and
-    0.6 that the image has at ``agentPath``. ``none``: the engine. ``auto``: ``injected``, and where the engine refuses to
-    let it in, ``image`` if the image has one, else ``none``. What cannot work then is in the manual's page on Docker."""
+    """Who starts programs. ``injected``: the agent that the server brings along. ``image``: the agent of ContainerSSH
+    0.5 and 0.6 that the image has at ``agentPath``. ``none``: the engine. ``auto``: the first of these, and where the
+    engine keeps it out, the second if it is there, else the third. The page on Docker says what each can do."""
 
     agent_path: str = "/usr/bin/containerssh-agent"
     """Where images for ContainerSSH 0.5 and 0.6 keep their agent. It is used only with ``agent: image`` or ``auto``."""
@@ -191,6 +191,8 @@ class DockerExecutionConfig(ConfigModel):
             raise ValueError(f"disableAgent and agent: {self.agent} contradict one another")
         if self.agent == "image" and not self.agent_path.startswith("/"):
             raise ValueError("agentPath must be an absolute path for agent: image")
+        if self.agent == "auto" and self.mode == "session":
+            raise ValueError("agent: auto can be decided in connection mode only")
         return self
 
     @model_validator(mode="after")

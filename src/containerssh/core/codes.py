@@ -138,6 +138,12 @@ class SSHCode(Code):
     LIMIT_AUTH_REQUESTS = "SSH_LIMIT_AUTH_REQUESTS", "a client asked too often on one connection to be authenticated"
     LIMIT_AUTH_CALLS = "SSH_LIMIT_AUTH_CALLS", "one connection asked a webhook or the users file too often"
     LIMIT_SESSIONS = "SSH_LIMIT_SESSIONS", "a session was refused: too many are open on one connection"
+    LIMIT_FORWARDS = "SSH_LIMIT_FORWARDS", "a forwarded connection was refused: too many are open on one connection"
+    LIMIT_LISTENERS = "SSH_LIMIT_LISTENERS", "a client's listener was refused: too many are open on one connection"
+    LIMIT_GLOBAL_REQUESTS = (
+        "SSH_LIMIT_GLOBAL_REQUESTS",
+        "a connection was closed: too many of its requests wait for the one before them",
+    )
     LIMIT_ENV = "SSH_LIMIT_ENV", "a variable was refused: too many, or too large, for one session"
     LIMIT_QUEUED_REQUESTS = "SSH_LIMIT_QUEUED_REQUESTS", "a channel was closed: too many requests wait on it"
     LIMIT_UNSENT = "SSH_LIMIT_UNSENT", "a connection was closed: its client does not read what it asked for"
@@ -192,12 +198,24 @@ class DockerCode(Code):
     EXEC_CREATE_FAILED = "DOCKER_EXEC_CREATE_FAILED", "the engine refused to create an exec"
     EXEC_ATTACH_FAILED = "DOCKER_EXEC_ATTACH_FAILED", "attaching to an exec failed"
     EXEC_SIGNAL_FAILED = "DOCKER_EXEC_SIGNAL_FAILED", "a signal was not delivered"
+    EXEC_SIGNAL_FAILED_NO_AGENT = "DOCKER_EXEC_SIGNAL_FAILED_NO_AGENT", "a signal was refused: there is no agent"
+    SIGNAL_FAILED_NO_PID = "DOCKER_SIGNAL_FAILED_NO_PID", "a signal came after the program's end"
+    CONTAINER_SIGNAL_FAILED = "DOCKER_CONTAINER_SIGNAL_FAILED", "a container's program was not signalled"
+    EXEC_PID_READ_FAILED = "DOCKER_EXEC_PID_READ_FAILED", "the image's agent reported no process id"
+    EXEC_RESIZE_FAILED = (
+        "DOCKER_EXEC_RESIZE_FAILED",
+        "a terminal's size was not set (a program that just ended has none)",
+    )
+    EXIT_CODE_FAILED = "DOCKER_EXIT_CODE_FAILED", "the engine does not tell a program's exit code"
+    STREAM_OUTPUT_FAILED = "DOCKER_STREAM_OUTPUT_FAILED", "the engine's stream of a program's output broke"
+    GUEST_AGENT_DISABLED = "DOCKER_GUEST_AGENT_DISABLED", "programs are started without the server's own agent"
     PROGRAM_ALREADY_RUNNING = "DOCKER_PROGRAM_ALREADY_RUNNING", "request in the wrong state"
     PROGRAM_NOT_RUNNING = "DOCKER_PROGRAM_NOT_RUNNING", "request in the wrong state"
     SUBSYSTEM_NOT_SUPPORTED = "DOCKER_SUBSYSTEM_NOT_SUPPORTED", "unknown subsystem"
     FILE_WRITE = "DOCKER_FILE_WRITE", "writing a file"
     FILE_WRITE_FAILED = "DOCKER_FILE_WRITE_FAILED", "a file could not be written into the container"
     AGENT_LOG = "DOCKER_AGENT_LOG", "agent stderr (untrusted text)"
+    AGENT_KEPT_OUT = "DOCKER_AGENT_KEPT_OUT", "the engine refused to put the guest agent, or a file, into a container"
     AGENT_TRANSPORT = "DOCKER_AGENT_TRANSPORT", "how the guest agent is reached on an engine, and why"
     CONFIG_IGNORED = "DOCKER_CONFIG_IGNORED", "keys in the engine's structures that have no effect"
     CONTAINER_ENDED = "DOCKER_CONTAINER_ENDED", "the container ended while it was being started"
@@ -213,6 +231,9 @@ class AgentCode(Code):
     START_FAILED = "AGENT_START_FAILED", "the agent could not start a program"
     FILE_FAILED = "AGENT_FILE_FAILED", "the agent could not write a file"
     REQUEST_FAILED = "AGENT_REQUEST_FAILED", "the agent refused a signal, a resize or another request"
+    CONNECT_FAILED = "AGENT_CONNECT_FAILED", "a forwarded connection could not be made in the container"
+    LISTEN_FAILED = "AGENT_LISTEN_FAILED", "the agent could not listen in the container"
+    ACCEPT_FAILED = "AGENT_ACCEPT_FAILED", "a connection that the container accepted was not forwarded"
 
 
 class OCICode(Code):

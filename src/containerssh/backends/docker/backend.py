@@ -6,17 +6,18 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from containerssh.agent.link import AgentLink
-from containerssh.backends.container import LABEL_EXPIRES, ContainerConnection, Execution
+from containerssh.backends.container import LABEL_EXPIRES, ContainerConnection
 from containerssh.backends.docker.container import EngineContainer
 from containerssh.backends.docker.engine import Engines
 from containerssh.backends.docker.engine_error import EngineError
 from containerssh.backends.docker.launch import LABEL_INSTANCE
 from containerssh.backends.docker.outlived import Outlived
+from containerssh.backends.docker.plain import execution_of, keeps_agent_out, plain_login
 from containerssh.backends.docker.start import Start
 from containerssh.config.docker import DockerConfig
 from containerssh.core.codes import DockerCode
@@ -59,12 +60,23 @@ class DockerBackend:
         self._warn(config)
         engine = await self._engines.get(config.connection, config.timeouts.http)
         start = Start(engine, self._instance, config, login, notices, self._remember, self._held)
-        if config.execution.mode == "session":
+        way = config.execution.agent_in_use
+        if way in ("image", "none"):
+            async with plain_login(start, way) as handler:
+                yield handler
+        elif config.execution.mode == "session":
             await start.prepare()
             yield SessionModeConnection(start)
-            return
-        async with start.run(config.timeouts.container_start) as link:
-            yield connection(link, config)
+        else:
+            async with AsyncExitStack() as undo:
+                try:
+                    link = await undo.enter_async_context(start.run(config.timeouts.container_start))
+                except EngineError as exc:
+                    if way != "auto" or not keeps_agent_out(exc):
+                        raise
+                    yield await undo.enter_async_context(plain_login(start, "auto", why=exc.explanation))
+                else:
+                    yield connection(link, config)
 
     async def probe(self, config: DockerConfig) -> str:
         """
@@ -189,15 +201,4 @@ class SessionModeConnection(ConnectionHandler):
 
 def connection(link: AgentLink, config: DockerConfig) -> ContainerConnection:
     """A container's programs through its agent."""
-    execution, timeouts = config.execution, config.timeouts
-    return ContainerConnection(
-        link,
-        Execution(
-            shell_command=execution.shell_command,
-            subsystems=execution.subsystems,
-            command_start=timeouts.command_start,
-            signal=timeouts.signal,
-            window=timeouts.window,
-            environment={},
-        ),
-    )
+    return ContainerConnection(link, execution_of(config))

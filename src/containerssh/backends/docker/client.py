@@ -249,7 +249,7 @@ class EngineClient:
 
     async def put_archive(self, container: str, path: str, archive: bytes) -> None:
         """Unpack *archive* (tar) below *path* in the container, which need not run."""
-        doing, code = "bringing the agent into the container", DockerCode.CONTAINER_START_FAILED
+        doing, code = "putting files into the container", DockerCode.AGENT_KEPT_OUT
         target = await self._target(f"/containers/{container}/archive", {"path": path})
         request = Request("PUT", target, {"Content-Type": "application/x-tar"}, archive)
         head, data = await self._exchange(code, doing, request)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from containerssh.backends.docker.client import EngineClient
 from containerssh.backends.docker.endpoint import open_endpoint
 from containerssh.backends.docker.engine_error import EngineError
+from containerssh.backends.docker.exec_client import ExecClient
 from containerssh.backends.docker.images import ImageStore
 from containerssh.backends.docker.restrictions import limits_left_out, walls_left_out
 from containerssh.config.docker import DockerConnectionConfig, DockerExecutionConfig
@@ -26,11 +26,12 @@ _REMEMBERED = 64
 class Engine:
     """A client, the images, and the way the agent gets in."""
 
-    def __init__(self, client: EngineClient) -> None:
+    def __init__(self, client: ExecClient) -> None:
         self.client = client
         self.images = ImageStore(client)
         self._sees_our_files = client.endpoint.is_local
         self._told: set[str] = set()
+        self._news: set[str] = set()
         self._checked: dict[str, list[str]] = {}
 
     def uses_socket(self, config: DockerExecutionConfig) -> bool:
@@ -72,6 +73,12 @@ class Engine:
             text = f"Podman leaves out docker.execution.host {', '.join(missing)}, so the container is not started"
             raise EngineError(DockerCode.CONTAINER_CREATE_FAILED, text)
 
+    def is_news(self, what: str) -> bool:
+        """Whether *what* has not been asked about this engine before: some things are worth telling once."""
+        news = what not in self._news
+        self._news.add(what)
+        return news
+
     def _tell(self, transport: str, why: str) -> None:
         if transport in self._told:
             return
@@ -100,7 +107,7 @@ class Engines:
         engine = self._engines.get(key)
         if engine is None:
             endpoint = await asyncio.to_thread(open_endpoint, connection)
-            engine = self._engines.setdefault(key, Engine(EngineClient(endpoint, http_limit)))
+            engine = self._engines.setdefault(key, Engine(ExecClient(endpoint, http_limit)))
             if len(self._engines) > _REMEMBERED:
                 # Logins that still use it keep it; its kept connections are only a saving.
                 await self._engines.pop(next(iter(self._engines))).client.close()

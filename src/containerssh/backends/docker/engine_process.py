@@ -1,0 +1,248 @@
+"""A program whose streams are the engine's: an exec, or in session mode a container's main program."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from contextlib import suppress
+
+from containerssh.backends.docker.engine_error import Cure, EngineError
+from containerssh.backends.docker.exec_client import End
+from containerssh.backends.docker.frames import STDERR, AttachedInput, Demultiplexer
+from containerssh.backends.docker.wire import Wire
+from containerssh.core.codes import AgentCode, DockerCode
+from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, Rejected
+from containerssh.core.messages import Event
+from containerssh.core.requests import ExitSignal, WindowSize
+from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
+
+logger = logging.getLogger(__name__)
+
+_END_OF_FILE = b"\x04"
+_FIRST_LOOK, _SLOWEST_LOOK = 0.01, 1.0
+_PATIENCE = 60.0
+"""For how many seconds an engine that is away is asked again how a program ended."""
+_SIZE_TRIES = 8
+_NOT_RUN = (b"OCI runtime exec failed: exec failed:", b"OCI runtime exec failed: runc exec failed:")
+
+
+class Pipe(ByteReader):
+    """What one end puts in, the other reads; one piece waits at a time."""
+
+    def __init__(self) -> None:
+        self._pieces: asyncio.Queue[bytes | ConnectionError] = asyncio.Queue(1)
+        self._last: bytes | ConnectionError | None = None
+
+    async def put(self, data: bytes) -> None:
+        """Pass *data* on; waits for the reader."""
+        if data:
+            await self._pieces.put(data)
+
+    async def end(self, error: ConnectionError | None = None) -> None:
+        """Nothing follows, or the stream broke with *error*."""
+        await self._pieces.put(error or b"")
+
+    async def read(self) -> bytes:
+        piece = self._last if self._last is not None else await self._pieces.get()
+        if isinstance(piece, ConnectionError):
+            self._last = piece
+            raise ConnectionAbortedError(str(piece))
+        if not piece:
+            self._last = piece
+        return piece
+
+
+class TerminalInput(ByteWriter):
+    """
+    What is typed on a terminal. Its end is the end-of-file character, as on any terminal: the engine would take the end
+    of the stream for the end of the output as well.
+    """
+
+    def __init__(self, inner: ByteWriter) -> None:
+        self._inner = inner
+        self._in_line = False
+        self._ended = False
+
+    async def write(self, data: bytes) -> None:
+        if data:
+            self._in_line = data[-1:] not in (b"\n", b"\r")
+        await self._inner.write(data)
+
+    async def write_eof(self) -> None:
+        if not self._ended:
+            self._ended = True
+            # In the middle of a line the character only hands over what there is of it.
+            await self._inner.write(_END_OF_FILE * 2 if self._in_line else _END_OF_FILE)
+
+
+class EngineProcess(ABC):
+    """
+    The running program, for :class:`~containerssh.backends.programs.RunningProgram`.
+
+    Its end is known from the end of its output, after which the engine is asked for the exit code: it has no other way
+    to tell. That it died of a signal cannot be told from an exit code of 128 and more.
+    """
+
+    stdin: ByteWriter
+    stdout: ByteReader
+    stderr: ByteReader | None
+
+    def __init__(self, wire: Wire, *, terminal: bool) -> None:
+        self._wire = wire
+        self._terminal = terminal
+        self._frames = Demultiplexer()
+        self._out, self._err = Pipe(), Pipe()
+        self.stdout = self._out
+        self.stderr = None if terminal else self._err
+        plain = AttachedInput(wire)
+        self.stdin = TerminalInput(plain) if terminal else plain
+        self._drained = asyncio.Event()
+        self._broken: ContainerSSHError | None = None
+        self._over = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @abstractmethod
+    async def look(self) -> End:
+        """How the program is. Raises EngineError."""
+
+    @abstractmethod
+    async def set_size(self, size: WindowSize) -> None:
+        """Set the terminal's size. Raises EngineError, also when the program has not begun or is over."""
+
+    @abstractmethod
+    async def signal(self, name: str) -> None:
+        """Send a signal. Raises BackendError, Rejected."""
+
+    @abstractmethod
+    async def kill_program(self) -> None:
+        """End the program, if there is a way. Raises BackendError."""
+
+    def begin(self, first: list[tuple[int, bytes]], size: WindowSize | None) -> None:
+        """
+        Begin to pass its output on: *first* has been read already. *size* is still to be set, as soon as the engine
+        lets it.
+        """
+        self._tasks.append(asyncio.create_task(self._pump(first)))
+        if size is not None:
+            self._tasks.append(asyncio.create_task(self.set_first_size(size)))
+
+    async def pieces(self) -> list[tuple[int, bytes]] | None:
+        """
+        The next output by stream; None at its end.
+
+        Raises:
+            ConnectionError, ProtocolError: the engine's stream broke.
+        """
+        data = await self._wire.reader.read(CHUNK)
+        if not data:
+            if not self._frames.between_frames:
+                raise ConnectionResetError("the engine cut the stream inside a frame")
+            return None
+        return [(0, data)] if self._terminal else list(self._frames.feed(data))
+
+    async def wait(self) -> int | ExitSignal:
+        """
+        The exit code, once the output has ended and the program too.
+
+        Raises:
+            BackendError: the stream broke, or the engine does not say how the program ended.
+        """
+        await self._drained.wait()
+        if self._broken is not None:
+            raise self._broken
+        end = await self.ended()
+        self._over = True
+        return end.exit_code & 0xFFFFFFFF
+
+    async def ended(self) -> End:
+        """
+        How the program is once it does not run any more; asks again and again until then.
+
+        Raises:
+            EngineError: the engine does not say.
+        """
+        pause, waited = _FIRST_LOOK, 0.0
+        while True:
+            try:
+                end = await self.look()
+            except EngineError as exc:
+                if exc.cure is not Cure.WAIT or waited > _PATIENCE:
+                    raise
+                waited += pause
+            else:
+                if not end.running:
+                    return end
+            await asyncio.sleep(pause)
+            pause = min(1.5 * pause, _SLOWEST_LOOK)
+
+    async def set_first_size(self, size: WindowSize) -> None:
+        """Set the terminal's size, as soon as the engine lets it; it answers a start before the program is there."""
+        pause = 0.005
+        for _ in range(_SIZE_TRIES):
+            try:
+                return await self.set_size(size)
+            except EngineError as exc:
+                # Not there yet, or gone already.
+                logger.debug(Event(DockerCode.EXEC_RESIZE_FAILED, exc.explanation))
+            await asyncio.sleep(pause)
+            if self._drained.is_set():
+                return None
+            pause *= 2
+        return None
+
+    async def resize(self, size: WindowSize) -> None:
+        """
+        Set the terminal's size. A program that is just starting, or has just ended, is no error.
+
+        Raises:
+            BackendError: the engine does not answer.
+        """
+        if self._terminal and not self._drained.is_set():
+            await self.set_first_size(size)
+
+    async def send_break(self, milliseconds: int) -> None:
+        """Raises Rejected: the engine has no such thing."""
+        del milliseconds
+        text = "a break needs the guest agent, which this server works without"
+        raise Rejected(AgentCode.REQUEST_FAILED, text, user_message=text)
+
+    async def kill(self) -> None:
+        """End the program if it still runs and there is a way to, and give the streams back. Safe to call twice."""
+        try:
+            if not self._over:
+                with suppress(ContainerSSHError):
+                    await self.kill_program()
+        finally:
+            self._over = True
+            self._wire.abort()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def over(self) -> bool:
+        """Whether its end is known."""
+        return self._over
+
+    async def _pump(self, first: list[tuple[int, bytes]]) -> None:
+        error: ConnectionError | None = None
+        try:
+            pieces: list[tuple[int, bytes]] | None = first
+            begun = False
+            while pieces is not None:
+                for number, data in pieces:
+                    # The engine tells that there is no such program on standard output, in the program's place.
+                    failed = not begun and not self._terminal and data.startswith(_NOT_RUN)
+                    stream, begun = STDERR if failed else number, True
+                    await (self._err if stream == STDERR else self._out).put(data)
+                pieces = await self.pieces()
+        except (OSError, ProtocolError) as exc:
+            text = f"the engine's stream of the program broke ({exc})"
+            error = ConnectionAbortedError(text)
+            self._broken = BackendError(
+                DockerCode.STREAM_OUTPUT_FAILED, text, user_message="The connection to the container was lost."
+            )
+        self._drained.set()
+        await self._out.end(error)
+        await self._err.end(error)

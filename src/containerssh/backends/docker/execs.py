@@ -1,0 +1,247 @@
+"""Programs by plain exec in a running container: with the agent that the image brings, or without any."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+
+from containerssh.agent import upstream
+from containerssh.agent.process import Program, start_failed
+from containerssh.backends.docker.container import EngineContainer, persist
+from containerssh.backends.docker.engine_error import EngineError, one_line
+from containerssh.backends.docker.engine_process import EngineProcess
+from containerssh.backends.docker.exec_client import CONSOLE_SIZE_API, End, ExecClient
+from containerssh.backends.docker.frames import STDERR
+from containerssh.backends.docker.wire import Wire
+from containerssh.core.codes import DockerCode
+from containerssh.core.errors import BackendError, ProtocolError, Rejected
+from containerssh.core.messages import Event
+from containerssh.core.requests import WindowSize
+
+logger = logging.getLogger(__name__)
+
+_MOST_BEFORE_PID = 64 * 1024
+"""How many bytes of standard error may come before the process id."""
+_WORDS = 2000
+_PIECES = 16
+_COMMAND_NOT_RUN = (126, 127)
+
+
+@dataclass(frozen=True)
+class Execs:
+    """Starts programs in *container*, which runs."""
+
+    client: ExecClient
+    container: EngineContainer
+    agent: str = ""
+    """The path of the image's agent; empty to work without."""
+
+    async def start(self, program: Program) -> EngineProcess:
+        """
+        Start a program; returns when the engine says that it runs, and where there is an agent, when that has reported
+        the process id. Call ``kill`` when done with it.
+
+        Raises:
+            BackendError: it cannot be started.
+            ProtocolError: there is no agent where one should be, or not a proper one.
+        """
+        check(program)
+        command = tuple(program.argv)
+        size = program.pty.size if program.pty is not None else None
+        # The program shall not run before its terminal has a size: an agent waits where the engine cannot be told.
+        wait = bool(self.agent) and size is not None and (await self.client.info()).api < CONSOLE_SIZE_API
+        if self.agent:
+            command = upstream.console(self.agent, command, wait=wait)
+        process = await self._begun(program, command)
+        try:
+            first: list[tuple[int, bytes]] = []
+            if self.agent:
+                reader = upstream.PidReader(terminal=size is not None, echo=wait)
+                letting = asyncio.create_task(process.let_go(size)) if wait and size is not None else None
+                try:
+                    first = await self._first_output(process, reader)
+                finally:
+                    if letting is not None:
+                        letting.cancel()
+                        await asyncio.gather(letting, return_exceptions=True)
+        except BaseException:
+            await process.kill()
+            raise
+        process.begin(first, None if wait else size)
+        return process
+
+    async def run(self, command: tuple[str, ...], stdin: bytes = b"") -> tuple[int, str]:
+        """
+        Run a command of the image's agent to its end: the exit code, and what it said on standard error.
+
+        Raises:
+            BackendError, ProtocolError: it could not be run.
+        """
+        process = await self._begun(Program(command), command)
+        words = bytearray()
+        sending = asyncio.create_task(_send(process, stdin))
+        try:
+            first = await self._first_output(process, upstream.PidReader(terminal=False))
+            process.begin(first, None)
+
+            async def listen() -> None:
+                assert process.stderr is not None
+                while data := await process.stderr.read():
+                    words.extend(data[: max(0, _WORDS - len(words))])
+
+            async def drain() -> None:
+                while await process.stdout.read():
+                    pass
+
+            try:
+                await asyncio.gather(listen(), drain())
+            except ConnectionError as exc:
+                raise BackendError(DockerCode.STREAM_OUTPUT_FAILED, f"{command[0]}: {exc}") from exc
+            status = await process.wait()
+            assert isinstance(status, int)
+            return status, one_line(words.decode("utf-8", "replace"))
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            await process.kill()
+
+    async def _begun(self, program: Program, command: tuple[str, ...]) -> ExecProcess:
+        terminal = program.pty is not None
+        size = program.pty.size if program.pty is not None else None
+        client, container = self.client, self.container.id
+
+        async def create() -> str:
+            return await client.create_program(
+                container, command, env=program.env, folder=program.cwd, size=size, terminal=terminal
+            )
+
+        try:
+            exec_id = await persist(create, on_error=_drop)
+            # Not tried again: it may be running after an answer that was lost.
+            wire = await client.start_program(exec_id, size=size, terminal=terminal)
+        except EngineError as exc:
+            if exc.status == 409 and (reason := await self.container.ended()) is not None:
+                raise reason from exc
+            if exc.status in (400, 404, 500) and "exec failed" in exc.explanation.lower():
+                raise start_failed(program, exc.explanation) from exc
+            raise
+        return ExecProcess(self, exec_id, wire, terminal=terminal)
+
+    async def _first_output(self, process: ExecProcess, reader: upstream.PidReader) -> list[tuple[int, bytes]]:
+        """Read on until the process id is known; what came with it. Text for standard error may overtake it."""
+        first: list[tuple[int, bytes]] = []
+        cause: ProtocolError | None = None
+        size = 0
+        try:
+            while reader.pid is None and cause is None and size <= _MOST_BEFORE_PID:
+                pieces = await process.pieces()
+                if pieces is None:
+                    break
+                for stream, data in pieces:
+                    try:
+                        rest = data if stream == STDERR or cause else reader.feed(data)
+                    except ProtocolError as exc:
+                        cause, rest = exc, b""
+                    size += len(rest)
+                    first.append((stream, rest))
+        except (OSError, ProtocolError) as exc:
+            text = f"the engine's stream broke before the agent answered ({exc})"
+            raise BackendError(DockerCode.EXEC_PID_READ_FAILED, text) from exc
+        if reader.pid is None or cause is not None:
+            raise await self._no_pid(process, reader.seen, first) from cause
+        process.pid = reader.pid
+        return first
+
+    async def _no_pid(self, process: ExecProcess, seen: bytes, first: list[tuple[int, bytes]]) -> BackendError:
+        """Why there is no process id: mostly the engine says in the agent's place that there is no agent."""
+        told = [seen, *(data for _, data in first)]
+        status = -1
+        with suppress(OSError, ProtocolError, EngineError, TimeoutError):
+            async with asyncio.timeout(2):
+                while len(told) < _PIECES and (pieces := await process.pieces()) is not None:
+                    told += [data for _, data in pieces]
+                status = (await process.ended()).exit_code
+        words = one_line(b"".join(told)[:_WORDS].decode("utf-8", "replace"))
+        text = f"{self.agent} in the image does not answer like an agent, it ended with status {status}: {words}"
+        if status in _COMMAND_NOT_RUN:
+            text = f"there is no agent at {self.agent} in the image: {words}"
+        return BackendError(
+            DockerCode.EXEC_PID_READ_FAILED, text, user_message="The agent of this image does not answer."
+        )
+
+
+class ExecProcess(EngineProcess):
+    """An exec."""
+
+    def __init__(self, execs: Execs, exec_id: str, wire: Wire, *, terminal: bool) -> None:
+        super().__init__(wire, terminal=terminal)
+        self._execs = execs
+        self._id = exec_id
+        self.pid: int | None = None
+
+    async def look(self) -> End:
+        return await self._execs.client.inspect_program(self._id)
+
+    async def let_go(self, size: WindowSize) -> None:
+        """Tell the waiting agent to go on, once the terminal has its size."""
+        await self.set_first_size(size)
+        with suppress(ConnectionError):
+            await self.stdin.write(upstream.GO)
+
+    async def set_size(self, size: WindowSize) -> None:
+        await self._execs.client.resize_program(self._id, size)
+
+    async def signal(self, name: str) -> None:
+        """
+        Send a signal to the program itself; its group gets none, as the image's agent has no way to.
+
+        Raises:
+            Rejected: there is no agent.
+            BackendError: it was not delivered.
+        """
+        if self.pid is None:
+            text = "signals need the guest agent, which this server works without"
+            raise Rejected(DockerCode.EXEC_SIGNAL_FAILED_NO_AGENT, text, user_message=text)
+        if self.over:
+            text = "the program has ended"
+            raise BackendError(DockerCode.SIGNAL_FAILED_NO_PID, text, user_message=text)
+        status, words = await self._execs.run(upstream.send_signal(self._execs.agent, self.pid, name))
+        if status:
+            text = f"signal {name} failed: the agent ended with status {status}: {words}"
+            raise BackendError(
+                DockerCode.EXEC_SIGNAL_FAILED, text, user_message=f"The signal {name} was not delivered."
+            )
+
+    async def kill_program(self) -> None:
+        # Where the stream has ended the program has too, or its end is nobody's business any more.
+        if self.pid is not None:
+            await self.signal("KILL")
+        else:
+            text = "Without an agent the program cannot be ended before its login"
+            logger.debug(Event(DockerCode.EXEC, text, containerId=self._execs.container.id))
+
+
+def check(program: Program) -> None:
+    """Raises BackendError for what cannot be a program."""
+    if not program.argv:
+        raise start_failed(program, "no command")
+    if any("\0" in text for text in (*program.argv, *program.env, *program.env.values())):
+        raise start_failed(program, "a command or a variable cannot hold a NUL")
+    try:
+        "".join((*program.argv, *program.env, *program.env.values())).encode()
+    except UnicodeEncodeError:
+        # The engine takes JSON, which has no place for other bytes.
+        raise start_failed(program, "without the guest agent a command has to be valid UTF-8") from None
+
+
+async def _send(process: EngineProcess, data: bytes) -> None:
+    with suppress(OSError):
+        if data:
+            await process.stdin.write(data)
+        await process.stdin.write_eof()
+
+
+def _drop(error: EngineError) -> None:
+    del error

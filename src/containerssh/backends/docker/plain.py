@@ -1,0 +1,277 @@
+"""Logins without the server's own agent: programs by the engine's exec, or in session mode as main programs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+
+from containerssh.agent import upstream
+from containerssh.agent.process import Program
+from containerssh.backends.container import ContainerSession, Execution
+from containerssh.backends.docker.container import EngineContainer
+from containerssh.backends.docker.engine_error import EngineError
+from containerssh.backends.docker.engine_process import EngineProcess
+from containerssh.backends.docker.exec_client import End, ExecClient
+from containerssh.backends.docker.execs import Execs, check
+from containerssh.backends.docker.files import write_files
+from containerssh.backends.docker.launch import environment
+from containerssh.backends.docker.start import Start
+from containerssh.backends.docker.wire import Wire
+from containerssh.backends.programs import Programs
+from containerssh.config.docker import DockerConfig
+from containerssh.core.codes import AgentCode, DockerCode
+from containerssh.core.errors import BackendError, ContainerSSHError, Rejected, describe
+from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
+from containerssh.core.handlers import ConnectionHandler, Incoming, Listener, SessionChannel, SessionHandler
+from containerssh.core.messages import Event
+from containerssh.core.requests import WindowSize, X11Request
+from containerssh.core.streams import ByteStream
+from containerssh.core.tasks import time_limit
+
+logger = logging.getLogger(__name__)
+
+
+class PlainStart(Start):
+    """A container whose main program is the configured idle command, or one program of the user's."""
+
+    @asynccontextmanager
+    async def run_idle(self, within: timedelta, agent: str | None) -> AsyncIterator[Execs]:
+        """
+        A started container for the login, with its files in it: what starts programs there. It is removed at the end.
+        *agent* is the path of the image's agent, empty for none; None to use it if the image has it.
+
+        Raises:
+            BackendError: it could not be started within *within*.
+        """
+        files = self.login.files
+        async with AsyncExitStack() as undo:
+            async with time_limit(within, partial(self._late, within)):
+                await self._image()
+                container = await self._created(undo, None)
+                client = self.engine.client
+                if agent is None:
+                    path = self.config.execution.agent_path
+                    agent = path if path and await client.has_file(container.id, path) else ""
+                if not agent and files:
+                    await write_files(client, container.id, files)
+                await self._persist(container.start)
+            execs = Execs(client, container, agent)
+            if agent:
+                await self._write_files_inside(execs)
+            yield execs
+
+    @asynccontextmanager
+    async def run_main(self) -> AsyncIterator[MainPrograms]:
+        """What starts one program as the main one of a container, which is removed at the end."""
+        async with AsyncExitStack() as undo:
+            yield MainPrograms(self, undo)
+
+    async def create_main(self, undo: AsyncExitStack, program: Program) -> EngineContainer:
+        """
+        A container that will run *program* when it is started; *undo* removes it.
+
+        Raises:
+            BackendError: the engine refuses.
+        """
+        execution = self.config.execution
+        entries = {entry.partition("=")[0]: entry for entry in environment(execution, self.login)}
+        entries |= {name: f"{name}={value}" for name, value in program.env.items()}
+        changes = {"Tty": program.pty is not None, "Env": list(entries.values())}
+        await self._image()
+        container = await self._created(undo, tuple(program.argv), attached=True, changes=changes)
+        if self.login.files:
+            await write_files(self.engine.client, container.id, self.login.files)
+        return container
+
+    async def start_main(self, container: EngineContainer) -> None:
+        """Raises EngineError: its program cannot be run."""
+        await self._persist(container.start)
+
+    async def _write_files_inside(self, execs: Execs) -> None:
+        limit = self.config.timeouts.command_start
+        for path, content in self.login.files.items():
+            logger.debug(Event(DockerCode.FILE_WRITE, "Writing a file", path=path))
+            try:
+                async with asyncio.timeout(limit.total_seconds()):
+                    status, words = await execs.run(upstream.write_file(execs.agent, path), content.value)
+                if status:
+                    raise EngineError(DockerCode.FILE_WRITE_FAILED, f"the agent ended with status {status}: {words}")
+            except (ContainerSSHError, OSError, TimeoutError, ValueError) as exc:
+                text = f"A file could not be written into the container ({describe(exc)})"
+                logger.warning(Event(DockerCode.FILE_WRITE_FAILED, text, path=path))
+
+
+class MainPrograms:
+    """Starts one program, with a container around it."""
+
+    def __init__(self, start: PlainStart, undo: AsyncExitStack) -> None:
+        self._start = start
+        self._undo = undo
+
+    async def start(self, program: Program) -> EngineProcess:
+        """
+        Make a container for *program* and start it; returns when it runs.
+
+        Raises:
+            BackendError: it cannot be started.
+        """
+        check(program)
+        client = self._start.engine.client
+        container = await self._start.create_main(self._undo, program)
+        wire = await client.attach_main(container.id)
+        process = MainProcess(client, container.id, wire, terminal=program.pty is not None)
+        try:
+            await self._start.start_main(container)
+        except BaseException as exc:
+            await process.kill()
+            if isinstance(exc, EngineError) and exc.permanent:
+                text = f"{program.argv[0]}: there is no such program, or it cannot be executed"
+                raise BackendError(AgentCode.START_FAILED, exc.explanation, user_message=text) from exc
+            raise
+        process.begin([], program.pty.size if program.pty is not None else None)
+        return process
+
+
+class MainProcess(EngineProcess):
+    """A container's main program. Signals reach it as process 1, which ignores what it does not handle but KILL."""
+
+    def __init__(self, client: ExecClient, container: str, wire: Wire, *, terminal: bool) -> None:
+        super().__init__(wire, terminal=terminal)
+        self._client = client
+        self._container = container
+
+    async def look(self) -> End:
+        state = await self._client.inspect_container(self._container)
+        if state is None:
+            raise EngineError(DockerCode.EXIT_CODE_FAILED, "the container was removed before its exit code was known")
+        return End(state.running, state.exit_code)
+
+    async def set_size(self, size: WindowSize) -> None:
+        await self._client.resize_main(self._container, size)
+
+    async def signal(self, name: str) -> None:
+        await self._client.signal_main(self._container, name)
+
+    async def kill_program(self) -> None:
+        """Its container goes in a moment, and it with that."""
+
+
+@dataclass(eq=False)
+class PlainConnection(ConnectionHandler):
+    """A login whose container runs, or in session mode one whose containers are yet to come."""
+
+    execution: Execution
+    programs: Execs | PlainStart
+    _sessions: set[ContainerSession] = field(default_factory=set, init=False)
+
+    @asynccontextmanager
+    async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
+        async with AsyncExitStack() as undo:
+            programs: Programs
+            if isinstance(self.programs, PlainStart):
+                programs = await undo.enter_async_context(self.programs.again().run_main())
+            else:
+                programs = self.programs
+            session = PlainSession(programs, self.execution, channel)
+            self._sessions.add(session)
+            try:
+                yield session
+            finally:
+                self._sessions.discard(session)
+                await session.close()
+
+    async def connect_tcp(self, host: str, port: int, addresses: AddressRules = ANY_ADDRESS) -> ByteStream:
+        raise _needs_agent("port forwarding")
+
+    async def connect_unix(self, path: str) -> ByteStream:
+        raise _needs_agent("socket forwarding")
+
+    async def listen_tcp(self, host: str, port: int, incoming: Incoming) -> Listener:
+        raise _needs_agent("port forwarding")
+
+    async def listen_unix(self, path: str, incoming: Incoming) -> Listener:
+        raise _needs_agent("socket forwarding")
+
+    async def terminate(self) -> None:
+        await asyncio.gather(*(session.terminate() for session in self._sessions))
+
+
+class PlainSession(ContainerSession):
+    """A session whose program the engine starts."""
+
+    async def request_x11(self, request: X11Request) -> None:
+        raise _needs_agent("X11 forwarding")
+
+    async def request_agent(self) -> None:
+        raise _needs_agent("forwarding of the ssh-agent")
+
+
+_MISSING = "there are no exit signals, breaks, terminal modes, forwards or built-in SFTP"
+_WITHOUT = {
+    "image": "the image's agent starts programs: a signal reaches one process and not its group; " + _MISSING,
+    "session": "each program is the main one of a container: signals that it does not handle do nothing but KILL; "
+    + _MISSING,
+    "none": "the engine starts programs: there are no signals, and a program ends by itself or with its login; "
+    + _MISSING,
+}
+
+
+@asynccontextmanager
+async def plain_login(start: Start, way: str, *, why: str = "") -> AsyncIterator[ConnectionHandler]:
+    """
+    A login's scope without the server's own agent. *way*: ``image``, ``none``, or ``auto`` for the image's agent if it
+    has one; *why* is what kept the server's own out.
+
+    Raises:
+        BackendError: there is no container.
+    """
+    plain = PlainStart(
+        start.engine, start.instance, start.config, start.login, start.notices, start.on_left, start.held
+    )
+    execution = execution_of(start.config)
+    if start.config.execution.mode == "session":
+        _tell(plain, "session", why)
+        await plain.prepare()
+        yield PlainConnection(execution, plain)
+        return
+    agent = {"image": start.config.execution.agent_path, "none": ""}.get(way)
+    async with plain.run_idle(start.config.timeouts.container_start, agent) as execs:
+        _tell(plain, "image" if execs.agent else "none", why)
+        yield PlainConnection(execution, execs)
+
+
+def keeps_agent_out(error: EngineError) -> bool:
+    """Whether *error* says that this engine does not let the server's agent into a container."""
+    forbidden = error.code == DockerCode.CONTAINER_CREATE_FAILED and error.status == 403
+    return error.permanent and (forbidden or error.code == DockerCode.AGENT_KEPT_OUT)
+
+
+def execution_of(config: DockerConfig) -> Execution:
+    """What sessions need to know."""
+    execution, timeouts = config.execution, config.timeouts
+    return Execution(
+        shell_command=execution.shell_command,
+        subsystems=execution.subsystems,
+        command_start=timeouts.command_start,
+        signal=timeouts.signal,
+        window=timeouts.window,
+        environment={},
+    )
+
+
+def _needs_agent(what: str) -> Rejected:
+    text = f"{what} needs the guest agent, which this server works without"
+    return Rejected(DockerCode.GUEST_AGENT_DISABLED, text, user_message=text)
+
+
+def _tell(start: PlainStart, way: str, why: str) -> None:
+    """What works and what does not: once for each engine and way as a warning, else for debugging."""
+    cause = f"The engine keeps the server's agent out ({why}), so" if why else "By the configuration"
+    text = f"{cause} {_WITHOUT[way]}"
+    level = logging.WARNING if start.engine.is_news(f"{way} {bool(why)}") else logging.DEBUG
+    logger.log(level, Event(DockerCode.GUEST_AGENT_DISABLED, text, engine=start.engine.client.endpoint.url))
