@@ -11,10 +11,12 @@ import (
 	"containerssh.io/agent/internal/link"
 	"containerssh.io/agent/internal/program"
 	"containerssh.io/agent/internal/serve"
+	"containerssh.io/agent/internal/sftp"
 )
 
 const usage = `usage: agent serve --socket PATH   dial the gateway's socket and serve
        agent serve --stdio         serve on standard input and output
+       agent sftp [OPTIONS]        serve SFTP on standard input and output; --events: report on standard error
        agent version               print the version
 `
 
@@ -25,6 +27,8 @@ func main() {
 		run(func() (link.Link, error) { return link.Dial(arguments[2]) })
 	case len(arguments) == 2 && arguments[0] == "serve" && arguments[1] == "--stdio":
 		run(standardStreams)
+	case len(arguments) >= 1 && arguments[0] == "sftp":
+		serveFiles(arguments[1:])
 	case len(arguments) == 1 && arguments[0] == "version":
 		fmt.Println(serve.Build)
 	default:
@@ -80,6 +84,23 @@ func run(connect func() (link.Link, error)) {
 	program.KillAll()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "agent:", err)
+		os.Exit(1)
+	}
+}
+
+// serveFiles has standard error for events alone, where they are asked for.
+func serveFiles(arguments []string) {
+	rules, err := sftp.Parse(arguments)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "agent sftp:", err)
+		os.Exit(2)
+	}
+	// A client that has gone is an error of a write, not our death.
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
+	if err := sftp.Serve(0, 1, 2, rules); err != nil {
+		if !rules.Events {
+			fmt.Fprintln(os.Stderr, "agent sftp:", err)
+		}
 		os.Exit(1)
 	}
 }

@@ -1,0 +1,232 @@
+package sftp
+
+import (
+	"math"
+	"syscall"
+)
+
+func (s *server) open(id uint32, f *fields) error {
+	path, err := s.path(f)
+	flags, wanted := f.word(), f.attributes()
+	if f.failed || err != nil {
+		return malformedOr(f, err)
+	}
+	one := &handle{
+		path:    path,
+		mayRead: flags&flagRead != 0 || flags&flagWrite == 0, mayWrite: flags&flagWrite != 0,
+		appends: flags&flagAppend != 0,
+	}
+	if changes := flags&(flagWrite|flagAppend|flagCreate|flagTrunc) != 0; changes {
+		if err := s.mayChange("open", path); err != nil {
+			return err
+		}
+	}
+	if s.rules.UploadOnly {
+		if !one.mayWrite || flags&flagCreate == 0 {
+			return s.refuse("open", path, "upload only")
+		}
+		one.mayRead = false
+		flags |= flagExcl
+	}
+	if s.handles.full() {
+		return mistake("too many open files")
+	}
+	mode := uint32(0o666)
+	if wanted.flags&attrPermissions != 0 {
+		mode = wanted.permissions & 0o7777
+	}
+	if err := s.openFile(one, flags, mode); err != nil {
+		if s.rules.UploadOnly && err == syscall.EEXIST {
+			return s.refuse("open", path, "upload only, and the file is there already")
+		}
+		return err
+	}
+	if one.appends {
+		one.digest.lost = true
+	}
+	s.track(one)
+	s.answerHandle(id, s.handles.add(one))
+	return nil
+}
+
+// openFile fills in the descriptor, and whether the file was made for it.
+func (s *server) openFile(one *handle, flags, mode uint32) (err error) {
+	// Without O_NONBLOCK a pipe or a serial line would hold everything up.
+	system := syscall.O_RDONLY | syscall.O_NONBLOCK | syscall.O_NOCTTY
+	switch {
+	case one.mayRead && one.mayWrite:
+		system |= syscall.O_RDWR
+	case one.mayWrite:
+		system |= syscall.O_WRONLY
+	}
+	if flags&flagAppend != 0 {
+		system |= syscall.O_APPEND
+	}
+	if flags&flagTrunc != 0 {
+		system |= syscall.O_TRUNC
+	}
+	if flags&flagCreate != 0 {
+		one.descriptor, err = s.view.open(one.path, system|syscall.O_CREAT|syscall.O_EXCL, mode)
+		one.created = err == nil
+		if err == syscall.EEXIST && flags&flagExcl == 0 {
+			one.descriptor, err = s.view.open(one.path, system|syscall.O_CREAT, mode)
+		}
+	} else {
+		one.descriptor, err = s.view.open(one.path, system, 0)
+	}
+	if err != nil {
+		return err
+	}
+	found, err := s.checkOpened(one.descriptor, one.path, one.mayWrite)
+	if err != nil {
+		syscall.Close(one.descriptor)
+		return err
+	}
+	if one.created {
+		s.remember(&found)
+	}
+	return nil
+}
+
+// checkOpened keeps a client from this process's own pipes, which /proc/self/fd and /dev/stderr show, and from the
+// memory of processes, which files below /proc are.
+func (s *server) checkOpened(descriptor int, path string, writes bool) (syscall.Stat_t, error) {
+	found, err := fstat(descriptor)
+	if err != nil {
+		return found, err
+	}
+	switch found.Mode & syscall.S_IFMT {
+	case syscall.S_IFIFO, syscall.S_IFSOCK:
+		return found, mistake("no file, but a pipe")
+	}
+	if writes {
+		var system syscall.Statfs_t
+		if err := syscall.Fstatfs(descriptor, &system); err != nil {
+			return found, err
+		}
+		if system.Type == procfs {
+			return found, s.refuse("open", path, "files below /proc are read-only here")
+		}
+	}
+	return found, nil
+}
+
+// maxCreated bounds what is remembered; further files are written as well, but not shown in upload-only mode.
+const maxCreated = 1 << 16
+
+func (s *server) remember(found *syscall.Stat_t) {
+	if s.rules.UploadOnly && len(s.created) < maxCreated {
+		s.created[identityOf(found)] = struct{}{}
+	}
+}
+
+// isOurs tells whether upload-only mode may show and change a file: one that came in this session.
+func (s *server) isOurs(found *syscall.Stat_t) bool {
+	_, known := s.created[identityOf(found)]
+	return known
+}
+
+func (s *server) answerHandle(id, number uint32) {
+	s.reply.begin(typeHandle, id)
+	s.reply.word(4)
+	s.reply.word(number)
+	s.reply.end()
+}
+
+func (s *server) close(_ uint32, f *fields) error {
+	number, one, err := s.handles.find(f)
+	if err != nil {
+		return err
+	}
+	s.handles.remove(number)
+	return s.closeHandle(one)
+}
+
+func (s *server) read(id uint32, f *fields) error {
+	_, one, err := s.handles.find(f)
+	offset, size := f.long(), f.word()
+	if f.failed || err != nil {
+		return malformedOr(f, err)
+	}
+	if one.isFolder || !one.mayRead {
+		return mistake("not open for reading")
+	}
+	if offset > math.MaxInt64 {
+		return syscall.EINVAL
+	}
+	size = min(size, maxData)
+	left := uint64(maxData)
+	if s.rules.Session > 0 {
+		left = s.rules.Session - min(s.moved, s.rules.Session)
+		// One byte tells the end of the file from the end of what is allowed.
+		size = min(size, uint32(min(max(left, 1), maxData)))
+	}
+	r := &s.reply
+	r.begin(typeData, id)
+	place := len(r.buffer) + 4
+	// The capacity is made for this; nothing is copied.
+	room := r.buffer[place : place+int(size)]
+	count, err := restart(func() (int, error) { return syscall.Pread(one.descriptor, room, int64(offset)) })
+	if err != nil {
+		return err
+	}
+	if count == 0 && size > 0 {
+		return errEnd
+	}
+	if uint64(count) > left {
+		return s.refuse("read", one.path, "this session has moved as much as it may")
+	}
+	r.word(uint32(count))
+	r.buffer = r.buffer[:place+count]
+	r.end()
+	one.read += uint64(count)
+	s.moved += uint64(count)
+	one.digest.add(offset, room[:count], false)
+	return nil
+}
+
+func (s *server) write(_ uint32, f *fields) error {
+	_, one, err := s.handles.find(f)
+	offset, data := f.long(), f.bytes()
+	if f.failed || err != nil {
+		return malformedOr(f, err)
+	}
+	if one.isFolder || !one.mayWrite {
+		return mistake("not open for writing")
+	}
+	if offset > math.MaxInt64-maxPacket {
+		return syscall.EINVAL
+	}
+	if err := s.account(one.path, uint64(len(data))); err != nil {
+		return err
+	}
+	for done := 0; done < len(data); {
+		count, err := restart(func() (int, error) {
+			return syscall.Pwrite(one.descriptor, data[done:], int64(offset)+int64(done))
+		})
+		if err != nil {
+			one.digest.lost = true
+			return err
+		}
+		done += count
+		one.written += uint64(count)
+	}
+	one.digest.add(offset, data, true)
+	return nil
+}
+
+// account counts content against what the session may move.
+func (s *server) account(path string, size uint64) error {
+	if s.rules.Session > 0 && (size > s.rules.Session || s.moved > s.rules.Session-size) {
+		return s.refuse("write", path, "this session has moved as much as it may")
+	}
+	s.moved += size
+	return nil
+}
+
+func malformedOr(f *fields, err error) error {
+	if f.failed {
+		return errMalformed
+	}
+	return err
+}

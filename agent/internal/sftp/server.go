@@ -1,0 +1,286 @@
+// Package sftp serves version 3 of the SSH file transfer protocol (draft-ietf-secsh-filexfer-02) with OpenSSH's
+// extensions. Requests are carried out one after another, in order, as OpenSSH's server does it: that bounds memory by
+// two buffers whatever a client sends, and costs no hand-over between threads for each packet.
+package sftp
+
+import (
+	"encoding/binary"
+	"errors"
+	"syscall"
+)
+
+const (
+	inputSize = 2 * (maxPacket + 4)
+	// sendAt is how much of replies is gathered; the next one may come on top.
+	sendAt = 64 << 10
+)
+
+type server struct {
+	rules   Rules
+	view    *view
+	events  *events
+	handles handles
+	names   names
+	start   string // what relative paths are relative to
+	created map[identity]struct{}
+	moved   uint64
+	greeted bool
+	reply   reply
+	output  int
+}
+
+// errGone is how a client that has left shows, other than by the end of input.
+var errGone = errors.New("the client has gone")
+
+// Serve answers what arrives at input until it ends. The events go to the descriptor of that name.
+func Serve(input, output, eventsTo int, rules Rules) error {
+	if !rules.Events {
+		eventsTo = -1
+	}
+	s := &server{rules: rules, events: &events{descriptor: eventsTo}, output: output}
+	err := s.prepare()
+	if err == nil {
+		err = s.serve(input)
+		s.closeAll()
+	}
+	if err == errGone {
+		err = nil
+	}
+	if err != nil {
+		s.events.begin("failed").text("reason", err.Error()).end()
+	}
+	s.events.flush()
+	return err
+}
+
+func (s *server) prepare() (err error) {
+	if err = s.rules.confine(); err != nil {
+		return err
+	}
+	if s.view, err = openView(s.rules.Root); err != nil {
+		return &rootError{s.rules.Root, err}
+	}
+	s.start = "/"
+	if !s.view.rooted() {
+		if folder, err := syscall.Getwd(); err == nil {
+			s.start = folder
+		}
+	}
+	s.created = map[identity]struct{}{}
+	s.reply.buffer = make([]byte, 0, sendAt+maxPacket+64)
+	return nil
+}
+
+type rootError struct {
+	root string
+	err  error
+}
+
+func (e *rootError) Error() string { return "the root folder " + e.root + ": " + e.err.Error() }
+
+func (s *server) serve(input int) error {
+	buffer := make([]byte, inputSize)
+	start, end := 0, 0
+	for {
+		for end-start >= 4 {
+			size := binary.BigEndian.Uint32(buffer[start:])
+			if size == 0 || size > maxPacket {
+				return errMalformed
+			}
+			whole := start + 4 + int(size)
+			if whole > end {
+				break
+			}
+			if err := s.handle(buffer[start+4 : whole]); err != nil {
+				return err
+			}
+			start = whole
+			if len(s.reply.buffer) >= sendAt {
+				if err := s.send(); err != nil {
+					return err
+				}
+			}
+		}
+		if err := s.send(); err != nil {
+			return err
+		}
+		if start == end {
+			start, end = 0, 0
+		} else if len(buffer)-start < maxPacket+4 {
+			end = copy(buffer, buffer[start:end])
+			start = 0
+		}
+		count, err := restart(func() (int, error) { return syscall.Read(input, buffer[end:]) })
+		if err != nil {
+			return err
+		}
+		if count == 0 {
+			return nil
+		}
+		end += count
+	}
+}
+
+func (s *server) send() error {
+	s.events.flush()
+	if len(s.reply.buffer) == 0 {
+		return nil
+	}
+	err := writeAll(s.output, s.reply.buffer)
+	s.reply.buffer = s.reply.buffer[:0]
+	if err == syscall.EPIPE {
+		return errGone
+	}
+	return err
+}
+
+// handle carries out one request. An error ends the session: what is wrong has no id that could be answered.
+func (s *server) handle(packet []byte) error {
+	f := &fields{rest: packet[1:]}
+	if !s.greeted {
+		if packet[0] != typeInit || f.word() < 3 || f.failed {
+			return errors.New("no client of version 3")
+		}
+		s.greeted = true
+		s.greet()
+		return nil
+	}
+	id := f.word()
+	if f.failed || packet[0] == typeInit {
+		return errMalformed
+	}
+	action := actions[packet[0]]
+	if action == nil {
+		s.status(id, statusUnsupported, "no such request")
+		return nil
+	}
+	before := len(s.reply.buffer)
+	err := action(s, id, f)
+	if err == nil && f.failed {
+		err = errMalformed
+	}
+	if err != nil {
+		s.reply.buffer = s.reply.buffer[:before]
+		s.fail(id, err)
+	} else if len(s.reply.buffer) == before {
+		s.status(id, statusOK, "")
+	}
+	return nil
+}
+
+// actions answer a request, leave a plain success unanswered, or return an error. They change nothing when a field was
+// missing.
+var actions = [256]func(*server, uint32, *fields) error{
+	typeOpen: (*server).open, typeClose: (*server).close, typeRead: (*server).read, typeWrite: (*server).write,
+	typeLstat: (*server).lstat, typeFstat: (*server).fstat, typeSetstat: (*server).setstat,
+	typeFsetstat: (*server).fsetstat, typeOpendir: (*server).opendir, typeReaddir: (*server).readdir,
+	typeRemove: (*server).remove, typeMkdir: (*server).mkdir, typeRmdir: (*server).rmdir,
+	typeRealpath: (*server).realpath, typeStat: (*server).stat, typeRename: (*server).rename,
+	typeReadlink: (*server).readlink, typeSymlink: (*server).symlink, typeExtended: (*server).extended,
+}
+
+func (s *server) greet() {
+	r := &s.reply
+	r.begin(typeVersion, 3)
+	for _, one := range extensions {
+		r.text(one.name)
+		r.text(one.version)
+	}
+	r.end()
+}
+
+func (s *server) status(id, code uint32, text string) {
+	r := &s.reply
+	r.begin(typeStatus, id)
+	r.word(code)
+	r.text(text)
+	r.text("")
+	r.end()
+}
+
+// refusal is a rule's no.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+// end says that there is no more.
+var errEnd = errors.New("end of file")
+
+func (s *server) fail(id uint32, err error) {
+	var number syscall.Errno
+	var refused refusal
+	code, text := uint32(statusFailure), err.Error()
+	switch {
+	case err == errEnd:
+		code = statusEOF
+	case err == errMalformed:
+		code = statusBadMessage
+	case errors.As(err, &refused):
+		code = statusDenied
+	case errors.As(err, &number):
+		switch number {
+		case syscall.ENOENT, syscall.ENOTDIR, syscall.EBADF, syscall.ELOOP:
+			code = statusNoSuchFile
+		case syscall.EPERM, syscall.EACCES:
+			code = statusDenied
+		case syscall.ENOSYS, syscall.EOPNOTSUPP:
+			code = statusUnsupported
+		case syscall.EFBIG:
+			text = "larger than a file may be"
+		}
+	}
+	s.status(id, code, text)
+}
+
+// refuse tells the gateway that a rule forbids an operation, and gives the error for the client.
+func (s *server) refuse(operation, path, reason string) error {
+	s.events.begin("refused").text("operation", operation).text("path", s.shown(path)).text("reason", reason).end()
+	return refusal(reason)
+}
+
+// mayChange is asked before each change; in upload-only mode, callers look at what they do themselves.
+func (s *server) mayChange(operation, path string) error {
+	if s.rules.ReadOnly {
+		return s.refuse(operation, path, "read-only")
+	}
+	return nil
+}
+
+// mayReplace is asked before what touches files that others may have brought.
+func (s *server) mayReplace(operation, path string) error {
+	if s.rules.UploadOnly {
+		return s.refuse(operation, path, "upload only")
+	}
+	return s.mayChange(operation, path)
+}
+
+// shown is a client's path as events have it: with the folder that it is relative to, else as the client wrote it.
+func (s *server) shown(path string) string {
+	if path != "" && path[0] == '/' {
+		return path
+	}
+	if s.start == "/" {
+		return "/" + path
+	}
+	return s.start + "/" + path
+}
+
+// path takes a path off a request.
+func (s *server) path(f *fields) (string, error) {
+	raw := f.bytes()
+	if f.failed {
+		return "", errMalformed
+	}
+	if len(raw) == 0 {
+		return ".", nil
+	}
+	if len(raw) >= maxPath {
+		return "", syscall.ENAMETOOLONG
+	}
+	for _, char := range raw {
+		if char == 0 {
+			return "", syscall.EINVAL
+		}
+	}
+	return string(raw), nil
+}
