@@ -66,6 +66,7 @@ def _limits(ssh: SSHConfig) -> Limits:
         unsent_bytes=limits.unsent_bytes,
         unsent_bytes_unauthenticated=limits.unsent_bytes // 8,
         rekey=limits.rekey_time,
+        rekeys=limits.rekeys or sys.maxsize,
         unreachable=limits.unreachable,
     )
 

@@ -121,6 +121,51 @@ async def test_a_key_exchange_that_is_never_finished_holds_little_and_ends() -> 
         assert server.backend.open_scopes == 0 or await ended(server)
 
 
+def exchange_keys(connection: Any) -> None:
+    """Begin a key exchange, as asyncssh does after an hour."""
+    connection._send_kexinit()
+    connection._kexinit_sent = True
+
+
+class Ends(asyncssh.SSHClient):
+    """Keeps why its connection ended."""
+
+    why: Exception | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.why = exc
+
+
+async def test_a_client_that_only_exchanges_keys_is_sent_away() -> None:
+    ends = Ends()
+    async with (
+        serving(limits=Limits(rekeys=5)) as server,
+        client(server, client_factory=lambda: ends) as connection,
+        asyncio.timeout(10),
+    ):
+        begun = 0
+        while ends.why is None:
+            if connection._kex_complete and connection._transport:
+                exchange_keys(connection)
+                begun += 1
+            await asyncio.sleep(0.001)
+        assert isinstance(ends.why, asyncssh.DisconnectError)
+        assert ends.why.reason == "Too many key exchanges"
+        assert begun == 6
+        (line,) = server.log.of(SSHCode.LIMIT_REKEYS)
+        assert line[1]["remoteAddr"] == "127.0.0.1"
+
+
+async def test_traffic_justifies_key_exchanges() -> None:
+    async with serving(limits=Limits(rekeys=1)) as server, client(server) as connection:
+        process = await connection.create_process("cat /dev/zero", encoding=None)
+        for _ in range(5):
+            await process.stdout.readexactly(MIB)
+            exchange_keys(connection)
+            await until(lambda: connection._kex_complete)
+        await process.stdout.readexactly(8 * MIB)
+
+
 async def ended(server: Front) -> bool:
     await until(lambda: server.backend.open_scopes == 0)
     return True

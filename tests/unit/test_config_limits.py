@@ -43,10 +43,10 @@ def test_the_defaults_of_the_file_are_those_of_the_server() -> None:
 
 
 def test_zero_turns_a_limit_off() -> None:
-    off = limits(envCount=0, envBytes=0, authRequests=0, authCalls=0, connections=0, unreachable="0s")
+    off = limits(envCount=0, envBytes=0, authRequests=0, authCalls=0, connections=0, rekeys=0, unreachable="0s")
     assert problems(off) == []
     settled = _limits(SSHConfig.model_validate({"limits": off.model_dump(by_alias=True)}))
-    assert min(settled.env_count, settled.env_bytes, settled.auth_requests, settled.auth_calls) > 2**60
+    assert min(settled.env_count, settled.env_bytes, settled.auth_requests, settled.auth_calls, settled.rekeys) > 2**60
     assert settled.unreachable == timedelta(0)
 
 

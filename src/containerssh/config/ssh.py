@@ -219,6 +219,9 @@ class LimitsConfig(ConfigModel):
     rekey_time: Duration = seconds(60)
     """How long a key exchange of a logged-in connection may take."""
 
+    rekeys: Count = 30
+    """How many key exchanges a client may begin in a minute, beside one for each 256 KiB that are transferred."""
+
     unreachable: Duration = seconds(90)
     """After how long without any answer of the client's host a connection is given up; 0: when the system does."""
 

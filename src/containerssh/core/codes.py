@@ -148,6 +148,7 @@ class SSHCode(Code):
     LIMIT_QUEUED_REQUESTS = "SSH_LIMIT_QUEUED_REQUESTS", "a channel was closed: too many requests wait on it"
     LIMIT_UNSENT = "SSH_LIMIT_UNSENT", "a connection was closed: its client does not read what it asked for"
     LIMIT_REKEY = "SSH_LIMIT_REKEY", "a connection was closed: its client does not finish a key exchange"
+    LIMIT_REKEYS = "SSH_LIMIT_REKEYS", "a connection was closed: its client exchanges keys too often"
     LIMIT_UNREACHABLE = "SSH_LIMIT_UNREACHABLE", "a connection was closed: its client's host does not answer any more"
     LIMIT_LOGIN_TIME = "SSH_LIMIT_LOGIN_TIME", "a login was ended: it may not last any longer"
     LIMITS_REACHED = "SSH_LIMITS_REACHED", "at the end: which limits were reached, and how often"

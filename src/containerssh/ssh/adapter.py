@@ -36,6 +36,7 @@ from containerssh.core.messages import Event
 from containerssh.ssh import presence
 from containerssh.ssh.channel_adapter import AdapterChannel
 from containerssh.ssh.host_keys import HostKey
+from containerssh.ssh.limits import Rekeyings
 from containerssh.ssh.packets import PacketConnection
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ class AdapterConnection(PacketConnection):
         self._turn_ends = 0.0
         self._turn_due = False
         self._quiet = True
+        self._rekeyings: Rekeyings | None = None
         self._deferred_size = 0
         self._rekey_timer: asyncio.TimerHandle | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
@@ -439,6 +441,8 @@ class AdapterConnection(PacketConnection):
 
     def _process_kexinit(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
         if self._session_id and not self._auth_complete:
+        if self._session_id and not self._kexinit_sent:
+            self._client_rekeys()
             # A stranger could have us compute signatures for as long as it may take to log in.
             raise DisconnectError(constants.DISC_PROTOCOL_ERROR, "Another key exchange before the login")
         # Read here as well: what is wrong in it must be found before the library's coroutine runs.
@@ -450,6 +454,15 @@ class AdapterConnection(PacketConnection):
         self._client_guessed = copy.get_boolean()
         copy.get_uint32()
         copy.check_end()
+    def _client_rekeys(self) -> None:
+        now = self._loop.time()
+        if self._rekeyings is None:
+            self._rekeyings = Rekeyings(self._limits.rekeys, now)
+        sock = self._transport.get_extra_info("socket") if self._transport else None
+        if not self._rekeyings.begins(now, presence.traffic(sock) if sock else 0):
+            self.front.limit_reached(SSHCode.LIMIT_REKEYS, "The client exchanges keys too often")
+            raise DisconnectError(constants.DISC_BY_APPLICATION, "Too many key exchanges")
+
         return super()._process_kexinit(pkttype, pktid, packet)
 
     def choose_server_host_key(self, peer_host_key_algs: Sequence[bytes]) -> bool:

@@ -17,6 +17,9 @@ from containerssh.core.messages import Event
 
 logger = logging.getLogger(__name__)
 
+BYTES_FOR_A_REKEY = 256 * 1024
+"""The traffic that justifies another key exchange."""
+
 LIMITS_TOTAL = "containerssh_ssh_limits_total"
 """The counter; its label ``limit`` is the code without ``SSH_LIMIT_``, in small letters."""
 
@@ -39,6 +42,32 @@ def limit_reached(code: SSHCode, text: str, *, log: Callable[[int, Event], None]
     """Count, and log with the labels of the scope; *log* where another scope's are wanted."""
     count(code)
     log(logging.INFO, Event(code, text))
+
+
+class Rekeyings:
+    """
+    How often a client begins another key exchange of a connection, each of which costs us a signature and more.
+
+    Those that its traffic justifies are free, and so many in a minute besides.
+    """
+
+    def __init__(self, per_minute: int, now: float) -> None:
+        self._per_minute = per_minute
+        self._left = float(per_minute)
+        self._since = now
+        self._traffic = 0
+
+    def begins(self, now: float, traffic: int) -> bool:
+        """Another one begins at *now* (seconds), after *traffic* bytes in all; whether that may be."""
+        if traffic - self._traffic >= BYTES_FOR_A_REKEY:
+            self._traffic = traffic
+            return True
+        self._left = min(self._per_minute, self._left + (now - self._since) * self._per_minute / 60)
+        self._since = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 @contextmanager

@@ -43,6 +43,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Penalties:
+    rekeys: int = 30
+    """Key exchanges that a client may begin in a minute beside those that its traffic justifies."""
     """What a connection that ends without a login adds to the time that its source is refused for."""
 
     auth_failed: timedelta = timedelta(seconds=5)

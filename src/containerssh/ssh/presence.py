@@ -17,6 +17,8 @@ _PROBES = 4
 _UNANSWERED = struct.Struct("=2xBB")
 _LAST_ACK_RECEIVED = struct.Struct("=56xI")
 _UNANSWERED_MIN = 2
+# Bytes that the peer has confirmed, and that it has sent.
+_TRAFFIC = struct.Struct("=120xQQ")
 
 
 def watch(sock: socket.socket, limit: timedelta) -> None:
@@ -41,6 +43,15 @@ def acknowledge(sock: socket.socket) -> None:
     """
     with suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def traffic(sock: socket.socket) -> int:
+    """The bytes of the connection in both directions; 0 where the kernel does not tell."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TRAFFIC.size)
+    except OSError:
+        return 0
+    return sum(_TRAFFIC.unpack(info)) if len(info) == _TRAFFIC.size else 0
 
 
 def is_gone(sock: socket.socket, limit: timedelta) -> bool:

@@ -66,7 +66,8 @@ _CHANNEL = {
 _CONNECTION_FIELDS = (
     "_auth", "_auth_complete", "_auth_final", "_auth_in_progress", "_channels", "_deferred_packets", "_enc_alg_sc",
     "_extensions_to_send", "_ignore_first_kex", "_inpbuf", "_keepalive_count", "_kex", "_kex_algs", "_kex_complete",
-    "_max_recv_pktlen", "_next_recv_encryption", "_next_service", "_packet", "_pktlen", "_recv_blocksize",
+    "_kexinit_sent", "_max_recv_pktlen", "_next_recv_encryption", "_next_service", "_packet", "_pktlen",
+    "_recv_blocksize",
     "_recv_encryption", "_recv_handler", "_recv_seq", "_rekey_bytes", "_rekey_bytes_sent", "_rekey_seconds",
     "_rekey_time", "_send_blocksize", "_send_encryption", "_send_seq",
     "_server_host_key_algs", "_session_id", "_sig_algs", "_tasks", "_transport",
