@@ -46,6 +46,7 @@ class OCIBackend:
         self._data: set[Path] = set()
         self._preparing = asyncio.Lock()
         self._numbers = count(1)
+        self._moves: asyncio.Future[None] | None = None
 
     @asynccontextmanager
     async def login(self, login: Login, config: OCIConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
@@ -69,6 +70,7 @@ class OCIBackend:
         """One container, ready for sessions; gone at the end."""
         async with AsyncExitStack() as undo:
             async with time_limit(config.timeouts.container_start, lambda: _too_slow(config)):
+                self._expect_moves()
                 machine, spec = await self._prepare(login, config, notices)
                 logger.debug(Event(OCICode.CONTAINER_CREATE, "Starting a container", containerId=spec.id))
                 link = await undo.enter_async_context(open_container(machine.host, spec))
@@ -113,6 +115,12 @@ class OCIBackend:
                 with suppress(OSError):
                     (data / "containers" / self._instance.id).rmdir()
         await asyncio.to_thread(cgroups.kill_and_remove, self._instance.id)
+
+    def _expect_moves(self) -> None:
+        """While the container is being described, the kernel can wait for what starting it would have to wait for."""
+        uses_groups = any(machine.host.runtime.cgroups for machine in self._machines.values())
+        if uses_groups and (self._moves is None or self._moves.done()):
+            self._moves = asyncio.get_running_loop().run_in_executor(None, cgroups.expect_moves)
 
     async def _machine(self, config: OCIConfig) -> Machine:
         key = (config.runtime, data_folder(self._instance, config))
@@ -224,6 +232,7 @@ def _execution(config: OCIConfig, spec: ContainerSpec) -> Execution:
         signal=config.timeouts.signal,
         window=config.timeouts.window,
         environment={},
+        leftovers=config.background_processes,
     )
 
 
