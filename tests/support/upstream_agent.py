@@ -42,8 +42,10 @@ esac
 """
 
 
-def agent_image(engine: Engine, name: str = IMAGE, script: str = _SCRIPT) -> str:
-    """An image with busybox and *script* as its agent; its name."""
+def agent_image(engine: Engine, name: str = IMAGE, script: str = _SCRIPT, *, extra: str = "") -> str:
+    """An image with busybox and *script* as its agent, after the Dockerfile's line *extra*; its name."""
+    if engine.has_image(name) and name == IMAGE:
+        return name
     encoded = base64.b64encode(script.encode()).decode()
     change = f"RUN echo {encoded} | base64 -d >{PATH} && chmod 755 {PATH}"
-    return build_image(engine, name, "bb:latest", change)
+    return build_image(engine, name, "bb:latest", *([extra] if extra else []), change)

@@ -140,10 +140,11 @@ class Execs:
                 if pieces is None:
                     break
                 for stream, data in pieces:
+                    before = len(reader.seen)
                     try:
                         rest = data if stream == STDERR or cause else reader.feed(data)
                     except ProtocolError as exc:
-                        cause, rest = exc, b""
+                        cause, rest = exc, data[len(reader.seen) - before :]
                     size += len(rest)
                     first.append((stream, rest))
         except (OSError, ProtocolError) as exc:

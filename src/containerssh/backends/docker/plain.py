@@ -247,8 +247,9 @@ async def plain_login(start: Start, way: str, *, why: str = "") -> AsyncIterator
 
 def keeps_agent_out(error: EngineError) -> bool:
     """Whether *error* says that this engine does not let the server's agent into a container."""
-    forbidden = error.code == DockerCode.CONTAINER_CREATE_FAILED and error.status == 403
-    return error.permanent and (forbidden or error.code == DockerCode.AGENT_KEPT_OUT)
+    if error.code == DockerCode.AGENT_KEPT_OUT:
+        return error.status is not None
+    return error.code == DockerCode.CONTAINER_CREATE_FAILED and error.status == 403
 
 
 def execution_of(config: DockerConfig) -> Execution:
@@ -261,6 +262,7 @@ def execution_of(config: DockerConfig) -> Execution:
         signal=timeouts.signal,
         window=timeouts.window,
         environment={},
+        leftovers=execution.background_processes,
     )
 
 
