@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerssh.auth.authorized_keys import AuthorizedKey, parse_authorized_key
+from containerssh.auth.authorized_keys import AuthorizedKey, UnusableLine, parse_authorized_key
 from containerssh.core.metadata import Restrictions
 
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
@@ -179,6 +179,26 @@ def test_any_line_is_a_key_or_refused(start: str, end: str) -> None:
     except ValueError:
         return
     assert entry is None or entry.key.authorized_key == ED25519
+
+
+SECRET = "Xq7hunter2Zw"
+
+
+@given(
+    st.text(st.sampled_from('=,"!/ \t:*.1'), max_size=6),
+    st.sampled_from(
+        ["", "from=", 'from="', 'command="', 'expiry-time="', 'environment="', "pty,", "ssh-rsa ", ED25519[:30]]
+    ),
+    st.sampled_from(["", " ", '"', '" ', ",", f" {ED25519}", f'" {ED25519}']),
+)
+def test_the_kind_of_a_mistake_tells_nothing_of_the_line(before: str, start: str, after: str) -> None:
+    for line in (f"{start}{before}{SECRET}{after}", f"{before}{start}{SECRET}{after}"):
+        kind = ""
+        try:
+            parse_authorized_key(line)
+        except UnusableLine as exc:
+            kind = exc.kind
+        assert SECRET.lower() not in kind.lower()
 
 
 @given(

@@ -193,7 +193,21 @@ async def test_a_bad_line_of_a_key_file_costs_that_line_only(path: Path, caplog:
     await file.authenticate_password(replace(ATTEMPT, username="bob"), b"right")
     told = events(caplog, AuthCode.USERS_FILE_FAILED)
     assert [text.split(" of ")[0] for text in told] == ["Line 1", "Line 2"]
-    assert "cert-authority" in told[0]
+    assert told[0].endswith("lets nobody in: an option is not supported")
+
+
+async def test_a_key_file_that_links_to_a_secret_does_not_take_it_to_the_log(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = path.parent / "shadow"
+    secret.write_text('root:$6$salt$Hash:1::\nDB_PASSWORD=Hash\n-----BEGIN Hash-----\npty,Hash\nfrom="Hash" x\n')
+    (path.parent / "keys").symlink_to(secret)
+    write(path, {"alice": {"authorizedKeysFile": "keys"}})
+    await refused(UsersFile(path).authenticate_public_key(ATTEMPT, key()))
+    told = events(caplog, AuthCode.USERS_FILE_FAILED)
+    assert len(told) == 5
+    assert "Hash" not in caplog.text
+    assert "DB_PASSWORD" not in caplog.text
 
 
 async def test_a_changed_file_counts_from_the_next_attempt_on(path: Path) -> None:

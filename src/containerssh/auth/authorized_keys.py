@@ -86,28 +86,38 @@ class AuthorizedKey:
     expires: datetime | None = None
 
 
+class UnusableLine(ValueError):
+    """A line that cannot be used."""
+
+    def __init__(self, kind: str, text: str = "") -> None:
+        """*text* says why, perhaps with words of the line; *kind* does so without, for a file that may hold secrets."""
+        super().__init__(text or kind)
+        self.kind = kind
+
+
 def parse_authorized_key(line: str) -> AuthorizedKey | None:
     """
     What a line says; None for an empty one and for a comment.
 
     Raises:
-        ValueError: it cannot be used; the text says why.
+        UnusableLine: it cannot be used; the text says why.
     """
     line = line.strip(" \t\r\n")
     if not line or line.startswith("#"):
         return None
     if len(line) > LONGEST_LINE:
-        raise ValueError(f"longer than {LONGEST_LINE} characters")
+        raise UnusableLine(f"longer than {LONGEST_LINE} characters")
     if any(ord(character) < 32 and character != "\t" for character in line):
-        raise ValueError("there is a control character in it")
+        raise UnusableLine("there is a control character in it")
     options: list[tuple[str, str | None]] = []
     if _BLANKS.split(line, 1)[0] not in KEY_TYPES:
         options, line = _split_options(line)
     kind, *rest = _BLANKS.split(line, 2)
     if kind not in KEY_TYPES:
-        raise ValueError(f"{kind[:60]!r} is no type of key; known are {', '.join(sorted(KEY_TYPES))}")
+        text = f"{kind[:60]!r} is no type of key; known are {', '.join(sorted(KEY_TYPES))}"
+        raise UnusableLine("there is no known type of key in it", text)
     if not rest:
-        raise ValueError("the key itself is missing")
+        raise UnusableLine("the key itself is missing")
     key = _parse_key(kind, rest[0])
     return _apply(options, AuthorizedKey(key, rest[1] if len(rest) > 1 else ""))
 
@@ -119,13 +129,14 @@ def _split_options(line: str) -> tuple[list[tuple[str, str | None]], str]:
     while True:
         name = _OPTION_NAME.match(line, position)
         if not name:
-            raise ValueError("neither a type of key nor an option stands at the start, or after a comma")
+            raise UnusableLine("neither a type of key nor an option stands at the start, or after a comma")
         position = name.end()
         value = None
         if line.startswith("=", position):
             quoted = _QUOTED.match(line, position + 1)
             if not quoted:
-                raise ValueError(f"the value of the option {name[0]} must stand in double quotes")
+                text = f"the value of the option {name[0]} must stand in double quotes"
+                raise UnusableLine("the value of an option is not in double quotes", text)
             value, position = quoted[1].replace('\\"', '"'), quoted.end()
         options.append((name[0].lower(), value))
         following = line[position : position + 1]
@@ -134,9 +145,9 @@ def _split_options(line: str) -> tuple[list[tuple[str, str | None]], str]:
         elif following in (" ", "\t"):
             return options, line[position:].lstrip(" \t")
         elif not following:
-            raise ValueError("there is no key after the options")
+            raise UnusableLine("there is no key after the options")
         else:
-            raise ValueError(f"{following!r} after the option {name[0]}")
+            raise UnusableLine("something else follows an option", f"{following!r} after the option {name[0]}")
 
 
 def _apply(options: list[tuple[str, str | None]], entry: AuthorizedKey) -> AuthorizedKey:
@@ -144,9 +155,9 @@ def _apply(options: list[tuple[str, str | None]], entry: AuthorizedKey) -> Autho
     for name, value in options:
         if (value is not None) != (name in _WITH_VALUE):
             if name in _WITH_VALUE:
-                raise ValueError(f"the option {name} needs a value")
+                raise UnusableLine(f"the option {name} needs a value")
             if name in _FLAGS or name == "restrict":
-                raise ValueError(f"the option {name} has no value")
+                raise UnusableLine(f"the option {name} has no value")
         rights = asdict(entry.restrictions)
         if name in _FLAGS:
             facility, allowed = _FLAGS[name]
@@ -157,42 +168,42 @@ def _apply(options: list[tuple[str, str | None]], entry: AuthorizedKey) -> Autho
         elif name in _WITH_VALUE and value is not None:
             entry = _APPLY[name](entry, value)
         else:
-            raise ValueError(f"the option {name[:60]!r} is not supported")
+            raise UnusableLine("an option is not supported", f"the option {name[:60]!r} is not supported")
     return entry
 
 
 def _command(entry: AuthorizedKey, value: str) -> AuthorizedKey:
     if entry.restrictions.force_command is not None:
-        raise ValueError("the option command is given twice")
+        raise UnusableLine("the option command is given twice")
     if not value:
-        raise ValueError("the option command is empty")
+        raise UnusableLine("the option command is empty")
     return replace(entry, restrictions=replace(entry.restrictions, force_command=value))
 
 
 def _environment(entry: AuthorizedKey, value: str) -> AuthorizedKey:
     name, equals, content = value.partition("=")
     if not equals or not _NAME.fullmatch(name):
-        raise ValueError("the option environment must say NAME=value")
+        raise UnusableLine("the option environment must say NAME=value")
     # The first one counts, as in OpenSSH.
     return replace(entry, environment={name: content, **entry.environment})
 
 
 def _expiry(entry: AuthorizedKey, value: str) -> AuthorizedKey:
     if not _EXPIRY.fullmatch(value):
-        raise ValueError("the option expiry-time must say YYYYMMDD[Z], YYYYMMDDHHMM[Z] or YYYYMMDDHHMMSS[Z]")
+        raise UnusableLine("the option expiry-time must say YYYYMMDD[Z], YYYYMMDDHHMM[Z] or YYYYMMDDHHMMSS[Z]")
     digits = value.removesuffix("Z").ljust(14, "0")
     try:
         moment = datetime.strptime(f"{digits}+0000", "%Y%m%d%H%M%S%z")
         # In local time unless it ends in Z.
         expires = moment if value.endswith("Z") else moment.replace(tzinfo=None).astimezone()
     except (ValueError, OverflowError, OSError):
-        raise ValueError("the option expiry-time names no moment that exists") from None
+        raise UnusableLine("the option expiry-time names no moment that exists") from None
     return replace(entry, expires=min(expires, entry.expires or expires))
 
 
 def _from(entry: AuthorizedKey, value: str) -> AuthorizedKey:
     if entry.sources is not None:
-        raise ValueError("the option from is given twice")
+        raise UnusableLine("the option from is given twice")
     accepted: list[_Network | str] = []
     refused: list[_Network | str] = []
     for pattern in value.split(","):
@@ -217,10 +228,10 @@ def _source(pattern: str) -> _Network | str:
         return ipaddress.ip_network(pattern)
     except ValueError as exc:
         if "/" in pattern and "host bits" in str(exc):
-            raise ValueError(f"the option from: {pattern!r} has bits set behind its prefix") from None
-        raise ValueError(
-            f"the option from: {pattern[:60]!r} is no address, network or wildcard (host names are not looked up)"
-        ) from None
+            text = f"the option from: {pattern!r} has bits set behind its prefix"
+            raise UnusableLine("a network of the option from has bits set behind its prefix", text) from None
+        text = f"the option from: {pattern[:60]!r} is no address, network or wildcard (host names are not looked up)"
+        raise UnusableLine("the option from names no address, network or wildcard", text) from None
 
 
 def _matches(address: _Address, pattern: _Network | str) -> bool:
@@ -233,12 +244,14 @@ def _parse_key(kind: str, encoded: str) -> PublicKey:
     try:
         blob = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("the key is not in base64") from None
+        raise UnusableLine("the key is not in base64") from None
     parts = _strings(blob)
     if not parts or parts[0] != kind.encode():
-        raise ValueError(f"the key is not of the type {kind} that stands in front of it, or it is cut off")
+        raise UnusableLine(f"the key is not of the type {kind} that stands in front of it, or it is cut off")
     if not _well_formed(kind, parts[1:]):
-        raise ValueError(f"the key is no {kind} key" + (f" of {LEAST_RSA_BITS} bits or more" if "rsa" in kind else ""))
+        raise UnusableLine(
+            f"the key is no {kind} key" + (f" of {LEAST_RSA_BITS} bits or more" if "rsa" in kind else "")
+        )
     return PublicKey(kind, blob)
 
 

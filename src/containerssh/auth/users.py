@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError
 
-from containerssh.auth.authorized_keys import AuthorizedKey, parse_authorized_key
+from containerssh.auth.authorized_keys import AuthorizedKey, UnusableLine, parse_authorized_key
 from containerssh.auth.hashes import PasswordHash, parse_hash
 from containerssh.config.document import Document, DocumentError, parse_yaml
 from containerssh.config.findings import ConfigErrors, Finding, findings_of
@@ -214,8 +214,9 @@ class UsersFile:
             try:
                 if entry := parse_authorized_key(line):
                     yield entry
-            except ValueError as exc:
-                text = f"Line {number} of {path} lets nobody in: {exc}"
+            except UnusableLine as exc:
+                # Not its text: the file may be its user's, and a link to one that only we may read.
+                text = f"Line {number} of {path} lets nobody in: {exc.kind}"
                 self._tell(logging.WARNING, AuthCode.USERS_FILE_FAILED, text)
 
     def _tell(self, level: int, code: AuthCode, text: str) -> None:
@@ -307,7 +308,7 @@ class _Reader:
             try:
                 if entry := parse_authorized_key(line):
                     yield entry
-            except ValueError as exc:
+            except UnusableLine as exc:
                 self.add((*place, "authorizedKeys", str(number)), str(exc))
 
     def _environment(self, place: tuple[str, ...], variables: Mapping[str, str]) -> Iterator[tuple[str, Value[str]]]:
