@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
+from containerssh.backends.docker.half_close import open_tls
 from containerssh.backends.docker.wire import HEAD_LIMIT, Wire
 from containerssh.config.docker import DockerConnectionConfig
 from containerssh.core.codes import DockerCode
@@ -41,15 +42,17 @@ class Endpoint:
             return "docker"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    async def connect(self) -> Wire:
+    async def connect(self, *, half_close: bool = False) -> Wire:
         """
-        A new connection; close it with ``Wire.abort``.
+        A new connection; close it with ``Wire.abort``. With *half_close* its writing side can be ended alone.
 
         Raises:
             OSError: nobody listens there, or TLS failed.
         """
         if self.socket:
             reader, writer = await asyncio.open_unix_connection(self.socket, limit=HEAD_LIMIT)
+        elif half_close and self.tls is not None:
+            reader, writer = await open_tls(self.host, self.port, self.tls)
         else:
             reader, writer = await asyncio.open_connection(
                 self.host,

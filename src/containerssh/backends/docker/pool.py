@@ -39,7 +39,8 @@ class Pool:
                 # A request that changes something may have arrived: only its sender knows whether to ask again.
                 if wire.answered or request.method == "POST":
                     raise
-        wire = await self._endpoint.connect()
+        # A connection for one exchange alone becomes a stream, whose input may end before its output.
+        wire = await self._endpoint.connect(half_close=not kept)
         return wire, await self._send(wire, request)
 
     def give_back(self, wire: Wire, head: Head) -> None:
