@@ -572,6 +572,34 @@ async def test_what_could_not_be_removed_in_time_is_removed_later(engine: Engine
         assert containers_of(engine, login) == []
 
 
+@on("docker")
+@pytest.mark.parametrize("fault", ["silent", "away"])
+async def test_the_user_hears_soon_of_an_engine_that_never_answers(
+    engine: Engine, instance: Instance, fault: str
+) -> None:
+    """The image is known from the login before; what may come of the request to create is removed behind the scenes."""
+    backend = DockerBackend(instance)
+    async with way_to(engine) as way:
+        settings = config(way, timeouts={"containerStart": "3s", "containerStop": "60s"})
+        async with logged_in(backend, a_login(), settings):
+            pass
+        login = a_login()
+        if fault == "silent":
+            way.hold = lambda line: b"/containers/create" in line
+        else:
+            way.refuse = True
+        way.cut()
+        before = time.monotonic()
+        with pytest.raises(BackendError, match="not ready within 3 s"):
+            async with logged_in(backend, login, settings):
+                pass
+        assert time.monotonic() - before < 3 + 4
+        way.refuse = False
+        way.release.set()
+        await backend.close()
+        assert containers_of(engine, login) == []
+
+
 # -- the reaper ------------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,7 @@ UPLOADED_AGENT = ".containerssh/agent"
 _FIRST_LOOK = 0.1
 _SLOWEST_LOOK = 0.5
 _AGENT_LINES = 50
+_SILENT_ENGINE = timedelta(seconds=2)
 
 
 class _SocketUseless(Exception):
@@ -71,6 +72,7 @@ class Start:
     """After this an image's entrypoint is taken to ignore its arguments, which are the agent's command."""
     _last: EngineError | None = field(default=None, init=False)
     _agent_lines: int = field(default=0, init=False)
+    _ends: float = field(default=0.0, init=False)
 
     @asynccontextmanager
     async def run(self, within: timedelta) -> AsyncIterator[AgentLink]:
@@ -80,6 +82,7 @@ class Start:
         Raises:
             BackendError: it could not be started within *within*.
         """
+        self._ends = asyncio.get_running_loop().time() + within.total_seconds()
         async with AsyncExitStack() as undo:
             async with time_limit(within, partial(self._late, within)):
                 link = await self._start(undo)
@@ -265,7 +268,11 @@ class Start:
                 raise
             self.held.discard(container.launch)
 
-        await finish(remove, within=self.config.timeouts.container_stop)
+        within = self.config.timeouts.container_stop
+        if not container.id and asyncio.get_running_loop().time() >= self._ends:
+            # The engine has said nothing all the time, and the user waits to hear of it.
+            within = min(within, _SILENT_ENGINE)
+        await finish(remove, within=within)
 
     async def _while_running(
         self,
