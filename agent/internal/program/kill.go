@@ -44,9 +44,14 @@ func KillAll() {
 	}
 }
 
-// Kill ends the program and all that it has started, if it still runs. What it has left behind before, in a session of
-// its own and as an orphan, lives as long as the link, like a job that nohup has started.
+// Kill ends the program and all that it has started, if it still runs, and then what it has left behind, as far as the
+// request to start it said so.
 func (p *Program) Kill() {
+	p.killTree()
+	p.endLeftovers()
+}
+
+func (p *Program) killTree() {
 	if p.signalTree(syscall.SIGHUP) {
 		p.signalTree(syscall.SIGCONT)
 		waitUntil(Grace, p.hasEnded)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+
+	"containerssh.io/agent/internal/wire"
 )
 
 func TestEachNameComesOnceAndOursWins(t *testing.T) {
@@ -95,4 +97,32 @@ func FuzzModes(f *testing.F) {
 func FuzzParseStat(f *testing.F) {
 	f.Add([]byte("5 (a) Z 1 (x) S 17 5 23 0 -1"))
 	f.Fuzz(func(t *testing.T, stat []byte) { parseStat(5, stat) })
+}
+
+func TestAMarkIsReadFromTheLimitsOfAProcess(t *testing.T) {
+	const line = "Max file locks            18446744073709551613 unlimited            locks     \n"
+	for text, wanted := range map[string]uint64{
+		line: 1<<64 - 3, "Limit\n" + line + "Max x 1 2\n": 1<<64 - 3,
+		"": 0, "Max file locks": 0, "Max file locks unlimited unlimited locks": 0, "Max file locks -1": 0,
+	} {
+		if got := parseMark([]byte(text)); got != wanted {
+			t.Fatal(text, got)
+		}
+	}
+}
+
+func TestEachProgramGetsAMarkOnceOneIsNeeded(t *testing.T) {
+	defer func(before uint64) { marks = before }(marks)
+	marks = 0
+	if mark(wire.HangUpLeftovers) != 0 {
+		t.Fatal("a mark that nobody asked for")
+	}
+	first := mark(wire.EndLeftovers)
+	if first == 0 {
+		t.Skip("no limits can be set here")
+	}
+	// What is started later must not pass for the first one's.
+	if second := mark(wire.KeepLeftovers); second == 0 || second == first || markOf(os.Getpid()) != second {
+		t.Fatal(first, second, markOf(os.Getpid()))
+	}
 }

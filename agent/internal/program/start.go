@@ -22,6 +22,9 @@ type Program struct {
 	streams  []link.Stream
 	outputs  []*drain
 
+	leftovers wire.Leftovers
+	mark      uint64
+
 	ended  chan struct{}
 	status syscall.WaitStatus
 }
@@ -29,7 +32,7 @@ type Program struct {
 // Start runs a program that reads from and writes to main; errors is nil with a terminal. The streams become the
 // program's own, unless starting fails.
 func Start(request wire.StartRequest, main, errors link.Stream) (*Program, error) {
-	p := &Program{ended: make(chan struct{}), streams: []link.Stream{main}}
+	p := &Program{ended: make(chan struct{}), streams: []link.Stream{main}, leftovers: request.Leftovers}
 	environment := merge(os.Environ(), request.Env)
 	command := request.Argv[0]
 	if request.Agent {
@@ -48,6 +51,7 @@ func Start(request wire.StartRequest, main, errors link.Stream) (*Program, error
 		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: request.Terminal},
 	}
 	children.Lock()
+	p.mark = mark(request.Leftovers)
 	p.pid, err = syscall.ForkExec(path, request.Argv, attributes)
 	if err == nil {
 		children.running[p.pid] = p

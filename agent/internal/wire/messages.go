@@ -16,24 +16,43 @@ type StartRequest struct {
 	Folder       string
 	Terminal     bool
 	Agent        bool // the program is the agent itself, whatever Argv begins with
+	Leftovers    Leftovers
 	Size         Size
 	Modes        string
 }
+
+// Leftovers says what becomes of processes that a program has left behind when its session ends. Whatever it says, they
+// end with the link.
+type Leftovers byte
+
+const (
+	HangUpLeftovers Leftovers = iota // those in the program's own session get HUP
+	EndLeftovers                     // all are ended, wherever they went
+	KeepLeftovers                    // nothing
+)
 
 // The bits of a Start's first byte.
 const (
 	startTerminal = 1
 	startAgent    = 4
+	startEnd      = 8
+	startKeep     = 16
 )
 
 // DecodeStart reads a Start.
 func DecodeStart(payload []byte) (StartRequest, error) {
 	d := Decode(payload)
 	flags := d.Byte()
-	if flags&^(startTerminal|startAgent) != 0 {
+	if flags&^(startTerminal|startAgent|startEnd|startKeep) != 0 || flags&(startEnd|startKeep) == startEnd|startKeep {
 		return StartRequest{}, ErrMalformed
 	}
 	request := StartRequest{Terminal: flags&startTerminal != 0, Agent: flags&startAgent != 0, Main: d.Stream()}
+	switch {
+	case flags&startEnd != 0:
+		request.Leftovers = EndLeftovers
+	case flags&startKeep != 0:
+		request.Leftovers = KeepLeftovers
+	}
 	if !request.Terminal {
 		request.Errors = d.Stream()
 	}

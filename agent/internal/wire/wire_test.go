@@ -81,10 +81,12 @@ func TestAStartsFlagsAreTheOnesThatAreKnown(t *testing.T) {
 		payload := startPayload(flags&startTerminal != 0)
 		payload[0] = byte(flags)
 		request, err := DecodeStart(payload)
-		if known := flags&^(startTerminal|startAgent) == 0; known != (err == nil) {
+		known := flags < startKeep+startEnd && flags&2 == 0
+		if known != (err == nil) {
 			t.Fatal(flags, err)
 		}
-		if err == nil && request.Agent != (flags&startAgent != 0) {
+		left := []Leftovers{HangUpLeftovers, EndLeftovers, KeepLeftovers}[flags>>3%3]
+		if err == nil && (request.Agent != (flags&startAgent != 0) || request.Leftovers != left) {
 			t.Fatal(flags, request)
 		}
 	}

@@ -59,6 +59,8 @@ class StartFlag(IntFlag):
 
     TERMINAL = 1
     AGENT = 4
+    END_LEFTOVERS = 8
+    KEEP_LEFTOVERS = 16
 
 
 _FROM_AGENT: dict[int, int] = {

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 FRAMED_ARGUMENTS = ("serve", "--stdio")
 """The agent's arguments for :func:`framed_link`."""
 
+_LEFTOVERS = {"hangUp": StartFlag(0), "end": StartFlag.END_LEFTOVERS, "keep": StartFlag.KEEP_LEFTOVERS}
 _MAX_PROGRAMS = 1024
 _MAX_UNANSWERED = 1024
 _MOST_IDS = 0xFFFFFFFF
@@ -107,6 +108,7 @@ class AgentLink:
             flags = StartFlag.TERMINAL if program.pty is not None else StartFlag(0)
             if program.agent:
                 flags |= StartFlag.AGENT
+            flags |= _LEFTOVERS[program.leftovers]
             await self._ask(FrameType.START, bytes((flags,)) + references + body, identity)
             streams = [await stream.opened() for stream in expected]
         except BaseException as exc:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from containerssh.agent.codec import (
     MAX_REQUEST,
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
 _KILL_LIMIT = 10.0
 
+Leftovers = Literal["hangUp", "end", "keep"]
+"""
+What becomes of processes that a program has left behind when its session ends: those of its own POSIX session get HUP;
+all are ended wherever they went; or nothing. They end with the link in any case.
+"""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -46,6 +52,7 @@ class Program:
     """With a terminal there is one stream for output, and no separate standard error."""
     agent: bool = False
     """Run the agent itself, with *argv* as it is: the first word is a name only."""
+    leftovers: Leftovers = "hangUp"
 
 
 class AgentProcess:
@@ -126,10 +133,10 @@ class AgentProcess:
 
     async def kill(self) -> None:
         """
-        End the program with all that it has started, if it still runs, and give its streams back.
+        End the program with all that it has started, if it still runs, and give its streams back. What it has left in
+        the background is dealt with as :attr:`Program.leftovers` says.
 
-        What an ended program has left in the background stays until the link ends. Safe to call after the end, after
-        the link broke, and twice.
+        Safe to call after the end, after the link broke, and twice.
         """
         if self._released:
             return

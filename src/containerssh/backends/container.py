@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from containerssh.agent.link import AgentLink, Program
+from containerssh.agent.process import Leftovers
 from containerssh.backends.commandline import arguments, is_blank
 from containerssh.backends.programs import Programs, RunningProgram
 from containerssh.core.codes import AgentCode, DockerCode
@@ -38,6 +39,7 @@ class Execution:
     window: timedelta
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of the login; the channel's own win."""
+    leftovers: Leftovers = "hangUp"
 
 
 def expiry_labels(login: Login, container_stop: timedelta) -> dict[str, str]:
@@ -84,8 +86,7 @@ class ContainerSession(SessionHandler):
 
     The program's end is reported when it has ended and its output has been passed on. As with OpenSSH's server, the
     output is over when nobody can write to it any more; but where a program has left another one in the background
-    that holds the output open and is silent, the session ends after a moment instead of hanging. The one in the
-    background lives as long as the login.
+    that holds the output open and is silent, the session ends after a moment instead of hanging.
     """
 
     def __init__(self, link: Programs, execution: Execution, channel: SessionChannel) -> None:
@@ -190,7 +191,7 @@ class ContainerSession(SessionHandler):
                 env["TERM"] = pty.term
             if self._size is not None:
                 pty = replace(pty, size=self._size)
-        return Program(argv, env, pty=pty)
+        return Program(argv, env, pty=pty, leftovers=self._execution.leftovers)
 
     def _check_not_started(self) -> None:
         if self._starting or self._process is not None:

@@ -15,7 +15,7 @@ from containerssh.config.log import LogLevel
 from containerssh.config.model import ConfigModel, seconds
 from containerssh.config.oci import OCIConfig
 from containerssh.config.pem import is_pem
-from containerssh.config.security import ListModeConfig, SecurityConfig
+from containerssh.config.security import CommandModeConfig, ListModeConfig, SecurityConfig
 from containerssh.config.ssh import CIPHERS, KEX, MACS, SSHConfig
 from containerssh.core.forwarding import Endpoint
 
@@ -113,7 +113,8 @@ def _security(security: SecurityConfig) -> Iterator[Finding]:
     mode = security.command.mode or security.default_mode or "enable"
     if security.command.allow and mode != "filter":
         yield _say("warning", "security.command.allow", f"the list means nothing in mode {mode}")
-    for name, listed in (*rules.items(), ("command", security.command)):
+    filters: dict[str, ListModeConfig | CommandModeConfig] = {**rules, "command": security.command}
+    for name, listed in filters.items():
         if listed.mode == "filter" and not listed.allow:
             yield _nothing_passes(f"security.{name}.mode", f"security.{name}.allow")
     for name, unlisted in (("shell", security.shell), ("tty", security.tty)):

@@ -171,6 +171,11 @@ class DockerExecutionConfig(ConfigModel):
     subsystems: dict[str, str] = Field(default_factory=lambda: {"sftp": "/usr/lib/openssh/sftp-server"})
     """Subsystem names, and the program of each."""
 
+    background_processes: Literal["hangUp", "end", "keep"] = "hangUp"
+    """What becomes of processes that a session has left behind when it ends. `hangUp`: they get HUP, as when a line is
+    lost; what ignores that (`nohup`) or has made a session of its own (`setsid`, daemons) lives until the login ends.
+    `end`: all are ended, wherever they went. `keep`: all live until the login ends."""
+
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When the image is pulled from its registry."""
 
@@ -191,6 +196,9 @@ class DockerExecutionConfig(ConfigModel):
             raise ValueError(f"disableAgent and agent: {self.agent} contradict one another")
         if self.agent == "image" and not self.agent_path.startswith("/"):
             raise ValueError("agentPath must be an absolute path for agent: image")
+        ours = self.agent in ("injected", "auto") and not self.disable_agent
+        if "background_processes" in self.model_fields_set and not ours:
+            raise ValueError("backgroundProcesses is for the agent that the server brings along")
         if self.agent == "auto" and self.mode == "session":
             raise ValueError("agent: auto can be decided in connection mode only")
         return self

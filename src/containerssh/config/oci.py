@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -335,6 +335,11 @@ class OCIConfig(ConfigModel):
 
     subsystems: dict[Text, Text] = Field(default_factory=lambda: {"sftp": "/usr/lib/openssh/sftp-server"})
     """Subsystem name to the program inside that serves it."""
+
+    background_processes: Literal["hangUp", "end", "keep"] = "hangUp"
+    """What becomes of processes that a session has left behind when it ends. `hangUp`: they get HUP, as when a line is
+    lost; what ignores that (`nohup`) or has made a session of its own (`setsid`, daemons) lives until the login ends.
+    `end`: all are ended, wherever they went. `keep`: all live until the login ends."""
 
     expose_auth_metadata_as_env: Annotated[bool, Field(alias="exposeAuthMetadataAsEnv")] = False
     """Give the program the metadata of the authentication as environment variables."""
