@@ -22,6 +22,8 @@ OLDEST = 1
 PREAMBLE = b"\x00\x89containerssh\r\n"
 STREAM_PREAMBLE = b"\x00\x89stream"
 TOKEN_SIZE = 16
+MAX_PENDING = 64
+"""How many connections of all its listeners an agent may have announced without an answer."""
 WINDOW = 256 * 1024
 """How many bytes of one multiplexed stream may be under way in each direction."""
 MAX_REQUEST = 2 * 1024 * 1024
@@ -41,6 +43,8 @@ class FrameType(IntEnum):
     OK = 3
     ERROR = 4
     EXITED = 5
+    LISTENING = 8
+    ACCEPTED = 9
     START = 16
     SIGNAL = 17
     RESIZE = 18
@@ -48,6 +52,15 @@ class FrameType(IntEnum):
     KILL = 20
     WRITE_FILE = 21
     SHUTDOWN = 22
+    CONNECT_TCP = 32
+    CONNECT_UNIX = 33
+    LISTEN_TCP = 34
+    LISTEN_UNIX = 35
+    LISTEN_AGENT = 36
+    LISTEN_X11 = 37
+    ACCEPT = 38
+    DECLINE = 39
+    UNLISTEN = 40
     DATA = 64
     CREDIT = 65
     EOF = 66
@@ -68,6 +81,8 @@ _FROM_AGENT: dict[int, int] = {
     FrameType.OK: 0,
     FrameType.ERROR: _MAX_CONTROL,
     FrameType.EXITED: _MAX_CONTROL,
+    FrameType.LISTENING: _MAX_CONTROL,
+    FrameType.ACCEPTED: _MAX_CONTROL,
     FrameType.DATA: CHUNK,
     FrameType.CREDIT: 4,
     FrameType.EOF: 0,
@@ -93,6 +108,15 @@ def broken(explanation: str) -> ProtocolError:
     return ProtocolError(
         AgentCode.PROTOCOL_BROKEN, f"the guest agent {explanation}", user_message="The container's agent failed."
     )
+
+
+class Refused(Exception):
+    """The agent answered a request with an error: the system's number, 0 if it was none of its, and a text."""
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(text)
+        self.number = number
+        self.text = "".join(character if character.isprintable() else "?" for character in text)
 
 
 class FrameDecoder:

@@ -30,6 +30,7 @@ MOUNT_POINT = "/.containerssh"
 
 _BACKLOG = 512
 _MAX_STRANGERS = 64
+_MAX_GIVEN_UP = 1024
 # Between two tries to accept while the system refuses.
 _ACCEPT_PAUSE = 0.1
 _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED})
@@ -153,6 +154,8 @@ class _SocketTransport(Transport):
         self._control = control
         self._listener = listener
         self._expected: dict[bytes, _SocketExpected] = {}
+        # Streams that nobody waits for any more, but that the agent may be about to open.
+        self._given_up: dict[bytes, None] = {}
         self._open: set[SocketStream] = set()
         self._wanted = asyncio.Event()
         self._strangers = 0
@@ -171,8 +174,15 @@ class _SocketTransport(Transport):
         self._wanted.set()
         return expected
 
-    def forget(self, token: bytes) -> None:
-        """Nobody waits for this stream any more."""
+    def give_up(self, token: bytes) -> None:
+        """Nobody waits for this stream any more; it may still come."""
+        if token in self._expected:
+            self._given_up[token] = None
+            if len(self._given_up) > _MAX_GIVEN_UP:
+                del self._given_up[next(iter(self._given_up))]
+        self._forget(token)
+
+    def _forget(self, token: bytes) -> None:
         self._expected.pop(token, None)
         if not self._expected:
             self._wanted.clear()
@@ -217,18 +227,22 @@ class _SocketTransport(Transport):
 
     async def _identify(self, stream: _StreamSocket) -> None:
         expected = None
+        known = False
         try:
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(_IDENTIFY_LIMIT):
                     token = await _read_token(stream)
                 if token is not None and (expected := self._expected.get(token)) is not None:
-                    self.forget(token)
+                    self._forget(token)
                     expected.found(stream)
+                elif token in self._given_up:
+                    del self._given_up[token]
+                    known = True
         finally:
             self._unidentified.release()
             if expected is None:
                 stream.abort()
-        if expected is None:
+        if expected is None and not known:
             self._strangers += 1
             if self._strangers > _MAX_STRANGERS:
                 self.flooded(broken("is not the only one who knocks: too many connections without a token"))
@@ -270,7 +284,7 @@ class _SocketExpected(Expected):
             self._arrived.exception()
 
     def abandon(self) -> None:
-        self._transport.forget(self._token)
+        self._transport.give_up(self._token)
         if not self._arrived.done():
             self._arrived.cancel()
         elif not self._arrived.cancelled() and self._arrived.exception() is None:

@@ -17,11 +17,13 @@ from containerssh.agent.codec import (
     Fields,
     Frame,
     FrameType,
+    Refused,
     StartFlag,
     broken,
     pack_text,
     pack_word,
 )
+from containerssh.agent.forwards import Forwards
 from containerssh.agent.process import AgentProcess, Program, exit_of, pack_program, start_failed
 from containerssh.agent.transport import Expected, FramedTransport, Transport, lost
 from containerssh.core.codes import AgentCode
@@ -60,6 +62,7 @@ class AgentLink:
         self._gone = asyncio.Event()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
+        self.forwards = Forwards(self)
         self.version = ""
         """What the agent says it is: foreign text."""
 
@@ -92,12 +95,12 @@ class AgentLink:
         Raises:
             BackendError: it cannot be started (the ``user_message`` says why), or the link is broken.
         """
-        self._check()
+        self.check()
         if len(self._programs) >= _MAX_PROGRAMS:
             raise start_failed(program, "too many programs at once")
         body = pack_program(program)
         expected: list[Expected] = []
-        identity = self._next_id()
+        identity = self.next_id()
         try:
             expected.append(self._transport.expect())
             if program.pty is None:
@@ -109,7 +112,7 @@ class AgentLink:
             if program.agent:
                 flags |= StartFlag.AGENT
             flags |= _LEFTOVERS[program.leftovers]
-            await self._ask(FrameType.START, bytes((flags,)) + references + body, identity)
+            await self.ask(FrameType.START, bytes((flags,)) + references + body, identity)
             streams = [await stream.opened() for stream in expected]
         except BaseException as exc:
             for stream in expected:
@@ -117,10 +120,10 @@ class AgentLink:
             if identity in self._programs:
                 # It may be running, or be about to.
                 self.release(identity)
-            if isinstance(exc, _Refused):
+            if isinstance(exc, Refused):
                 raise start_failed(program, exc.text) from None
             if isinstance(exc, ConnectionError):
-                raise self._broken() from exc
+                raise self.broken() from exc
             raise
         process.connect(streams)
         return process
@@ -134,7 +137,7 @@ class AgentLink:
         Raises:
             BackendError: it could not be written.
         """
-        self._check()
+        self.check()
         if "\0" in path:
             raise _file_failed(path, "a path cannot hold a NUL")
         uid, gid = owner or (0, 0)
@@ -151,7 +154,7 @@ class AgentLink:
             )
         )
         try:
-            asking = asyncio.create_task(self._ask(FrameType.WRITE_FILE, body))
+            asking = asyncio.create_task(self.ask(FrameType.WRITE_FILE, body))
             sending = asyncio.create_task(_send_all(expected, content))
             try:
                 await asking
@@ -159,7 +162,7 @@ class AgentLink:
                 for task in (asking, sending):
                     task.cancel()
                 await asyncio.gather(asking, sending, return_exceptions=True)
-        except _Refused as exc:
+        except Refused as exc:
             raise _file_failed(path, exc.text) from None
         finally:
             expected.abandon()
@@ -181,6 +184,7 @@ class AgentLink:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await self.forwards.finish()
 
     def break_off(self, failure: ContainerSSHError) -> None:
         """End the link at once because of *failure*, which whoever uses it will get."""
@@ -193,20 +197,31 @@ class AgentLink:
         Raises:
             BackendError: the agent could not do it, or the link is broken.
         """
-        self._check()
+        self.check()
         try:
-            await self._ask(kind, payload)
-        except _Refused as exc:
+            await self.ask(kind, payload)
+        except Refused as exc:
             explanation = f"{doing} failed: {exc.text}"
             raise BackendError(AgentCode.REQUEST_FAILED, explanation, user_message=explanation) from None
 
     def release(self, identity: int) -> None:
         """The agent may forget the program, and end it if it runs; nobody waits for the answer."""
         if self._failure is None:
-            self._post(FrameType.KILL, pack_word(identity))
+            self.post(FrameType.KILL, pack_word(identity))
 
-    async def _ask(self, kind: FrameType, payload: bytes, identity: int | None = None) -> None:
-        identity = identity or self._next_id()
+    def expect(self) -> Expected:
+        """A stream for a request to announce."""
+        return self._transport.expect()
+
+    async def ask(self, kind: FrameType, payload: bytes, identity: int | None = None) -> None:
+        """
+        Send a request and wait for its answer; *identity* where its number was taken before.
+
+        Raises:
+            Refused: the agent answered with an error.
+            BackendError, ProtocolError: the link is broken.
+        """
+        identity = identity or self.next_id()
         answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self._requests[identity] = answer
         self._transport.sender.post(Frame(kind, identity, payload).encode())
@@ -218,11 +233,12 @@ class AgentLink:
             raise
         if refusal is not None:
             fields = Fields(refusal)
-            fields.number(2)
-            raise _Refused(fields.text())
+            number = fields.number(2)
+            raise Refused(number, fields.text())
 
-    def _post(self, kind: FrameType, payload: bytes) -> None:
-        identity = self._next_id()
+    def post(self, kind: FrameType, payload: bytes) -> None:
+        """Send a request whose answer nobody waits for."""
+        identity = self.next_id()
         self._transport.sender.post(Frame(kind, identity, payload).encode())
         self._leave_unanswered(identity)
 
@@ -231,10 +247,11 @@ class AgentLink:
         if len(self._unanswered) > _MAX_UNANSWERED:
             self._fail(broken("does not answer"))
 
-    def _next_id(self) -> int:
+    def next_id(self) -> int:
+        """The number of a new request."""
         if self._last_id == _MOST_IDS:
             self._fail(lost("the link to the guest agent has run out of numbers"))
-            self._check()
+            self.check()
         self._last_id += 1
         return self._last_id
 
@@ -253,6 +270,11 @@ class AgentLink:
         match frame.type:
             case FrameType.OK | FrameType.ERROR:
                 self._answer(frame)
+            case FrameType.LISTENING:
+                self.forwards.listening(frame)
+                self._answer(Frame(FrameType.OK, frame.id))
+            case FrameType.ACCEPTED:
+                self.forwards.accepted(frame)
             case FrameType.EXITED:
                 process = self._programs.pop(frame.id, None)
                 if process is None or frame.id in self._requests:
@@ -280,11 +302,12 @@ class AgentLink:
         else:
             raise broken(f"answered the unknown request {frame.id}")
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises what :meth:`broken` gives, if the link is broken."""
         if self._failure is not None:
-            raise self._broken()
+            raise self.broken()
 
-    def _broken(self) -> ContainerSSHError:
+    def broken(self) -> ContainerSSHError:
         """A fresh error each time: a raised exception collects the traceback of whoever raises it."""
         failure = self._failure or lost("the connection to the guest agent broke")
         kind = ProtocolError if isinstance(failure, ProtocolError) else BackendError
@@ -301,11 +324,12 @@ class AgentLink:
         self._transport.sender.close()
         for answer in self._requests.values():
             if not answer.done():
-                answer.set_exception(self._broken())
+                answer.set_exception(self.broken())
         self._requests.clear()
         for process in list(self._programs.values()):
-            process.ended(self._broken())
+            process.ended(self.broken())
         self._programs.clear()
+        self.forwards.fail()
         current = asyncio.current_task()
         for task in self._tasks:
             if task is not current:
@@ -330,14 +354,6 @@ async def framed_link(reader: ByteReader, writer: ByteWriter) -> AsyncIterator[A
         yield link
     finally:
         await link.close()
-
-
-class _Refused(Exception):
-    """The agent answered a request with an error."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = "".join(character if character.isprintable() else "?" for character in text)
 
 
 async def _send_all(expected: Expected, content: bytes) -> None:

@@ -11,13 +11,15 @@ from datetime import timedelta
 from containerssh.agent.link import AgentLink, Program
 from containerssh.agent.process import Leftovers
 from containerssh.backends.commandline import arguments, is_blank
+from containerssh.backends.forwards import ContainerForwards
 from containerssh.backends.programs import Programs, RunningProgram
 from containerssh.core.codes import AgentCode, DockerCode
 from containerssh.core.errors import BackendError, ContainerSSHError, Rejected
-from containerssh.core.handlers import ConnectionHandler, SessionChannel, SessionHandler
+from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
+from containerssh.core.handlers import ConnectionHandler, Incoming, Listener, SessionChannel, SessionHandler
 from containerssh.core.metadata import Login
-from containerssh.core.requests import SIGNALS, ExitSignal, PtyRequest, WindowSize
-from containerssh.core.streams import ByteReader, ByteWriter, Pump, pump
+from containerssh.core.requests import SIGNALS, ExitSignal, PtyRequest, WindowSize, X11Request
+from containerssh.core.streams import ByteReader, ByteStream, ByteWriter, Pump, pump
 from containerssh.core.tasks import finish, time_limit
 
 LABEL_EXPIRES = "containerssh_expires"
@@ -65,16 +67,29 @@ class ContainerConnection(ConnectionHandler):
         self._link = link
         self._execution = execution
         self._sessions: set[ContainerSession] = set()
+        self._forwards = ContainerForwards(link)
 
     @asynccontextmanager
     async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
-        session = ContainerSession(self._link, self._execution, channel)
+        session = ContainerSession(self._link, self._execution, channel, self._forwards)
         self._sessions.add(session)
         try:
             yield session
         finally:
             self._sessions.discard(session)
             await session.close()
+
+    async def connect_tcp(self, host: str, port: int, addresses: AddressRules = ANY_ADDRESS) -> ByteStream:
+        return await self._forwards.connect_tcp(host, port, addresses)
+
+    async def connect_unix(self, path: str) -> ByteStream:
+        return await self._forwards.connect_unix(path)
+
+    async def listen_tcp(self, host: str, port: int, incoming: Incoming) -> Listener:
+        return await self._forwards.listen_tcp(host, port, incoming)
+
+    async def listen_unix(self, path: str, incoming: Incoming) -> Listener:
+        return await self._forwards.listen_unix(path, incoming)
 
     async def terminate(self) -> None:
         await asyncio.gather(*(session.terminate() for session in self._sessions))
@@ -89,8 +104,16 @@ class ContainerSession(SessionHandler):
     that holds the output open and is silent, the session ends after a moment instead of hanging.
     """
 
-    def __init__(self, link: Programs, execution: Execution, channel: SessionChannel) -> None:
+    def __init__(
+        self,
+        link: Programs,
+        execution: Execution,
+        channel: SessionChannel,
+        forwards: ContainerForwards | None = None,
+    ) -> None:
+        """Without *forwards* there is no agent in the container that could listen there."""
         self._link = link
+        self._forwards = forwards
         self._execution = execution
         self._channel = channel
         self._env: dict[str, str] = {}
@@ -114,6 +137,18 @@ class ContainerSession(SessionHandler):
             raise Rejected(AgentCode.REQUEST_FAILED, text, user_message=text)
         self._pty = request
         self._size = None
+
+    async def request_agent(self) -> None:
+        if self._forwards is None:
+            await super().request_agent()
+        else:
+            self._env.update(await self._forwards.agent(self._channel))
+
+    async def request_x11(self, request: X11Request) -> None:
+        if self._forwards is None:
+            await super().request_x11(request)
+        else:
+            self._env.update(await self._forwards.display(request, self._channel))
 
     async def run_shell(self) -> None:
         await self._start(self._execution.shell_command)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 
 CHUNK = 64 * 1024
 """The most bytes that one read gives: what a slow peer can make us hold, per direction."""
@@ -47,6 +48,10 @@ class ByteWriter(ABC):
 
 class ByteStream(ByteReader, ByteWriter):
     """Both directions of a connection: a forward, a dialled socket. Close it where it was opened."""
+
+    left: asyncio.Event | None = None
+    """Set once the peer has gone and takes nothing any more, whether or not something is read or written just then;
+    None where that is not known. What the peer had sent before can still be read."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -193,3 +198,49 @@ async def pump(source: ByteReader, target: ByteWriter) -> int:
     await copying.run()
     await target.write_eof()
     return copying.count
+
+
+_LAST_WORDS = 60.0
+
+
+async def join(client: ByteStream, target: ByteStream) -> None:
+    """
+    Copy both ways until both directions have ended, or one of the two is gone. The caller closes them.
+
+    A stream that takes nothing any more may still send: what is meant for it is dropped until it has sent all. When the
+    client has left, what it had sent is still passed on, for a minute at most.
+    """
+    deaf: set[ByteStream] = set()
+    silent: set[ByteStream] = set()
+
+    async def carry(source: ByteStream, target: ByteStream) -> None:
+        try:
+            await Pump(source, target).run()
+        except ConnectionError:
+            # If it was the source that broke, it says so again.
+            deaf.add(target)
+            while target not in silent and await source.read():
+                pass
+        silent.add(source)
+        with suppress(ConnectionError):
+            await target.write_eof()
+
+    inwards, outwards = asyncio.create_task(carry(client, target)), asyncio.create_task(carry(target, client))
+    leaving = asyncio.create_task(client.left.wait()) if client.left else None
+    tasks = [inwards, outwards, *([leaving] if leaving else [])]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if inwards in done and not inwards.exception() and client not in deaf:
+            await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
+        elif leaving in done:
+            await asyncio.wait([inwards], timeout=_LAST_WORDS)
+        elif outwards in done and not outwards.exception() and target not in deaf:
+            await asyncio.wait([inwards, *tasks[2:]], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([inwards], timeout=_LAST_WORDS)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception) and not isinstance(result, ConnectionError):
+            raise result

@@ -34,7 +34,7 @@ from asyncssh.public_key import SSHKeyPair
 from containerssh.core.codes import SSHCode
 from containerssh.core.messages import Event
 from containerssh.ssh import presence
-from containerssh.ssh.channel_adapter import AdapterChannel
+from containerssh.ssh.channel_adapter import PACKET_MIN, AdapterChannel
 from containerssh.ssh.host_keys import HostKey
 from containerssh.ssh.limits import Rekeyings
 from containerssh.ssh.packets import PacketConnection
@@ -59,8 +59,6 @@ _MSG_USERAUTH_INFO_RESPONSE = 61
 _MSG_PING = 192
 _MSG_PONG = 193
 _KEXGUESS2 = b"kexguess2@matt.ucc.asn.au"
-# A smaller one would make each byte of output cost a packet of ours.
-_PACKET_MIN = 256
 
 
 @dataclass(frozen=True)
@@ -172,9 +170,9 @@ class AdapterConnection(PacketConnection):
         self._turn_ends = 0.0
         self._turn_due = False
         self._quiet = True
-        self._rekeyings: Rekeyings | None = None
         self._deferred_size = 0
         self._rekey_timer: asyncio.TimerHandle | None = None
+        self._rekeyings: Rekeyings | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Transport | None = None
         self._client_kex: Sequence[bytes] = ()
@@ -441,10 +439,10 @@ class AdapterConnection(PacketConnection):
 
     def _process_kexinit(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
         if self._session_id and not self._auth_complete:
-        if self._session_id and not self._kexinit_sent:
-            self._client_rekeys()
             # A stranger could have us compute signatures for as long as it may take to log in.
             raise DisconnectError(constants.DISC_PROTOCOL_ERROR, "Another key exchange before the login")
+        if self._session_id and not self._kexinit_sent:
+            self._client_rekeys()
         # Read here as well: what is wrong in it must be found before the library's coroutine runs.
         copy = SSHPacket(packet.get_full_payload())
         copy.get_bytes(17)
@@ -454,6 +452,8 @@ class AdapterConnection(PacketConnection):
         self._client_guessed = copy.get_boolean()
         copy.get_uint32()
         copy.check_end()
+        return super()._process_kexinit(pkttype, pktid, packet)
+
     def _client_rekeys(self) -> None:
         now = self._loop.time()
         if self._rekeyings is None:
@@ -462,8 +462,6 @@ class AdapterConnection(PacketConnection):
         if not self._rekeyings.begins(now, presence.traffic(sock) if sock else 0):
             self.front.limit_reached(SSHCode.LIMIT_REKEYS, "The client exchanges keys too often")
             raise DisconnectError(constants.DISC_BY_APPLICATION, "Too many key exchanges")
-
-        return super()._process_kexinit(pkttype, pktid, packet)
 
     def choose_server_host_key(self, peer_host_key_algs: Sequence[bytes]) -> bool:
         for name in peer_host_key_algs:
@@ -526,21 +524,27 @@ class AdapterConnection(PacketConnection):
     def _process_global_request(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
         name = packet.get_string()
         want_reply = packet.get_boolean()
-        answer: bytes | None = None
+        self.front.forwarding.global_requested(name, want_reply, packet.get_remaining_payload())
+
+    def answer_to(self, name: bytes, payload: bytes) -> bytes | None:
+        """The answer to a global request that is not about forwarding; None is a failure."""
         if name == b"keepalive@openssh.com":
-            answer = b""
-        elif name == b"no-more-sessions@openssh.com":
+            return b""
+        if name == b"no-more-sessions@openssh.com":
             self._no_more_sessions = True
-            answer = b""
-        elif name == b"hostkeys-prove-00@openssh.com":
-            answer = self._prove(packet.get_remaining_payload())
-        if want_reply:
-            if answer is None:
-                self.send_packet(constants.MSG_REQUEST_FAILURE)
-            else:
-                self.send_packet(constants.MSG_REQUEST_SUCCESS, answer)
-        if name != b"keepalive@openssh.com":
-            self.front.global_request(name, answered=answer is not None)
+            return b""
+        if name == b"hostkeys-prove-00@openssh.com":
+            return self._prove(payload)
+        return None
+
+    def answer_request(self, answer: bytes | None) -> None:
+        """Answer the oldest global request that wants an answer; None is a failure."""
+        if not self._transport:
+            return
+        if answer is None:
+            self.send_packet(constants.MSG_REQUEST_FAILURE)
+        else:
+            self.send_packet(constants.MSG_REQUEST_SUCCESS, answer)
 
     def _prove(self, payload: bytes) -> bytes | None:
         """Signatures by the host keys asked for (OpenSSH's PROTOCOL, section 2.5); None if one is not ours."""
@@ -575,25 +579,40 @@ class AdapterConnection(PacketConnection):
         number = packet.get_uint32()
         window = packet.get_uint32()
         packet_size = packet.get_uint32()
-        if kind != b"session":
-            self.front.channel_refused(kind, "unknown channel type")
-            self.refuse_channel(number, constants.OPEN_UNKNOWN_CHANNEL_TYPE, "Unknown channel type")
+        if packet_size < PACKET_MIN:
+            self.front.channel_refused(kind, "the maximum packet size is too small")
+            self.refuse_channel(number, constants.OPEN_RESOURCE_SHORTAGE, "The maximum packet size is too small")
+        elif kind != b"session":
+            self.front.forwarding.channel_requested(kind, packet.get_remaining_payload(), number, window, packet_size)
         elif self._no_more_sessions:
             self.front.channel_refused(kind, "the client promised to open no more sessions")
             self.refuse_channel(number, constants.OPEN_ADMINISTRATIVELY_PROHIBITED, "No more sessions were announced")
-        elif len(self._channels) >= self._limits.sessions:
+        elif self._sessions >= self._limits.sessions:
             self.front.limit_reached(SSHCode.LIMIT_SESSIONS, "Too many sessions are open")
             self.front.channel_refused(kind, "too many open sessions")
             self.refuse_channel(number, constants.OPEN_RESOURCE_SHORTAGE, "Too many sessions.")
-        elif packet_size < _PACKET_MIN:
-            self.front.channel_refused(kind, "the maximum packet size is too small")
-            self.refuse_channel(number, constants.OPEN_RESOURCE_SHORTAGE, "The maximum packet size is too small")
         else:
-            # A few windows are large, for speed; all of them together stay bounded.
-            count = len(self._channels)
-            own_window = 1024 * (2048 if count < 4 else 256 if count < 16 else 64)
-            channel = AdapterChannel(self, self._loop, own_window, number, window, packet_size)
+            channel = AdapterChannel(self, self._loop, self._own_window, number, window, packet_size)
             channel.front = self.front.session_opened(channel)
+
+    @property
+    def _sessions(self) -> int:
+        return sum(not channel.is_forward for channel in self._channels.values() if isinstance(channel, AdapterChannel))
+
+    @property
+    def _own_window(self) -> int:
+        # A few windows are large, for speed; all of them together stay bounded.
+        count = len(self._channels)
+        return 1024 * (2048 if count < 4 else 256 if count < 16 else 64)
+
+    def forward_channel(self, number: int | None = None, window: int = 0, packet_size: int = 0) -> AdapterChannel:
+        """
+        A channel for a forward that the client has asked for, or without *number* one to ask the client for.
+
+        Raises:
+            asyncssh.ChannelOpenError: the connection is closed.
+        """
+        return AdapterChannel(self, self._loop, self._own_window, number, window, packet_size, is_forward=True)
 
     def refuse_channel(self, number: int, code: int, reason: str) -> None:
         """Answer the open request of the client's channel *number* with a failure (RFC 4254 section 5.1)."""

@@ -8,19 +8,25 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from asyncssh import constants
+from asyncssh.packet import String, UInt32
 
 from containerssh.core.codes import SecurityCode, SSHCode
 from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, Rejected, describe
 from containerssh.core.handlers import ConnectionHandler, SessionChannel, SessionHandler
 from containerssh.core.messages import Event, log_labels
-from containerssh.core.requests import SIGNALS, ExitSignal, from_wire
+from containerssh.core.requests import SIGNALS, ExitSignal, Origin, from_wire, to_wire
+from containerssh.core.streams import ByteStream
 from containerssh.ssh import requests
 from containerssh.ssh.channel_adapter import AdapterChannel
 from containerssh.ssh.limits import limit_reached
 from containerssh.ssh.options import Limits
 from containerssh.ssh.streams import ChannelReader, ChannelWriter
+
+if TYPE_CHECKING:
+    from containerssh.ssh.forwarding import Forwarding
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +92,9 @@ class Session(SessionChannel):
         self._ending = False
         self._exited = asyncio.Event()
         self._eof_timer: asyncio.TimerHandle | None = None
+        self._asked: set[str] = set()
+        self.forwarding: Forwarding | None = None
+        """Where channels to the client are opened; set by whoever made the session."""
         self.on_interactive: Callable[[], None] | None = None
         self.on_told: Callable[[], None] | None = None
         self.interactive = False
@@ -174,6 +183,17 @@ class Session(SessionChannel):
         name = signal.name if signal.name in SIGNALS or "@" in signal.name else f"{signal.name}@containerssh.io"
         fields = self._channel.fields_of_signal(name, signal.core_dumped, signal.message)
         await self._exit(fields, Event(SSHCode.EXIT_SIGNAL, "Program ended by a signal", signal=signal.name))
+
+    async def open_x11(self, origin: Origin) -> ByteStream:
+        return await self._open("x11", "x11", String(to_wire(origin.host)) + UInt32(origin.port))
+
+    async def open_agent(self) -> ByteStream:
+        return await self._open("agent", "auth-agent@openssh.com", b"")
+
+    async def _open(self, what: str, kind: str, fields: bytes) -> ByteStream:
+        if what not in self._asked or self.forwarding is None:
+            raise Rejected(SSHCode.NEW_CHANNEL_REJECTED, f"the client has not asked for channels of type {kind}")
+        return await self.forwarding.open(kind, fields)
 
     async def _exit(self, request: tuple[bytes, bytes], event: Event) -> None:
         await self.stdout.started()
@@ -391,6 +411,14 @@ class Session(SessionChannel):
         match name:
             case b"shell" | b"exec" | b"subsystem" | b"env" | b"pty-req" if self._started:
                 raise _refused(name, "a program was already started on this channel")
+            case b"x11-req":
+                x11 = requests.parse_x11(payload)
+                self._asked.add("x11")
+                await handler.request_x11(x11)
+            case b"auth-agent-req@openssh.com":
+                requests.parse_nothing(payload)
+                self._asked.add("agent")
+                await handler.request_agent()
             case b"signal" | b"break" if not self._started:
                 raise _refused(name, "no program was started on this channel")
             case b"env":

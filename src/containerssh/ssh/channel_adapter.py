@@ -25,6 +25,7 @@ from containerssh.core.messages import Event
 if TYPE_CHECKING:
     from containerssh.ssh.adapter import AdapterConnection
     from containerssh.ssh.channel import Session
+    from containerssh.ssh.forward_channel import ForwardChannel
 
 logger = logging.getLogger(__name__)
 
@@ -32,27 +33,32 @@ _PACKET_MAX = 32768
 _STDERR = constants.EXTENDED_DATA_STDERR
 _HEAD = struct.Struct(">II")
 _EXTENDED_HEAD = struct.Struct(">III")
+PACKET_MIN = 256
+"""The smallest maximum of a packet that a client may have: below, each byte of output would cost a packet of ours."""
 _PIECES = 16
 _SMALL = 4096
 _JOINED = 32768
 
 
 class AdapterChannel(SSHServerChannel[bytes]):
-    """A session channel; :attr:`front` is told what the client sends."""
+    """A channel, of a session or a forward; :attr:`front` is told what the client sends."""
 
     # The base class, which knows only its own connection class, drops it at the end all the same.
     _conn: AdapterConnection | None  # type: ignore[assignment]  # ours makes no other channels
-    front: Session
+    front: Session | ForwardChannel
 
     def __init__(
         self,
         conn: AdapterConnection,
         loop: asyncio.AbstractEventLoop,
         own_window: int,
-        number: int,
-        window: int,
-        packet_size: int,
+        number: int | None,
+        window: int = 0,
+        packet_size: int = 0,
+        *,
+        is_forward: bool = False,
     ) -> None:
+        """*number* is the client's, None for a channel that :meth:`open` asks the client for."""
         super().__init__(
             conn,
             loop,
@@ -66,6 +72,7 @@ class AdapterChannel(SSHServerChannel[bytes]):
             window=own_window,
             max_pktsize=_PACKET_MAX,
         )
+        self.is_forward = is_forward
         self._send_chan = number
         self._send_window = window
         self._send_pktsize = min(packet_size, _PACKET_MAX)
@@ -96,6 +103,22 @@ class AdapterChannel(SSHServerChannel[bytes]):
         if self._conn is not None and self._unanswered and self._send_chan is not None:
             self._conn.refuse_channel(self._send_chan, code, reason)
             self._cleanup()
+
+    async def open(self, kind: bytes, fields: bytes) -> None:
+        """
+        Ask the client for the channel (RFC 4254 section 5.1). When cancelled, it is closed as soon as the client has
+        answered.
+
+        Raises:
+            asyncssh.ChannelOpenError: the client refuses, or has gone.
+        """
+        await self._open(kind, fields)
+
+    def process_open_confirmation(self, send_chan: int, send_window: int, send_pktsize: int, packet: SSHPacket) -> None:
+        unwanted = self._open_waiter is not None and self._open_waiter.cancelled()
+        super().process_open_confirmation(send_chan, send_window, min(send_pktsize, _PACKET_MAX), packet)
+        if unwanted or send_pktsize < PACKET_MIN:
+            self._close_both()
 
     @property
     def _unanswered(self) -> bool:
@@ -145,6 +168,13 @@ class AdapterChannel(SSHServerChannel[bytes]):
             self._send_state = "eof_pending"
         self.flush()
 
+    def close_after_output(self) -> None:
+        """Once everything has left: EOF, CLOSE."""
+        self._final = ()
+        if self._send_state == "open":
+            self._send_state = "eof_pending"
+        self.flush()
+
     def cut(self) -> None:
         """Close at once; unsent output is lost."""
         self._out.clear()
@@ -186,10 +216,10 @@ class AdapterChannel(SSHServerChannel[bytes]):
             if self._send_state == "eof_pending":
                 self.send_packet(constants.MSG_CHANNEL_EOF)
                 self._send_state = "eof"
-            if self._send_state == "eof" and self._final:
-                request, *fields = self._final
-                self._final = None
-                self._send_request(request, *fields)
+            if self._send_state == "eof" and self._final is not None:
+                final, self._final = self._final, None
+                if final:
+                    self._send_request(final[0], *final[1:])
                 self._close_both()
                 self.front.finished()
 
@@ -202,6 +232,7 @@ class AdapterChannel(SSHServerChannel[bytes]):
             self._send_paused = True
 
     def _close_both(self) -> None:
+        self._out.clear()
         self._close_send()
         self._discard_recv()
 
@@ -289,6 +320,8 @@ class AdapterChannel(SSHServerChannel[bytes]):
         if self._recv_state not in {"open", "eof_pending", "eof"}:
             raise ProtocolError("Channel not open")
         packet.check_end()
+        if self.is_forward:
+            self._deliver_last()
         self._recv_buf = []
         self._recv_state = "close_pending"
         if self._send_state == "eof" and self.front.running:
@@ -296,6 +329,13 @@ class AdapterChannel(SSHServerChannel[bytes]):
             self.front.eof_received()
             return
         self._close_both()
+
+    def _deliver_last(self) -> None:
+        """What came before CLOSE still goes to where it was meant for (RFC 4254 section 5.3): a window at most."""
+        for data, _ in self._recv_buf:
+            self.front.data_received(data)
+        if self._recv_state != "eof":
+            self.front.eof_received()
 
     def _cleanup(self, exc: Exception | None = None) -> None:
         if self._conn is None:

@@ -24,6 +24,7 @@ from containerssh.core.requests import from_wire
 from containerssh.ssh.admission import TOO_MANY, Door, Ticket
 from containerssh.ssh.auth import DISCONNECT_CODE, Authentication, TooManyTries
 from containerssh.ssh.channel import LoginFailed, Session, user_line
+from containerssh.ssh.forwarding import Forwarding
 from containerssh.ssh.limits import count, limited_time
 from containerssh.ssh.options import ServerOptions
 
@@ -88,7 +89,7 @@ class Connection(Notices):
         self._scope: asyncio.Timeout | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._sessions: dict[Session, asyncio.Task[None]] = {}
-        self._session_count = 0
+        self._channel_count = 0
         self._idle = asyncio.Event()
         self._told = asyncio.Event()
         self._first: Session | None = None
@@ -102,6 +103,7 @@ class Connection(Notices):
     def connected(self, link: AdapterConnection) -> None:
         self.connected_once = True
         self._link = link
+        self.forwarding = Forwarding(self, link, self._login, self._options.limits)
         self._meta = ConnectionMetadata(self.peer, secrets.token_hex(16))
         self._auth = Authentication(link, self._options.limits, self._options.banner)
         if grace := self._options.login_grace.total_seconds():
@@ -148,19 +150,24 @@ class Connection(Notices):
         self.log(logging.DEBUG, Event(code, "Global request", RequestType=from_wire(name[:256])))
 
     def channel_refused(self, kind: bytes, why: str) -> None:
-        code = SSHCode.NEW_CHANNEL_REJECTED if kind == b"session" else SSHCode.UNSUPPORTED_CHANNEL_TYPE
+        code = SSHCode.NEW_CHANNEL_REJECTED
         self.log(logging.DEBUG, Event(code, f"A channel was refused: {why}", type=from_wire(kind[:256])))
+
+    def next_channel(self) -> int:
+        """The number of a new channel in the log."""
+        number = self._channel_count
+        self._channel_count += 1
+        return number
 
     def session_opened(self, channel: AdapterChannel) -> Session:
         """A session channel was asked for; it is confirmed or refused by the session's own task."""
-        number = self._session_count
-        self._session_count += 1
-        session = Session(channel, number, self._login, self._meta.connection_id, self._options.limits)
+        session = Session(channel, self.next_channel(), self._login, self._meta.connection_id, self._options.limits)
         if self._stopping:
             channel.front = session
             channel.refuse(constants.OPEN_ADMINISTRATIVELY_PROHIBITED, _STOPPED)
             session.closed_by_peer()
         session.on_told = self._told.set
+        session.forwarding = self.forwarding
         if self._first is None:
             # Nobody has to wait for this one: there is always a first session, and it hears of a failure best.
             self._first = session
@@ -298,7 +305,7 @@ class Connection(Notices):
         if self._grace:
             self._grace.cancel()
         with log_labels(username=login.username):
-            self._context = contextvars.copy_context()
+            self._context = self.forwarding.context = contextvars.copy_context()
             await self._serve(network, login)
 
     def _handshake_failed(self, network: NetworkHandler, error: Exception) -> None:
@@ -367,6 +374,7 @@ class Connection(Notices):
         await self._end_sessions()
 
     async def _end_sessions(self) -> None:
+        await self.forwarding.close()
         for session in list(self._sessions):
             session.closed_by_peer()
         if self._sessions:

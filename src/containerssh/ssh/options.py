@@ -25,6 +25,12 @@ class Limits:
     password_bytes: int = 8192
     sessions: int = 100
     """Session channels open at the same time on one connection."""
+    forwards: int = 512
+    """Forwarded connections open at the same time on one connection, those of X11 and ssh-agents included."""
+    pending_forwards: int = 128
+    """How many of them may be waiting for their target in the container."""
+    listeners: int = 64
+    """What a client listens on in the container."""
     env_count: int = 100
     env_bytes: int = 64 * 1024
     """Names and values together, per session."""
@@ -37,14 +43,14 @@ class Limits:
     """The same before the login, when nobody has asked for anything large."""
     rekey: timedelta = timedelta(seconds=60)
     """How long a key exchange of a logged-in connection may take."""
+    rekeys: int = 30
+    """Key exchanges that a client may begin in a minute beside those that its traffic justifies."""
     unreachable: timedelta = timedelta(seconds=90)
     """After how long without any sign of the client's host a connection is given up; 0: when the kernel does."""
 
 
 @dataclass(frozen=True)
 class Penalties:
-    rekeys: int = 30
-    """Key exchanges that a client may begin in a minute beside those that its traffic justifies."""
     """What a connection that ends without a login adds to the time that its source is refused for."""
 
     auth_failed: timedelta = timedelta(seconds=5)

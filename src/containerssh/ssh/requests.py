@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 from containerssh.core.codes import SSHCode
 from containerssh.core.errors import ProtocolError
-from containerssh.core.requests import PtyRequest, WindowSize, from_wire
+from containerssh.core.requests import PtyRequest, WindowSize, X11Request, from_wire
 
 _TERM_BYTES = 256
 _MODES_BYTES = 4096
+_COOKIE_DIGITS = 2048
+MOST_NAME = 1024
+"""The longest name of a host, or path of a socket, that is passed on."""
 # A terminal of the kernel counts its rows and columns in 16 bits.
 _SIZE_MAX = 0xFFFF
 
@@ -93,6 +96,57 @@ def parse_text(payload: bytes) -> str:
     if b"\0" in text:
         raise malformed("the text holds a NUL")
     return from_wire(text)
+
+
+def parse_x11(payload: bytes) -> X11Request:
+    """RFC 4254 section 6.3.1. The cookie is a secret: no error repeats it."""
+    fields = Fields(payload)
+    single, protocol, cookie, screen = fields.boolean(), fields.string(), fields.string(), fields.uint32()
+    fields.end()
+    if len(protocol) > _TERM_BYTES or any(not 0x20 < byte < 0x7F for byte in protocol):
+        raise malformed("the authentication protocol's name cannot be used")
+    if len(cookie) > _COOKIE_DIGITS or len(cookie) % 2 or any(byte not in b"0123456789abcdefABCDEF" for byte in cookie):
+        raise malformed("the cookie is not written in hexadecimal digits, or too long")
+    if screen > _SIZE_MAX:
+        raise malformed("there is no such screen")
+    return X11Request(single, protocol.decode("ascii"), cookie.decode("ascii"), screen)
+
+
+def parse_direct_tcp(payload: bytes) -> tuple[str, int]:
+    """Host and port of a ``direct-tcpip`` (RFC 4254 section 7.2); where it comes from is the client's word only."""
+    fields = Fields(payload)
+    host, port = fields.string(), fields.uint32()
+    fields.string()
+    fields.uint32()
+    fields.end()
+    if not host or len(host) > MOST_NAME or any(byte <= 0x20 or byte == 0x7F for byte in host):
+        raise malformed("there is no such host")
+    if not 0 < port <= 0xFFFF:
+        raise malformed("there is no such port")
+    return from_wire(host), port
+
+
+def parse_direct_unix(payload: bytes) -> str:
+    """The path of a ``direct-streamlocal@openssh.com`` (OpenSSH's PROTOCOL, section 2.4)."""
+    fields = Fields(payload)
+    path = fields.string()
+    fields.string()
+    fields.uint32()
+    fields.end()
+    if not path or len(path) > MOST_NAME or b"\0" in path:
+        raise malformed("there is no such socket")
+    return from_wire(path)
+
+
+def parse_listen(payload: bytes, *, has_port: bool) -> tuple[bytes, int]:
+    """The address of a request to listen or to stop it (RFC 4254 section 7.1), or a path and no port."""
+    fields = Fields(payload)
+    address = fields.string()
+    port = fields.uint32() if has_port else 0
+    fields.end()
+    if port > 0xFFFF or b"\0" in address or len(address) > MOST_NAME or not (address or has_port):
+        raise malformed("there is no such address")
+    return address, port
 
 
 def parse_nothing(payload: bytes) -> None:
