@@ -16,7 +16,7 @@ import (
 
 const usage = `usage: agent serve --socket PATH   dial the gateway's socket and serve
        agent serve --stdio         serve on standard input and output
-       agent sftp [OPTIONS]        serve SFTP on standard input and output; --events: report on standard error
+       agent sftp [OPTIONS]        serve SFTP on standard input and output, report on standard error
        agent version               print the version
 `
 
@@ -88,7 +88,7 @@ func run(connect func() (link.Link, error)) {
 	}
 }
 
-// serveFiles has standard error for events alone, where they are asked for.
+// serveFiles has standard error for lines of JSON alone.
 func serveFiles(arguments []string) {
 	rules, err := sftp.Parse(arguments)
 	if err != nil {
@@ -97,10 +97,7 @@ func serveFiles(arguments []string) {
 	}
 	// A client that has gone is an error of a write, not our death.
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
-	if err := sftp.Serve(0, 1, 2, rules); err != nil {
-		if !rules.Events {
-			fmt.Fprintln(os.Stderr, "agent sftp:", err)
-		}
+	if sftp.Serve(0, 1, 2, rules) != nil {
 		os.Exit(1)
 	}
 }

@@ -25,6 +25,7 @@ TITLES = {
     "SecurityCode": "Security policy",
     "DockerCode": "Docker backend",
     "AgentCode": "Guest agent",
+    "SFTPCode": "SFTP",
     "OCICode": "OCI backend",
     "GeneralCode": "Without a code of its own",
 }

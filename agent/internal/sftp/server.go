@@ -32,12 +32,12 @@ type server struct {
 // errGone is how a client that has left shows, other than by the end of input.
 var errGone = errors.New("the client has gone")
 
-// Serve answers what arrives at input until it ends. The events go to the descriptor of that name.
+// Serve answers what arrives at input until it ends. Events go to the descriptor of that name, as does why it failed.
 func Serve(input, output, eventsTo int, rules Rules) error {
-	if !rules.Events {
-		eventsTo = -1
-	}
 	s := &server{rules: rules, events: &events{descriptor: eventsTo}, output: output}
+	if !rules.Events {
+		s.events.descriptor = -1
+	}
 	err := s.prepare()
 	if err == nil {
 		err = s.serve(input)
@@ -46,10 +46,12 @@ func Serve(input, output, eventsTo int, rules Rules) error {
 	if err == errGone {
 		err = nil
 	}
-	if err != nil {
-		s.events.begin("failed").text("reason", err.Error()).end()
-	}
 	s.events.flush()
+	if err != nil {
+		s.events.descriptor = eventsTo
+		s.events.begin("failed").text("reason", err.Error()).end()
+		s.events.flush()
+	}
 	return err
 }
 

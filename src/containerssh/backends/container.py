@@ -7,14 +7,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 
 from containerssh.agent.link import AgentLink, Program
 from containerssh.agent.process import Leftovers
+from containerssh.agent.sftp import FileReport, sftp_program, wanted
 from containerssh.backends.commandline import arguments, is_blank
 from containerssh.backends.forwards import ContainerForwards
 from containerssh.backends.programs import Programs, RunningProgram
-from containerssh.core.codes import AgentCode, DockerCode
+from containerssh.core.codes import AgentCode, DockerCode, SFTPCode
 from containerssh.core.errors import BackendError, ContainerSSHError, Rejected
+from containerssh.core.files import UPSTREAM_SERVER, SFTPRules
 from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
 from containerssh.core.handlers import ConnectionHandler, Incoming, Listener, SessionChannel, SessionHandler
 from containerssh.core.metadata import Login
@@ -27,6 +30,7 @@ LABEL_LIFETIME = "containerssh_lifetime"
 
 _GRACE = 0.2
 _CLEAN_UP = timedelta(seconds=15)
+_LAST_WORDS = timedelta(seconds=2)
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,9 @@ class ContainerSession(SessionHandler):
         self._starting = False
         self._process: RunningProgram | None = None
         self._carrying: asyncio.Task[None] | None = None
+        self._report: FileReport | None = None
+        """Of our own SFTP server, whose standard error is not for the client."""
+        self._losing: asyncio.Task[None] | None = None
 
     async def set_env(self, name: str, value: str) -> None:
         self._check_not_started()
@@ -173,6 +180,21 @@ class ContainerSession(SessionHandler):
             )
         await self._start((path,))
 
+    async def run_sftp(self, rules: SFTPRules) -> None:
+        self._check_not_started()
+        required = rules.server == "builtin" or rules.binding
+        preferred = rules.server == "auto" and self._execution.subsystems.get("sftp") == UPSTREAM_SERVER
+        if not required and not (preferred and isinstance(self._link, AgentLink)):
+            await self.run_subsystem("sftp")
+        elif not isinstance(self._link, AgentLink):
+            raise BackendError(
+                SFTPCode.FAILED,
+                "the sftp section asks for the guest agent's server, and this container has no guest agent",
+                user_message="SFTP is not available here.",
+            )
+        else:
+            await self._launch(sftp_program(rules, self._execution.environment, report=wanted(self._channel)))
+
     async def send_signal(self, name: str) -> None:
         process = self._running()
         if name not in SIGNALS:
@@ -202,20 +224,28 @@ class ContainerSession(SessionHandler):
 
     async def close(self) -> None:
         """Stop passing bytes on, and end the program if it still runs."""
-        if self._carrying is not None:
-            self._carrying.cancel()
-            await asyncio.wait((self._carrying,))
+        for task in (self._carrying, self._losing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,))
+        if self._report is not None and self._process is not None:
+            await finish(partial(_hang_up, self._process, self._report), within=_LAST_WORDS)
         if self._process is not None:
             await finish(self._process.kill, within=_CLEAN_UP)
 
     async def _start(self, argv: Sequence[str]) -> None:
         self._check_not_started()
+        await self._launch(self._program(argv))
+
+    async def _launch(self, program: Program) -> None:
         self._starting = True
         try:
-            async with _answered_within(self._execution.command_start, f"starting {' '.join(argv)!r}"):
-                self._process = await self._link.start(self._program(argv))
+            async with _answered_within(self._execution.command_start, f"starting {' '.join(program.argv)!r}"):
+                self._process = await self._link.start(program)
         finally:
             self._starting = False
+        if program.agent and self._process.stderr is not None:
+            self._report = FileReport(self._process.stderr, self._channel, self._lose)
         self._carrying = asyncio.create_task(self._carry(self._process))
 
     def _program(self, argv: Sequence[str]) -> Program:
@@ -245,12 +275,17 @@ class ContainerSession(SessionHandler):
     async def _carry(self, process: RunningProgram) -> None:
         """Pass bytes on until the program has ended, and tell the channel how."""
         feeding = asyncio.create_task(_feed(self._channel.stdin, process.stdin))
-        output = _Output(process, self._channel)
+        output = _Output(process.stdout, None if self._report is not None else process.stderr, self._channel)
         # A client that has gone is the front's to notice.
         with suppress(ConnectionError):
             try:
                 outcome = await process.wait()
                 await output.drained()
+                if self._report is not None:
+                    await self._report.finished()
+                    if self._report.failure is not None:
+                        await self._channel.fail(self._report.failure)
+                        return
             except Exception as exc:  # noqa: BLE001  whatever it is, it costs this channel and is logged there
                 await self._channel.fail(exc)
                 return
@@ -264,14 +299,27 @@ class ContainerSession(SessionHandler):
             else:
                 await self._channel.exit_status(outcome)
 
+    def _lose(self, error: Exception) -> None:
+        self._losing = asyncio.create_task(self._channel.fail(error))
+
+
+async def _hang_up(process: RunningProgram, report: FileReport) -> None:
+    """Let our SFTP server know that its client has gone, and hear what it had still open."""
+    try:
+        if isinstance(process.stdout, ByteStream):
+            await process.stdout.close()
+        await report.finished()
+    finally:
+        await report.stop()
+
 
 class _Output:
     """The pumps for standard output and standard error."""
 
-    def __init__(self, process: RunningProgram, channel: SessionChannel) -> None:
-        self._copies = [Pump(process.stdout, channel.stdout)]
-        if process.stderr is not None:
-            self._copies.append(Pump(process.stderr, channel.stderr))
+    def __init__(self, stdout: ByteReader, stderr: ByteReader | None, channel: SessionChannel) -> None:
+        self._copies = [Pump(stdout, channel.stdout)]
+        if stderr is not None:
+            self._copies.append(Pump(stderr, channel.stderr))
         self._pumps = [asyncio.create_task(_run(copy)) for copy in self._copies]
         self.tasks = [*self._pumps, asyncio.create_task(self._end(channel))]
 

@@ -15,6 +15,7 @@ from containerssh.config.model import ConfigModel, Problem
 from containerssh.config.oci import OCIConfig
 from containerssh.config.security import SecurityConfig
 from containerssh.config.services import AuditConfig, ConfigServerConfig, GeoIPConfig, HealthConfig, MetricsConfig
+from containerssh.config.sftp import SFTPConfig
 from containerssh.config.ssh import SSHConfig
 from containerssh.config.sshproxy import SSHProxyConfig
 
@@ -51,6 +52,9 @@ class AppConfig(ConfigModel):
     security: SecurityConfig = SecurityConfig.default()
     """What a login may do."""
 
+    sftp: SFTPConfig = SFTPConfig()
+    """SFTP."""
+
     backend: Backend = "docker"
     """What answers a login: `docker`, `oci`, or `auto` for whichever of the two is there."""
 
@@ -77,6 +81,7 @@ class AppConfig(ConfigModel):
     def login_problems(self) -> Iterator[Problem]:
         """What keeps a login from being served: `security` and the block of the chosen backend."""
         yield from (problem.under("security") for problem in self.security.problems())
+        yield from (problem.under("sftp") for problem in self.sftp.problems())
         if self.backend != "auto":
             section: ConfigModel = getattr(self, self.backend)
             yield from (problem.under(self.backend) for problem in section.problems())

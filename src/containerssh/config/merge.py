@@ -27,7 +27,7 @@ from containerssh.core.messages import Event
 logger = logging.getLogger(__name__)
 
 _SPELLING = Spelling(any_case=True, numbers_as_text=True)
-_SECTIONS = ("security", "docker", "oci", "kubernetes", "sshproxy")
+_SECTIONS = ("security", "sftp", "docker", "oci", "kubernetes", "sshproxy")
 _BACKEND: TypeAdapter[str] = TypeAdapter(Backend)
 _DEEPEST = 64
 _OF_THE_SERVER = {"oci": ("runtime", "dataDirectory")}

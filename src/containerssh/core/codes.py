@@ -237,6 +237,14 @@ class AgentCode(Code):
     ACCEPT_FAILED = "AGENT_ACCEPT_FAILED", "a connection that the container accepted was not forwarded"
 
 
+class SFTPCode(Code):
+    FILE = "SFTP_FILE", "a file was closed: how much of it was read and written"
+    OPERATION = "SFTP_OPERATION", "a file or folder was renamed, linked, removed, made, or got other attributes"
+    REFUSED = "SFTP_REFUSED", "a rule of the sftp section forbade something"
+    FAILED = "SFTP_FAILED", "the SFTP server in the container could not start or go on"
+    REPORT_BROKEN = "SFTP_REPORT_BROKEN", "the reports about files were not those of our server; the session was ended"
+
+
 class OCICode(Code):
     CONFIG_ERROR = "OCI_CONFIG_ERROR", "the oci section cannot be used"
     IMAGE_UNPACK = "OCI_IMAGE_UNPACK", "an image is being fetched or unpacked"

@@ -21,6 +21,7 @@ from enum import StrEnum
 
 from containerssh.core.codes import SSHCode
 from containerssh.core.errors import AuthFailed, Rejected
+from containerssh.core.files import FileEvent, SFTPRules
 from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
 from containerssh.core.requests import ExitSignal, Origin, PtyRequest, WindowSize, X11Request
@@ -98,6 +99,17 @@ class SessionChannel(ABC):
     stdout: ByteWriter
     stderr: ByteWriter
 
+    @property
+    def takes_file_events(self) -> bool:
+        """Whether :meth:`file_event` has any use; if not, files are not reported at all, which is quicker."""
+        return False
+
+    async def file_event(self, event: FileEvent) -> None:
+        """
+        SFTP did something to a file. A layer that records it passes its own channel inwards. The client's answer waits
+        until what was done has been reported.
+        """
+
     @abstractmethod
     async def exit_status(self, status: int) -> None:
         """The program ended: pass on unsent output, its end of file and *status* (0 to 2^32-1), then close."""
@@ -156,6 +168,12 @@ class SessionHandler:
     async def run_subsystem(self, name: str) -> None:
         """Start the subsystem *name*; returns when it runs."""
         raise _unsupported("subsystem")
+
+    async def run_sftp(self, rules: SFTPRules) -> None:
+        """Serve SFTP under *rules*; returns when it runs. Without a server of our own, only where nothing binds it."""
+        if rules.binding:
+            raise _unsupported("sftp under rules")
+        await self.run_subsystem("sftp")
 
     async def send_signal(self, name: str) -> None:
         """Send a signal (RFC 4254 section 6.9; without ``SIG``) to the program and its process group."""

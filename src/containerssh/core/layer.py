@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 
+from containerssh.core.files import SFTPRules
 from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
 from containerssh.core.handlers import (
     AuthMethod,
@@ -54,6 +55,9 @@ class SessionLayer(SessionHandler):
 
     async def run_subsystem(self, name: str) -> None:
         await self.inner.run_subsystem(name)
+
+    async def run_sftp(self, rules: SFTPRules) -> None:
+        await self.inner.run_sftp(rules)
 
     async def send_signal(self, name: str) -> None:
         await self.inner.send_signal(name)

@@ -19,6 +19,7 @@ from containerssh.core.handlers import AuthMethod, ConnectionHandler, NetworkHan
 from containerssh.core.messages import log_labels, log_threshold
 from containerssh.core.metadata import ConnectionMetadata, Login, LoginSpan
 from containerssh.layers.security import Policy, SecurityConnection
+from containerssh.layers.sftp import SFTPConnection
 
 if TYPE_CHECKING:
     from containerssh.auth.config_server import ConfigServer
@@ -69,7 +70,8 @@ class PerLoginNetwork(NetworkHandler):
             log_threshold(None if config.log.level == self.server.config.log.level else config.log.level),
         ):
             async with backend.login(login, config, notices) as connection:
-                yield SecurityConnection(connection, Policy(config.security, login.restrictions))
+                files = SFTPConnection(connection, config.sftp.rules)
+                yield SecurityConnection(files, Policy(config.security, login.restrictions))
 
     async def _settle(self, login: Login) -> tuple[Login, AppConfig]:
         config = self.server.config

@@ -23,6 +23,8 @@ from containerssh.core.streams import ByteStream
 logger = logging.getLogger(__name__)
 
 ORIGINAL_COMMAND = "SSH_ORIGINAL_COMMAND"
+FORCED_SFTP = "internal-sftp"
+"""As a forced command: SFTP and nothing else, as OpenSSH's server has it."""
 
 _HARMLESS = frozenset({"LANG", "LANGUAGE", "COLORTERM", "NO_COLOR", "GIT_PROTOCOL"})
 
@@ -246,7 +248,10 @@ class SecuritySession(SessionLayer):
                     Event(SecurityCode.EXEC_FAILED_SETENV, f"Setting {ORIGINAL_COMMAND} failed: {exc}")
                 )
                 raise
-        await self.inner.run_command(forced)
+        if forced == FORCED_SFTP:
+            await self.inner.run_subsystem("sftp")
+        else:
+            await self.inner.run_command(forced)
 
 
 def _refused(code: Code, what: str, **labels: LabelValue) -> Rejected:
