@@ -23,6 +23,7 @@ from containerssh.agent.codec import (
 )
 from containerssh.core.codes import AgentCode
 from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, Rejected
+from containerssh.core.flag import Flag
 from containerssh.core.requests import ExitSignal, PtyRequest, WindowSize
 from containerssh.core.streams import ByteReader, ByteStream, ByteWriter
 
@@ -69,7 +70,7 @@ class AgentProcess:
         self._has_terminal = has_terminal
         self._streams: list[ByteStream] = []
         self._outcome: int | ExitSignal | ContainerSSHError | None = None
-        self._ended = asyncio.Event()
+        self._ended = Flag()
         self._released = False
 
     def connect(self, streams: list[ByteStream]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from containerssh.agent.codec import broken
+from containerssh.core.flag import Flag
 from containerssh.core.streams import CHUNK, ByteStream, ByteWriter, DirectReader, DirectWriter
 
 # Bounds what one stream moves before the others have their turn.
@@ -265,7 +266,7 @@ class Sender:
         self._writer = writer
         self._queue: deque[tuple[bytes, asyncio.Future[None] | None]] = deque()
         self._queued = 0
-        self._filled = asyncio.Event()
+        self._filled = Flag()
 
     def post(self, frame: bytes) -> None:
         """Send *frame* without waiting."""

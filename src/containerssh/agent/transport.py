@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 
 from containerssh.agent.codec import (
@@ -19,6 +18,7 @@ from containerssh.agent.codec import (
 from containerssh.agent.streams import Sender
 from containerssh.core.codes import AgentCode
 from containerssh.core.errors import BackendError
+from containerssh.core.flag import Flag
 from containerssh.core.streams import CHUNK, ByteReader, ByteStream, ByteWriter
 
 MAX_NOISE = 64 * 1024
@@ -171,8 +171,8 @@ class FramedStream(ByteStream):
         self._received = bytearray()
         self._consumed = 0
         self._credit = WINDOW
-        self._changed = asyncio.Event()
-        self._granted = asyncio.Event()
+        self._changed = Flag()
+        self._granted = Flag()
         self._sent_eof = self._sent_close = self._got_eof = self._got_close = self._failed = False
 
     async def read(self) -> bytes:

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from containerssh.core.codes import GeneralCode
 from containerssh.core.errors import ContainerSSHError, describe
+from containerssh.core.flag import Flag
 from containerssh.core.messages import Event
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class HeldScope(Generic[T]):
     value: T
 
     def __init__(self, scope: AbstractAsyncContextManager[T]) -> None:
-        self._letting_go = asyncio.Event()
+        self._letting_go = Flag()
         self._entered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._hold(scope))
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from asyncssh import constants
 from asyncssh.misc import Error as LibraryError
 from asyncssh.packet import String
-from asyncssh.public_key import KeyImportError, decode_ssh_certificate, decode_ssh_public_key
+from asyncssh.public_key import KeyImportError, SSHKey, decode_ssh_certificate, decode_ssh_public_key
 
 from containerssh.core.codes import SSHCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable, ContainerSSHError, ProtocolError, describe
+from containerssh.core.flag import Flag
 from containerssh.core.handlers import AuthMethod, NetworkHandler, Prompts, PublicKey
 from containerssh.core.messages import Event
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
@@ -65,9 +66,12 @@ class Authentication(Prompts):
         self._limits = limits
         self._banner = banner
         self._request: AuthRequest | None = None
-        self._arrived = asyncio.Event()
+        self._arrived = Flag()
+        self._judging: asyncio.Timeout | None = None
         self._answers: asyncio.Future[list[bytes]] | None = None
-        self._keys: dict[tuple[str, bytes], Login | AuthFailed] = {}
+        self._judged: dict[tuple[str, bytes], Login | AuthFailed] = {}
+        # The question about a key is followed by a signature with it.
+        self._last_key: _ReadKey | None = None
         self._requests = 0
         self._failures = 0
         self._calls = 0
@@ -89,6 +93,9 @@ class Authentication(Prompts):
             self._failures += 1
         self._request = request
         self._arrived.set()
+        if self._judging is not None:
+            self._judging.reschedule(asyncio.get_running_loop().time())
+            self._judging = None
 
     def answered(self, answers: list[bytes]) -> None:
         """The client answers questions."""
@@ -111,21 +118,11 @@ class Authentication(Prompts):
             assert request is not None
             if self._requests > self._limits.auth_requests:
                 raise _too_many(SSHCode.LIMIT_AUTH_REQUESTS, "too many authentication requests")
-            attempt = asyncio.create_task(self._judge(network, meta, request))
-            newer = asyncio.create_task(self._arrived.wait())
-            try:
-                await asyncio.wait((attempt, newer), return_when=asyncio.FIRST_COMPLETED)
-                if newer.done():
-                    # Even a yes that has come is void: the client does not wait for it any more.
-                    self._count_failure()
-                    continue
-                result = attempt.result()
-            finally:
-                newer.cancel()
-                attempt.cancel()
-                await asyncio.wait((attempt, newer))
-                if not attempt.cancelled():
-                    attempt.exception()
+            result = await self._judge_until_newer(network, meta, request)
+            if self._arrived.is_set():
+                # Even a yes that has come is void: the client does not wait for it any more.
+                self._count_failure()
+                continue
             match result:
                 case Login():
                     title, labels = _describe(request)
@@ -137,6 +134,18 @@ class Authentication(Prompts):
                 case None:
                     self._count_failure()
                     self._link.auth_failed([name for name in _ORDER if name in network.auth_methods])
+
+    async def _judge_until_newer(
+        self, network: NetworkHandler, meta: ConnectionMetadata, request: AuthRequest
+    ) -> Login | _KeyAcceptable | None:
+        """As :meth:`_judge`; interrupted when a newer request arrives."""
+        try:
+            async with asyncio.timeout(None) as self._judging:
+                return await self._judge(network, meta, request)
+        except TimeoutError:
+            return None
+        finally:
+            self._judging = None
 
     def _count_failure(self) -> None:
         self._failures += 1
@@ -230,24 +239,26 @@ class Authentication(Prompts):
         blob = fields.string()
         signature = fields.string() if signed else b""
         fields.end()
-        key = _read_key(algorithm, blob)
+        if self._last_key is None or (self._last_key.algorithm, self._last_key.key.blob) != (algorithm, blob):
+            self._last_key = _read_key(algorithm, blob)
+        key = self._last_key.key
         if not signed:
             await self._judge_key(network, attempt, key)
             return _KeyAcceptable(algorithm, blob)
         head = request.head + request.payload[: -4 - len(signature)]
-        if not _verified(key, algorithm, String(self._link.session_id) + head, signature):
+        if not self._last_key.verified(String(self._link.session_id) + head, signature):
             raise AuthFailed(SSHCode.AUTH_FAILED, "the signature is wrong", fingerprint=key.fingerprint)
         return await self._judge_key(network, attempt, key)
 
     async def _judge_key(self, network: NetworkHandler, attempt: AuthAttempt, key: PublicKey) -> Login:
-        known = self._keys.get((attempt.username, key.blob))
+        known = self._judged.get((attempt.username, key.blob))
         if known is None:
             self._call()
             try:
                 known = await network.authenticate_public_key(attempt, key)
             except AuthFailed as exc:
                 known = exc
-            self._keys[attempt.username, key.blob] = known
+            self._judged[attempt.username, key.blob] = known
         if isinstance(known, AuthFailed):
             raise known
         return known
@@ -295,7 +306,25 @@ def _username(raw: bytes) -> str:
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def _read_key(algorithm: bytes, blob: bytes) -> PublicKey:
+@dataclass(frozen=True)
+class _ReadKey:
+    """A key or certificate with the signature algorithm that it came with."""
+
+    algorithm: bytes
+    key: PublicKey
+    public: SSHKey
+
+    def verified(self, message: bytes, signature: bytes) -> bool:
+        """Whether *signature* is the key's, of *message*."""
+        try:
+            used = Fields(signature).string()
+            # The request names the algorithm and so does the signature: a weaker one must not slip in.
+            return used.decode("ascii") == _base(self.algorithm) and self.public.verify(message, signature)
+        except (ProtocolError, LibraryError, ValueError):
+            return False
+
+
+def _read_key(algorithm: bytes, blob: bytes) -> _ReadKey:
     """
     The key or certificate of a request.
 
@@ -306,26 +335,14 @@ def _read_key(algorithm: bytes, blob: bytes) -> PublicKey:
     if base not in CLIENT_SIGNATURES:
         raise AuthFailed(SSHCode.AUTH_FAILED, "the signature algorithm is not accepted", algorithm=from_wire(algorithm))
     try:
-        certificate = b"-cert-" in algorithm
-        kind = decode_ssh_certificate(blob).algorithm if certificate else decode_ssh_public_key(blob).algorithm
+        read = decode_ssh_certificate(blob) if b"-cert-" in algorithm else decode_ssh_public_key(blob)
     except (KeyImportError, LibraryError, ValueError) as exc:
         raise AuthFailed(SSHCode.AUTH_FAILED, "the key cannot be read") from exc
     rsa = base.startswith("rsa-sha2-")
-    if _base(kind) != ("ssh-rsa" if rsa else base):
+    if _base(read.algorithm) != ("ssh-rsa" if rsa else base):
         raise AuthFailed(SSHCode.AUTH_FAILED, "the key does not fit its algorithm")
-    return PublicKey(kind.decode("ascii"), blob)
-
-
-def _verified(key: PublicKey, algorithm: bytes, message: bytes, signature: bytes) -> bool:
-    try:
-        used = Fields(signature).string()
-        # The request names the algorithm and so does the signature: a weaker one must not slip in.
-        if used.decode("ascii") != _base(algorithm):
-            return False
-        public = decode_ssh_certificate(key.blob).key if "-cert-" in key.algorithm else decode_ssh_public_key(key.blob)
-        return public.verify(message, signature)
-    except (ProtocolError, LibraryError, KeyImportError, ValueError):
-        return False
+    public = read if isinstance(read, SSHKey) else read.key
+    return _ReadKey(algorithm, PublicKey(read.algorithm.decode("ascii"), blob), public)
 
 
 def _base(algorithm: bytes) -> str:

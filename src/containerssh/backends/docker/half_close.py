@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from containerssh.backends.docker.wire import HEAD_LIMIT
+from containerssh.core.flag import Flag
 from containerssh.core.streams import CHUNK
 
 _HANDSHAKE_LIMIT = 60.0
@@ -58,7 +59,7 @@ class _Transport(asyncio.Transport):
         self._protocol = protocol
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
-        self._may_read = asyncio.Event()
+        self._may_read = Flag()
         self._may_read.set()
         self._flushing: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
