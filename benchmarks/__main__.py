@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import connections, measure, modes, sessions, start
+from benchmarks import connections, measure, modes, sessions, sftp, start
 from benchmarks.processes import cpu_seconds
 from benchmarks.report import Report
 from benchmarks.servers import KEX, Client, Server, containerssh, openssh
@@ -24,7 +24,7 @@ from tests.support.services import Engine, running_engine
 
 KEPT = Path(__file__).parents[1] / ".cache" / "bench"
 # Memory comes first: what a server has freed it would give to the next connections.
-PARTS = ("start", "memory", "login", "session", "storm", "transfer", "echo", "modes")
+PARTS = ("start", "memory", "login", "session", "storm", "transfer", "echo", "modes", "sftp")
 CIPHERS = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 
 
@@ -45,6 +45,7 @@ def main() -> int:
             "transfer": lambda: _transfers(report, client, servers, options),
             "echo": lambda: asyncio.run(_echoes(report, client, servers, options)),
             "modes": lambda: modes.compare(report, client, servers, folder, options.logins, options.size),
+            "sftp": lambda: sftp.compare(report, client, servers, folder, options),
             "memory": lambda: asyncio.run(_memory(report, client, servers, options)),
         }
         for name in options.parts:
@@ -172,6 +173,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--logins", type=int, default=15, help="logins per server (default: %(default)s)")
     parser.add_argument("--transfers", type=int, default=3, help="transfers per direction (default: %(default)s)")
     parser.add_argument("--size", type=int, default=256, metavar="MIB", help="of a transfer (default: %(default)s)")
+    parser.add_argument("--files", type=int, default=10_000, help="small files by SFTP (default: %(default)s)")
     parser.add_argument("--ciphers", type=_words, default=list(CIPHERS), metavar="A,B")
     options = parser.parse_args()
     if unknown := set(options.backends) - {"oci", "docker"}:

@@ -106,6 +106,7 @@ UsePAM no
 PrintMotd no
 MaxStartups 1000
 MaxSessions 1000
+Subsystem sftp /usr/lib/openssh/sftp-server
 # bash reads .bashrc under sshd unless it believes to be nested; that file would be measured too.
 SetEnv SHLVL=2
 """
