@@ -49,7 +49,7 @@ async def test_a_webhook_that_goes_wrong_for_some_does_not_hurt_others() -> None
         assert max(times) < GIVEN_UP + 2
         assert max(good) < 2
         assert set(hook.asked) == {"alice", *FAULTS}
-        # What is taken of an answer is bounded: 16 MiB each of the four answers that are too large.
-        assert peak.growth < 120 * MIB, peak.growth / MIB
+        # Four answers of 4 MiB, each there twice while it grows; the rest is what sixteen logins at once take.
+        assert peak.growth < 80 * MIB, peak.growth / MIB
         await server.back_to(base, growth=32 * MIB)
         assert not [line for line in server.errors() if line["code"] == "SERVICE_CRASHED"]

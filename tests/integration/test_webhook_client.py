@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import logging
 import ssl
 from collections.abc import AsyncIterator
@@ -18,6 +19,8 @@ from containerssh.core.codes import HTTPCode
 from containerssh.core.errors import ConfigError
 from containerssh.web.client import Answer, WebhookError, open_http_client
 from tests.support.webhook import Authority, Reply, Request, webhook
+
+MIB = 1024 * 1024
 
 
 def config(url: str, **more: Any) -> HTTPClientConfig:
@@ -340,3 +343,30 @@ async def test_every_answer_is_one_to_its_own_question() -> None:
                 await client.post("", {"number": 0})
         answers = await asyncio.gather(*(client.post("", {"number": number}) for number in range(1, 30)))
     assert [found.json() for found in answers] == [{"number": number} for number in range(1, 30)]
+
+
+# -- sizes --------------------------------------------------------------------------------------
+
+
+def _answer(size: int, *, packed: bool) -> Reply:
+    text = b'"' + b"x" * (size - 2) + b'"'
+    return Reply(raw=gzip.compress(text), headers={"Content-Encoding": "gzip"}) if packed else Reply(raw=text)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_an_answer_may_be_as_large_as_is_configured_and_no_larger(packed: bool) -> None:
+    async with webhook() as hook:
+        hook.answers = [_answer(size, packed=packed) for size in (70_000, 70_001, 4 * MIB, 4 * MIB + 1)]
+        assert len((await post(hook.url, maxAnswerBytes=70_000)).body) == 70_000
+        error = await failed(hook.url, maxAnswerBytes=70_000)
+        assert "more than 70000 bytes" in str(error)
+        assert not error.passing
+        assert len((await post(hook.url)).body) == 4 * MIB
+        assert "more than 4194304 bytes" in str(await failed(hook.url))
+
+
+async def test_large_answers_wait_for_one_another_and_all_arrive() -> None:
+    async with webhook() as hook, open_http_client(config(hook.url)) as client:
+        hook.answers = [_answer(300_000, packed=False)]
+        answers = await asyncio.gather(*(client.post("/password", {}) for _ in range(12)))
+        assert {len(answer.body) for answer in answers} == {300_000}

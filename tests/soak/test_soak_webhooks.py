@@ -36,8 +36,8 @@ async def test_a_fault_for_many(fault: str) -> None:
                     assert all(await refused)
             print(f"{fault}: {before * 1000:.0f} ms before, {during * 1000:.0f} ms during, {peak.growth / MIB:.0f} MiB")
             assert during < 2
-            # Four answers of 16 MiB, each there twice while it grows, and a little of all others.
-            assert peak.growth < 192 * MIB, peak.growth / MIB
+            # Four answers of 4 MiB, each there twice while it grows, and a little of all others.
+            assert peak.growth < 80 * MIB, peak.growth / MIB
             await server.back_to(base, growth=48 * MIB)
 
 

@@ -108,6 +108,10 @@ class HTTPClientConfig(TLSConfig):
     timeout: Duration = seconds(2)
     """How long one request may take, its answer included; at least 100 ms."""
 
+    max_answer_bytes: Annotated[int, Field(ge=64 * 1024, le=1 << 28)] = 4 * 1024 * 1024
+    """The most bytes of an answer, packed and unpacked. Of an endpoint's answers four at a time may
+    have more than 64 KiB; the others wait."""
+
     cacert: str = ""
     """The authorities that may vouch for the service: PEM text, or the name of a file. Empty: the system's."""
 

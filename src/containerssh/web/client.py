@@ -27,12 +27,9 @@ from containerssh.core.messages import Code, Event, LabelValue
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY = 16 * 1024 * 1024
-"""The most bytes of an answer, on the wire and unpacked."""
-
-_SMALL_BODY = 256 * 1024
+_SMALL_BODY = 64 * 1024
 # A packed byte stands for up to a thousand.
-_PACKED = 256
+_SMALL_PACKED_BODY = 256
 _LARGE_AT_ONCE = 4
 """How many answers of an endpoint may be larger than a small one at the same time; the next one waits."""
 
@@ -226,7 +223,7 @@ class HTTPClient:
                     trace_request_ctx=use,
                 ) as response:
                     use.answered = True
-                    content = await _read(response, self._large)
+                    content = await _read(response, self._config.max_answer_bytes, self._large)
                     return response.status, response.headers.get("Location"), content
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
                 # The server closed an idle connection just when it was used again; that says nothing about it.
@@ -261,10 +258,10 @@ async def open_http_client(config: HTTPClientConfig) -> AsyncIterator[HTTPClient
         yield HTTPClient(config, session)
 
 
-async def _read(response: aiohttp.ClientResponse, large: asyncio.Semaphore) -> bytes:
+async def _read(response: aiohttp.ClientResponse, most: int, large: asyncio.Semaphore) -> bytes:
     """
-    The body, unpacked bit by bit, so that a small answer cannot become a large one in memory; it takes a place of
-    *large* once it is no small one, so that many logins together do not hold much more than one.
+    The body of at most so many bytes, unpacked bit by bit, so that a small answer cannot become a large one in memory;
+    it takes a place of *large* once it is no small one, so that many logins together do not hold much more than one.
     """
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip", ""):
@@ -274,16 +271,16 @@ async def _read(response: aiohttp.ClientResponse, large: asyncio.Semaphore) -> b
     unpack = _Gunzip() if "gzip" in encoding else None
     body = bytearray()
     received = 0
-    small = _SMALL_BODY if unpack is None else _SMALL_BODY // _PACKED
+    small = _SMALL_BODY if unpack is None else _SMALL_PACKED_BODY
     async with AsyncExitStack() as places:
         async for chunk in response.content.iter_chunked(64 * 1024):
             if received <= small < received + len(chunk):
                 await places.enter_async_context(large)
             received += len(chunk)
-            body += chunk if unpack is None else unpack.feed(chunk, MAX_BODY + 1 - len(body))
-            if max(received, len(body)) > MAX_BODY:
+            body += chunk if unpack is None else unpack.feed(chunk, most + 1 - len(body))
+            if max(received, len(body)) > most:
                 raise WebhookError(
-                    HTTPCode.CLIENT_DECODE_FAILED, f"the answer is larger than {MAX_BODY >> 20} MiB", passing=False
+                    HTTPCode.CLIENT_DECODE_FAILED, f"the answer has more than {most} bytes", passing=False
                 )
     if unpack is not None and received and not unpack.complete:
         raise WebhookError(HTTPCode.CLIENT_DECODE_FAILED, "the compressed answer is cut off", passing=True)
