@@ -14,7 +14,6 @@ from containerssh.core.codes import SSHCode
 from tests.support.agent import until
 from tests.support.forwarding import client, digest, echo, forwarding, listening, refused, talk, unused_port
 from tests.support.openssh import OpenSSH, run, ssh_options
-from tests.support.tools import tool
 
 DATA = os.urandom(3_000_000)
 
@@ -153,15 +152,3 @@ async def test_nothing_is_left_when_the_client_has_gone(openssh: OpenSSH, tmp_pa
         writer.close()
         assert await refused(port)
         await until(lambda: not (reverse.exists() or server.front.backend.open_scopes), "nothing is left")
-
-
-async def test_git_and_curl_go_through_a_forward(openssh: OpenSSH) -> None:
-    async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
-        await writer.drain()
-
-    here = unused_port()
-    async with forwarding() as server, listening(http) as there, client(openssh, server, "-D", str(here)):
-        done = await run(tool("curl"), "-sS", "-x", f"socks5h://127.0.0.1:{here}", f"http://localhost:{there}/")
-    assert (done.status, done.stdout) == (0, b"ok"), done

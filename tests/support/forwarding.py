@@ -163,14 +163,16 @@ async def talk(where: int | Path, data: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def client(openssh: OpenSSH, server: Forwarding, *options: str) -> AsyncIterator[Path]:
+async def client(
+    openssh: OpenSSH, server: Forwarding, *options: str, env: dict[str, str] | None = None
+) -> AsyncIterator[Path]:
     """OpenSSH's client that only forwards, ready; the path of its control socket."""
     control = openssh.folder / "control"
     argv = [*openssh.command(server.front, "-N", "-M", "-S", str(control), *options)]
-    process = await asyncio.create_subprocess_exec(*argv, env=openssh.environment(), start_new_session=True)
+    process = await asyncio.create_subprocess_exec(*argv, env=env or openssh.environment(), start_new_session=True)
     try:
         async with asyncio.timeout(LIMIT):
-            while not control.exists():
+            while not control.exists() or server.reverse_forwards < options.count("-R"):
                 assert process.returncode is None, "the client has ended"
                 await asyncio.sleep(0.02)
         yield control

@@ -8,18 +8,22 @@ import shutil
 import pytest
 
 PACKAGES = {
+    "Xvfb": "xvfb",
     "busybox": "busybox-static",
     "crun": "crun",
     "dbclient": "dropbear-bin",
+    "debootstrap": "debootstrap",
     "docker": "docker.io",
     "docker-registry": "docker-registry",
     "dockerd": "docker.io",
     "dropbear": "dropbear-bin",
     "faketime": "faketime",
+    "gcc": "gcc",
     "git": "git",
     "haproxy": "haproxy",
     "htpasswd": "apache2-utils",
     "iptables": "iptables",
+    "musl-gcc": "musl-tools",
     "newgidmap": "uidmap",
     "newuidmap": "uidmap",
     "plink": "putty-tools",
@@ -29,12 +33,16 @@ PACKAGES = {
     "rsync": "rsync",
     "runc": "runc",
     "sftp": "openssh-client",
+    "script": "bsdutils",
     "skopeo": "skopeo",
     "ssh": "openssh-client",
+    "ssh-add": "openssh-client",
+    "ssh-agent": "openssh-client",
     "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",
     "umoci": "umoci",
     "unshare": "util-linux",
+    "xdpyinfo": "x11-utils",
 }
 """Debian's package for each program; ``scripts/setup`` installs them."""
 
