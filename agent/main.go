@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"containerssh.io/agent/internal/forward"
@@ -60,6 +61,8 @@ func standardStreams() (link.Link, error) {
 
 func run(connect func() (link.Link, error)) {
 	keepDescriptors()
+	// Little is to be computed here; with one processor no key that is typed wakes a second thread.
+	runtime.GOMAXPROCS(1)
 	program.Adopt()
 	// Also makes a broken pipe an error instead of our death, and leaves children with default handlers.
 	stop := make(chan os.Signal, 1)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -32,6 +32,7 @@ from asyncssh.packet import Boolean, NameList, SSHPacket, String, UInt32
 from asyncssh.public_key import SSHKeyPair
 
 from containerssh.core.codes import SSHCode
+from containerssh.core.flag import Flag
 from containerssh.core.messages import Event
 from containerssh.ssh import presence
 from containerssh.ssh.channel_adapter import PACKET_MIN, AdapterChannel
@@ -87,6 +88,40 @@ class _Signer:
         return self.key.sign(data, self.algorithm)
 
 
+class _Silent:
+    """
+    In place of the library's logger, whose lines nobody sees: it puts what it is told in words before it looks whether
+    it is on.
+    """
+
+    def get_child(self, *_: object, **__: object) -> _Silent:
+        return self
+
+    def debug1(self, *_: object, **__: object) -> None:
+        """Say nothing."""
+
+    debug2 = info = packet = debug1
+
+
+_SILENT = _Silent()
+_NOTHING: Any = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """What a server tells each of its clients alike; made by :func:`prepare`."""
+
+    library: SSHServerConnectionOptions
+    keys: Mapping[bytes, HostKey]
+    """By the names of their signature algorithms."""
+    algorithms: Sequence[bytes]
+    """These names."""
+    signatures: Sequence[bytes]
+    """The algorithms that clients may sign with."""
+    announced: bytes
+    """The host keys as HOSTKEYS-00 lists them (OpenSSH's PROTOCOL, section 2.5)."""
+
+
 class _Answers:
     """Takes INFO_RESPONSE messages (RFC 4256 section 3.4) where the library looks for an authentication in progress."""
 
@@ -110,12 +145,17 @@ class _Answers:
         """Called by the library at the end of a connection; the front ends its own attempt."""
 
 
-async def library_options(
-    options: ServerOptions, keys: Sequence[HostKey], kex: Sequence[str], ciphers: Sequence[str], macs: Sequence[str]
-) -> SSHServerConnectionOptions:
-    """asyncssh's own options."""
+async def prepare(
+    options: ServerOptions,
+    keys: Sequence[HostKey],
+    kex: Sequence[str],
+    ciphers: Sequence[str],
+    macs: Sequence[str],
+    signatures: Sequence[str],
+) -> Offer:
+    """What connections of a server with these options are made with."""
     version = options.server_version.removeprefix("SSH-2.0-")
-    result: SSHServerConnectionOptions = await SSHServerConnectionOptions.construct(
+    library: SSHServerConnectionOptions = await SSHServerConnectionOptions.construct(
         config=None,
         server_host_keys=[key.key for key in keys],
         gss_host=None,
@@ -137,7 +177,14 @@ async def library_options(
         rekey_bytes=options.rekey_bytes,
         rekey_seconds=3600,
     )
-    return result
+    by_algorithm = {name.encode(): key for key in keys for name in key.algorithms}
+    return Offer(
+        library,
+        by_algorithm,
+        list(by_algorithm),
+        [name.encode() for name in signatures],
+        b"".join(String(key.blob) for key in keys),
+    )
 
 
 class AdapterConnection(PacketConnection):
@@ -146,20 +193,25 @@ class AdapterConnection(PacketConnection):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        library: SSHServerConnectionOptions,
+        offer: Offer,
         options: ServerOptions,
-        host_keys: Sequence[HostKey],
-        signatures: Sequence[str],
         front: Connection,
     ) -> None:
-        super().__init__(loop, library)
+        super().__init__(loop, offer.library)
+        # Each connection would have its own of these, which take more than a KiB and stay empty or are never looked at.
+        self._logger = cast(Any, _SILENT)
+        self._close_event = cast(Any, Flag())
+        self._trusted_host_keys = self._trusted_ca_keys = None
+        self._revoked_host_keys = self._x509_revoked_certs = self._server_sig_algs = _NOTHING
+
         self.front = front
+        self._offer = offer
         self._limits = options.limits
         self._gss = None
-        self._keys = {name.encode(): key for key in host_keys for name in key.algorithms}
+        self._keys = offer.keys
         self._signer: _Signer | None = None
-        self._server_host_key_algs = list(self._keys)
-        self._sig_algs = [name.encode() for name in signatures]
+        self._server_host_key_algs = offer.algorithms
+        self._sig_algs = offer.signatures
         self._extensions_to_send[b"ping@openssh.com"] = b"0"
 
         self._out: list[bytes] = []
@@ -172,6 +224,7 @@ class AdapterConnection(PacketConnection):
         self._quiet = True
         self._deferred_size = 0
         self._rekey_timer: asyncio.TimerHandle | None = None
+        self._heard = 0.0
         self._rekeyings: Rekeyings | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Transport | None = None
@@ -224,8 +277,7 @@ class AdapterConnection(PacketConnection):
         self._next_service = None
         self._send_deferred_packets()
         self._set_keepalive_timer()
-        keys = [String(key.blob) for key in dict.fromkeys(self._keys.values())]
-        self._send_global_request(b"hostkeys-00@openssh.com", *keys)
+        self._send_global_request(b"hostkeys-00@openssh.com", self._offer.announced)
 
     def banner(self, text: str) -> None:
         """Show *text* before the client is authenticated (RFC 4252 section 5.4)."""
@@ -298,7 +350,17 @@ class AdapterConnection(PacketConnection):
         self.front.broken(error)
         super().internal_error(exc_info, error_logger)
 
+    def _reset_keepalive_timer(self) -> None:
+        """Unlike the library, which sets a new timer for each piece of data: the old one looks when it is due."""
+        self._heard = self._loop.time()
+        if self._keepalive_timer is None:
+            super()._reset_keepalive_timer()
+
     def _keepalive_timer_callback(self) -> None:
+        left = self._heard + self._keepalive_interval - self._loop.time()
+        if left > 0 and self._keepalive_timer is not None:
+            self._keepalive_timer = self._loop.call_later(left, self._keepalive_timer_callback)
+            return
         if self._keepalive_count > 0:
             self.front.log(logging.DEBUG, Event(SSHCode.KEEPALIVE_NORESP, "The client does not answer keepalives"))
         super()._keepalive_timer_callback()
@@ -307,10 +369,15 @@ class AdapterConnection(PacketConnection):
 
     def data_received(self, data: bytes, datatype: Any = None) -> None:
         self._turn_ends = time.monotonic() + _TURN
-        if not self._auth_complete and self._transport and (sock := self._transport.get_extra_info("socket")):
+        if (
+            not (self._auth_in_progress or self._auth_complete)
+            and self._transport
+            and (sock := self._transport.get_extra_info("socket"))
+        ):
             # Again each time: the kernel forgets it whenever we send something.
             presence.acknowledge(sock)
-        super().data_received(data, datatype)
+        self._inpbuf += data
+        self._recv_data()
         # A packet is being worked on, and what follows it waits here; the client has to wait as well.
         if len(self._inpbuf) > _UNREAD_MAX:
             self._stop_reading()
@@ -446,12 +513,16 @@ class AdapterConnection(PacketConnection):
         # Read here as well: what is wrong in it must be found before the library's coroutine runs.
         copy = SSHPacket(packet.get_full_payload())
         copy.get_bytes(17)
-        self._client_kex = copy.get_namelist()
-        for _ in range(9):
+        self._client_kex, _, to_us, to_client = (copy.get_namelist() for _ in range(4))
+        for _ in range(6):
             copy.get_string()
         self._client_guessed = copy.get_boolean()
         copy.get_uint32()
         copy.check_end()
+        # A client with which we have nothing in common has found out as well, and is about to leave.
+        self._choose_alg("key exchange", self._kex_algs, self._client_kex)
+        self._choose_alg("encryption", self._enc_algs, to_us)
+        self._choose_alg("encryption", self._enc_algs, to_client)
         return super()._process_kexinit(pkttype, pktid, packet)
 
     def _client_rekeys(self) -> None:
@@ -481,7 +552,15 @@ class AdapterConnection(PacketConnection):
         # All that the key exchange wants is the public half and a signature.
         return cast("SSHKeyPair | None", self._signer)
 
+    def _send_version(self) -> None:
+        super()._send_version()
+        # Without waiting for the client's version: that saves it a round trip (RFC 4253 section 4.2).
+        self._send_kexinit()
+        self._kexinit_sent = True
+
     def _send_kexinit(self) -> None:
+        if self._kexinit_sent:
+            return
         super()._send_kexinit()
         if self._auth_complete and self._rekey_timer is None:
             self._rekey_timer = self._loop.call_later(self._limits.rekey.total_seconds(), self._rekey_too_slow)
@@ -492,6 +571,10 @@ class AdapterConnection(PacketConnection):
 
     def send_newkeys(self, k: bytes, h: bytes) -> None:
         super().send_newkeys(k, h)
+        # All that was wanted for the key exchange alone goes.
+        self._client_kexinit = self._server_kexinit = b""
+        self._client_kex = ()
+        self._extensions_to_send.clear()
         # The predictable start of a CBC packet is what an IGNORE packet hides (RFC 4253 section 9.3.1).
         self._quiet = not self._enc_alg_sc.endswith(b"-cbc")
         if self._rekey_timer:
@@ -633,4 +716,4 @@ def _not_now() -> bool:
     return False
 
 
-__all__ = ["AdapterConnection", "AuthRequest", "ConnectionLost", "library_options"]
+__all__ = ["AdapterConnection", "AuthRequest", "ConnectionLost", "Offer", "prepare"]

@@ -8,6 +8,7 @@ the wire is the same: AES-GCM as in RFC 5647, ChaCha20-Poly1305 as in OpenSSH's 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 
 from asyncssh.crypto import GCMCipher
 from asyncssh.crypto.chacha import ChachaCipher
@@ -23,6 +24,7 @@ TAG = 16
 _POLY1305_KEY = bytes(32)
 _COUNTER_0 = bytes(8)
 _COUNTER_1 = b"\1" + bytes(7)
+_KEPT_OBJECTS = 16
 
 
 class PacketCipher(Encryption):
@@ -69,27 +71,37 @@ class AesGcm(PacketCipher):
 
     def __init__(self, key: bytes, iv: bytes) -> None:
         super().__init__()
-        # The object is made for each packet: a kept one would take 2.5 KiB of each idle connection, and saves 1 us.
         self._key = key
+        self._object: AESGCM | None = None
         self._fixed = iv[:4]
         self._count = int.from_bytes(iv[4:], "big")
 
-    def _nonce(self) -> bytes:
-        nonce = self._fixed + self._count.to_bytes(8, "big")
-        self._count = (self._count + 1) & 0xFFFFFFFFFFFFFFFF
-        return nonce
+    def _make(self) -> AESGCM:
+        """The directions that were used last keep theirs; for all idle connections it would be 2.5 KiB each."""
+        made = self._object = AESGCM(self._key)
+        _kept.append(self)
+        if len(_kept) > _KEPT_OBJECTS:
+            _kept.popleft()._object = None
+        return made
 
     def seal(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, ...]:
-        return header, AESGCM(self._key).encrypt(self._nonce(), packet, header)
+        count = self._count
+        self._count = (count + 1) & 0xFFFFFFFFFFFFFFFF
+        return header, (self._object or self._make()).encrypt(self._fixed + count.to_bytes(8, "big"), packet, header)
 
     def length(self, seq: int, header: bytes) -> int:
         return int.from_bytes(header, "big")
 
     def open(self, seq: int, header: bytes, rest: memoryview) -> bytes | None:
+        count = self._count
+        self._count = (count + 1) & 0xFFFFFFFFFFFFFFFF
         try:
-            return AESGCM(self._key).decrypt(self._nonce(), rest, header)
+            return (self._object or self._make()).decrypt(self._fixed + count.to_bytes(8, "big"), rest, header)
         except InvalidTag:
             return None
+
+
+_kept: deque[AesGcm] = deque()
 
 
 class ChaChaPoly(PacketCipher):

@@ -19,6 +19,28 @@ from containerssh.ssh.ciphers import TAG, PacketCipher, keep_state
 
 _DATA_HEAD = struct.Struct(">BBII")
 _SMALLEST = 4 + TAG
+_SMALL = 1024
+_RANDOM = 4096
+
+
+class _Padding:
+    """Random bytes, fetched many at a time: the system's call for a few costs as much as a small packet."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._used = 0
+
+    def take(self, count: int) -> bytes:
+        start = self._used
+        end = start + count
+        if end > len(self._bytes):
+            self._bytes = os.urandom(_RANDOM)
+            start, end = 0, count
+        self._used = end
+        return self._bytes[start:end]
+
+
+_padding = _Padding()
 
 
 class PacketConnection(SSHServerConnection):
@@ -43,10 +65,15 @@ class PacketConnection(SSHServerConnection):
         padding = -size % self._send_blocksize
         if padding < 4:
             padding += self._send_blocksize
-        packet = b"".join((bytes((padding, kind)), head, data, os.urandom(padding)))
+        packet = b"".join((bytes((padding, kind)), head, data, _padding.take(padding)))
         pieces = cipher.seal(self._send_seq, len(packet).to_bytes(4, "big"), packet)
         self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
         self._rekey_bytes_sent += len(packet)
+        transport = self._transport
+        if len(data) < _SMALL and not self._out and transport is not None and not transport.is_closing():
+            # A keystroke's echo does not wait for what else this turn of the loop may bring.
+            transport.write(b"".join(pieces))
+            return
         self._out.extend(pieces[:-1])
         self._out_size += len(packet) + _SMALLEST - len(pieces[-1])
         self._send(pieces[-1])

@@ -29,11 +29,13 @@ _CONNECTION = {
     "_recv_data": ("self",),
     "_recv_packet": ("self",),
     "_recv_pkthdr": ("self",),
+    "_reset_keepalive_timer": ("self",),
     "_send": ("self", "data"),
     "_send_deferred_packets": ("self",),
     "_send_disconnect": ("self", "code", "reason", "lang"),
     "_send_global_request": ("self", "request", "args", "want_reply"),
     "_send_kexinit": ("self",),
+    "_send_version": ("self",),
     "_set_keepalive_timer": ("self",),
     "choose_server_host_key": ("self", "peer_host_key_algs"),
     "data_received": ("self", "data", "datatype"),
@@ -65,7 +67,8 @@ _CHANNEL = {
 # Attributes that the constructors set.
 _CONNECTION_FIELDS = (
     "_auth", "_auth_complete", "_auth_final", "_auth_in_progress", "_channels", "_deferred_packets", "_enc_alg_sc",
-    "_extensions_to_send", "_ignore_first_kex", "_inpbuf", "_keepalive_count", "_kex", "_kex_algs", "_kex_complete",
+    "_extensions_to_send", "_ignore_first_kex", "_inpbuf", "_keepalive_count", "_keepalive_interval",
+    "_keepalive_timer", "_kex", "_kex_algs", "_kex_complete",
     "_kexinit_sent", "_max_recv_pktlen", "_next_recv_encryption", "_next_service", "_packet", "_pktlen",
     "_recv_blocksize",
     "_recv_encryption", "_recv_handler", "_recv_seq", "_rekey_bytes", "_rekey_bytes_sent", "_rekey_seconds",
