@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from containerssh.backends.oci.runtime import has_capability
 from containerssh.core.errors import BackendError
 from tests.support.oci import RUNTIMES, Done, logged_in, needs_root, run, short_folder
 
@@ -38,8 +39,26 @@ async def test_the_guest_is_confined_by_the_kernel(runtime: str) -> None:
     default = sum(1 << bit for bit in (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
     assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == default
     assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
-    assert [line.split() for line in lines if "1879048192" in line] == [["0", "1879048192", "65536"]] * 2
+    maps = [line.split() for line in lines if line.split()[-1:] == ["65536"]]
+    assert len(maps) == 2
+    for inside, outside, _ in maps:
+        assert inside == "0"
+        assert int(outside) >= 0x70000000
     assert lines[-1] == "0"
+
+
+async def test_guests_are_other_users_than_one_another_unless_they_share_folders(runtime: str, tmp_path: Path) -> None:
+    async def ids(**changes: Any) -> list[str]:
+        async with logged_in(runtime=runtime, **changes) as one, logged_in(runtime=runtime, **changes) as other:
+            done = [await run(connection, "cat /proc/self/uid_map; touch /own") for connection in (one, other)]
+        assert [guest.status for guest in done] == [0, 0]
+        return [guest.stdout.split()[1] for guest in done]
+
+    # Without CAP_SYS_RESOURCE it is runc that makes the namespace, and one range is for all.
+    one, other = await ids()
+    assert (one != other) is (runtime == "crun" or has_capability(24))
+    one, other = await ids(binds=[f"{tmp_path}:/shared"])
+    assert one == other == str(0x70000000)
 
 
 async def test_other_users_hold_no_capabilities(runtime: str) -> None:

@@ -186,6 +186,11 @@ class OCIResources(ConfigModel):
     """The most open files per process (RLIMIT_NOFILE). Unset leaves the server's own limit."""
 
 
+# Above the ids of systemd's own containers; from the second on come its "foreign" ones (systemd.io/UIDS-GIDS).
+_FIRST_ID = 0x7000_0000
+_SYSTEMD_IDS = 0x7FFE_0000
+
+
 class OCIUserNamespace(ConfigModel):
     """Users inside the container are other users outside: root in there is nobody out here."""
 
@@ -193,17 +198,30 @@ class OCIUserNamespace(ConfigModel):
     """Turn it off only for what cannot work otherwise: root inside is then root outside, behind fewer walls.
     A server without root cannot do without."""
 
-    base: Annotated[int, Field(ge=1, le=2**32 - 2)] = 0x70000000
+    base: Annotated[int, Field(ge=1, le=2**32 - 2)] = _FIRST_ID
     """The user and group id outside that is 0 inside. The default lies above every range that Linux distributions give
     to users and services. A server without root uses its ranges in /etc/subuid and /etc/subgid instead."""
 
     size: Annotated[int, Field(ge=1000, le=2**24)] = 65_536
     """How many ids there are inside."""
 
+    ranges: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """How many ranges of so many ids there are from `base` on: each container is given one of its own, so that
+    nothing which the kernel counts by user is shared. Containers with `binds` share the first one, as do all where
+    the image cannot be mounted with shifted owners. Unset: as many as systemd leaves free with the default `base`,
+    else 1."""
+
+    @property
+    def range_count(self) -> int:
+        """``ranges``, or what stands for it."""
+        if self.ranges is not None:
+            return self.ranges
+        return max(1, (_SYSTEMD_IDS - self.base) // self.size) if self.base == _FIRST_ID else 1
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.base + self.size > 2**32 - 1:
-            raise ValueError("base and size together go beyond the largest user id")
+        if self.base + self.size * self.range_count > 2**32 - 1:
+            raise ValueError("base, size and ranges together go beyond the largest user id")
         return self
 
 

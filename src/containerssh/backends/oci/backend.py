@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -72,6 +72,7 @@ class OCIBackend:
             async with time_limit(config.timeouts.container_start, lambda: _too_slow(config)):
                 self._expect_moves()
                 machine, spec = await self._prepare(login, config, notices)
+                spec = replace(spec, place=undo.enter_context(machine.ranges.own(spec.place, config, machine.host)))
                 logger.debug(Event(OCICode.CONTAINER_CREATE, "Starting a container", containerId=spec.id))
                 link = await undo.enter_async_context(open_container(machine.host, spec))
             await _write_files(link, login, spec)

@@ -87,6 +87,11 @@ class Host:
     data: Path
 
     @property
+    def makes_user_namespaces(self) -> bool:
+        """Whether the helper makes containers' user namespaces, and not the runtime."""
+        return self.launcher.ranges is None and self.runtime.joins_user_namespaces
+
+    @property
     def state(self) -> Path:
         """Where the runtime keeps its state of our containers."""
         return self.instance.runtime / self.runtime.kind
@@ -167,7 +172,7 @@ async def running(
 
 def _user_namespace(host: Host, id_map: IdMap | None) -> list[int] | None:
     """The user namespace that the helper makes: base, size, whose it is. None: the runtime makes one."""
-    if id_map is None or host.launcher.ranges is not None or not host.runtime.joins_user_namespaces:
+    if id_map is None or not host.makes_user_namespaces:
         return None
     return [id_map.base, id_map.size, id_map.base + next(_numbers) % id_map.size]
 

@@ -13,6 +13,7 @@ from containerssh.backends.oci.container import ContainerSpec, Host, running
 from containerssh.backends.oci.image import Image, ImageStore
 from containerssh.backends.oci.launcher import Launcher
 from containerssh.backends.oci.placement import Placement
+from containerssh.backends.oci.ranges import Ranges
 from containerssh.backends.oci.runtime import find_runtimes, swap_can_be_limited
 from containerssh.backends.oci.users import User
 from containerssh.config.oci import OCIConfig
@@ -35,6 +36,7 @@ class Machine:
     host: Host
     store: ImageStore
     placement: Placement
+    ranges: Ranges = field(default_factory=Ranges)
     _told: bool = field(default=False)
 
     def close(self) -> None:

@@ -134,7 +134,7 @@ class Worker:
                 self._say({"task": number, "ended": 125, "output": "it was never started"})
             return
         try:
-            if action in ("run", "check") and (idmap := order.get("idmap")):
+            if action in ("run", "check") and (idmap := order.get("idmap")) and not order.get("user_namespace"):
                 order["idmap_fd"] = self._idmap(*idmap)
             task = self._fork(number, action, order)
         except OSError as exc:
@@ -322,13 +322,18 @@ def _assemble(order: dict[str, Any]) -> None:
     for folder in (root, f"{at}/lower", f"{at}/own"):
         os.mkdir(folder, 0o700)
     syscalls.mount(f"/proc/self/fd/{own}", f"{at}/own", "", syscalls.MS_BIND)
+    if namespace := order.get("user_namespace"):
+        # Made before the mounts: what the image is shifted by is the container's own map.
+        order["namespace_fd"] = _user_namespace(*namespace)
+        if "idmap" in order:
+            order["idmap_fd"] = order["namespace_fd"]
     if "idmap_fd" in order:
         syscalls.mount_idmapped(f"/proc/self/fd/{lower}", f"{at}/lower", order["idmap_fd"])
     else:
         syscalls.mount(f"/proc/self/fd/{lower}", f"{at}/lower", "", syscalls.MS_BIND)
     _mount_root(order["storage"], at, root, base)
-    if namespace := order.get("user_namespace"):
-        _mount_user_namespace(f"{at}/user", *namespace)
+    if "namespace_fd" in order:
+        _mount_user_namespace(f"{at}/user", order["namespace_fd"])
     for number, descriptor in enumerate(bound):
         target = f"{at}/{number}"
         if os.path.isdir(f"/proc/self/fd/{descriptor}"):
@@ -338,14 +343,13 @@ def _assemble(order: dict[str, Any]) -> None:
         syscalls.mount(f"/proc/self/fd/{descriptor}", target, "", syscalls.MS_BIND | syscalls.MS_REC)
 
 
-def _mount_user_namespace(place: str, base: int, size: int, owner: int) -> None:
+def _mount_user_namespace(place: str, descriptor: int) -> None:
     """
-    What the container shall have, made by a user of its own.
+    Where the runtime finds what the container shall have, made by a user of its own.
 
     The kernel charges what all users of a namespace hold (inotify instances, timers, message queues...) to the user who
     made it as well. If that were root, one guest could use up what root and all other guests may have.
     """
-    descriptor = _user_namespace(base, size, owner)
     os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     syscalls.mount(f"/proc/self/fd/{descriptor}", place, "", syscalls.MS_BIND)
     os.close(descriptor)
