@@ -42,9 +42,15 @@ func Start(request wire.StartRequest, main, errors link.Stream) (*Program, error
 	if err != nil {
 		return nil, err
 	}
-	theirs, err := p.connect(request)
-	if err != nil {
-		return nil, err
+	var theirs []*os.File
+	if request.Agent && !request.Terminal {
+		theirs = sockets(main, errors)
+	}
+	direct := theirs != nil
+	if !direct {
+		if theirs, err = p.connect(request); err != nil {
+			return nil, err
+		}
 	}
 	attributes := &syscall.ProcAttr{
 		Dir: request.Folder, Env: environment, Files: descriptors(theirs),
@@ -64,10 +70,15 @@ func Start(request wire.StartRequest, main, errors link.Stream) (*Program, error
 		p.closePipes()
 		return nil, &os.PathError{Op: "start", Path: request.Argv[0], Err: err}
 	}
-	if request.Terminal {
+	switch {
+	case direct:
+		p.streams = nil
+		main.Close()
+		errors.Close()
+	case request.Terminal:
 		go p.typeInput(main)
 		p.outputs = []*drain{newDrain(p.terminal.master, main, true)}
-	} else {
+	default:
 		p.streams = append(p.streams, errors)
 		go feed(p.pipes[0], main)
 		p.outputs = []*drain{newDrain(p.pipes[1], main, false), newDrain(p.pipes[2], errors, false)}

@@ -114,7 +114,7 @@ func (s *server) serve(input int) error {
 		}
 		count, err := restart(func() (int, error) { return syscall.Read(input, buffer[end:]) })
 		if err != nil {
-			return err
+			return orGone(err)
 		}
 		if count == 0 {
 			return nil
@@ -130,7 +130,12 @@ func (s *server) send() error {
 	}
 	err := writeAll(s.output, s.reply.buffer)
 	s.reply.buffer = s.reply.buffer[:0]
-	if err == syscall.EPIPE {
+	return orGone(err)
+}
+
+// orGone tells a client that has left, whose bytes may have been under way in both directions, from a fault.
+func orGone(err error) error {
+	if err == syscall.EPIPE || err == syscall.ECONNRESET {
 		return errGone
 	}
 	return err
