@@ -17,6 +17,7 @@ from asyncssh import constants
 
 from containerssh.core.codes import GeneralCode, SSHCode
 from containerssh.core.errors import ContainerSSHError, Rejected, describe
+from containerssh.core.flag import Flag
 from containerssh.core.handlers import ConnectionHandler, NetworkHandler, Notices, ServerHandler
 from containerssh.core.messages import Event, log_labels
 from containerssh.core.metadata import ConnectionMetadata, Login, SocketAddress
@@ -85,13 +86,13 @@ class Connection(Notices):
         self._auth: Authentication
         self._context = contextvars.copy_context()
         self._login: asyncio.Future[ConnectionHandler] = self._loop.create_future()
-        self._left = asyncio.Event()
+        self._left = Flag()
         self._scope: asyncio.Timeout | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._sessions: dict[Session, asyncio.Task[None]] = {}
         self._channel_count = 0
-        self._idle = asyncio.Event()
-        self._told = asyncio.Event()
+        self._idle = Flag()
+        self._told = Flag()
         self._first: Session | None = None
         self._error: Exception | None = None
         self._last_notice: str | None = None
@@ -228,7 +229,7 @@ class Connection(Notices):
             self.limit_reached(SSHCode.LIMIT_UNREACHABLE, text)
             self._link.drop()
 
-    async def _first_of(self, *events: asyncio.Event) -> None:
+    async def _first_of(self, *events: Flag) -> None:
         waiting = [asyncio.create_task(event.wait()) for event in events]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -8,7 +8,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 from containerssh.core.codes import ServiceCode, SSHCode
 from containerssh.core.errors import BackendError, ProtocolError, describe
@@ -16,7 +15,7 @@ from containerssh.core.handlers import ServerHandler
 from containerssh.core.messages import Code, Event, log_labels
 from containerssh.core.metadata import SocketAddress
 from containerssh.ssh import presence, proxy
-from containerssh.ssh.adapter import AdapterConnection, library_options
+from containerssh.ssh.adapter import AdapterConnection, Offer, prepare
 from containerssh.ssh.admission import Door, Refused, is_within
 from containerssh.ssh.algorithms import CLIENT_SIGNATURES, Kind, check
 from containerssh.ssh.connection import Connection, Registry
@@ -58,8 +57,8 @@ class Settings:
     kex: Sequence[str]
     ciphers: Sequence[str]
     macs: Sequence[str]
-    library: Any = None
-    """The library's own form of them all."""
+    offer: Offer | None = None
+    """The same as connections are made with it."""
 
     @classmethod
     def of(cls, options: ServerOptions) -> Settings:
@@ -73,8 +72,9 @@ class Settings:
         )
 
     async def prepared(self) -> Settings:
-        """The same with ``library``."""
-        return replace(self, library=await library_options(self.options, self.keys, self.kex, self.ciphers, self.macs))
+        """The same with ``offer``."""
+        offer = await prepare(self.options, self.keys, self.kex, self.ciphers, self.macs, CLIENT_SIGNATURES)
+        return replace(self, offer=offer)
 
 
 async def listen(host: str, port: int) -> list[socket.socket]:
@@ -252,10 +252,9 @@ class SSHServer:
                 self._door.left(ticket)
 
     def _protocol(self, settings: Settings, front: Connection) -> Callable[[], AdapterConnection]:
-        loop = asyncio.get_running_loop()
-        return lambda: AdapterConnection(
-            loop, settings.library, settings.options, settings.keys, CLIENT_SIGNATURES, front
-        )
+        loop, offer = asyncio.get_running_loop(), settings.offer
+        assert offer is not None
+        return lambda: AdapterConnection(loop, offer, settings.options, front)
 
     async def _look_for_the_gone(self) -> None:
         while True:
