@@ -24,6 +24,7 @@ from containerssh.agent.link import AgentLink
 from containerssh.agent.streams import SocketStream
 from containerssh.agent.transport import Expected, Transport, lost
 from containerssh.core.errors import ProtocolError
+from containerssh.core.flag import Flag
 from containerssh.core.streams import ByteStream
 
 MOUNT_POINT = "/.containerssh"
@@ -157,7 +158,7 @@ class _SocketTransport(Transport):
         # Streams that nobody waits for any more, but that the agent may be about to open.
         self._given_up: dict[bytes, None] = {}
         self._open: set[SocketStream] = set()
-        self._wanted = asyncio.Event()
+        self._wanted = Flag()
         self._strangers = 0
         self._unidentified = asyncio.Semaphore(_MAX_UNIDENTIFIED)
         self._identifying: set[asyncio.Task[None]] = set()

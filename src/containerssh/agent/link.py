@@ -28,6 +28,7 @@ from containerssh.agent.process import AgentProcess, Program, exit_of, pack_prog
 from containerssh.agent.transport import Expected, FramedTransport, Transport, lost
 from containerssh.core.codes import AgentCode
 from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError
+from containerssh.core.flag import Flag
 from containerssh.core.messages import Event
 from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
 
@@ -59,7 +60,7 @@ class AgentLink:
         self._unanswered: set[int] = set()
         self._programs: dict[int, AgentProcess] = {}
         self._failure: ContainerSSHError | None = None
-        self._gone = asyncio.Event()
+        self._gone = Flag()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
         self.forwards = Forwards(self)

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 
+from containerssh.core.flag import Flag
+
 CHUNK = 64 * 1024
 """The most bytes that one read gives: what a slow peer can make us hold, per direction."""
 
@@ -49,7 +51,7 @@ class ByteWriter(ABC):
 class ByteStream(ByteReader, ByteWriter):
     """Both directions of a connection: a forward, a dialled socket. Close it where it was opened."""
 
-    left: asyncio.Event | None = None
+    left: Flag | None = None
     """Set once the peer has gone and takes nothing any more, whether or not something is read or written just then;
     None where that is not known. What the peer had sent before can still be read."""
 

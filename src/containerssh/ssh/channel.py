@@ -15,6 +15,7 @@ from asyncssh.packet import String, UInt32
 
 from containerssh.core.codes import SecurityCode, SSHCode
 from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, Rejected, describe
+from containerssh.core.flag import Flag
 from containerssh.core.handlers import ConnectionHandler, SessionChannel, SessionHandler
 from containerssh.core.messages import Event, log_labels
 from containerssh.core.requests import SIGNALS, ExitSignal, Origin, from_wire, to_wire
@@ -76,7 +77,7 @@ class Session(SessionChannel):
         self._limits = limits
         self._queue: deque[tuple[bytes, bool, bytes]] = deque()
         self._queued_bytes = 0
-        self._wake = asyncio.Event()
+        self._wake = Flag()
         self._closed = False
         self._context = contextvars.copy_context()
         self._scope: asyncio.Timeout | None = None
@@ -90,7 +91,7 @@ class Session(SessionChannel):
         self._env_refused = False
         self._outputs_open = 2
         self._ending = False
-        self._exited = asyncio.Event()
+        self._exited = Flag()
         self._eof_timer: asyncio.TimerHandle | None = None
         self._asked: set[str] = set()
         self.forwarding: Forwarding | None = None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import logging
 from collections.abc import Callable
 
+from containerssh.core.flag import Flag
 from containerssh.core.messages import Event
 from containerssh.core.streams import ByteStream, DirectReader, DirectWriter
 from containerssh.ssh.channel_adapter import AdapterChannel
@@ -24,7 +24,7 @@ class ForwardChannel(DirectReader, DirectWriter, ByteStream):
     def __init__(self, channel: AdapterChannel, gone: Callable[[ForwardChannel], None]) -> None:
         """*gone* is called when the channel has ended on both sides, or with the connection."""
         self.channel = channel
-        self.left: asyncio.Event = asyncio.Event()
+        self.left: Flag = Flag()
         self._gone = gone
         self._context = contextvars.copy_context()
         self._reader = ChannelReader(channel)
