@@ -17,7 +17,7 @@ import pytest
 
 from containerssh.auth.hashes import hash_password
 from tests.support import server as product
-from tests.support.lifecycle import programs, write, written
+from tests.support.lifecycle import programs, refuses, write, written
 from tests.support.oci import image
 from tests.support.openssh import OpenSSH
 from tests.support.webhook import Authority, Reply, webhook
@@ -204,6 +204,26 @@ async def test_the_health_endpoint_reads_its_certificate_again(openssh: OpenSSH,
         async with changed(server) as config:
             config["health"] = {"enable": True, "listen": f"127.0.0.1:{port}"}
         await server.until(lambda: _answers(port), "the endpoint is there without TLS")
+
+
+async def test_the_health_endpoint_comes_and_goes(openssh: OpenSSH) -> None:
+    port = product.free_port()
+    health = {"listen": f"127.0.0.1:{port}"}
+    async with product.serving({**OCI, "health": {**health, "enable": False}}, USERS) as server:
+        session = openssh.spawn(server, "echo up; read line; echo got $line")
+        await session.expect(b"up", async_=True)
+        for enable in (True, False, True):
+            assert refuses(port) is enable
+            async with changed(server) as config:
+                config["health"] = {**health, "enable": enable}
+            if enable:
+                await server.until(lambda: _answers(port), "the endpoint is there")
+            else:
+                await server.until(lambda: refuses(port), "nobody listens")
+        session.sendline(b"on")
+        await session.expect(b"got on", async_=True)
+        await session.expect(pexpect.EOF, async_=True)
+        session.close()
 
 
 async def test_reloads_keep_no_descriptors_and_no_threads(openssh: OpenSSH) -> None:

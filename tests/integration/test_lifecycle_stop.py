@@ -13,9 +13,11 @@ import pytest
 
 from containerssh.auth.hashes import hash_password
 from tests.support import server as product
+from tests.support.docker import way_to
 from tests.support.lifecycle import ended, held, programs, refuses
 from tests.support.oci import image
 from tests.support.openssh import OpenSSH, ssh_options
+from tests.support.services import Engine
 from tests.support.webhook import Reply, webhook
 
 pytestmark = pytest.mark.oci
@@ -90,6 +92,37 @@ async def test_a_second_signal_ends_the_grace_and_still_removes_everything(opens
         await session
         assert server.logged("CORE_STOP_HURRIED")
         assert held(server) == []
+
+
+@pytest.mark.docker
+async def test_a_second_signal_ends_the_server_although_the_engine_removes_nothing(
+    openssh: OpenSSH, engine: Engine
+) -> None:
+    def is_removal(line: bytes) -> bool:
+        return line.startswith(b"DELETE")
+
+    async with way_to(engine) as way:
+        execution = {"container": {"image": "bb:latest"}, "host": {"networkmode": way.network}}
+        config = {"backend": "docker", "docker": {"connection": {"host": way.address}, "execution": execution}}
+        async with product.serving(config, USERS) as server:
+            session = asyncio.create_task(openssh.run(server, STUBBORN))
+            await server.until(lambda: programs(server) > 0, "the program runs")
+            way.hold = is_removal
+            server.process.send_signal(signal.SIGTERM)
+            await server.until(lambda: refuses(server.port), "the stop has begun")
+            began = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert await ended(server, 20) == 130
+            # Ten seconds; a little less where the machine was busy before the signal arrived.
+            assert 9 < time.monotonic() - began < 15
+            await session
+            assert server.logged("CORE_STOP_HURRIED")
+            assert server.logged("CORE_STOP_GIVEN_UP")
+            server.log_file.unlink()
+            way.hold, way.requests = (lambda _: False), []
+            way.release.set()
+            await server.start()
+            await server.until(lambda: bool(server.logged("BACKEND_REAPED")), "the next start removes the rest")
 
 
 async def test_a_login_that_is_judged_after_the_stop_gets_no_container(openssh: OpenSSH) -> None:

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
 
 from containerssh.config.app import AppConfig
+from containerssh.config.http import HTTPClientConfig
 from containerssh.config.log import LogLevel
 from containerssh.config.model import MASK, format_duration
 from containerssh.config.pem import is_pem
@@ -25,18 +26,7 @@ _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
 def dump_yaml(config: AppConfig) -> str:
     """All settings with their values, defaults included; secrets are masked, the names of key files are shown."""
     # Deprecated keys of the auth section say nothing any more once a file is loaded.
-    former = {
-        "url",
-        "allow_redirects",
-        "timeout",
-        "cacert",
-        "cert",
-        "key",
-        "tls_version",
-        "curves",
-        "cipher",
-        "max_answer_bytes",
-    }
+    former = HTTPClientConfig.model_fields
     tree = config.model_dump(by_alias=True, exclude={"auth": {*former, "auth_timeout", "pubkey"}})
     writer = YAML(typ="rt", pure=True)
     writer.default_flow_style = False
