@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import io
@@ -18,13 +19,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from containerssh.backends.oci.bounded import run_bounded
 from containerssh.backends.oci.image import ImageConfig, verify_layout
+from containerssh.backends.oci.launcher import clean_environment, open_launcher
 from containerssh.core.errors import BackendError
 from tests.support.oci import Told, config, image, login, needs_root, open_backend, run, short_folder
 from tests.support.registry import running_registry
 
 pytestmark = [needs_root, pytest.mark.root, pytest.mark.oci]
 
+MIB = 1024 * 1024
 IMAGE_CONFIG = {
     "Env": ["FROM_IMAGE=yes", "PATH=/bin:/opt"],
     "User": "demo",
@@ -192,6 +196,36 @@ async def test_a_blob_that_is_not_what_its_digest_says_is_refused(folder: Path) 
     with pytest.raises(BackendError):
         await check(folder, f"oci:{layout}")
     assert not (folder / "state/oci/images/content").exists()
+
+
+async def test_an_image_that_unpacks_to_more_than_it_may_is_given_up(folder: Path) -> None:
+    zeros = _layer(lambda tar: _add(tar, "zeros", bytes(32 * MIB)))
+    layout = make_layout(folder / "layout", [zeros], {})
+    assert sum(blob.stat().st_size for blob in (layout / "blobs/sha256").iterdir()) < MIB
+    with pytest.raises(BackendError, match=r"more than 8m .*imageSizeMax"):
+        await check(folder, f"oci:{layout}", imageSizeMax="8m")
+    images = folder / "state/oci/images"
+    assert not (images / "content").exists()
+    assert [entry for folder in (images / "scratch").iterdir() for entry in folder.iterdir()] == []
+
+
+async def test_what_writes_too_much_is_killed_while_it_does(folder: Path) -> None:
+    endless = f"while :; do head -c 1000000 /dev/zero; sleep 0.01; done > {folder}/file"
+    async with asyncio.timeout(10), open_launcher() as launcher:
+        with pytest.raises(BackendError, match="more than 32m"):
+            await run_bounded(launcher, ["sh", "-c", endless], clean_environment(), folder, 32 * MIB)
+        # Told to the helper after the order to kill it.
+        await launcher.call("bound", folder=str(folder), most=2**60)
+        size = (folder / "file").stat().st_size
+        await asyncio.sleep(0.2)
+        assert (folder / "file").stat().st_size == size
+
+
+async def test_a_limit_does_not_disturb_what_stays_below_it(folder: Path) -> None:
+    async with open_launcher() as launcher:
+        for most in (0, MIB):
+            ended = await run_bounded(launcher, ["sh", "-c", "echo word; exit 3"], clean_environment(), folder, most)
+            assert (ended.status, ended.output) == (3, "word\n")
 
 
 async def test_an_image_cannot_write_outside_its_own_folder(folder: Path) -> None:

@@ -320,6 +320,10 @@ class OCIConfig(ConfigModel):
     auth: OCIAuth | None = None
     """Credentials for the registry."""
 
+    image_size_max: Size = 20 * 1024**3
+    """The most disk that an image may take while it is fetched and unpacked, packed and unpacked together; 0 means no
+    limit. It is not for folders, which are not copied."""
+
     runtime: Text = "auto"
     """`auto` (whichever works, crun first), `crun`, `runc`, or the absolute path of one of the two. It cannot be
     changed for a login."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from containerssh.backends.oci.bounded import run_bounded
 from containerssh.backends.oci.launcher import Ended, Launcher, clean_environment
 from containerssh.config.oci import ImageKind, OCIAuth, OCIConfig, OCIPullPolicy, parse_image
 from containerssh.core.codes import OCICode
@@ -113,7 +114,7 @@ class ImageStore:
         if image := self._by_name(key):
             return image
         tell(f"Unpacking image {config.image}")
-        return await self._fetch(key, f"{kind}:{source}{':' + name if name else ''}", None)
+        return await self._fetch(key, f"{kind}:{source}{':' + name if name else ''}", config)
 
     async def shifted(self, image: Image, base: int, size: int) -> Image:
         """
@@ -154,7 +155,7 @@ class ImageStore:
             raise BackendError(OCICode.IMAGE_FAILED, text, image=reference)
         tell(f"Pulling image {reference}")
         again = policy is OCIPullPolicy.ALWAYS
-        return await self._fetch(key, f"docker://{reference}", config.auth, again=again)
+        return await self._fetch(key, f"docker://{reference}", config, config.auth, again=again)
 
     def _by_name(self, key: str) -> Image | None:
         """What was unpacked for *key* (the hash of a source, not of the content)."""
@@ -172,15 +173,17 @@ class ImageStore:
             self._known[place] = ImageConfig.parse(_read_json(place / "config.json"))
         return Image(place / "rootfs", self._known[place], content)
 
-    async def _fetch(self, key: str, source: str, auth: OCIAuth | None, *, again: bool = False) -> Image:
+    async def _fetch(
+        self, key: str, source: str, config: OCIConfig, auth: OCIAuth | None = None, *, again: bool = False
+    ) -> Image:
         async with self._lock(key):
             if not again and (image := self._by_name(key)):
                 return image
             logger.info(Event(OCICode.IMAGE_UNPACK, f"Fetching image {source}", image=source))
             async with self._scratch() as scratch:
-                content = await self._copy_layout(source, scratch, auth)
+                content = await self._copy_layout(source, scratch, config.image_size_max, auth)
                 if self._by_content(content) is None:
-                    await self._unpack(scratch, content, source)
+                    await self._unpack(scratch, content, source, config.image_size_max)
             make_private(self._folder / "names")
             name = self._folder / "names" / key
             fresh = name.with_name(f".{key}-{secrets.token_hex(4)}")
@@ -191,7 +194,7 @@ class ImageStore:
             raise BackendError(OCICode.IMAGE_FAILED, f"image {source} vanished from the store", image=source)
         return image
 
-    async def _copy_layout(self, source: str, scratch: Path, auth: OCIAuth | None) -> str:
+    async def _copy_layout(self, source: str, scratch: Path, most: int, auth: OCIAuth | None) -> str:
         """Copy *source* to an OCI layout in *scratch*; the digest of its configuration."""
         argv = [_tool("skopeo"), *_policy_options(), "copy", "--quiet"]
         if _is_loopback(source):
@@ -199,7 +202,7 @@ class ImageStore:
         if auth:
             argv += ["--src-authfile", str(_write_auth(scratch, source, auth))]
         layout = scratch / "layout"
-        ended = await self._run([*argv, source, f"oci:{layout}:image"], scratch)
+        ended = await self._run([*argv, source, f"oci:{layout}:image"], scratch, most)
         _succeeded(ended, f"image {source} could not be fetched")
         try:
             content = await asyncio.to_thread(verify_layout, layout)
@@ -209,11 +212,11 @@ class ImageStore:
             raise BackendError(OCICode.IMAGE_FAILED, f"image {source} is broken", image=source) from exc
         return content
 
-    async def _unpack(self, scratch: Path, content: str, source: str) -> None:
+    async def _unpack(self, scratch: Path, content: str, source: str, most: int) -> None:
         fresh = scratch / "content"
         fresh.mkdir(mode=0o700)
         argv = [_tool("umoci"), "raw", "unpack", "--image", f"{scratch / 'layout'}:image", str(fresh / "rootfs")]
-        _succeeded(await self._run(argv, scratch), f"image {source} could not be unpacked")
+        _succeeded(await self._run(argv, scratch, most), f"image {source} could not be unpacked")
         shutil.copyfile(scratch / "layout/blobs/sha256" / content, fresh / "config.json")
         make_private(self._folder / "content")
         try:
@@ -222,9 +225,9 @@ class ImageStore:
             if self._by_content(content) is None:  # another server was faster, under another name
                 raise
 
-    async def _run(self, argv: list[str], scratch: Path) -> Ended:
+    async def _run(self, argv: list[str], scratch: Path, most: int) -> Ended:
         environment = clean_environment() | {"TMPDIR": str(scratch), "HOME": str(scratch)}
-        return await self._launcher.execute(argv, environment)
+        return await run_bounded(self._launcher, argv, environment, scratch, most)
 
     @asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:

@@ -8,6 +8,7 @@ than either Python's stack or the kernel's longest path.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -121,6 +122,27 @@ def _shift_one(path: str, name: str, handle: int, base: int, size: int, seen: se
     os.chown(name, base + found.st_uid, base + found.st_gid, dir_fd=handle, follow_symlinks=False)
     if found.st_mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(found.st_mode):
         os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=handle)
+
+
+def bound(folder: str, most: int) -> None:
+    """
+    Count what *folder* takes on its disk while others write in it.
+
+    Raises:
+        ValueError: it is more than *most* bytes.
+    """
+    total, seen = 0, set()
+    for _, folders, files, handle in os.fwalk(folder, follow_symlinks=False):
+        for name in (*folders, *files):
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat(name, dir_fd=handle, follow_symlinks=False)
+                if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+                    if found.st_ino in seen:
+                        continue
+                    seen.add(found.st_ino)
+                total += found.st_blocks * 512
+        if total > most:
+            raise ValueError(f"{total} bytes and more")
 
 
 def signature(folder: Path) -> str:

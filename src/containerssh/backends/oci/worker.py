@@ -385,6 +385,7 @@ _CALLS: dict[str, Callable[..., None]] = {
     "copy": trees.copy,
     "rename": os.rename,
     "shift": trees.shift,
+    "bound": trees.bound,
 }
 
 

@@ -1,0 +1,51 @@
+"""Tools that write as much as a stranger's image says, held to a size."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from containerssh.backends.oci.launcher import Ended, Launcher
+from containerssh.config.oci import format_size
+from containerssh.core.codes import OCICode
+from containerssh.core.errors import BackendError
+
+_LOOK_AGAIN = 0.25
+# Looking takes longer the more files there are: a tenth of the time is enough.
+_SHARE = 10
+
+
+async def run_bounded(
+    launcher: Launcher, argv: Sequence[str], environment: Mapping[str, str], folder: Path, most: int
+) -> Ended:
+    """
+    Run a program to its end; killed when there are more than *most* bytes in *folder* (0: no limit), or when the caller
+    is cancelled. It is looked at a few times a second, so a little more can have been written by then.
+
+    Raises:
+        BackendError: it became too much.
+    """
+    if not most:
+        return await launcher.execute(argv, environment)
+    running = asyncio.create_task(launcher.execute(argv, environment))
+    try:
+        pause = _LOOK_AGAIN
+        while not running.done():
+            await asyncio.wait((running,), timeout=pause)
+            pause = max(_LOOK_AGAIN, _SHARE * await _look(launcher, folder, most))
+        return running.result()
+    finally:
+        running.cancel()
+        await asyncio.wait((running,))
+
+
+async def _look(launcher: Launcher, folder: Path, most: int) -> float:
+    """Seconds that it took. In the helper, since folders in there may be closed to us."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    ended = await launcher.call("bound", folder=str(folder), most=most)
+    if ended.status != 0:
+        text = f"the image was given up, since it takes more than {format_size(most)} (oci.imageSizeMax): "
+        raise BackendError(OCICode.IMAGE_FAILED, text + ended.last_words)
+    return loop.time() - began
