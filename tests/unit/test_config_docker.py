@@ -264,3 +264,30 @@ def test_any_structure_is_settled_once_and_for_all_or_refused(name: str, value: 
 @pytest.mark.parametrize(("word", "wanted"), [("yes", True), ("on", True), ("No", False), ("off", False), (True, True)])
 def test_flags_take_the_words_of_older_yaml(word: object, wanted: bool) -> None:
     assert execution(host={"privileged": word}).execution.host == {"Privileged": wanted}
+
+
+@pytest.mark.parametrize(
+    ("execution", "way"),
+    [
+        ({}, "injected"),
+        ({"disableAgent": True}, "none"),
+        ({"disableAgent": True, "agent": "none"}, "none"),
+        ({"disableAgent": False, "agent": "image"}, "image"),
+    ],
+)
+def test_disable_agent_means_none(execution: dict[str, Any], way: str) -> None:
+    assert DockerConfig.model_validate({"execution": execution}).execution.agent_in_use == way
+
+
+@pytest.mark.parametrize(
+    ("execution", "words"),
+    [
+        ({"disableAgent": True, "agent": "injected"}, "contradict one another"),
+        ({"agent": "image", "agentPath": "bin/agent"}, "absolute path"),
+        ({"agent": "auto", "mode": "session"}, "connection mode only"),
+        ({"agent": "disabled"}, "Input should be"),
+    ],
+)
+def test_an_agent_that_cannot_be_is_refused(execution: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        DockerConfig.model_validate({"execution": execution})

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from containerssh.config.app import AppConfig
-from containerssh.config.docker import DockerConfig
+from containerssh.config.docker import DEFAULT_IDLE_COMMAND, DockerConfig, DockerExecutionConfig
 from containerssh.config.findings import Finding, Severity
 from containerssh.config.log import LogLevel
 from containerssh.config.model import ConfigModel, seconds
@@ -184,6 +184,9 @@ def _backends(config: AppConfig) -> Iterator[Finding]:
             yield _say("info", name, f"has no effect while the backend is {config.backend}")
     if "docker" in used:
         yield from _docker(config.docker)
+        ours = config.docker.execution.agent_in_use in ("injected", "auto")
+        if not ours and (config.sftp.server == "builtin" or config.sftp.rules.binding):
+            yield _say("warning", "sftp", "these rules need the server's own agent: without it SFTP is refused")
     if "oci" in used:
         yield from _oci(config.oci)
 
@@ -207,10 +210,25 @@ def _docker(docker: DockerConfig) -> Iterator[Finding]:
     for key, (is_so, message) in dangers.items():
         if is_so:
             yield _say("warning", f"docker.execution.host.{key}", message)
+    yield from _agent(docker.execution)
     for number, bind in enumerate(host.get("Binds") or []):
         source = bind.partition(":")[0].rstrip("/")
         if source == "" or source.endswith("docker.sock"):
             yield _say("warning", f"docker.execution.host.Binds.{number}", "with this users are root on the host")
+
+
+def _agent(execution: DockerExecutionConfig) -> Iterator[Finding]:
+    way = execution.agent_in_use
+    key = "docker.execution.disableAgent" if execution.disable_agent else "docker.execution.agent"
+    if way in ("none", "auto"):
+        may = "" if way == "none" else "where the engine keeps the agent out, "
+        text = f"{may}there are no signals, no forwarding and no built-in SFTP, and a program may outlive its session"
+        yield _say("info", key, text)
+    elif way == "image":
+        yield _say("info", key, "the image's agent has no forwarding, no built-in SFTP and no exit signals")
+    if way == "none" and execution.mode == "connection" and execution.idle_command == DEFAULT_IDLE_COMMAND:
+        text = "the default is the agent of an image, which has to be there although programs do without it"
+        yield _say("warning", "docker.execution.idleCommand", text, "name a program of the image that waits")
 
 
 def _oci(oci: OCIConfig) -> Iterator[Finding]:
