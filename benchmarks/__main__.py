@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import connections, measure, modes, sessions, sftp, start
+from benchmarks import connections, crowd, measure, modes, sessions, sftp, start
 from benchmarks.processes import cpu_seconds
 from benchmarks.report import Report
 from benchmarks.servers import KEX, Client, Server, containerssh, openssh
@@ -24,7 +24,7 @@ from tests.support.services import Engine, running_engine
 
 KEPT = Path(__file__).parents[1] / ".cache" / "bench"
 # Memory comes first: what a server has freed it would give to the next connections.
-PARTS = ("start", "memory", "login", "session", "storm", "transfer", "echo", "modes", "sftp")
+PARTS = ("start", "memory", "login", "session", "storm", "crowd", "transfer", "echo", "modes", "sftp")
 CIPHERS = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 
 
@@ -42,6 +42,7 @@ def main() -> int:
             "login": lambda: _logins(report, client, servers, engine, options.logins),
             "session": lambda: asyncio.run(_sessions(report, client, servers, options)),
             "storm": lambda: asyncio.run(_storms(report, client, servers, options)),
+            "crowd": lambda: crowd.compare(report, client, folder, seconds=options.seconds, idle=options.crowd),
             "transfer": lambda: _transfers(report, client, servers, options),
             "echo": lambda: asyncio.run(_echoes(report, client, servers, options)),
             "modes": lambda: modes.compare(report, client, servers, folder, options.logins, options.size),
@@ -166,6 +167,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of sessions, storms, keystrokes (default: %(default)s)")
     parser.add_argument("--sessions", type=int, default=30, help="on one connection (default: %(default)s)")
     parser.add_argument("--storm", type=int, default=200, help="logins of a storm (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=5, help="of a storm of a crowd (default: %(default)s)")
+    parser.add_argument("--crowd", type=int, default=2000, help="idle logins at once (default: %(default)s)")
     parser.add_argument("--keys", type=int, default=200, help="keystrokes (default: %(default)s)")
     parser.add_argument("--idle", type=int, default=40, help="idle connections (default: %(default)s)")
     parser.add_argument("--shells", type=int, default=10, help="connections with a shell (default: %(default)s)")

@@ -19,7 +19,7 @@ def cpu_seconds(pid: int, *, with_ended_children: bool) -> float:
 
 def memory(pid: int) -> int:
     """Bytes of *pid* and its descendants; pages shared between processes count once (PSS)."""
-    return sum(own_memory(one) for one in _tree(pid))
+    return sum(own_memory(one) for one in tree(pid))
 
 
 def own_memory(pid: int) -> int:
@@ -31,8 +31,9 @@ def own_memory(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def _tree(pid: int) -> Iterator[int]:
+def tree(pid: int) -> Iterator[int]:
+    """*pid* and its descendants."""
     yield pid
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in task.read_text().split():
-            yield from _tree(int(child))
+            yield from tree(int(child))

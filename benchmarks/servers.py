@@ -120,7 +120,9 @@ SetEnv SHLVL=2
 
 
 @contextmanager
-def containerssh(backend: str, folder: Path, client: Client, *, mode: str = "connection") -> Iterator[Server]:
+def containerssh(
+    backend: str, folder: Path, client: Client, *, mode: str = "connection", processes: int = 1
+) -> Iterator[Server]:
     """Our server with a users file, on *backend* (oci or docker) in *mode*; the image is busybox."""
     folder.mkdir()
     port = free_port()
@@ -149,7 +151,8 @@ def containerssh(backend: str, folder: Path, client: Client, *, mode: str = "con
     # JSON is YAML as well.
     _write_private(folder / "users.yaml", json.dumps(users))
     _write_private(folder / "config.yaml", json.dumps(config, indent=2))
-    command = [sys.executable, "-m", "containerssh", "--config", str(folder / "config.yaml")]
+    command = [sys.executable, "-m", "containerssh", "serve", "--config", str(folder / "config.yaml")]
+    command += ["--processes", str(processes)] if processes > 1 else []
     with _running(command, port, folder / "log") as (pid, listening):
         yield Server(backend, port, "bench", pid, listening_ms=listening)
 

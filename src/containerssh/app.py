@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -132,6 +133,8 @@ class Process:
                     config, instance, sockets=sockets, place=place, stopping=self._stop.is_set
                 ) as server:
                     logger.info(Event(ServiceCode.POOL_RUNNING, "Running"))
+                    # What is there now stays: the collector need not look at it again and again.
+                    gc.freeze()
                     await self._serve(server)
                     logger.info(Event(ServiceCode.POOL_STOPPING, "Stopping"))
             logger.info(Event(ServiceCode.POOL_STOPPED, "Stopped"))

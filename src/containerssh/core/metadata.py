@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Generic, Self, TypeVar
 
 V = TypeVar("V", str, bytes)
@@ -40,16 +41,21 @@ class SocketAddress:
     @classmethod
     def of(cls, host: str, port: int) -> Self:
         """From what ``getpeername`` gives; a zone index (``fe80::1%eth0``) is kept."""
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return cls(host, port)
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
-        return cls(str(address), port)
+        return cls(_normalised(host), port)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@lru_cache(1024)
+def _normalised(host: str) -> str:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return str(address)
 
 
 @dataclass(frozen=True)
