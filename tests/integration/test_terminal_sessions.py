@@ -310,11 +310,11 @@ async def test_one_of_two_sessions_logs_out_and_takes_its_own_along(
     oci = {**OCI["oci"], "backgroundProcesses": mode}
     async with product.serving({**OCI, "oci": oci}, USERS) as server:
         shared = ssh_options(f"ControlPath={openssh.folder}/mux", "ControlMaster=auto", "ControlPersist=60")
-        first = asyncio.create_task(
-            openssh.run(server, "setsid sleep 299 & echo $$ >/tmp/first; exec sleep 298", *shared)
-        )
+        first = asyncio.create_task(openssh.run(server, "setsid sleep 299 & exec sleep 298", *shared))
         try:
             await server.until((openssh.folder / "mux").exists, "the connection is shared")
+            started = "until ps | grep -q '[s]leep 298' && ps | grep -q '[s]leep 299'; do sleep 0.05; done"
+            (await openssh.run(server, started, *shared)).check()
             # It leaves once each of them is what it is to be.
             leaving = (
                 "exec >/dev/null 2>&1 </dev/null; mkfifo /tmp/up; exec 4<>/tmp/up;"
