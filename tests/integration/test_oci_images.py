@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from containerssh.backends.oci.bounded import run_bounded
 from containerssh.backends.oci.image import ImageConfig, verify_layout
 from containerssh.backends.oci.launcher import clean_environment, open_launcher
+from containerssh.backends.oci.uses import Uses
 from containerssh.core.errors import BackendError
 from tests.support.oci import Told, config, image, login, needs_root, open_backend, run, short_folder
 from tests.support.registry import running_registry
@@ -226,6 +228,58 @@ async def test_a_limit_does_not_disturb_what_stays_below_it(folder: Path) -> Non
         for most in (0, MIB):
             ended = await run_bounded(launcher, ["sh", "-c", "echo word; exit 3"], clean_environment(), folder, most)
             assert (ended.status, ended.output) == (3, "word\n")
+
+
+def _age(images: Path, days: int) -> None:
+    for file in (images / "used").iterdir():
+        os.utime(file, (time.time() - days * 86_400,) * 2)
+
+
+async def test_an_unpacked_image_that_nobody_uses_is_removed_and_fetched_again(folder: Path) -> None:
+    layout = demo_layout(folder / "layout")
+    settings = config(image=f"oci:{layout}")
+    images = folder / "state/oci/images"
+    async with open_backend(folder) as (backend, _):
+        async with backend.login(login(), settings, Told()) as connection:
+            _age(images, 31)
+            await backend.collect(settings)
+            assert (await run(connection, "cat /note")).stdout == "second", "a container has it"
+        _age(images, 29)
+        await backend.collect(settings)
+        assert len(entries(images / "content")) == 1
+        _age(images, 31)
+        await backend.collect(config(imageExpiry="0s"))
+        assert len(entries(images / "content")) == 1
+        await backend.collect(settings)
+        for name in ("content", "names", "used"):
+            assert entries(images / name) == [], name
+        told = Told()
+        async with backend.login(login(), settings, told) as connection:
+            assert (await run(connection, "cat /note")).stdout == "second"
+        assert len(told.lines) == 1
+
+
+async def test_an_image_of_another_servers_container_is_not_removed(folder: Path) -> None:
+    layout = demo_layout(folder / "layout")
+    settings = config(image=f"oci:{layout}")
+    images = folder / "state/oci/images"
+    async with open_backend(folder) as (one, _), open_backend(folder) as (other, _):
+        async with one.login(login(), settings, Told()):
+            pass
+        async with other.login(login(), settings, Told()):
+            _age(images, 31)
+            await one.collect(settings)
+            assert len(entries(images / "content")) == 1
+
+
+async def test_images_from_before_their_uses_were_kept_are_not_old(folder: Path) -> None:
+    (folder / "content/abc").mkdir(parents=True)
+    uses = Uses(folder)
+    assert uses.unused(0.5) == []
+    os.utime(folder / "used/content-abc", (0, 0))
+    assert uses.unused(0.5) == [folder / "content/abc"]
+    with pytest.raises(BackendError, match="just been removed"), uses.hold(folder / "content/gone/rootfs"):
+        pass
 
 
 async def test_an_image_cannot_write_outside_its_own_folder(folder: Path) -> None:

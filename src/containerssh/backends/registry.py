@@ -13,8 +13,8 @@ from containerssh.backends.docker.backend import DockerBackend
 from containerssh.backends.oci.backend import OCIBackend
 from containerssh.config.app import AppConfig
 from containerssh.config.docker import DEFAULT_HOST, DockerConfig
-from containerssh.core.codes import BackendCode
-from containerssh.core.errors import BackendError
+from containerssh.core.codes import BackendCode, OCICode
+from containerssh.core.errors import BackendError, describe
 from containerssh.core.handlers import ConnectionHandler, Notices
 from containerssh.core.instance import Instance
 from containerssh.core.messages import NOTICE, Event
@@ -124,6 +124,12 @@ class Backends:
             except BackendError as exc:
                 # Nothing hangs on it: another look comes soon.
                 logger.debug(exc.event())
+        try:
+            await self.oci.collect(config.oci)
+        except (BackendError, OSError) as exc:
+            logger.debug(
+                Event(OCICode.CONTAINER_REMOVE_FAILED, f"Unused images could not be removed ({describe(exc)})")
+            )
         if not dead:
             return
         removed = await self.oci.reap(config.oci)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from containerssh.config.app import AppConfig, Backend
 from containerssh.config.availability import unavailable_for_login
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 _SPELLING = Spelling(any_case=True, numbers_as_text=True)
 _SECTIONS = ("security", "sftp", "docker", "oci", "kubernetes", "sshproxy")
-_BACKEND: TypeAdapter[str] = TypeAdapter(Backend)
+_BACKEND: TypeAdapter[str] = TypeAdapter(Backend, config=ConfigDict(defer_build=True))
 _DEEPEST = 64
-_OF_THE_SERVER = {"oci": ("runtime", "dataDirectory")}
+_OF_THE_SERVER = {"oci": ("runtime", "dataDirectory", "imageExpiry")}
 """What is the machine's, whoever logs in: a program that runs as root, folders that are cleaned up after a crash."""
 
 KUBERNETES_OBJECTS = {"metadata": METADATA_KEYS, "spec": SPEC_KEYS}

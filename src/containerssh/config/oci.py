@@ -324,6 +324,9 @@ class OCIConfig(ConfigModel):
     """The most disk that an image may take while it is fetched and unpacked, packed and unpacked together; 0 means no
     limit. It is not for folders, which are not copied."""
 
+    image_expiry: Duration = seconds(30 * 24 * 3600)
+    """How long an unpacked image is kept after its last use; 0 means for ever. It cannot be changed for a login."""
+
     runtime: Text = "auto"
     """`auto` (whichever works, crun first), `crun`, `runc`, or the absolute path of one of the two. It cannot be
     changed for a login."""

@@ -249,6 +249,7 @@ class OCICode(Code):
     CONFIG_ERROR = "OCI_CONFIG_ERROR", "the oci section cannot be used"
     IMAGE_UNPACK = "OCI_IMAGE_UNPACK", "an image is being fetched or unpacked"
     IMAGE_FAILED = "OCI_IMAGE_FAILED", "the image could not be fetched or unpacked"
+    IMAGE_REMOVED = "OCI_IMAGE_REMOVED", "an unpacked image that nobody uses was removed"
     RUNTIME = "OCI_RUNTIME", "which runtime was chosen, and why"
     RUNTIME_MISSING = "OCI_RUNTIME_MISSING", "no usable OCI runtime on this machine"
     CONTAINER_CREATE = "OCI_CONTAINER_CREATE", "creating a container"

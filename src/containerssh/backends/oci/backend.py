@@ -72,6 +72,8 @@ class OCIBackend:
             async with time_limit(config.timeouts.container_start, lambda: _too_slow(config)):
                 self._expect_moves()
                 machine, spec = await self._prepare(login, config, notices)
+                for image in (spec.image, spec.place.image):
+                    undo.enter_context(machine.store.uses.hold(image.root))
                 spec = replace(spec, place=undo.enter_context(machine.ranges.own(spec.place, config, machine.host)))
                 logger.debug(Event(OCICode.CONTAINER_CREATE, "Starting a container", containerId=spec.id))
                 link = await undo.enter_async_context(open_container(machine.host, spec))
@@ -103,6 +105,17 @@ class OCIBackend:
         async with self._preparing:
             launcher = await self._running_launcher()
         return await reap(launcher, self._instance, data_folder(self._instance, config), dead)
+
+    async def collect(self, config: OCIConfig) -> None:
+        """
+        Remove unpacked images that nobody has used for ``imageExpiry``, where this server uses unpacked images.
+
+        Raises:
+            BackendError: the helper process has ended.
+        """
+        if config.image_expiry:
+            for machine in list(self._machines.values()):
+                await machine.store.collect(config.image_expiry)
 
     async def close(self) -> None:
         """End the helper process, and with it whatever still runs."""

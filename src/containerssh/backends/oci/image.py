@@ -15,11 +15,13 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from containerssh.backends.oci.bounded import run_bounded
 from containerssh.backends.oci.launcher import Ended, Launcher, clean_environment
+from containerssh.backends.oci.uses import Uses, collect
 from containerssh.config.oci import ImageKind, OCIAuth, OCIConfig, OCIPullPolicy, parse_image
 from containerssh.core.codes import OCICode
 from containerssh.core.errors import BackendError
@@ -92,6 +94,7 @@ class ImageStore:
         self._instance_id = instance_id
         self._launcher = launcher
         self._known: dict[Path, ImageConfig] = {}
+        self.uses = Uses(folder)
 
     @property
     def scratch_folder(self) -> Path:
@@ -130,7 +133,24 @@ class ImageStore:
             async with self._lock(key):
                 if not _is_there(place):
                     await self._copy_shifted(image.root, place, base, size)
+        self.uses.touch(place)
         return Image(place, image.config, image.content)
+
+    async def collect(self, longer_than: timedelta) -> None:
+        """Remove unpacked images that no server of this machine has used for so long."""
+        seconds = longer_than.total_seconds()
+        if not self.uses.unused(seconds):
+            return
+        async with self._scratch() as scratch:
+            taken = await collect(self.uses, self._folder, scratch, seconds, self._moved)
+        for place in taken:
+            self._known.pop(place, None)
+            text = "Removed an unpacked image that nobody has used for long"
+            logger.info(Event(OCICode.IMAGE_REMOVED, text, image=str(place)))
+
+    async def _moved(self, source: Path, target: Path) -> bool:
+        # In the helper: moving a folder takes the right to write to it.
+        return (await self._launcher.call("rename", src=str(source), dst=str(target))).status == 0
 
     async def _copy_shifted(self, root: Path, place: Path, base: int, size: int) -> None:
         make_private(place.parent)
@@ -171,6 +191,7 @@ class ImageStore:
             return None
         if place not in self._known:
             self._known[place] = ImageConfig.parse(_read_json(place / "config.json"))
+        self.uses.touch(place)
         return Image(place / "rootfs", self._known[place], content)
 
     async def _fetch(
