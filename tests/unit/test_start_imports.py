@@ -53,6 +53,18 @@ def test_a_server_without_webhooks_has_no_http_client() -> None:
     assert "aiohttp" not in modules
 
 
+def test_no_section_is_built_before_there_is_a_configuration() -> None:
+    code = """
+import containerssh.app
+from containerssh.config.model import ConfigModel
+def sections(model):
+    for kind in model.__subclasses__():
+        yield kind
+        yield from sections(kind)
+assert not [kind for kind in sections(ConfigModel) if kind.__pydantic_complete__]"""
+    assert "containerssh.config.docker" in loaded(code)
+
+
 @pytest.mark.parametrize("section", list(sections()))
 def test_the_defaults_of_a_section_are_those_of_an_empty_one(section: type[ConfigModel]) -> None:
     if any(field.is_required() for field in section.model_fields.values()):

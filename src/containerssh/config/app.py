@@ -52,7 +52,7 @@ class AppConfig(ConfigModel):
     security: SecurityConfig = SecurityConfig.default()
     """What a login may do."""
 
-    sftp: SFTPConfig = SFTPConfig()
+    sftp: SFTPConfig = SFTPConfig.default()
     """SFTP."""
 
     backend: Backend = "docker"
