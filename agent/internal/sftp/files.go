@@ -206,6 +206,10 @@ func (s *server) write(_ uint32, f *fields) error {
 		})
 		if err != nil {
 			one.digest.lost = true
+			if err == syscall.EFBIG && !one.full {
+				one.full = true
+				_ = s.refuse("write", one.path, tooLarge)
+			}
 			return err
 		}
 		done += count

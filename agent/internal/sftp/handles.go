@@ -22,6 +22,7 @@ type handle struct {
 	mayWrite      bool
 	appends       bool
 	created       bool
+	full          bool // as large as it may be, and that was reported
 	read, written uint64
 
 	digest digest

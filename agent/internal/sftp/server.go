@@ -205,6 +205,8 @@ func (s *server) status(id, code uint32, text string) {
 	r.end()
 }
 
+const tooLarge = "larger than a file may be"
+
 // refusal is a rule's no.
 type refusal string
 
@@ -233,7 +235,7 @@ func (s *server) fail(id uint32, err error) {
 		case syscall.ENOSYS, syscall.EOPNOTSUPP:
 			code = statusUnsupported
 		case syscall.EFBIG:
-			text = "larger than a file may be"
+			text = tooLarge
 		}
 	}
 	s.status(id, code, text)

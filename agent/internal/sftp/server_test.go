@@ -240,6 +240,77 @@ func TestAnEventIsOneLineOfJSONWhateverThePath(t *testing.T) {
 	}
 }
 
+func TestHomesAreKnownButBehindARootThereIsOne(t *testing.T) {
+	home := func(s *session, path string) string {
+		a := s.ask(request(typeExtended).text("expand-path@openssh.com").text(path))
+		if a.kind != typeName {
+			t.Fatalf("%s: status %d", path, a.word())
+		}
+		a.word()
+		return a.text()
+	}
+	t.Setenv("HOME", "/usr")
+	s := open(t, Rules{Umask: -1}, false)
+	s.names.load()
+	s.names.homes["ada"] = "/etc"
+	if home(s, "~") != "/usr" || home(s, "~/x") != "/usr/x" || home(s, "~ada/x") != "/etc/x" || home(s, "/etc") != "/etc" {
+		t.Fatal("not at home")
+	}
+	if s.status(request(typeExtended).text("expand-path@openssh.com").text("~nobody-of-this-name")) != statusFailure {
+		t.Fatal("a stranger has a home")
+	}
+	_, root := tree(t)
+	s = open(t, Rules{Root: root, Umask: -1}, false)
+	if home(s, "~") != "/" || home(s, "~ada/folder") != "/folder" {
+		t.Fatal("another home")
+	}
+	a := s.ask(request(typeExtended).text("home-directory").text("ada"))
+	if a.word(); a.text() != "/" {
+		t.Fatal("another home")
+	}
+}
+
+func TestUsersAndGroupsHaveNamesOrNone(t *testing.T) {
+	s := open(t, Rules{Umask: -1}, false)
+	a := s.ask(request(typeExtended).text("users-groups-by-id@openssh.com").text("\x00\x00\x00\x00\xff\xff\xff\xf0").text(""))
+	names := &fields{rest: a.bytes()}
+	if a.kind != typeExtendedReply || names.text() != "root" || names.text() != "" || len(names.rest) > 0 || a.text() != "" {
+		t.Fatal(s.reply.buffer)
+	}
+	many := strings.Repeat("\x00\x00\x00\x00", 60000)
+	if s.status(request(typeExtended).text("users-groups-by-id@openssh.com").text(many).text("")) != statusFailure {
+		t.Fatal("an answer that is too long")
+	}
+}
+
+func TestFilesAreCopiedButNotOntoThemselves(t *testing.T) {
+	_, root := tree(t)
+	content := strings.Repeat("0123456789", 100000)
+	write(t, root+"/from", content)
+	s := open(t, Rules{Root: root, Umask: -1}, false)
+	from := s.handleOf(request(typeOpen).text("from").word(flagRead).word(0))
+	to := s.handleOf(request(typeOpen).text("to").word(flagWrite | flagCreate).word(0))
+	again := s.handleOf(request(typeOpen).text("from").word(flagWrite).word(0))
+	copying := func(from string, offset, size uint64, to string, target uint64) uint32 {
+		p := request(typeExtended).text("copy-data").text(from).long(offset).long(size)
+		return s.status(p.text(to).long(target))
+	}
+	if copying(from, 10, 0, to, 5) != statusOK || copying(from, 0, 5, to, 0) != statusOK {
+		t.Fatal("not copied")
+	}
+	if found, err := os.ReadFile(root + "/to"); err != nil || string(found) != content[:5]+content[10:] {
+		t.Fatal(err, len(found))
+	}
+	for _, status := range []uint32{
+		copying(from, 0, 0, again, 1), copying(from, 0, 0, from, 1), copying(to, 0, 0, from, 0),
+		copying(from, 1<<63, 0, to, 0), copying(from, 0, 1<<63, to, 0), copying(from, 0, 0, to, 1<<63),
+	} {
+		if status == statusOK {
+			t.Error("copied")
+		}
+	}
+}
+
 func TestARequestBeforeTheGreetingAndASecondGreetingEndTheSession(t *testing.T) {
 	s := open(t, Rules{Umask: -1}, false)
 	if s.handle(request(typeInit).data) == nil {
