@@ -40,6 +40,7 @@ from tests.support.docker import (
 )
 from tests.support.podman import ENGINES, Podman, engine_of, on
 from tests.support.services import Engine, wait_until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.docker
 
@@ -517,8 +518,7 @@ async def test_an_engine_that_comes_back_in_time_serves_the_login(engine: Engine
         way.refuse = True
 
         async def come_back() -> None:
-            while way.connections < 2:  # noqa: ASYNC110  the fake has no event for it
-                await asyncio.sleep(0.01)
+            await until(lambda: way.connections >= 2)
             way.refuse = False
 
         back = asyncio.create_task(come_back())

@@ -15,6 +15,7 @@ from containerssh.core.metadata import AuthAttempt, Login
 from tests.support.local_backend import LocalBackend
 from tests.support.raising import Fault, RaisingServer
 from tests.support.ssh_front import Front, serving
+from tests.support.waiting import until
 
 Connection = asyncssh.SSHClientConnection
 GONE = (asyncssh.Error, OSError)
@@ -56,9 +57,7 @@ async def connect(server: Front, **options: Any) -> Connection:
 
 async def alone(server: Front) -> None:
     """Wait until there is one connection with one session."""
-    async with asyncio.timeout(10):
-        while server.backend.open_scopes != 3 or len(server.server.connections) != 1:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until(lambda: server.backend.open_scopes == 3 and len(server.server.connections) == 1)
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from containerssh.app import running
 from containerssh.config.app import AppConfig
 from containerssh.core.instance import open_instance
 from tests.support.oci import image
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.oci
 
@@ -39,13 +39,9 @@ async def test_a_running_server_removes_what_another_one_left_and_forgets_it_at_
                     (data / name / "left").mkdir(parents=True)
                 # It died while this one runs; the stranger's lock is on another machine.
                 os.close(os.open(locks / DEAD, os.O_CREAT, 0o600))
-                async with asyncio.timeout(20):
-                    while (data / DEAD).exists():  # noqa: ASYNC110
-                        await asyncio.sleep(0.02)
+                await until(lambda: not (data / DEAD).exists(), 20)
                 assert (locks / DEAD).exists(), "an engine may still be creating a container for it"
-                async with asyncio.timeout(20):
-                    while (locks / DEAD).exists():  # noqa: ASYNC110
-                        await asyncio.sleep(0.02)
+                await until(lambda: not (locks / DEAD).exists(), 20)
                 assert (data / other.id / "left").exists()
                 assert (data / STRANGER / "left").exists()
                 assert (locks / other.id).exists()

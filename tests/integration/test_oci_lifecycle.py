@@ -30,6 +30,7 @@ from tests.support.oci import (
     short_folder,
     values,
 )
+from tests.support.waiting import until
 
 pytestmark = [needs_root, pytest.mark.root, pytest.mark.oci]
 
@@ -261,9 +262,7 @@ async def another_server(folder: Path, runtime: str) -> AsyncIterator[tuple[int,
 
 
 async def eventually(folder: Path, identity: str, wanted: str) -> None:
-    async with asyncio.timeout(15):
-        while any(wanted in entry for entry in left_behind(folder, identity)):  # noqa: ASYNC110  another process's
-            await asyncio.sleep(0.02)
+    await until(lambda: not any(wanted in entry for entry in left_behind(folder, identity)), 15)
 
 
 async def test_a_server_that_is_killed_takes_its_containers_along(folder: Path, runtime: str) -> None:
@@ -288,9 +287,7 @@ async def test_what_a_killed_server_and_helper_left_is_reaped_and_nothing_else(f
 
 
 async def _wait_for_death(instance: Instance, identity: str) -> None:
-    async with asyncio.timeout(10):
-        while identity not in instance.dead():  # noqa: ASYNC110  another process's
-            await asyncio.sleep(0.01)
+    await until(lambda: identity in instance.dead())
 
 
 async def _reap(instance: Instance, runtime: str) -> int:

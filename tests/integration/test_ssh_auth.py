@@ -19,6 +19,7 @@ from containerssh.core.metadata import AuthAttempt, Login
 from tests.support.local_backend import LocalBackend, read_public_key
 from tests.support.openssh import OpenSSH, ssh_options
 from tests.support.ssh_front import Front, serving
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -163,10 +164,9 @@ async def none(transport: paramiko.Transport, user: str = "alice") -> None:
         await asyncio.to_thread(transport.auth_none, user)
 
 
-async def until_authenticated(transport: paramiko.Transport) -> None:
-    async with asyncio.timeout(10):
-        while not transport.is_authenticated():  # noqa: ASYNC110  another thread sets it
-            await asyncio.sleep(0.01)
+def send(transport: paramiko.Transport, message: paramiko.Message) -> None:
+    """Send a message that the library would not."""
+    transport._send_message(message)  # type: ignore[attr-defined]  # a private part that its stubs leave out
 
 
 @pytest.mark.parametrize("password", [b"\xff\xfe", "\u00aa \u200b\t".encode(), b"a\0b"])
@@ -174,9 +174,9 @@ async def test_password_bytes_arrive_as_sent(password: bytes) -> None:
     backend = LocalBackend(password=password)
     async with serving(backend) as server, raw(server) as transport:
         await none(transport)
-        transport._send_message(password_request(b"alice", b"\xff"))  # type: ignore[attr-defined]
-        transport._send_message(password_request(b"alice", password))  # type: ignore[attr-defined]
-        await until_authenticated(transport)
+        send(transport, password_request(b"alice", b"\xff"))
+        send(transport, password_request(b"alice", password))
+        await until(transport.is_authenticated)
     assert backend.asked[-1] == ("alice", password)
 
 
@@ -184,10 +184,10 @@ async def test_password_bytes_arrive_as_sent(password: bytes) -> None:
 async def test_odd_user_names_are_refused_and_the_connection_lives(name: bytes) -> None:
     async with serving() as server, raw(server) as transport:
         await none(transport)
-        transport._send_message(password_request(name, b"secret"))  # type: ignore[attr-defined]
-        transport._send_message(password_request(b"alice", b"secret", change=True))  # type: ignore[attr-defined]
-        transport._send_message(password_request(b"alice", b"secret"))  # type: ignore[attr-defined]
-        await until_authenticated(transport)
+        send(transport, password_request(name, b"secret"))
+        send(transport, password_request(b"alice", b"secret", change=True))
+        send(transport, password_request(b"alice", b"secret"))
+        await until(transport.is_authenticated)
     assert server.backend.asked == [("alice", b"secret")]
 
 
@@ -195,11 +195,9 @@ async def test_names_are_handed_on_without_normalisation() -> None:
     name = "\ufb01n\uff41"
     async with serving() as server, raw(server) as transport:
         await none(transport)
-        transport._send_message(password_request(name.encode(), b"secret"))  # type: ignore[attr-defined]
-        await until_authenticated(transport)
-        async with asyncio.timeout(5):
-            while not server.backend.logins:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        send(transport, password_request(name.encode(), b"secret"))
+        await until(transport.is_authenticated)
+        await until(lambda: bool(server.backend.logins))
     assert server.backend.logins[0].username == name
 
 
@@ -216,9 +214,9 @@ async def test_a_yes_for_one_name_is_never_a_login_for_the_next() -> None:
     backend = LocalBackend(on_auth=slow)
     async with serving(backend) as server, raw(server) as transport:
         await none(transport)
-        transport._send_message(password_request(b"alice", b"secret"))  # type: ignore[attr-defined]
+        send(transport, password_request(b"alice", b"secret"))
         await asyncio.sleep(0.1)
-        transport._send_message(password_request(b"root", b"wrong"))  # type: ignore[attr-defined]
+        send(transport, password_request(b"root", b"wrong"))
         await asyncio.sleep(0.8)
         assert not transport.is_authenticated()
     assert cancelled == ["alice"]
@@ -238,10 +236,8 @@ async def test_leaving_cancels_the_question() -> None:
     async with serving(LocalBackend(on_auth=forever)) as server:
         async with raw(server) as transport:
             await none(transport)
-            transport._send_message(password_request(b"alice", b"secret"))  # type: ignore[attr-defined]
-            async with asyncio.timeout(5):
-                while not server.backend.asked:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+            send(transport, password_request(b"alice", b"secret"))
+            await until(lambda: bool(server.backend.asked))
         async with asyncio.timeout(5):
             await cancelled.wait()
     assert server.backend.open_scopes == 0
@@ -254,10 +250,8 @@ async def test_requests_in_a_heap_count_as_tries() -> None:
     async with serving(LocalBackend(on_auth=slow)) as server, raw(server) as transport:
         await none(transport)
         for _ in range(20):
-            transport._send_message(password_request(b"alice", b"secret"))  # type: ignore[attr-defined]
-        async with asyncio.timeout(5):
-            while transport.is_active():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+            send(transport, password_request(b"alice", b"secret"))
+        await until(lambda: not transport.is_active())
     assert len(server.backend.asked) <= 6
 
 
@@ -269,9 +263,7 @@ async def test_the_time_to_log_in_is_limited() -> None:
         assert everything.startswith(b"SSH-2.0-ContainerSSH\r\n")
         assert b"Timeout before authentication" in everything
         writer.close()
-        async with asyncio.timeout(5):
-            while server.backend.open_scopes:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until(lambda: not server.backend.open_scopes)
     assert len(server.backend.failures) == 1
 
 
@@ -291,13 +283,11 @@ async def test_a_signature_by_another_key_is_refused() -> None:
         message.add_string(b"ssh-ed25519")
         message.add_string(known.public_data)
         signed = paramiko.Message()
-        signed.add_string(transport.session_id)  # type: ignore[arg-type]
+        signed.add_string(transport.session_id)  # type: ignore[arg-type]  # bytes since the first key exchange
         data = signed.asbytes() + message.asbytes()
         message.add_string(forged.sign(data, b"ssh-ed25519"))
-        transport._send_message(message)  # type: ignore[attr-defined]
-        async with asyncio.timeout(5):
-            while SSHCode.AUTH_FAILED not in server.log:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        send(transport, message)
+        await until(lambda: SSHCode.AUTH_FAILED in server.log)
         assert not transport.is_authenticated()
     assert backend.asked == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -20,17 +20,12 @@ from containerssh.core.requests import to_wire
 from containerssh.ssh.options import Admission, Limits
 from tests.support.local_backend import LocalBackend
 from tests.support.ssh_front import Front, serving
+from tests.support.waiting import until
 
 MIB = 1024 * 1024
 PING = 192
 CHANNEL_DATA = 94
 CHANNEL_REQUEST = 98
-
-
-async def until(condition: Callable[[], bool], limit: float = 10) -> None:
-    async with asyncio.timeout(limit):
-        while not condition():  # noqa: ASYNC110  what others do is looked at, not told
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

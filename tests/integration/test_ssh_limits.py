@@ -26,6 +26,7 @@ from tests.support.net import dropped
 from tests.support.openssh import OpenSSH, run
 from tests.support.ssh_front import Front, serving
 from tests.support.tools import tool
+from tests.support.waiting import until
 
 TOO_MANY = "Too many connections. Try again later."
 FAILURES = "Too many failed logins from your address. Try again later."
@@ -34,12 +35,6 @@ FAILURES = "Too many failed logins from your address. Try again later."
 def strict(**limits: Any) -> Admission:
     """Limits that hold for this machine's own addresses too."""
     return Admission(**{"allow": (), **limits})
-
-
-async def until(condition: Callable[[], bool], limit: float = 10) -> None:
-    async with asyncio.timeout(limit):
-        while not condition():  # noqa: ASYNC110  what others do is looked at, not told
-            await asyncio.sleep(0.01)
 
 
 async def log_in(server: Front, source: str = "127.0.0.1", password: str = "secret", **more: Any) -> Any:

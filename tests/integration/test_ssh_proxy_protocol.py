@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -20,6 +19,7 @@ from containerssh.ssh.proxy import SIGNATURE
 from tests.support.local_backend import LocalBackend
 from tests.support.net import haproxy
 from tests.support.ssh_front import Front, serving
+from tests.support.waiting import until
 
 TRUSTED = (ip_network("127.0.0.1/32"),)
 CLIENT = "127.0.0.77"
@@ -34,12 +34,6 @@ class Seen(LocalBackend):
 
     async def _note(self, meta: ConnectionMetadata) -> None:
         self.addresses.append(meta.remote_address.host)
-
-
-async def until(condition: Callable[[], bool], limit: float = 10) -> None:
-    async with asyncio.timeout(limit):
-        while not condition():  # noqa: ASYNC110  what others do is looked at, not told
-            await asyncio.sleep(0.01)
 
 
 async def said(server: Front, opening: bytes, source: str = "127.0.0.1") -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ from containerssh.ssh.options import Limits
 from tests.support.local_backend import LocalBackend
 from tests.support.openssh import Done, OpenSSH, ssh_options
 from tests.support.ssh_front import Front, host_key, serving
+from tests.support.waiting import until
 
 MIB = 1024 * 1024
 
@@ -28,13 +29,6 @@ MIB = 1024 * 1024
 @pytest.fixture
 def openssh(tmp_path: Path) -> OpenSSH:
     return OpenSSH(tmp_path)
-
-
-async def until(condition: Callable[[], bool], limit: float = 10) -> None:
-    """Wait until *condition* holds."""
-    async with asyncio.timeout(limit):
-        while not condition():  # noqa: ASYNC110  what others do is looked at, not told
-            await asyncio.sleep(0.01)
 
 
 # -- streams and ends -----------------------------------------------------------------------------

@@ -73,6 +73,26 @@ class ContainerState:
     """The runtime that Podman really uses; empty on Docker."""
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What the engine answered to *doing*; Podman's bodies are not always JSON."""
+
+    status: int
+    body: bytes = field(repr=False)
+    code: DockerCode
+    doing: str
+
+    def object(self) -> dict[str, Any]:
+        """
+        The object that it says.
+
+        Raises:
+            EngineError: it says something else.
+        """
+        found: dict[str, Any] = _parse(self.body, dict, self.code, self.doing)
+        return found
+
+
 class EngineClient:
     """
     Talks to one engine; connections are kept and used again.
@@ -123,9 +143,10 @@ class EngineClient:
         path = f"/images/{quote(image.text, safe='/:@')}/json"
         code, doing = DockerCode.IMAGE_LISTING_FAILED, f"looking for the image {image.text}"
         async with self._soon(code, doing):
-            status, reply = await self._json(code, doing, "GET", path, accept=(404,))
-        if status == 404:
+            answer = await self._call(code, doing, "GET", path, accept=(404,))
+        if answer.status == 404:
             return None
+        reply = answer.object()
         return Image(_text(reply, "Id"), _text(reply, "Architecture"))
 
     async def pull(
@@ -177,10 +198,10 @@ class EngineClient:
     async def create_container(self, body: Mapping[str, Any], *, name: str, platform: str) -> str:
         """Create a container; its id."""
         query = {key: value for key, value in (("name", name), ("platform", platform)) if value}
-        _, reply = await self._json(
+        answer = await self._call(
             DockerCode.CONTAINER_CREATE_FAILED, "creating the container", "POST", "/containers/create", query, body
         )
-        return _identifier(reply, DockerCode.CONTAINER_CREATE_FAILED)
+        return _identifier(answer.object(), DockerCode.CONTAINER_CREATE_FAILED)
 
     async def start_container(self, container: str) -> None:
         """Start it; returns when its main program runs (or could not be run: that is an error)."""
@@ -191,9 +212,10 @@ class EngineClient:
         """How it is; None when there is no such container."""
         code, doing = DockerCode.CONTAINER_START_FAILED, "looking at the container"
         async with self._soon(code, doing):
-            status, reply = await self._json(code, doing, "GET", f"/containers/{container}/json", accept=(404,))
-        if status == 404:
+            answer = await self._call(code, doing, "GET", f"/containers/{container}/json", accept=(404,))
+        if answer.status == 404:
             return None
+        reply = answer.object()
         state, config, host = reply.get("State"), reply.get("Config"), reply.get("HostConfig")
         if not isinstance(state, dict) or not isinstance(config, dict):
             raise EngineError(DockerCode.PROTOCOL_ERROR, "the engine described a container without its state")
@@ -222,7 +244,7 @@ class EngineClient:
 
     async def remove_container(self, container: str) -> bool:
         """Kill and remove it with its anonymous volumes; False when the engine is already at it. Gone is removed."""
-        status, _ = await self._call(
+        answer = await self._call(
             DockerCode.CONTAINER_REMOVE_FAILED,
             "removing the container",
             "DELETE",
@@ -230,7 +252,7 @@ class EngineClient:
             {"force": "1", "v": "1"},
             accept=(404, 409),
         )
-        return status != 409
+        return answer.status != 409
 
     async def list_containers(self, label: str) -> dict[str, Mapping[str, str]]:
         """Containers with *label* (``name`` or ``name=value``), running or not: their ids and their labels."""
@@ -270,14 +292,14 @@ class EngineClient:
         body: dict[str, Any] = {"Cmd": list(command)}
         if attached:
             body |= {"AttachStdin": True, "AttachStdout": True, "AttachStderr": True}
-        _, reply = await self._json(
+        answer = await self._call(
             DockerCode.EXEC_CREATE_FAILED,
             "preparing the agent's start",
             "POST",
             f"/containers/{container}/exec",
             body=body,
         )
-        return _identifier(reply, DockerCode.EXEC_CREATE_FAILED)
+        return _identifier(answer.object(), DockerCode.EXEC_CREATE_FAILED)
 
     async def start_exec(self, exec_id: str) -> None:
         """Start it detached."""
@@ -302,21 +324,6 @@ class EngineClient:
         major, minor = min((await self.info()).api, NEWEST_API)
         return f"/v{major}.{minor}{path}" + (f"?{urlencode(query)}" if query else "")
 
-    async def _json(
-        self,
-        code: DockerCode,
-        doing: str,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
-        *,
-        accept: tuple[int, ...] = (),
-    ) -> tuple[int, dict[str, Any]]:
-        """The status, 2xx or one of *accept*, and the object replied; empty for an accepted status."""
-        status, reply = await self._call(code, doing, method, path, query, body, accept=accept)
-        return status, {} if status in accept else _parse(reply, dict, code, doing)
-
     async def _call(
         self,
         code: DockerCode,
@@ -327,14 +334,14 @@ class EngineClient:
         body: Mapping[str, Any] | None = None,
         *,
         accept: tuple[int, ...] = (),
-    ) -> tuple[int, bytes]:
-        """The status, 2xx or one of *accept*, and the body as it came: Podman's are not always JSON."""
+    ) -> Reply:
+        """The answer, whose status is 2xx or one of *accept*."""
         headers = {"Content-Type": "application/json"} if body is not None else {}
         data = json.dumps(body).encode() if body is not None else b""
         head, reply = await self._exchange(code, doing, Request(method, await self._target(path, query), headers, data))
         if head.status not in accept and not 200 <= head.status < 300:
             raise self._refused(code, doing, head.status, reply)
-        return head.status, reply
+        return Reply(head.status, reply, code, doing)
 
     async def _exchange(
         self, code: DockerCode, doing: str, request: Request, *, limit: int = _REPLY_LIMIT

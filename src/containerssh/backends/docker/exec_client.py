@@ -57,8 +57,8 @@ class ExecClient(EngineClient):
             body["ConsoleSize"] = _console_size(size)
         code, doing = DockerCode.EXEC_CREATE_FAILED, "preparing the program"
         async with self._soon(code, doing):
-            _, reply = await self._json(code, doing, "POST", f"/containers/{container}/exec", body=body)
-        identity = reply.get("Id")
+            answer = await self._call(code, doing, "POST", f"/containers/{container}/exec", body=body)
+        identity = answer.object().get("Id")
         if not (isinstance(identity, str) and 0 < len(identity) <= 128 and identity.isalnum() and identity.isascii()):
             raise EngineError(code, "the engine's answer has no proper id", status=200)
         return identity
@@ -84,7 +84,7 @@ class ExecClient(EngineClient):
         """How it is."""
         code, doing = DockerCode.EXIT_CODE_FAILED, "asking for the program's exit code"
         async with self._soon(code, doing):
-            _, reply = await self._json(code, doing, "GET", f"/exec/{exec_id}/json")
+            reply = (await self._call(code, doing, "GET", f"/exec/{exec_id}/json")).object()
         exit_code = reply.get("ExitCode")
         known = isinstance(exit_code, int) and not isinstance(exit_code, bool)
         # Podman has -1, and Docker null, for one that has not ended.
@@ -110,8 +110,8 @@ class ExecClient(EngineClient):
         """The user of its main program, as the configuration or the image names it; empty for root."""
         code, doing = DockerCode.CONTAINER_START_FAILED, "looking at the container"
         async with self._soon(code, doing):
-            _, reply = await self._json(code, doing, "GET", f"/containers/{container}/json")
-        config = reply.get("Config")
+            answer = await self._call(code, doing, "GET", f"/containers/{container}/json")
+        config = answer.object().get("Config")
         user = config.get("User") if isinstance(config, dict) else None
         return user if isinstance(user, str) else ""
 
