@@ -283,7 +283,9 @@ async def test_a_running_program_hears_of_each_new_size(openssh: OpenSSH) -> Non
         for rows, columns in ((40, 100), (11, 222), (5, 9)):
             terminal.setwinsize(rows, columns)
             await terminal.expect(f"{rows} {columns}\r\n".encode(), async_=True)
-        terminal.close(force=True)
+        terminal.send(b"\x03")
+        await terminal.expect(pexpect.EOF, async_=True)
+        terminal.close()
 
 
 async def test_a_break_typed_at_openssh_interrupts_where_the_terminal_says_so(openssh: OpenSSH) -> None:
