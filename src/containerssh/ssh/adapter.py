@@ -1,14 +1,10 @@
-"""asyncssh's connection, bent to our needs: the overrides of its private parts, in one place.
+"""asyncssh's connection, bent to our needs: what clients ask for. How bytes flow is :mod:`containerssh.ssh.flow`'s.
 
 What is changed, and why:
 
 * Authentication and global requests are ours: the library would answer before a handler was asked, and would mix the
   names of attempts.
-* Limits where the library has none: bytes that a client does not take (whatever window it granted, and also during a
-  key exchange that it never ends), bytes that arrive while a packet is being worked on, the time of a key exchange.
-* Speed: packets of one turn of the event loop leave in one write; no IGNORE packet in front of every packet, which
-  protects CBC ciphers only; no rereading of host keys at each login; a short way for channel data
-  (:mod:`containerssh.ssh.packets`).
+* A limit on the time and the number of key exchanges; no rereading of host keys at each login.
 * A host key signs with the algorithm agreed in its own connection; the library keeps it in an object shared by all.
 * A guessed first packet of a key exchange is judged as RFC 4253 section 7 says, or as the ``kexguess2`` extension says.
 
@@ -19,10 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from asyncssh import constants
@@ -32,13 +26,11 @@ from asyncssh.packet import Boolean, NameList, SSHPacket, String, UInt32
 from asyncssh.public_key import SSHKeyPair
 
 from containerssh.core.codes import SSHCode
-from containerssh.core.flag import Flag
-from containerssh.core.messages import Event
 from containerssh.ssh import presence
 from containerssh.ssh.channel_adapter import PACKET_MIN, AdapterChannel
+from containerssh.ssh.flow import FlowConnection
 from containerssh.ssh.host_keys import HostKey
 from containerssh.ssh.limits import Rekeyings
-from containerssh.ssh.packets import PacketConnection
 
 if TYPE_CHECKING:
     from containerssh.ssh.connection import Connection
@@ -46,14 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# More than the largest packet that the library takes.
-_UNREAD_MAX = 288 * 1024
-_OUT_MAX = 256 * 1024
-# Seconds that the packets of one connection are worked on before others are looked after.
-_TURN = 0.001
-# Below this a copy costs less than the system's work for a list of pieces.
-_JOINED = 16 * 1024
-_CLOSING = 5.0
 _MSG_USERAUTH_PK_OK = 60
 _MSG_USERAUTH_INFO_REQUEST = 60
 _MSG_USERAUTH_INFO_RESPONSE = 61
@@ -86,25 +70,6 @@ class _Signer:
 
     def sign(self, data: bytes) -> bytes:
         return self.key.sign(data, self.algorithm)
-
-
-class _Silent:
-    """
-    In place of the library's logger, whose lines nobody sees: it puts what it is told in words before it looks whether
-    it is on.
-    """
-
-    def get_child(self, *_: object, **__: object) -> _Silent:
-        return self
-
-    def debug1(self, *_: object, **__: object) -> None:
-        """Say nothing."""
-
-    debug2 = info = packet = debug1
-
-
-_SILENT = _Silent()
-_NOTHING: Any = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +152,7 @@ async def prepare(
     )
 
 
-class AdapterConnection(PacketConnection):
+class AdapterConnection(FlowConnection):
     """A TCP connection; :attr:`front` is told what the client asks, and answers with the methods of the first part."""
 
     def __init__(
@@ -197,16 +162,8 @@ class AdapterConnection(PacketConnection):
         options: ServerOptions,
         front: Connection,
     ) -> None:
-        super().__init__(loop, offer.library)
-        # Each connection would have its own of these, which take more than a KiB and stay empty or are never looked at.
-        self._logger = cast(Any, _SILENT)
-        self._close_event = cast(Any, Flag())
-        self._trusted_host_keys = self._trusted_ca_keys = None
-        self._revoked_host_keys = self._x509_revoked_certs = self._server_sig_algs = _NOTHING
-
-        self.front = front
+        super().__init__(loop, offer.library, options, front)
         self._offer = offer
-        self._limits = options.limits
         self._gss = None
         self._keys = offer.keys
         self._signer: _Signer | None = None
@@ -214,25 +171,11 @@ class AdapterConnection(PacketConnection):
         self._sig_algs = offer.signatures
         self._extensions_to_send[b"ping@openssh.com"] = b"0"
 
-        self._out: list[bytes] = []
-        self._out_size = 0
-        self._out_due = False
-        self._write_paused = False
-        self._read_paused = False
-        self._turn_ends = 0.0
-        self._turn_due = False
-        self._quiet = True
-        self._deferred_size = 0
-        self._rekey_timer: asyncio.TimerHandle | None = None
-        self._heard = 0.0
         self._rekeyings: Rekeyings | None = None
-        self._abort_timer: asyncio.TimerHandle | None = None
-        self._closing: asyncio.Transport | None = None
         self._client_kex: Sequence[bytes] = ()
         self._client_guessed = False
         self._no_more_sessions = False
         self._proofs: dict[tuple[HostKey, str], bytes] = {}
-        self._first_channel = 0
 
     # -- what the front calls -------------------------------------------------------------------
 
@@ -283,221 +226,9 @@ class AdapterConnection(PacketConnection):
         """Show *text* before the client is authenticated (RFC 4252 section 5.4)."""
         self.send_packet(constants.MSG_USERAUTH_BANNER, String(text), String(""))
 
-    def end(self, reason: str, code: int = constants.DISC_BY_APPLICATION) -> None:
-        """Say why and close, when what was written before has left; at most a few seconds later in any case."""
-        if self._transport:
-            self._send_disconnect(code, reason, "")
-            self._force_close(None)
-
-    def drop(self) -> None:
-        """Close at once, without a word."""
-        if self._transport:
-            self._out.clear()
-            self._out_size = 0
-            self._transport.abort()
-            self._force_close(None)
-
-    def is_gone(self, limit: timedelta) -> bool:
-        """Whether the client's host has answered nothing for *limit*."""
-        sock = self._transport.get_extra_info("socket") if self._transport else None
-        return sock is not None and presence.is_gone(sock, limit)
-
-    @property
-    def ready(self) -> bool:
-        """Whether channel data may be sent now; if not, ``flush`` of each channel is called later."""
-        return (
-            self._transport is not None and not self._write_paused and self._kex_complete and self._out_size < _OUT_MAX
-        )
-
-    # -- the connection's life -------------------------------------------------------------------
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).set_write_buffer_limits(high=_OUT_MAX)
         self.front.connected(self)
         super().connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None = None) -> None:
-        if self._abort_timer:
-            self._abort_timer.cancel()
-        super().connection_lost(exc)
-
-    def _force_close(self, exc: Exception | None) -> None:
-        """Unlike the library: what was written, a DISCONNECT say, still leaves."""
-        transport = self._transport
-        if transport is None:
-            return
-        self._flush_out()
-        if self._transport is None:
-            return
-        self._transport = None
-        if self._rekey_timer:
-            self._rekey_timer.cancel()
-        if not transport.is_closing():
-            transport.close()
-            self._abort_timer = self._loop.call_later(_CLOSING, transport.abort)
-        self._loop.call_soon(self._cleanup, exc)
-
-    def _cleanup(self, exc: Exception | None) -> None:
-        super()._cleanup(exc)
-        for task in list(self._tasks):
-            task.cancel()
-        self.front.lost(exc)
-
-    def internal_error(self, exc_info: Any = None, error_logger: Any = None) -> None:
-        import sys
-
-        error = (exc_info or sys.exc_info())[1]
-        self.front.broken(error)
-        super().internal_error(exc_info, error_logger)
-
-    def _reset_keepalive_timer(self) -> None:
-        """Unlike the library, which sets a new timer for each piece of data: the old one looks when it is due."""
-        self._heard = self._loop.time()
-        if self._keepalive_timer is None:
-            super()._reset_keepalive_timer()
-
-    def _keepalive_timer_callback(self) -> None:
-        left = self._heard + self._keepalive_interval - self._loop.time()
-        if left > 0 and self._keepalive_timer is not None:
-            self._keepalive_timer = self._loop.call_later(left, self._keepalive_timer_callback)
-            return
-        if self._keepalive_count > 0:
-            self.front.log(logging.DEBUG, Event(SSHCode.KEEPALIVE_NORESP, "The client does not answer keepalives"))
-        super()._keepalive_timer_callback()
-
-    # -- receiving ---------------------------------------------------------------------------------
-
-    def data_received(self, data: bytes, datatype: Any = None) -> None:
-        self._turn_ends = time.monotonic() + _TURN
-        if (
-            not (self._auth_in_progress or self._auth_complete)
-            and self._transport
-            and (sock := self._transport.get_extra_info("socket"))
-        ):
-            # Again each time: the kernel forgets it whenever we send something.
-            presence.acknowledge(sock)
-        self._inpbuf += data
-        self._recv_data()
-        # A packet is being worked on, and what follows it waits here; the client has to wait as well.
-        if len(self._inpbuf) > _UNREAD_MAX:
-            self._stop_reading()
-
-    def _finish_recv_packet(self, pkttype: int, seq: int, _task: Any = None, is_async: bool = False) -> None:
-        if is_async:
-            self._turn_ends = time.monotonic() + _TURN
-            super()._finish_recv_packet(pkttype, seq, _task, is_async)
-            self._read_on()
-            return
-        super()._finish_recv_packet(pkttype, seq, _task, is_async)
-        # One read may hold thousands of small packets: other connections get their turn between them.
-        if self._inpbuf:
-            self.turn_over()
-
-    def turn_over(self) -> bool:
-        if not self._turn_due and time.monotonic() >= self._turn_ends:
-            self._turn_due = True
-            self._recv_handler = _not_now
-            self._stop_reading()
-            self._loop.call_soon(self._next_turn)
-        return self._turn_due
-
-    def _next_turn(self) -> None:
-        self._turn_due = False
-        if self._transport is None:
-            return
-        self._recv_handler = self._recv_pkthdr
-        self._turn_ends = time.monotonic() + _TURN
-        self._recv_data()
-        self._read_on()
-
-    def _stop_reading(self) -> None:
-        if not self._read_paused and self._transport:
-            self._read_paused = True
-            self._transport.pause_reading()
-
-    def _read_on(self) -> None:
-        if self._read_paused and not self._turn_due and len(self._inpbuf) <= _UNREAD_MAX and self._transport:
-            self._read_paused = False
-            self._transport.resume_reading()
-
-    def log_received_packet(self, *_: object, **__: object) -> None:
-        """The library's debug log of packets costs time even when it is off."""
-
-    log_sent_packet = log_received_packet
-
-    # -- sending ------------------------------------------------------------------------------------
-
-    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        if pkttype == constants.MSG_IGNORE and self._quiet:
-            return
-        waiting = len(self._deferred_packets)
-        super().send_packet(pkttype, *args, handler=handler)
-        if len(self._deferred_packets) > waiting:
-            self._deferred_size += sum(map(len, args)) + 64
-            if self._deferred_size > self._unsent_max:
-                self._loop.call_soon(self._overflow)
-
-    def _send_deferred_packets(self) -> None:
-        self._deferred_size = 0
-        super()._send_deferred_packets()
-
-    def _send(self, data: bytes) -> None:
-        self._out.append(data)
-        self._out_size += len(data)
-        if not self._out_due:
-            self._out_due = True
-            self._loop.call_soon(self._flush)
-        elif self._out_size >= _OUT_MAX:
-            self._flush_out()
-
-    def _flush(self) -> None:
-        self._out_due = False
-        self._flush_out()
-        if self.ready:
-            self._flush_channels()
-
-    def _flush_out(self) -> None:
-        transport = self._transport
-        if transport is None or not self._out:
-            return
-        pieces, size = self._out, self._out_size
-        self._out = []
-        self._out_size = 0
-        if not transport.is_closing():
-            if size < _JOINED:
-                transport.write(b"".join(pieces))
-            else:
-                transport.writelines(pieces)
-            if transport.get_write_buffer_size() > self._unsent_max:
-                self._overflow()
-
-    @property
-    def _unsent_max(self) -> int:
-        return self._limits.unsent_bytes if self._auth_complete else self._limits.unsent_bytes_unauthenticated
-
-    def _overflow(self) -> None:
-        if self._transport:
-            self.front.limit_reached(SSHCode.LIMIT_UNSENT, "The client does not read what it asked for")
-            self.drop()
-
-    def _flush_channels(self) -> None:
-        """Let each channel send what waits for the connection; another one begins every time."""
-        channels = [chan for chan in self._channels.values() if isinstance(chan, AdapterChannel) and chan.waiting]
-        if channels:
-            self._first_channel += 1
-            turn = self._first_channel % len(channels)
-            for chan in channels[turn:] + channels[:turn]:
-                if not self.ready:
-                    return
-                chan.flush()
-
-    def pause_writing(self) -> None:
-        self._write_paused = True
-
-    def resume_writing(self) -> None:
-        self._write_paused = False
-        if self.ready:
-            self._flush_channels()
 
     # -- key exchange --------------------------------------------------------------------------------
 
@@ -709,11 +440,6 @@ class AdapterConnection(PacketConnection):
         constants.MSG_CHANNEL_OPEN: _process_channel_open,
         _MSG_PING: _process_ping,
     }
-
-
-def _not_now() -> bool:
-    """Instead of the handler of the next packet, while that has to wait."""
-    return False
 
 
 __all__ = ["AdapterConnection", "AuthRequest", "ConnectionLost", "Offer", "prepare"]

@@ -1,4 +1,4 @@
-"""Whether the installed asyncssh is the one whose private parts :mod:`containerssh.ssh.adapter` overrides."""
+"""Whether the installed asyncssh is the one whose private parts ``flow``, ``adapter``, ``channel_adapter`` override."""
 
 from __future__ import annotations
 
