@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from containerssh.agent.sftp import MAX_LINE, lines, parse_event, printable, sftp_program
+from containerssh.config.advice import advice
 from containerssh.config.app import AppConfig
 from containerssh.config.merge import overlay
 from containerssh.config.sftp import SFTPConfig
@@ -168,3 +169,25 @@ def test_rules_that_the_images_server_does_not_know_are_a_problem() -> None:
 def test_a_login_can_have_rules_of_its_own() -> None:
     config = overlay(AppConfig.model_validate({"docker": {}}), {"sftp": {"root": "/home/ada", "maxFileSize": "1m"}})
     assert config.sftp.rules == SFTPRules(root="/home/ada", max_file_size=1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("security", "warned"),
+    [
+        ({}, True),
+        ({"forceCommand": "internal-sftp"}, False),
+        ({"shell": {"mode": "disable"}}, True),
+        ({"shell": {"mode": "disable"}, "command": {"mode": "disable"}}, False),
+        ({"defaultMode": "disable", "subsystem": {"mode": "enable"}}, False),
+    ],
+)
+def test_rules_that_can_be_gone_round_are_warned_of(security: dict[str, object], warned: bool) -> None:
+    config = AppConfig.model_validate({"sftp": {"readOnly": True}, "security": security})
+    assert any(finding.path == "sftp" for finding in advice(config)) is warned
+    assert not any(finding.path == "sftp" for finding in advice(AppConfig.model_validate({"security": security})))
+
+
+def test_rules_without_the_subsystem_are_told_to_have_no_effect() -> None:
+    sections = {"sftp": {"root": "/x"}, "security": {"defaultMode": "disable"}}
+    found = [finding.message for finding in advice(AppConfig.model_validate(sections)) if finding.path == "sftp"]
+    assert found == ["has no effect: security.subsystem refuses sftp"]

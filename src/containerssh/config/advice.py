@@ -25,11 +25,13 @@ def advice(config: AppConfig) -> Iterator[Finding]:
     yield from _ssh(config.ssh)
     yield from _webhooks(config)
     yield from _security(config.security)
+    yield from _sftp(config)
     if config.log.level < LogLevel.ERROR:
         yield _say("warning", "log.level", "errors are not logged at this level")
     elif config.log.level == LogLevel.DEBUG:
         yield _say("info", "log.level", "at this level the log tells every step of every connection, and grows quickly")
     yield from _backends(config)
+    yield from _where_forwards_end(config)
 
 
 def advice_about_files(path: Path, config: AppConfig) -> Iterator[Finding]:
@@ -167,6 +169,37 @@ def _forwarding(security: SecurityConfig) -> Iterator[Finding]:
             if mode != "disable":
                 text = "a client can forward without running the forced command"
                 yield _say("warning", f"{where}.{name}Mode", text, "write disable, if the command is to be all")
+
+
+def _where_forwards_end(config: AppConfig) -> Iterator[Finding]:
+    modes = config.security.forwarding.model_dump(by_alias=True)
+    allowed = [name for name, mode in modes.items() if name.endswith("Mode") and mode != "disable"]
+    docker = config.docker.execution
+    with_docker, with_oci = (config.backend in (name, "auto") for name in ("docker", "oci"))
+    if not allowed:
+        return
+    where = f"security.forwarding.{allowed[0]}"
+    if (with_docker and docker.host.get("NetworkMode") == "host") or (with_oci and config.oci.network == "host"):
+        text = "containers are in the host's network: forwarded connections begin and end there"
+        yield _say("warning", where, text, "give containers a network of their own")
+    in_a_session = [name for name in allowed if name not in ("x11ForwardingMode", "agentForwardingMode")]
+    if with_docker and docker.mode == "session" and in_a_session:
+        text = "in session mode a login has no container to forward to; these requests are refused"
+        yield _say("warning", f"security.forwarding.{in_a_session[0]}", text, "set docker.execution.mode: connection")
+
+
+def _sftp(config: AppConfig) -> Iterator[Finding]:
+    security, rules = config.security, config.sftp.rules
+    if not rules.binding or security.force_command == "internal-sftp":
+        return
+    ways = {"shell": security.shell.mode, "command": security.command.mode}
+    open_ways = [name for name, mode in ways.items() if (mode or security.default_mode or "enable") == "enable"]
+    if open_ways and not security.force_command:
+        text = f"whoever may use a {' or a '.join(open_ways)} is not bound by the rules for SFTP"
+        yield _say("warning", "sftp", text, "set security.forceCommand: internal-sftp, or disable the others")
+    modes = (security.subsystem.mode or security.default_mode or "enable", security.subsystem.deny)
+    if modes[0] == "disable" or (modes[0] == "enable" and "sftp" in modes[1]):
+        yield _say("info", "sftp", "has no effect: security.subsystem refuses sftp")
 
 
 def _lists(path: str, rule: ListModeConfig, mode: str) -> Iterator[Finding]:
