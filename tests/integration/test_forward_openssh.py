@@ -132,8 +132,9 @@ async def test_fifty_forwards_at_once_with_sessions_beside_them(openssh: OpenSSH
         options = ("-L", f"{here}:127.0.0.1:{there}", "-R", f"127.0.0.1:{back}:127.0.0.1:{there}")
         async with client(openssh, server, *options) as control:
             one_more = run(*openssh.command(server.front, "-S", str(control)), "echo beside", env=openssh.environment())
-            done, *answers = await asyncio.gather(one_more, *(talk((here, back)[n % 2], data) for n in range(50)))
-    assert done.stdout == b"beside\n"
+            beside = asyncio.create_task(one_more)
+            answers = await asyncio.gather(*(talk((here, back)[n % 2], data) for n in range(50)))
+            assert (await beside).stdout == b"beside\n"
     assert answers == [data] * 50
     assert not server.front.log.errors
 
@@ -152,3 +153,13 @@ async def test_nothing_is_left_when_the_client_has_gone(openssh: OpenSSH, tmp_pa
         writer.close()
         assert await refused(port)
         await until(lambda: not (reverse.exists() or server.front.backend.open_scopes), "nothing is left")
+
+
+async def test_a_program_finds_the_forwards_that_were_asked_for_before_it(openssh: OpenSSH, tmp_path: Path) -> None:
+    reverse = tmp_path / "reverse"
+    async with forwarding("framed") as server, listening(echo) as here:
+        for _ in range(5):
+            options = ("-R", f"{reverse}:127.0.0.1:{here}")
+            done = await openssh.run(server.front, f"test -S {reverse}", *options)
+            assert done.status == 0
+            await until(lambda: not reverse.exists(), "the socket is gone")

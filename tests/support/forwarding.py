@@ -44,6 +44,7 @@ class AgentServer(ServerLayer):
 
     transport: str = "socket"
     security: SecurityConfig | None = None
+    around_connection: Callable[[ConnectionHandler], ConnectionHandler] | None = None
     links: list[AgentLink] = field(default_factory=list)
     agents: list[int] = field(default_factory=list)
 
@@ -68,6 +69,8 @@ class AgentNetwork(NetworkLayer):
             connection: ConnectionHandler = ContainerConnection(link, EXECUTION)
             if self.server.security is not None:
                 connection = SecurityConnection(connection, Policy(self.server.security))
+            if self.server.around_connection is not None:
+                connection = self.server.around_connection(connection)
             yield connection
 
 
@@ -91,14 +94,20 @@ class Forwarding:
 
 @asynccontextmanager
 async def forwarding(
-    transport: str = "socket", security: dict[str, Any] | None = None, **options: Any
+    transport: str = "socket",
+    security: dict[str, Any] | None = None,
+    around_connection: Callable[[ConnectionHandler], ConnectionHandler] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Forwarding]:
-    """The server; *security* is that section of the configuration, without it everything is allowed."""
+    """
+    The server; *security* is that section of the configuration, without it everything is allowed. *around_connection*
+    adds a layer.
+    """
     made: list[AgentServer] = []
 
     def around(inner: ServerHandler) -> ServerHandler:
         config = None if security is None else SecurityConfig.model_validate(security)
-        made.append(AgentServer(inner, transport, config))
+        made.append(AgentServer(inner, transport, config, around_connection))
         return made[0]
 
     async with serving(LocalBackend(), around=around, **options) as front:

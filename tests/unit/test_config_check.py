@@ -36,6 +36,19 @@ def test_a_good_file_has_no_findings(tmp_path: Path) -> None:
     assert findings(tmp_path, GOOD) == []
 
 
+def test_forwards_are_said_to_end_where_they_do(tmp_path: Path) -> None:
+    forwarding = "security: {forwarding: {forwardingMode: enable}}\n"
+    path = "security.forwarding.forwardingMode"
+    assert path not in advised(tmp_path, forwarding)
+    assert "the host's network" in advised(tmp_path, forwarding + "oci: {network: host}\nbackend: oci\n")[path]
+    docker = "docker: {execution: {host: {networkmode: host}}}\nbackend: docker\n"
+    assert "the host's network" in advised(tmp_path, forwarding + docker)[path]
+    docker = "docker: {execution: {mode: session}}\nbackend: docker\n"
+    assert "no container" in advised(tmp_path, forwarding + docker)[path]
+    x11 = "security: {forwarding: {x11ForwardingMode: enable}}\n"
+    assert "no container" not in " ".join(advised(tmp_path, x11 + docker).values())
+
+
 def test_every_mistake_is_found_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = """\
 ssh:

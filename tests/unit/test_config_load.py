@@ -166,8 +166,6 @@ MISSING: dict[str, tuple[dict[str, Any], str]] = {
     "the test log": ({**AUTH, "log": {"destination": "test"}}, "log.destination"),
     "Kubernetes": ({**AUTH, "backend": "kubernetes"}, "backend"),
     "the proxy": ({**AUTH, "backend": "sshproxy"}, "backend"),
-    "forwarding": ({**AUTH, "security": {"forwarding": {"x11ForwardingMode": "enable"}}}, "x11ForwardingMode"),
-    "filtered forwarding": ({**AUTH, "security": {"forwarding": {"forwardingMode": "filter"}}}, "forwardingMode"),
 }
 
 

@@ -170,7 +170,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a key in two cases": ({"security": {"maxSessions": 1, "MaxSessions": 2}}, "given twice"),
     "a negative number": ({"security": {"maxSessions": -7}}, "security.maxSessions"),
     "a bad duration": ({"docker": {"timeouts": {"http": "soon"}}}, "docker.timeouts.http"),
-    "forwarding": ({"security": {"forwarding": {"forwardingMode": "enable"}}}, "not available"),
     "another backend": ({"backend": "kubernetes"}, "kubernetes is not available"),
     "a proxy's short key": ({"backend": "sshproxy", "sshproxy": {"server": "a", "privateKey": "x"}}, "privateKey"),
     "a pod's negative number": ({"kubernetes": {"pod": {"consoleContainerNumber": -1}}}, "consoleContainerNumber"),

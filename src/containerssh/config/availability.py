@@ -7,14 +7,6 @@ from collections.abc import Iterator
 from containerssh.config.app import AppConfig
 from containerssh.config.model import Problem
 
-_FORWARDING = (
-    "reverseForwardingMode",
-    "forwardingMode",
-    "socketForwardingMode",
-    "socketListenMode",
-    "x11ForwardingMode",
-    "agentForwardingMode",
-)
 _BACKENDS = ("kubernetes", "sshproxy")
 
 
@@ -23,16 +15,15 @@ def unavailable(config: AppConfig) -> list[Problem]:
     found = list(_of_the_server(config))
     if config.configserver.url and config.backend in _BACKENDS:
         # Each login may get another backend, and is refused by itself if it does not.
-        return found + list(_of_the_security_section(config))
+        return found
     return found + unavailable_for_login(config)
 
 
 def unavailable_for_login(config: AppConfig) -> list[Problem]:
     """The same for one login's configuration."""
-    found = list(_of_the_security_section(config))
     if config.backend in _BACKENDS:
-        found.append(_missing("backend", f"the backend {config.backend}"))
-    return found
+        return [_missing("backend", f"the backend {config.backend}")]
+    return []
 
 
 def _of_the_server(config: AppConfig) -> Iterator[Problem]:
@@ -53,13 +44,6 @@ def _of_the_server(config: AppConfig) -> Iterator[Problem]:
         yield _missing("geoip.provider", f"the provider {config.geoip.provider}")
     if config.log.destination in ("syslog", "test"):
         yield _missing("log.destination", f"the destination {config.log.destination}")
-
-
-def _of_the_security_section(config: AppConfig) -> Iterator[Problem]:
-    modes = config.security.forwarding.model_dump(by_alias=True)
-    for key in _FORWARDING:
-        if modes[key] != "disable":
-            yield _missing(f"security.forwarding.{key}", "forwarding")
 
 
 def _missing(path: str, what: str) -> Problem:

@@ -201,6 +201,15 @@ class LimitsConfig(ConfigModel):
     auth_calls: Count = 16
     """How often a webhook, or the users file, is asked for one connection; at least `ssh.maxAuthTries`."""
 
+    forwards: Annotated[int, Field(ge=1, le=10_000)] = 512
+    """Forwarded connections of a connection that are open at once, those to an ssh-agent or a display included."""
+
+    pending_forwards: Annotated[int, Field(ge=1, le=1000)] = 128
+    """How many of them may be waiting for their target in the container."""
+
+    listeners: Annotated[int, Field(ge=1, le=1000)] = 64
+    """Ports and sockets that a connection listens on in the container."""
+
     env_count: Count = 100
     """Environment variables of a session."""
 

@@ -360,6 +360,8 @@ class Session(SessionChannel):
         logger.debug(Event(SSHCode.CHANNEL_REQUEST, "Channel request", RequestType=label))
         error: Exception | None = None
         self._starting = name in _STARTS
+        if self._starting and self.forwarding is not None:
+            await self.forwarding.settled()
         try:
             await self._perform(handler, name, payload)
         except (Rejected, ProtocolError) as exc:

@@ -65,6 +65,7 @@ class Forwarding:
         self._requests: list[tuple[bytes, bool, bytes]] = []
         self._requests_size = 0
         self._answering = False
+        self._settling: list[asyncio.Future[None]] = []
         self._closed = False
         self.context = contextvars.copy_context()
         """Whose labels the log lines have; the front sets it once the client is logged in."""
@@ -220,6 +221,20 @@ class Forwarding:
                 self._answer(name, want_reply, answer)
         finally:
             self._answering = False
+            for waiter in self._settling:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._settling.clear()
+
+    async def settled(self) -> None:
+        """
+        Returns when all global requests so far are answered. A program that a client starts finds the forwards that the
+        client has asked for before; OpenSSH's server works on one request after another, so users rely on it.
+        """
+        if self._answering:
+            waiter = asyncio.get_running_loop().create_future()
+            self._settling.append(waiter)
+            await waiter
 
     def _answer(self, name: bytes, want_reply: bool, answer: bytes | None) -> None:
         if want_reply:
