@@ -19,7 +19,7 @@ from containerssh.core.instance import open_instance
 from containerssh.core.requests import PtyRequest, WindowSize
 from tests.support import oci
 from tests.support.docker import Channel, Seen, a_login
-from tests.support.images import PROBE, ZOO_VERSION, archive_of, zoo_folder
+from tests.support.images import PROBE, zoo_folder, zoo_image
 from tests.support.services import Engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.oci, pytest.mark.root]
@@ -62,11 +62,8 @@ def logins(request: pytest.FixtureRequest, tmp_path: Path, animal: Animal) -> Lo
 
 @asynccontextmanager
 async def docker_login(engine: Engine, folder: Path, animal: Animal) -> AsyncIterator[ConnectionHandler]:
-    name = f"containerssh-test/zoo-{animal.image}:{ZOO_VERSION}"
-    if not engine.has_image(name):
-        engine.docker("import", "-", name, stdin=archive_of(zoo_folder(animal.image)))
     execution: dict[str, Any] = {
-        "container": {"image": name, "user": animal.user},
+        "container": {"image": zoo_image(engine, animal.image), "user": animal.user},
         "host": {"networkmode": "none", "readonlyrootfs": animal.read_only},
         **({"shellCommand": [animal.shell]} if animal.shell else {}),
     }

@@ -12,14 +12,14 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from tests.support.services import busybox_archive
+from tests.support.services import Engine, busybox_archive
 from tests.support.tools import tool
 
 PROBE = "/bin/probe"
 """In each of :data:`ZOO`; see ``probe.c``."""
 
 _SOURCE = Path(__file__).with_name("probe.c")
-ZOO_VERSION = sha256(_SOURCE.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:12]
+_VERSION = sha256(_SOURCE.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:12]
 """Another one when the images would be others."""
 _DEBIAN_LIMIT = 300
 _NOT_NEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt/lists")
@@ -38,9 +38,11 @@ def _compiled(root: Path, *command: str) -> None:
     subprocess.run([*command, "-O1", "-o", target, _SOURCE], check=True)
 
 
-def _with_libraries(root: Path) -> None:
-    """The libraries that the probe is linked against, and the loader, at their places."""
-    listed = subprocess.run([tool("ldd"), root / PROBE.lstrip("/")], capture_output=True, text=True, check=True).stdout
+def _with_libraries(root: Path, program: str = PROBE) -> None:
+    """The libraries that *program* is linked against, and the loader, at their places."""
+    listed = subprocess.run(
+        [tool("ldd"), root / program.lstrip("/")], capture_output=True, text=True, check=True
+    ).stdout
     for path in map(Path, re.findall(r"(/\S+) \(0x", listed)):
         target = root / str(path).lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,12 +96,25 @@ def _debian(root: Path) -> None:
     _compiled(root, tool("gcc"))
 
 
+def _tools(root: Path) -> None:
+    """Busybox, and this machine's rsync and git."""
+    _busybox(root)
+    for name in ("rsync", "git"):
+        program = f"/usr/bin/{name}"
+        shutil.copyfile(Path(tool(name)).resolve(), root / program.lstrip("/"))
+        (root / program.lstrip("/")).chmod(0o755)
+        _with_libraries(root, program)
+    for name in ("git-upload-pack", "git-receive-pack"):
+        (root / "usr/bin" / name).symlink_to("git")
+
+
 ZOO: Mapping[str, Callable[[Path], None]] = {
     "busybox": _busybox,
     "musl": _musl,
     "debian": _debian,
     "distroless": _distroless,
     "scratch": _scratch,
+    "tools": _tools,
 }
 """What fills the folder of each root file system."""
 
@@ -114,13 +129,31 @@ def zoo_folder(name: str) -> Path:
     return root
 
 
+def zoo_image(engine: Engine, name: str) -> str:
+    """An image of the root file system *name*, which the engine has afterwards."""
+    image = f"containerssh-test/zoo-{name}:{_VERSION}"
+    if not engine.has_image(image):
+        engine.docker("import", "-", image, stdin=_archive_of(zoo_folder(name)))
+    return image
+
+
 def _remember(root: Path) -> None:
     import atexit
 
     atexit.register(shutil.rmtree, root, ignore_errors=True)
 
 
-def archive_of(folder: Path) -> bytes:
+def _archive_of(folder: Path) -> bytes:
     """The same as a tar archive; everything belongs to root."""
-    command = [tool("tar"), "-C", folder, "--owner=0", "--group=0", "--numeric-owner", "-cf", "-", "."]
+    command: list[str | Path] = [
+        tool("tar"),
+        "-C",
+        folder,
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+        "-cf",
+        "-",
+        ".",
+    ]
     return subprocess.run(command, capture_output=True, check=True).stdout
