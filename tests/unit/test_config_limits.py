@@ -133,6 +133,7 @@ def test_a_proxy_header_needs_time() -> None:
             "strangers",
         ),
         ("limits: {connections: 0}", "limits.connections", "file descriptors"),
+        ("limits: {rekeys: 0}", "limits.rekeys", "key exchanges"),
         ("limits: {unreachable: 0s}", "limits.unreachable", "vanished"),
         ("limits: {allow: [0.0.0.0/0]}", "limits.allow", "whole Internet"),
         ("proxyProtocol: {trusted: ['::/0']}", "proxyProtocol.trusted", "claim any address"),

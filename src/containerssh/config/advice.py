@@ -73,6 +73,8 @@ def _limits(ssh: SSHConfig) -> Iterator[Finding]:
         yield _say("warning", "ssh.limits.connections", text)
     if not limits.unreachable and not ssh.client_alive_interval:
         text = "a client whose host has vanished may keep its container for hours"
+    if not limits.rekeys:
+        yield _say("warning", "ssh.limits.rekeys", "a user may keep the server busy with key exchanges alone")
         yield _say("warning", "ssh.limits.unreachable", text)
     for path, networks in (("limits.allow", limits.allow), ("proxyProtocol.trusted", ssh.proxy_protocol.trusted)):
         if any(network.endswith("/0") for network in networks):
