@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import connections, crowd, measure, modes, sessions, sftp, start
+from benchmarks import connections, crowd, forward, measure, modes, sessions, sftp, start
 from benchmarks.processes import cpu_seconds
 from benchmarks.report import Report
 from benchmarks.servers import KEX, Client, Server, containerssh, openssh
@@ -24,7 +24,7 @@ from tests.support.services import Engine, running_engine
 
 KEPT = Path(__file__).parents[1] / ".cache" / "bench"
 # Memory comes first: what a server has freed it would give to the next connections.
-PARTS = ("start", "memory", "login", "session", "storm", "crowd", "transfer", "echo", "modes", "sftp")
+PARTS = ("start", "memory", "login", "session", "storm", "crowd", "transfer", "echo", "modes", "sftp", "forward")
 CIPHERS = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 
 
@@ -47,6 +47,7 @@ def main() -> int:
             "echo": lambda: asyncio.run(_echoes(report, client, servers, options)),
             "modes": lambda: modes.compare(report, client, servers, folder, options.logins, options.size),
             "sftp": lambda: sftp.compare(report, client, servers, folder, options),
+            "forward": lambda: forward.compare(report, client, servers, options),
             "memory": lambda: asyncio.run(_memory(report, client, servers, options)),
         }
         for name in options.parts:

@@ -132,6 +132,7 @@ def containerssh(
         "auth": {"publicKey": {"method": "users"}, "users": {"file": str(folder / "users.yaml")}},
         "log": {"level": "warning", "format": "ljson", "destination": "stdout"},
         "backend": backend,
+        "security": {"forwarding": {"forwardingMode": "enable"}},
     }
     if backend == "oci":
         root = folder / "root"
