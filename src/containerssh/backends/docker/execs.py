@@ -26,6 +26,7 @@ _MOST_BEFORE_PID = 64 * 1024
 """How many bytes of standard error may come before the process id."""
 _WORDS = 2000
 _PIECES = 16
+_LAST_WORDS = 1.0
 _COMMAND_NOT_RUN = (126, 127)
 
 
@@ -160,12 +161,16 @@ class Execs:
         told = [seen, *(data for _, data in first)]
         status = -1
         with suppress(OSError, ProtocolError, EngineError, TimeoutError):
-            async with asyncio.timeout(2):
-                while len(told) < _PIECES and (pieces := await process.pieces()) is not None:
+            async with asyncio.timeout(_LAST_WORDS):
+                while len(told) < _PIECES:
+                    pieces = await process.pieces()
+                    if pieces is None:
+                        status = (await process.ended()).exit_code
+                        break
                     told += [data for _, data in pieces]
-                status = (await process.ended()).exit_code
         words = one_line(b"".join(told)[:_WORDS].decode("utf-8", "replace"))
-        text = f"{self.agent} in the image does not answer like an agent, it ended with status {status}: {words}"
+        end = f"it ended with status {status}" if status >= 0 else "it goes on"
+        text = f"{self.agent} in the image does not answer like an agent, {end}: {words}"
         if status in _COMMAND_NOT_RUN:
             text = f"there is no agent at {self.agent} in the image: {words}"
         return BackendError(
