@@ -32,7 +32,6 @@ def advice(config: AppConfig) -> Iterator[Finding]:
         yield _say("info", "log.level", "at this level the log tells every step of every connection, and grows quickly")
     yield from _backends(config)
     yield from _where_forwards_end(config)
-    yield from _where_forwards_end(config)
 
 
 def advice_about_files(path: Path, config: AppConfig) -> Iterator[Finding]:
@@ -73,9 +72,9 @@ def _limits(ssh: SSHConfig) -> Iterator[Finding]:
         yield _say("warning", "ssh.limits.connections", text)
     if not limits.unreachable and not ssh.client_alive_interval:
         text = "a client whose host has vanished may keep its container for hours"
+        yield _say("warning", "ssh.limits.unreachable", text)
     if not limits.rekeys:
         yield _say("warning", "ssh.limits.rekeys", "a user may keep the server busy with key exchanges alone")
-        yield _say("warning", "ssh.limits.unreachable", text)
     for path, networks in (("limits.allow", limits.allow), ("proxyProtocol.trusted", ssh.proxy_protocol.trusted)):
         if any(network.endswith("/0") for network in networks):
             what = "nobody is limited by address" if path == "limits.allow" else "anybody can claim any address"
@@ -203,23 +202,6 @@ def _sftp(config: AppConfig) -> Iterator[Finding]:
     modes = (security.subsystem.mode or security.default_mode or "enable", security.subsystem.deny)
     if modes[0] == "disable" or (modes[0] == "enable" and "sftp" in modes[1]):
         yield _say("info", "sftp", "has no effect: security.subsystem refuses sftp")
-
-
-def _where_forwards_end(config: AppConfig) -> Iterator[Finding]:
-    modes = config.security.forwarding.model_dump(by_alias=True)
-    allowed = [name for name, mode in modes.items() if name.endswith("Mode") and mode != "disable"]
-    docker = config.docker.execution
-    with_docker, with_oci = (config.backend in (name, "auto") for name in ("docker", "oci"))
-    if not allowed:
-        return
-    where = f"security.forwarding.{allowed[0]}"
-    if (with_docker and docker.host.get("NetworkMode") == "host") or (with_oci and config.oci.network == "host"):
-        text = "containers are in the host's network: forwarded connections begin and end there"
-        yield _say("warning", where, text, "give containers a network of their own")
-    in_a_session = [name for name in allowed if name not in ("x11ForwardingMode", "agentForwardingMode")]
-    if with_docker and docker.mode == "session" and in_a_session:
-        text = "in session mode a login has no container to forward to; these requests are refused"
-        yield _say("warning", f"security.forwarding.{in_a_session[0]}", text, "set docker.execution.mode: connection")
 
 
 def _lists(path: str, rule: ListModeConfig, mode: str) -> Iterator[Finding]:
