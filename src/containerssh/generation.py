@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from containerssh.auth.authenticator import PasswordAuthenticator, PublicKeyAuthenticator
+from containerssh.auth.authenticator import (
+    GSSAPIAuthenticator,
+    InteractiveAuthenticator,
+    PasswordAuthenticator,
+    PublicKeyAuthenticator,
+)
 from containerssh.auth.users import UsersFile
 from containerssh.backends.registry import Backends, ByName
 from containerssh.config.app import AppConfig
@@ -128,20 +133,28 @@ async def _webhook(config: WebhookConfig, stack: AsyncExitStack) -> WebhookAuthe
 
 
 async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authenticators:
+    """
+    One for each way of authenticating that has a method; *stack* closes what is opened for them.
+
+    A way of authenticating imports what it needs only when it is configured.
+    """
+    auth = config.auth
     users: UsersFile | None = None
-    if "users" in (config.auth.password.method, config.auth.public_key.method):
-        users = UsersFile(Path(config.auth.users.file), check_config=lambda patch: overlay(config, patch))
+    if "users" in (auth.password.method, auth.public_key.method):
+        users = UsersFile(Path(auth.users.file), check_config=lambda patch: overlay(config, patch))
         stack.callback(users.close)
     password: PasswordAuthenticator | None = None
     public_key: PublicKeyAuthenticator | None = None
-    match config.auth.password.method:
+    interactive: InteractiveAuthenticator | None = None
+    gssapi: GSSAPIAuthenticator | None = None
+    match auth.password.method:
         case "webhook":
-            password = await _webhook(config.auth.password.webhook, stack)
+            password = await _webhook(auth.password.webhook, stack)
         case "users":
             password = users
-    match config.auth.public_key.method:
+    match auth.public_key.method:
         case "webhook":
-            public_key = await _webhook(config.auth.public_key.webhook, stack)
+            public_key = await _webhook(auth.public_key.webhook, stack)
         case "users":
             public_key = users
-    return Authenticators(password, public_key)
+    return Authenticators(password, public_key, interactive, gssapi)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Protocol
 
-from containerssh.core.handlers import PublicKey
+from containerssh.core.handlers import GSSAPIExchange, Prompts, PublicKey
 from containerssh.core.metadata import AuthAttempt, Login
 
 
@@ -29,4 +30,26 @@ class PublicKeyAuthenticator(Protocol):
         """
         The login that *key* earns once the client has proved that it holds it. Raises as a password's.
         """
+        ...
+
+
+class InteractiveAuthenticator(Protocol):
+    """Judges by questions and answers."""
+
+    async def authenticate_interactive(self, attempt: AuthAttempt, prompts: Prompts, undo: AsyncExitStack) -> Login:
+        """
+        The login that the answers earn. Raises as a password's; cancelled when the client gives up or leaves.
+
+        What the attempt leaves with others (a token, a file) is undone by *undo*, with a limit:
+        ``undo.push_async_callback(finish, token.revoke, within=...)``. It is closed before the connection's next
+        attempt, and when the login, or the connection without one, has ended.
+        """
+        ...
+
+
+class GSSAPIAuthenticator(Protocol):
+    """Judges by GSSAPI."""
+
+    async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange, undo: AsyncExitStack) -> Login:
+        """The login that the exchange earns; raises, and undoes, as an interactive one. Checks the integrity code."""
         ...

@@ -70,6 +70,46 @@ class Prompts(ABC):
         """Show *instruction* and the questions (text, whether the answer is echoed); the answers in order."""
 
 
+@dataclass(frozen=True)
+class IntegrityProof:
+    """What a client signs at the end of a GSSAPI exchange (RFC 4462 section 3.5)."""
+
+    message: bytes
+    """What the code must cover: the session and the very request, as we saw them."""
+    code: bytes
+    """The client's message integrity code."""
+
+
+class GSSAPIExchange(ABC):
+    """
+    The client's side of a GSSAPI authentication (RFC 4462 section 3). Whoever judges it has the security context and
+    calls in this order: :meth:`choose` once, :meth:`answer` for each token that needs another one, :meth:`finish` once.
+
+    Each raises AuthFailed when the client breaks off, or sends what does not belong there.
+    """
+
+    @property
+    @abstractmethod
+    def mechanisms(self) -> Sequence[bytes]:
+        """The mechanisms that the client offers, best first: object identifiers in DER, with tag and length."""
+
+    @abstractmethod
+    async def choose(self, mechanism: bytes) -> bytes:
+        """Take *mechanism*, one of those offered; the client's first token."""
+
+    @abstractmethod
+    async def answer(self, token: bytes) -> bytes:
+        """Send our *token*; the client's next one."""
+
+    @abstractmethod
+    async def finish(self, token: bytes = b"") -> IntegrityProof:
+        """Send our last *token*, if there is one: the context is complete. The caller checks what comes back."""
+
+    @abstractmethod
+    def tell_error(self, token: bytes) -> None:
+        """Send the token by which the mechanism tells the client why it failed; the attempt fails afterwards."""
+
+
 Incoming = Callable[[Origin], Awaitable[ByteStream]]
 """
 Opens a channel to the client for a connection that came from *origin*; who called closes the stream. Raises Rejected
@@ -260,6 +300,10 @@ class NetworkHandler(ABC):
     async def authenticate_interactive(self, attempt: AuthAttempt, prompts: Prompts) -> Login:
         """Judge by questions and answers. Raises as above."""
         raise _disabled(AuthMethod.KEYBOARD_INTERACTIVE)
+
+    async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange) -> Login:
+        """Judge by an exchange of GSSAPI tokens and a message integrity code. Raises as above."""
+        raise _disabled(AuthMethod.GSSAPI)
 
     def handshake_failed(self, error: Exception) -> None:
         """The connection ended without a login."""

@@ -11,6 +11,7 @@ from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
 from containerssh.core.handlers import (
     AuthMethod,
     ConnectionHandler,
+    GSSAPIExchange,
     Incoming,
     Listener,
     NetworkHandler,
@@ -119,6 +120,9 @@ class NetworkLayer(NetworkHandler):
 
     async def authenticate_interactive(self, attempt: AuthAttempt, prompts: Prompts) -> Login:
         return await self.inner.authenticate_interactive(attempt, prompts)
+
+    async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange) -> Login:
+        return await self.inner.authenticate_gssapi(attempt, exchange)
 
     def handshake_failed(self, error: Exception) -> None:
         self.inner.handshake_failed(error)

@@ -1,0 +1,101 @@
+"""Which authenticator judges what, and when what an attempt left with others is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pytest
+
+from containerssh.core.codes import AuthCode
+from containerssh.core.errors import AuthFailed
+from containerssh.core.handlers import AuthMethod, GSSAPIExchange, IntegrityProof, Prompts
+from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login, SocketAddress
+from containerssh.core.tasks import finish
+from containerssh.layers.authentication import AuthenticationServer, Authenticators
+from tests.support.local_backend import LocalBackend
+
+ADDRESS = SocketAddress("192.0.2.7", 4711)
+ATTEMPT = AuthAttempt(ADDRESS, "0" * 32, username="alice")
+
+
+class Nobody(Prompts):
+    async def ask(self, instruction: str, questions: Sequence[tuple[str, bool]] = ()) -> Sequence[str]:
+        return ["" for _ in questions]
+
+
+class NoTokens(GSSAPIExchange):
+    @property
+    def mechanisms(self) -> Sequence[bytes]:
+        return ()
+
+    async def choose(self, mechanism: bytes) -> bytes:
+        return b""
+
+    async def answer(self, token: bytes) -> bytes:
+        return b""
+
+    async def finish(self, token: bytes = b"") -> IntegrityProof:
+        return IntegrityProof(b"", b"")
+
+    def tell_error(self, token: bytes) -> None: ...
+
+
+@dataclass
+class Tokens:
+    """Leaves a token with every attempt; only the second is right."""
+
+    valid: list[int] = field(default_factory=list)
+    given: int = 0
+
+    async def authenticate_password(self, attempt: AuthAttempt, password: bytes) -> Login:
+        raise AuthFailed(AuthCode.FAILED, "wrong")
+
+    async def authenticate_interactive(self, attempt: AuthAttempt, prompts: Prompts, undo: AsyncExitStack) -> Login:
+        return await self._judge(attempt, undo)
+
+    async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange, undo: AsyncExitStack) -> Login:
+        return await self._judge(attempt, undo)
+
+    async def _judge(self, attempt: AuthAttempt, undo: AsyncExitStack) -> Login:
+        self.given += 1
+        token = self.given
+        self.valid.append(token)
+
+        async def revoke() -> None:
+            self.valid.remove(token)
+
+        undo.push_async_callback(finish, revoke, within=timedelta(seconds=1))
+        if token != 2:
+            raise AuthFailed(AuthCode.FAILED, "not this time")
+        return Login.of(attempt, "alice")
+
+
+async def test_what_an_attempt_left_is_taken_back_before_the_next_and_at_the_end() -> None:
+    tokens = Tokens()
+    server = AuthenticationServer(LocalBackend(), Authenticators(interactive=tokens, gssapi=tokens, password=tokens))
+    async with server.accept(ConnectionMetadata(ADDRESS, "0" * 32)) as network:
+        with pytest.raises(AuthFailed):
+            await network.authenticate_interactive(ATTEMPT, Nobody())
+        assert tokens.valid == [1]
+        await network.authenticate_gssapi(ATTEMPT, NoTokens())
+        assert tokens.valid == [2]
+        with pytest.raises(AuthFailed):
+            await network.authenticate_interactive(ATTEMPT, Nobody())
+        assert tokens.valid == [3]
+        with pytest.raises(AuthFailed):
+            await network.authenticate_password(ATTEMPT, b"")
+        assert tokens.valid == []
+        with pytest.raises(AuthFailed):
+            await network.authenticate_gssapi(ATTEMPT, NoTokens())
+        assert tokens.valid == [4]
+    assert tokens.valid == []
+
+
+async def test_only_methods_with_an_authenticator_are_offered() -> None:
+    tokens = Tokens()
+    server = AuthenticationServer(LocalBackend(), Authenticators(interactive=tokens))
+    async with server.accept(ConnectionMetadata(ADDRESS, "0" * 32)) as network:
+        assert network.auth_methods == {AuthMethod.KEYBOARD_INTERACTIVE}
