@@ -112,8 +112,11 @@ async def test_plink_forwards_its_agent(openssh: OpenSSH) -> None:
     assert b"ED25519" in done.stdout
 
 
-async def test_an_agent_is_refused_unless_allowed(openssh: OpenSSH) -> None:
-    async with forwarding(security={}) as server, ssh_agent(openssh) as (socket, _):
+async def test_an_agent_is_refused_where_the_operator_says_so(openssh: OpenSSH) -> None:
+    async with (
+        forwarding(security={"forwarding": {"agentForwardingMode": "disable"}}) as server,
+        ssh_agent(openssh) as (socket, _),
+    ):
         done = await with_agent(openssh, server, 'echo "<$SSH_AUTH_SOCK>"', socket)
     assert done.stdout == b"<>\n"
     assert SecurityCode.AGENT_FORWARDING_REJECTED in server.front.log

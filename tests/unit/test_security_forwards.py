@@ -126,8 +126,9 @@ CODES = {
 
 
 @pytest.mark.parametrize("kind", CODES)
-async def test_each_kind_of_forward_has_a_mode_of_its_own_that_is_off(kind: str) -> None:
-    for mode, passes in [(None, False), ("disable", False), ("filter", False), ("enable", True)]:
+async def test_each_kind_of_forward_has_a_mode_of_its_own_that_is_off_but_for_ssh_agents(kind: str) -> None:
+    unsaid = kind == "agentForwarding"
+    for mode, passes in [(None, unsaid), ("disable", False), ("filter", False), ("enable", True)]:
         connection, everything = secured({f"{kind}Mode": mode})
         if passes:
             await ask(connection, kind)
@@ -139,11 +140,27 @@ async def test_each_kind_of_forward_has_a_mode_of_its_own_that_is_off(kind: str)
         assert not everything.calls
 
 
-@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("kind", CODES.keys() - {"agentForwarding"})
 async def test_forwards_do_not_follow_the_default_mode(kind: str) -> None:
     connection = SecurityConnection(Everything(), Policy(SecurityConfig.model_validate({"defaultMode": "enable"})))
     with pytest.raises(Rejected):
         await ask(connection, kind)
+
+
+@pytest.mark.parametrize("default", ["", "enable", "filter", "disable"])
+async def test_ssh_agents_follow_the_default_mode_unless_they_have_their_own(default: str) -> None:
+    for own in ("", "enable", "disable"):
+        section = {"defaultMode": default, "forwarding": {"agentForwardingMode": own}}
+        everything = Everything()
+        connection = SecurityConnection(everything, Policy(SecurityConfig.model_validate(section)))
+        if (own or default or "enable") == "enable":
+            await ask(connection, "agentForwarding")
+            assert everything.calls == [("agent",)]
+            continue
+        with pytest.raises(Rejected) as refused:
+            await ask(connection, "agentForwarding")
+        assert refused.value.code is SecurityCode.AGENT_FORWARDING_REJECTED
+        assert not everything.calls
 
 
 @pytest.mark.parametrize("kind", LISTED)
@@ -260,7 +277,7 @@ ADVICE: dict[str, tuple[dict[str, Any], str]] = {
         {"forwarding": {"forwardingMode": "enable", "forwardingDeny": ["*:25", "db.internal"]}},
         "forwarding.forwardingDeny.1",
     ),
-    "an ssh-agent": ({"forwarding": {"agentForwardingMode": "enable"}}, "forwarding.agentForwardingMode"),
+    "an ssh-agent to filter": ({"forwarding": {"agentForwardingMode": "filter"}}, "forwarding.agentForwardingMode"),
     "X11": ({"forwarding": {"x11ForwardingMode": "enable"}}, "forwarding.x11ForwardingMode"),
     "nothing to filter": ({"forwarding": {"x11ForwardingMode": "filter"}}, "forwarding.x11ForwardingMode"),
     "forwards beside a forced command": (

@@ -156,13 +156,13 @@ def _forwarding(security: SecurityConfig) -> Iterator[Finding]:
         if (Endpoint.parse(text).name or "*") != "*":
             message = "a name that is denied can still be reached by its address, or by another name"
             yield _say("warning", f"{where}.forwardingDeny.{number}", message, "deny the network")
-    unlisted = {"x11Forwarding": rule.x11_forwarding_mode, "agentForwarding": rule.agent_forwarding_mode}
-    for name, mode in unlisted.items():
-        if mode == "filter":
+    unlisted: dict[str, str] = {
+        "x11Forwarding": rule.x11_forwarding_mode,
+        "agentForwarding": rule.agent_forwarding_mode,
+    }
+    for name, unlisted_mode in unlisted.items():
+        if unlisted_mode == "filter":
             yield _say("info", f"{where}.{name}Mode", "there is nothing to filter; all are refused", "write disable")
-    if rule.agent_forwarding_mode == "enable":
-        text = "whoever controls a container can log in elsewhere with the keys of the user in it"
-        yield _say("warning", f"{where}.agentForwardingMode", text)
     if rule.x11_forwarding_mode == "enable":
         text = "whoever controls a container can read the screen and the keyboard of the user in it"
         yield _say("warning", f"{where}.x11ForwardingMode", text)
@@ -175,7 +175,11 @@ def _forwarding(security: SecurityConfig) -> Iterator[Finding]:
 
 def _where_forwards_end(config: AppConfig) -> Iterator[Finding]:
     modes = config.security.forwarding.model_dump(by_alias=True)
-    allowed = [name for name, mode in modes.items() if name.endswith("Mode") and mode != "disable"]
+    allowed = [
+        name
+        for name, mode in modes.items()
+        if name.endswith("Mode") and name != "agentForwardingMode" and mode != "disable"
+    ]
     docker = config.docker.execution
     with_docker, with_oci = (config.backend in (name, "auto") for name in ("docker", "oci"))
     if not allowed:
@@ -184,7 +188,7 @@ def _where_forwards_end(config: AppConfig) -> Iterator[Finding]:
     if (with_docker and docker.host.get("NetworkMode") == "host") or (with_oci and config.oci.network == "host"):
         text = "containers are in the host's network: forwarded connections begin and end there"
         yield _say("warning", where, text, "give containers a network of their own")
-    in_a_session = [name for name in allowed if name not in ("x11ForwardingMode", "agentForwardingMode")]
+    in_a_session = [name for name in allowed if name != "x11ForwardingMode"]
     if with_docker and docker.mode == "session" and in_a_session:
         text = "in session mode a login has no container to forward to; these requests are refused"
         yield _say("warning", f"security.forwarding.{in_a_session[0]}", text, "set docker.execution.mode: connection")

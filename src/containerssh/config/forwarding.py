@@ -31,13 +31,13 @@ def _path(text: str) -> str:
 
 
 ForwardingMode = Annotated[Literal["enable", "filter", "disable"], BeforeValidator(not_deny)]
-"""Never empty: forwarding does not follow `defaultMode`, as upstream."""
+"""Not empty: forwarding does not follow `defaultMode`, as upstream."""
 Endpoints = Annotated[tuple[Annotated[str, AfterValidator(_endpoint)], ...], Field(max_length=_MOST)]
 Paths = Annotated[tuple[Annotated[str, AfterValidator(_path)], ...], Field(max_length=_MOST)]
 
 
 class ForwardingConfig(ConfigModel):
-    """Which connections may be forwarded; none, unless one of these says `enable` or `filter`."""
+    """Which connections may be forwarded; but for ssh-agents none, unless one of these says `enable` or `filter`."""
 
     forwarding_mode: ForwardingMode = "disable"
     """Connections from the client to the container's network (`ssh -L`, `-D`, `-W`, `-J`). `enable`: all but those in
@@ -86,6 +86,7 @@ class ForwardingConfig(ConfigModel):
     x11_forwarding_mode: ForwardingMode = Field("disable", alias="x11ForwardingMode")
     """Windows of programs in the container (`ssh -X`). `filter` refuses, as there is nothing to filter."""
 
-    agent_forwarding_mode: ForwardingMode = "disable"
+    agent_forwarding_mode: ForwardingMode | Literal[""] = ""
     """The client's ssh-agent (`ssh -A`): whoever controls the container can use the user's keys while the connection
-    lasts. `filter` refuses, as there is nothing to filter."""
+    lasts. `filter` refuses, as there is nothing to filter. Empty: as `defaultMode` says; the client asks for it with
+    what is its own, and it opens nothing of the operator's."""

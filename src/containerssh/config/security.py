@@ -48,7 +48,7 @@ class SecurityConfig(ConfigModel):
     """What a login may do."""
 
     default_mode: Mode = ""
-    """The mode of everything below that has none of its own, forwarding excepted. Empty means `enable`."""
+    """The mode of everything below that has none of its own, and of ssh-agents among the forwards. Empty: `enable`."""
 
     force_command: str = ""
     """This command is run, whatever the client asks for. What it asked for is in `SSH_ORIGINAL_COMMAND`: the command,

@@ -79,7 +79,9 @@ class Policy:
         return self.restrictions.x11_forwarding and self.config.forwarding.x11_forwarding_mode == "enable"
 
     def allows_agent(self) -> bool:
-        return self.restrictions.agent_forwarding and self.config.forwarding.agent_forwarding_mode == "enable"
+        # Unlike the forwards it lends what is the user's own, and only where the client asks for it.
+        mode = self.config.forwarding.agent_forwarding_mode
+        return self.restrictions.agent_forwarding and self._mode(mode) == "enable"
 
     @cached_property
     def forwarding(self) -> ForwardRules:
