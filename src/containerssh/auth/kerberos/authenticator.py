@@ -1,0 +1,134 @@
+"""Logins by Kerberos: with a ticket (RFC 4462) and with a password that the KDC judges."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from containerssh.auth.kerberos.helper import Attempt, Helper, decode, encode, open_helper
+from containerssh.auth.kerberos.limits import TOKEN
+from containerssh.config.auth import KerberosConfig
+from containerssh.core.codes import AuthCode
+from containerssh.core.errors import AuthFailed
+from containerssh.core.handlers import GSSAPIExchange
+from containerssh.core.messages import Event
+from containerssh.core.metadata import AuthAttempt, Login, Value
+
+logger = logging.getLogger(__name__)
+
+KERBEROS = bytes.fromhex("06092a864886f712010202")
+"""1.2.840.113554.1.2.2 in DER: the only mechanism. SPNEGO must not be used with SSH (RFC 4462 section 7.3)."""
+
+_PRINCIPAL = re.compile(r"(?P<name>[^@\\\0-\x20\x7f]{1,256})@(?P<realm>[^@/\\\0-\x20\x7f]{1,256})")
+_ROUNDS = 8
+_PASSWORD_BYTES = 1024
+_PATIENCE = 30.0
+# An unknown user costs the KDC fewer steps than a wrong password; neither is told sooner than this.
+_REFUSAL_TAKES = 0.25
+
+
+class KerberosAuthenticator:
+    """Judges tickets and passwords; made by :func:`open_kerberos`."""
+
+    def __init__(self, config: KerberosConfig, helper: Helper) -> None:
+        self._config = config
+        self._helper = helper
+
+    async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange, undo: AsyncExitStack) -> Login:
+        """
+        The login of the principal whose ticket the client shows.
+
+        Raises:
+            AuthFailed: it is refused, or the client breaks off.
+            AuthUnavailable: the libraries or the keytab failed.
+        """
+        if KERBEROS not in exchange.mechanisms:
+            raise AuthFailed(AuthCode.FAILED, "the client does not offer Kerberos")
+        token = await exchange.choose(KERBEROS)
+        async with self._helper.attempt() as child:
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    answer = await self._judge(child, exchange, token)
+            except TimeoutError:
+                raise AuthFailed(AuthCode.FAILED, "the client took too long") from None
+        return self._login(attempt, answer.get("principal"), decode(answer, "tickets"))
+
+    async def _judge(self, child: Attempt, exchange: GSSAPIExchange, token: bytes) -> dict[str, object]:
+        for _ in range(_ROUNDS):
+            if len(token) > TOKEN:
+                raise AuthFailed(AuthCode.FAILED, "the client's token is too long")
+            answer = await child.ask(do="accept", token=encode(token))
+            if answer.get("failed"):
+                exchange.tell_error(decode(answer, "token"))
+                await child.result()
+            elif answer.get("complete"):
+                proof = await exchange.finish(decode(answer, "token"))
+                return dict(await child.ask(message=encode(proof.message), code=encode(proof.code[:TOKEN])))
+            else:
+                token = await exchange.answer(decode(answer, "token"))
+        raise AuthFailed(AuthCode.FAILED, "the exchange of tokens does not end")
+
+    async def authenticate_password(self, attempt: AuthAttempt, password: bytes) -> Login:
+        """
+        The login of the principal of that name in the default realm.
+
+        Raises:
+            AuthFailed: the KDC refuses the password, or the account.
+            AuthUnavailable: it did not answer, or could not prove that it is the right one.
+        """
+        earliest = asyncio.get_running_loop().time() + _REFUSAL_TAKES
+        try:
+            return await self._judge_password(attempt, password)
+        except AuthFailed:
+            await asyncio.sleep(max(0.0, earliest - asyncio.get_running_loop().time()))
+            raise
+
+    async def _judge_password(self, attempt: AuthAttempt, password: bytes) -> Login:
+        # The library would see the part before the NUL, or ask a terminal for what is empty.
+        if not password or b"\0" in password or len(password) > _PASSWORD_BYTES:
+            raise AuthFailed(AuthCode.FAILED, "no password that a principal can have")
+        if not _PRINCIPAL.fullmatch(f"{attempt.username}@{self._helper.realm}"):
+            raise AuthFailed(AuthCode.FAILED, "no name that a principal of the default realm can have")
+        async with self._helper.attempt() as child:
+            answer = await child.ask(do="password", user=attempt.username, password=encode(password))
+        return self._login(attempt, answer.get("principal"), decode(answer, "tickets"))
+
+    def _login(self, attempt: AuthAttempt, principal: object, tickets: bytes) -> Login:
+        match = _PRINCIPAL.fullmatch(principal) if isinstance(principal, str) else None
+        if match is None or match["name"].startswith("WELLKNOWN/"):
+            raise AuthFailed(AuthCode.FAILED, "the principal has a name that cannot be used")
+        assert isinstance(principal, str)
+        # A user of another realm is another user.
+        name = match["name"] if match["realm"] == self._helper.realm else principal
+        if self._config.enforce_username and name != attempt.username:
+            text = f"the principal {principal} may not log in as {attempt.username}"
+            raise AuthFailed(AuthCode.KERBEROS_VERIFY_ERROR, text)
+        metadata = {"KERBEROS_PRINCIPAL": Value(principal), "KERBEROS_REALM": Value(match["realm"])}
+        login = Login.of(attempt, name)
+        if not tickets:
+            return login.with_values(metadata, {}, {})
+        path = self._config.credential_cache_path
+        return login.with_values(
+            metadata, {"KRB5CCNAME": Value(f"FILE:{path}")}, {path: Value(tickets, sensitive=True)}
+        )
+
+
+@asynccontextmanager
+async def open_kerberos(config: KerberosConfig) -> AsyncIterator[KerberosAuthenticator]:
+    """
+    An authenticator for the server's life, with a helper process that ends with it.
+
+    Raises:
+        ConfigError: the keytab, the libraries or the realm cannot be used.
+    """
+    acceptor = {"any": "", "host": f"host/{socket.gethostname()}"}.get(config.acceptor, config.acceptor)
+    async with open_helper(config, acceptor) as helper:
+        known = {owner if "@" in acceptor else owner.rpartition("@")[0] for owner in helper.owners}
+        if acceptor and acceptor not in known:
+            text = f"the keytab {config.keytab} has no key of the acceptor {acceptor}: every ticket will be refused"
+            logger.warning(Event(AuthCode.CONFIG_ERROR, text))
+        yield KerberosAuthenticator(config, helper)

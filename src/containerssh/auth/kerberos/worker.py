@@ -1,0 +1,313 @@
+"""The helper process: all that Kerberos libraries do with what strangers send, outside of the gateway.
+
+It holds the libraries and one configuration (``KRB5_CONFIG`` holds for a whole process), and makes a child for each
+attempt. A child that hangs or crashes costs its own attempt; it ends when the gateway drops its socket. Each message is
+one packet of JSON: an order, and ``{"ok": ...}``, ``{"refused": reason}`` or ``{"unavailable": reason}`` as the answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gssapi
+import krb5
+from gssapi.raw.misc import GSSError
+
+from containerssh.auth.kerberos.limits import CALL_SECONDS, CHILDREN, PACKET
+
+_KERBEROS = gssapi.OID.from_int_seq("1.2.840.113554.1.2.2")
+_MEMORY = 1 << 30
+_CPU_SECONDS = 20
+# RFC 4120 section 7.5.9, as the library counts them; all else is no judgement of the password.
+_CODES = -1765328384
+_WRONG = {
+    1: "the account has expired",
+    6: "there is no such principal",
+    12: "the KDC's policy forbids it",
+    18: "the account is locked",
+    21: "the account is not valid yet",
+    23: "the password has expired",
+    24: "the password is wrong",
+    31: "the password is wrong",
+    210: "the password is wrong",
+}
+
+
+class RefusedError(Exception):
+    """The credentials were judged and found wrong."""
+
+
+class UnavailableError(Exception):
+    """They could not be judged."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the gateway's administrator has configured."""
+
+    keytab: str
+    acceptor: str
+    """A principal; empty for any of the keytab."""
+    folder: str
+    """A private folder for files that the libraries want, on no disk where that can be had."""
+
+    @property
+    def store(self) -> dict[bytes | str, bytes | str]:
+        return {"keytab": f"FILE:{self.keytab}"}
+
+
+def main(descriptor: int, settings: Settings) -> None:
+    """The whole life of the helper."""
+    os.set_inheritable(descriptor, False)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the gateway decides when we end
+    # A core would hold passwords.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    gateway = socket.socket(fileno=descriptor)
+    try:
+        _send(gateway, {"ok": _greeting(settings)})
+    except (krb5.Krb5Error, OSError, UnavailableError) as exc:
+        _send(gateway, {"unavailable": _text(exc)})
+        return
+    children = 0
+    while True:
+        data, passed, _, _ = socket.recv_fds(gateway, 1, 1)
+        if not data:
+            return
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                children -= 1
+        with socket.socket(fileno=passed[0]) as attempt:
+            if children >= CHILDREN:
+                continue
+            if os.fork() == 0:
+                gateway.close()
+                _child(attempt, settings)
+            children += 1
+
+
+def _greeting(settings: Settings) -> dict[str, Any]:
+    """The default realm, which is the keytab's if the configuration names none; and whose keys there are."""
+    context = krb5.init_context()
+    owners = _owners(context, settings)
+    try:
+        realm = krb5.get_default_realm(context).decode()
+    except krb5.Krb5Error:
+        realms = {owner.rpartition("@")[2] for owner in owners}
+        if len(realms) != 1:
+            text = f"there is no default_realm, and the keys are of {len(realms)} realms"
+            raise UnavailableError(text) from None
+        (realm,) = realms
+        with Path(settings.folder, "last.conf").open("w", encoding="utf-8") as last:
+            last.write(f"[libdefaults]\ndefault_realm = {realm}\n")
+    return {"realm": realm, "owners": owners}
+
+
+def _owners(context: krb5.Context, settings: Settings) -> list[str]:
+    """The principals of the keytab, those of hosts first."""
+    keytab = krb5.kt_resolve(context, f"FILE:{settings.keytab}".encode())
+    names = {krb5.unparse_name_flags(context, entry.principal).decode() for entry in keytab}
+    if not names:
+        raise UnavailableError("the keytab holds no keys")
+    return sorted(names, key=lambda name: (not name.startswith("host/"), name))
+
+
+# -- a child, for one attempt ------------------------------------------------------------------------------------------
+
+
+def _child(gateway: socket.socket, settings: Settings) -> None:
+    status = 1
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
+        _attempt(gateway, settings)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _attempt(gateway: socket.socket, settings: Settings) -> None:
+    order = _receive(gateway)
+    try:
+        if order["do"] == "accept":
+            answer = _accept(gateway, settings, order)
+        else:
+            answer = _password(gateway, settings, order["user"], _decode(order["password"]))
+        _send(gateway, {"ok": answer})
+    except RefusedError as exc:
+        _send(gateway, {"refused": _text(exc)})
+    except (UnavailableError, OSError, krb5.Krb5Error, GSSError) as exc:
+        _send(gateway, {"unavailable": _text(exc)})
+
+
+def _accept(gateway: socket.socket, settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
+    """Tokens until the context is complete, then the code: who it is, and the tickets that came along."""
+    context = _acceptor(settings)
+    while True:
+        try:
+            with _bounded(gateway):
+                token = context.step(_decode(order["token"])) or b""
+        except GSSError as exc:
+            if exc.token:
+                _send(gateway, {"token": _encode(exc.token), "failed": True})
+            raise RefusedError(f"the ticket was refused: {_text(exc)}") from exc
+        if context.complete:
+            break
+        _send(gateway, {"token": _encode(token), "complete": False})
+        order = _receive(gateway)
+    if context.mech != _KERBEROS or gssapi.RequirementFlag.integrity not in context.actual_flags:
+        raise RefusedError("the mechanism is not Kerberos, or does not protect the integrity of messages")
+    _send(gateway, {"token": _encode(token), "complete": True})
+    order = _receive(gateway)
+    try:
+        context.verify_signature(_decode(order["message"]), _decode(order["code"]))
+    except GSSError as exc:
+        raise RefusedError("the message integrity code is wrong") from exc
+    principal = str(context.initiator_name)
+    return {"principal": principal, **_delegated(context, principal, settings)}
+
+
+def _acceptor(settings: Settings) -> gssapi.SecurityContext:
+    name = gssapi.Name(settings.acceptor, gssapi.NameType.kerberos_principal) if settings.acceptor else None
+    try:
+        keys = gssapi.Credentials(name=name, usage="accept", mechs=[_KERBEROS], store=settings.store)
+    except GSSError as exc:
+        who = settings.acceptor or "anybody"
+        raise UnavailableError(f"the keytab has no key of {who} that can be used: {_text(exc)}") from exc
+    context = gssapi.SecurityContext(creds=keys, usage="accept")
+    # By default an error with a token for the peer is given back like a good token.
+    vars(context)["__DEFER_STEP_ERRORS__"] = False
+    return context
+
+
+def _delegated(context: gssapi.SecurityContext, principal: str, settings: Settings) -> dict[str, str]:
+    tickets = context.delegated_creds
+    if tickets is None:
+        return {}
+    if str(tickets.name) != principal:
+        raise RefusedError(f"tickets of {tickets.name} came with a login of {principal}")
+    with _cache(settings) as path:
+        tickets.store({"ccache": f"FILE:{path}"}, usage="initiate", overwrite=True, mech=_KERBEROS)
+        return {"tickets": _encode(path.read_bytes())}
+
+
+def _password(gateway: socket.socket, settings: Settings, user: str, password: bytes) -> dict[str, Any]:
+    """A ticket for *user* of the default realm, from a KDC that knows a key of our keytab (RFC 4120 section 10)."""
+    context = krb5.init_context()
+    client = krb5.parse_name_flags(context, user.encode())
+    if client.realm != krb5.get_default_realm(context):
+        raise RefusedError("passwords are judged in the default realm alone")
+    try:
+        with _bounded(gateway):
+            options = krb5.get_init_creds_opt_alloc(context)
+            tickets = krb5.get_init_creds_password(context, client, options, password=password)
+    except krb5.Krb5Error as exc:
+        if reason := _WRONG.get(exc.err_code - _CODES):
+            raise RefusedError(reason) from exc
+        raise
+    principal = krb5.unparse_name_flags(context, tickets.client).decode()
+    if principal != krb5.unparse_name_flags(context, client).decode():
+        raise RefusedError("the ticket is another principal's")
+    with _cache(settings) as path:
+        cache = krb5.cc_resolve(context, f"FILE:{path}".encode())
+        krb5.cc_initialize(context, cache, tickets.client)
+        krb5.cc_store_cred(context, cache, tickets)
+        content = path.read_bytes()
+        with _bounded(gateway):
+            _verify_kdc(context, principal, path, settings)
+    return {"principal": principal, "tickets": _encode(content)}
+
+
+def _verify_kdc(context: krb5.Context, principal: str, cache: Path, settings: Settings) -> None:
+    """Ask the KDC for a ticket to ourselves, and open it with our own key."""
+    user = gssapi.Credentials(usage="initiate", mechs=[_KERBEROS], store={"ccache": f"FILE:{cache}"})
+    owners = [settings.acceptor] if settings.acceptor else _owners(context, settings)
+    last: Exception | None = None
+    for owner in owners[:8]:
+        service = gssapi.Name(owner, gssapi.NameType.kerberos_principal)
+        ours = gssapi.SecurityContext(name=service, creds=user, mech=_KERBEROS, usage="initiate")
+        try:
+            token = ours.step()
+        except GSSError as exc:
+            last = exc
+            continue
+        theirs = _acceptor(settings)
+        try:
+            theirs.step(token)
+        except GSSError as exc:
+            last = exc
+            continue
+        if theirs.complete and str(theirs.initiator_name) == principal:
+            return
+    raise UnavailableError(f"the KDC could not prove with the keytab that it is the right one: {_text(last)}")
+
+
+@contextmanager
+def _cache(settings: Settings) -> Iterator[Path]:
+    """The path of a credential cache, which is gone afterwards."""
+    path = Path(settings.folder, f"cache-{os.getpid()}")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _bounded(gateway: socket.socket) -> Iterator[None]:
+    """A call that may block ends with this process, after a while or when the gateway hangs up."""
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(gateway, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(gateway, fcntl.F_GETFL)
+    fcntl.fcntl(gateway, fcntl.F_SETFL, flags | os.O_ASYNC)
+    signal.setitimer(signal.ITIMER_REAL, CALL_SECONDS)
+    poll = select.poll()
+    poll.register(gateway, select.POLLHUP)
+    if poll.poll(0):
+        os._exit(1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        fcntl.fcntl(gateway, fcntl.F_SETFL, flags)
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
+
+
+def _receive(gateway: socket.socket) -> dict[str, Any]:
+    data = gateway.recv(PACKET)
+    if not data:
+        os._exit(0)
+    order: dict[str, Any] = json.loads(data)
+    return order
+
+
+def _send(gateway: socket.socket, answer: dict[str, Any]) -> None:
+    gateway.sendall(json.dumps(answer).encode())
+
+
+def _text(error: BaseException | None) -> str:
+    """What an error says, for the administrator."""
+    if isinstance(error, GSSError):
+        words = [*error.get_all_statuses(error.maj_code, True), *error.get_all_statuses(error.min_code, False)]
+        return ": ".join(dict.fromkeys(words))
+    return str(error)[:1000]
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _decode(text: str) -> bytes:
+    return base64.b64decode(text)

@@ -1,0 +1,126 @@
+"""The messages of a GSSAPI authentication (RFC 4462 section 3); what the tokens say is for the authenticator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from asyncssh.packet import SSHPacket, String
+
+from containerssh.core.codes import SSHCode
+from containerssh.core.errors import AuthFailed
+from containerssh.core.handlers import GSSAPIExchange, IntegrityProof
+from containerssh.ssh.requests import Fields
+
+RESPONSE = 60
+TOKEN = 61
+EXCHANGE_COMPLETE = 63
+ERROR_TOKEN = 65
+MIC = 66
+
+_MECHANISMS = 16
+_MECHANISM_BYTES = 128
+# A ticket of Active Directory can have 48 KiB.
+_FIELD_BYTES = 64 * 1024
+# A client that wants no token of ours sends its integrity code right behind its own.
+_AHEAD = 2
+
+
+class Link(Protocol):
+    """What sends messages, and passes on to ``received`` those that come in meanwhile."""
+
+    @property
+    def session_id(self) -> bytes: ...
+
+    def auth_gssapi(self, exchange: Exchange) -> None: ...
+
+    def auth_message(self, kind: int, field: bytes) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Message:
+    kind: int
+    field: bytes
+
+
+class Exchange(GSSAPIExchange):
+    """The exchange of one request: *head* is the request up to its method's name, *payload* what follows."""
+
+    def __init__(self, link: Link, head: bytes, payload: bytes) -> None:
+        """Raises ProtocolError, AuthFailed: the list of mechanisms is malformed, or too long."""
+        self._link = link
+        self._message = String(link.session_id) + head
+        self._mechanisms = read_mechanisms(payload)
+        self._arrived: asyncio.Queue[_Message] = asyncio.Queue(_AHEAD)
+        link.auth_gssapi(self)
+
+    # -- from the adapter ---------------------------------------------------------------------------
+
+    def received(self, kind: int, packet: SSHPacket) -> bool:
+        """Take a message of the client; False if its type is none of a client's."""
+        if kind == EXCHANGE_COMPLETE:
+            field = b""
+        elif kind in (TOKEN, ERROR_TOKEN, MIC):
+            field = packet.get_string()
+        else:
+            return False
+        packet.check_end()
+        # One more than there is room for says no more than that the client talks out of turn.
+        with suppress(asyncio.QueueFull):
+            self._arrived.put_nowait(_Message(kind, field))
+        return True
+
+    # -- for the authenticator ------------------------------------------------------------------------
+
+    @property
+    def mechanisms(self) -> Sequence[bytes]:
+        return self._mechanisms
+
+    async def choose(self, mechanism: bytes) -> bytes:
+        return await self._exchange(RESPONSE, mechanism, TOKEN)
+
+    async def answer(self, token: bytes) -> bytes:
+        return await self._exchange(TOKEN, token, TOKEN)
+
+    async def finish(self, token: bytes = b"") -> IntegrityProof:
+        return IntegrityProof(self._message, await self._exchange(TOKEN, token, MIC))
+
+    def tell_error(self, token: bytes) -> None:
+        self._link.auth_message(ERROR_TOKEN, token)
+
+    async def _exchange(self, kind: int, field: bytes, wanted: int) -> bytes:
+        """Send a message, an empty token excepted; the field of the client's answer, which has to be *wanted*."""
+        if field:
+            self._link.auth_message(kind, field)
+        message = await self._arrived.get()
+        if message.kind == ERROR_TOKEN:
+            raise AuthFailed(SSHCode.AUTH_FAILED, "the client's GSSAPI library refused our token")
+        if message.kind == EXCHANGE_COMPLETE:
+            raise AuthFailed(SSHCode.AUTH_FAILED, "the client ended the exchange without an integrity code")
+        if message.kind != wanted:
+            raise AuthFailed(SSHCode.AUTH_FAILED, "the client sent a GSSAPI message out of order")
+        if len(message.field) > _FIELD_BYTES:
+            raise AuthFailed(SSHCode.AUTH_FAILED, "the client's GSSAPI message is too long")
+        return message.field
+
+
+def read_mechanisms(payload: bytes) -> Sequence[bytes]:
+    """
+    The object identifiers of a request (RFC 4462 section 3.2).
+
+    Raises:
+        ProtocolError: the payload is malformed.
+        AuthFailed: there are more, or longer ones, than any client has.
+    """
+    fields = Fields(payload)
+    count = fields.uint32()
+    if count > _MECHANISMS:
+        raise AuthFailed(SSHCode.AUTH_FAILED, "too many GSSAPI mechanisms")
+    mechanisms = tuple(fields.string() for _ in range(count))
+    fields.end()
+    if any(len(mechanism) > _MECHANISM_BYTES for mechanism in mechanisms):
+        raise AuthFailed(SSHCode.AUTH_FAILED, "the name of a GSSAPI mechanism is too long")
+    return mechanisms
