@@ -98,6 +98,8 @@ func serveFiles(arguments []string) {
 		fmt.Fprintln(os.Stderr, "agent sftp:", err)
 		os.Exit(2)
 	}
+	// One thing is done at a time; a second processor would be for the collection of garbage alone.
+	runtime.GOMAXPROCS(1)
 	// A client that has gone is an error of a write, not our death.
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
 	if sftp.Serve(0, 1, 2, rules) != nil {

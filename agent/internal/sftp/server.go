@@ -81,6 +81,7 @@ type rootError struct {
 func (e *rootError) Error() string { return "the root folder " + e.root + ": " + e.err.Error() }
 
 func (s *server) serve(input int) error {
+	from := newInput(input)
 	buffer := make([]byte, inputSize)
 	start, end := 0, 0
 	for {
@@ -112,7 +113,7 @@ func (s *server) serve(input int) error {
 			end = copy(buffer, buffer[start:end])
 			start = 0
 		}
-		count, err := restart(func() (int, error) { return syscall.Read(input, buffer[end:]) })
+		count, err := from.read(buffer[end:])
 		if err != nil {
 			return orGone(err)
 		}
