@@ -7,9 +7,13 @@ import ctypes
 import os
 import secrets
 import shutil
+import signal
+import socket
+import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ from tests.support.oci import (
     run,
     short_folder,
 )
+from tests.support.tools import tool
 
 pytestmark = [needs_root, pytest.mark.root, pytest.mark.oci]
 
@@ -112,6 +117,123 @@ async def test_a_guest_cannot_take_all_terminals_of_the_machine(runtime: str) ->
         await run(greedy, f"{script} while ! test -s /tmp/count; do sleep 0.05; done", stdin=TAKE_TERMINALS.encode())
         assert (await run(greedy, "cat /tmp/count")).stdout == "256\n"
         assert (await run(other, once)).stdout == "True\n"
+
+
+@contextmanager
+def slow_folder() -> Iterator[tuple[Path, int]]:
+    """A network's file system with one file, and the process that it waits for."""
+    server, sshfs = Path("/usr/lib/openssh/sftp-server"), tool("sshfs")
+    if not (server.exists() and Path("/dev/fuse").exists()):
+        pytest.skip("no sftp-server or no /dev/fuse")
+    with short_folder() as folder, ExitStack() as undo:
+        (folder / "served").mkdir()
+        (folder / "served/file").write_bytes(bytes(4096))
+        (folder / "mounted").mkdir()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            serving = subprocess.Popen([server], stdin=theirs.fileno(), stdout=theirs.fileno())
+            undo.callback(serving.wait)
+            undo.callback(serving.kill)
+            mount = [sshfs, "-f", f":{folder}/served", str(folder / "mounted"), "-o", "passive,allow_other"]
+            mounting = subprocess.Popen(mount, stdin=ours.fileno(), stdout=ours.fileno())
+            undo.callback(mounting.wait)
+            undo.callback(lambda: subprocess.run(["umount", "-l", folder / "mounted"], stderr=subprocess.DEVNULL))
+            undo.callback(mounting.kill)
+        deadline = time.monotonic() + 10
+        while not (folder / "mounted/file").exists():
+            assert time.monotonic() < deadline, "the folder was not mounted"
+            time.sleep(0.01)
+        yield folder / "mounted", serving.pid
+
+
+HOLD = """
+import ctypes, mmap, os, time
+libc = ctypes.CDLL(None)
+memory = mmap.mmap(os.open("/slow/file", os.O_RDWR), 4096)
+output = os.open("/proc/1/fd/1", os.O_WRONLY | os.O_APPEND)
+print("ready", flush=True)
+while not os.path.exists("/tmp/slow"): time.sleep(0.01)
+os.write(output, b"listen")
+libc.write(output, ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(memory))), ctypes.c_long(1))
+"""
+
+
+@needs_python
+async def test_a_guest_that_writes_from_slow_memory_holds_nobody_up(runtime: str) -> None:
+    """
+    Who writes into a pipe holds its lock while his bytes are copied. They may be on another machine; a guest without
+    such a folder can have a page taken away as often as it comes, by punching holes into a file in memory.
+    """
+    async with AsyncExitStack() as stack:
+        slow, server = stack.enter_context(slow_folder())
+        folder = stack.enter_context(short_folder())
+        backend, _ = await stack.enter_async_context(open_backend(folder))
+        with_slow = {"binds": [*WITH_PYTHON["binds"], f"{slow}:/slow"], "runtime": runtime}
+        async with backend.login(login(), config(**with_slow), Told()) as guest:
+            stack.callback(os.kill, server, signal.SIGCONT)
+            script = f"cat > /tmp/hold.py; exec {PYTHON} /tmp/hold.py > /tmp/ready"
+            holding = asyncio.create_task(run(guest, script, stdin=HOLD.encode()))
+            stack.callback(holding.cancel)
+            await run(guest, "while ! grep -q ready /tmp/ready; do sleep 0.05; done")
+            os.kill(server, signal.SIGSTOP)
+            await run(guest, "touch /tmp/slow; while ! grep -q 'python3) D' /proc/[0-9]*/stat; do sleep 0.05; done")
+            for _ in range(3):
+                async with asyncio.timeout(10), backend.login(login(), config(runtime=runtime), Told()) as other:
+                    assert (await run(other, "echo alive")).stdout == "alive\n"
+            assert not holding.done()
+            os.kill(server, signal.SIGCONT)
+            assert (await holding).status == 0
+
+
+LINGER = """
+import socket, struct, time
+def gateway():
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect("/.containerssh/socket")
+    return connection
+first = gateway()  # is taken at once; the others wait until the server expects one, when nobody else has the files
+server = socket.create_server(("127.0.0.1", 0))
+kept = []
+for _ in range(8):
+    slow = socket.create_connection(server.getsockname())
+    slow.setblocking(False)
+    try:
+        while True: slow.send(bytes(65536))
+    except BlockingIOError: pass
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 20))
+    kept.append(gateway())
+    try: socket.send_fds(kept[-1], [b"word"], [slow.fileno()])
+    except PermissionError:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes(8))
+    slow.close()
+    print("sent", flush=True)
+time.sleep(100)
+"""
+
+
+@needs_python
+async def test_open_files_that_a_guest_sends_hold_nobody_up() -> None:
+    """Closing a connection whose peer does not read takes as long as it is told to linger."""
+    async with two_logins(**WITH_PYTHON) as (guest, other):
+        script = f"cat > /tmp/linger.py; exec {PYTHON} /tmp/linger.py > /tmp/sent"
+        sending = asyncio.create_task(run(guest, script, stdin=LINGER.encode()))
+        try:
+            async with asyncio.timeout(10):
+                await run(guest, 'until test "$(wc -l < /tmp/sent)" = 8; do sleep 0.05; done')
+                for _ in range(3):
+                    await run(guest, "true")  # for which the server takes the connections of the guest
+                    assert (await run(other, "echo alive")).stdout == "alive\n"
+        finally:
+            sending.cancel()
+            await asyncio.wait((sending,))
+
+
+async def test_what_a_container_says_is_kept_as_far_as_a_small_file_goes(runtime: str) -> None:
+    async with logged_in(runtime=runtime) as connection:
+        await run(connection, "timeout 2 cat /dev/zero > /proc/1/fd/1; timeout 2 cat /dev/zero >> /proc/1/fd/2")
+        kept = await run(connection, "test -p /proc/1/fd/1 || wc -c < /proc/1/fd/1")
+    # runc has pipes of its own for it.
+    assert kept.stdout == "" if runtime == "runc" else 0 < int(kept.stdout) <= 1024 * 1024
 
 
 async def test_guests_of_one_server_cannot_reach_each_other(runtime: str) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from containerssh.agent.binaries import agent_binary
 from containerssh.agent.codec import STREAM_PREAMBLE, TOKEN_SIZE, Frame, FrameType, broken
 from containerssh.agent.link import AgentLink
+from containerssh.agent.sockets import GuestListener
 from containerssh.agent.streams import SocketStream
 from containerssh.agent.transport import Expected, Transport, lost
 from containerssh.core.errors import ProtocolError
@@ -130,7 +131,7 @@ def _shared_agent(parent: Path, architecture: str) -> Path:
 
 def _listen(folder: Path) -> socket.socket:
     folder.chmod(0o755)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = GuestListener()
     try:
         listener.setblocking(False)
         # By descriptor: a socket's path may have 107 bytes, and the folder's may be longer.

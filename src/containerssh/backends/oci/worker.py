@@ -10,6 +10,10 @@ one object per packet, over the socket that it inherits:
 - out: ``{"task": n, "ended": status, "output": the last of its output}``, once.
 
 When the gateway goes away, however that happens, the socket ends: all containers are killed, and this process ends.
+A container's output is a file on a small file system of its own, which is read once, at the end. It is no pipe: who
+writes to a pipe from memory of which a page is long in coming holds its lock, and with that whoever reads, even one who
+asked not to wait. Nor a socket, which takes descriptors along, whose closing can wait for as long (``SO_LINGER``).
+
 Without root it first moves into a user namespace, for which the gateway writes the maps: it says ``{"map": pid}`` and
 waits for ``{"mapped": true}``.
 """
@@ -32,7 +36,6 @@ from containerssh.backends.oci import syscalls, trees
 
 PACKET = 128 * 1024
 _TAIL = 8 * 1024
-_MOST_FROM_A_GUEST = 256 * 1024
 _GIVE_UP = 5.0
 
 
@@ -40,28 +43,39 @@ _GIVE_UP = 5.0
 class _Task:
     number: int
     pid: int
-    output: int
+    words: socket.socket
+    """What it says itself. Only we and the programs of the host that we start hold the other side; a container's
+    is closed before it starts."""
     is_runtime: bool
+    output: int | None = None
+    """The file that a container's output goes to, for reading: guests may have it open too, and do with it what they
+    like."""
     tail: bytearray = field(default_factory=bytearray)
-    taken: int = 0
 
-    def read_output(self) -> bool:
-        """
-        Take what is there, keep the last of it; False at the end.
-
-        A guest can write into its runtime's output as well. After a while it is not read any more, so that its writing
-        costs us nothing.
-        """
-        if self.is_runtime and self.taken > _MOST_FROM_A_GUEST:
-            return False
+    def hear(self) -> bool:
+        """Take what is there, keep the last of it; False at the end."""
         try:
-            data = os.read(self.output, 65_536)
+            data, files, _, _ = socket.recv_fds(self.words, 65_536, 1)
         except BlockingIOError:
             return True
-        self.taken += len(data)
+        except ConnectionError:
+            return False
+        if files:
+            self.output = files[0]
         self.tail += data
         del self.tail[:-_TAIL]
         return bool(data)
+
+    def close(self) -> bytes:
+        """Give all back; the last of its output, after its own words."""
+        self.words.close()
+        if self.output is None:
+            return bytes(self.tail)
+        try:
+            start = max(0, os.fstat(self.output).st_size - _TAIL)
+            return bytes(self.tail) + os.pread(self.output, _TAIL, start)
+        finally:
+            os.close(self.output)
 
 
 class Worker:
@@ -115,8 +129,8 @@ class Worker:
 
     def _hear(self, task: _Task) -> None:
         # It may have ended in this very round of events, its descriptor closed or another's already.
-        if self._tasks.get(task.number) is task and not task.read_output():
-            self._events.unregister(task.output)
+        if self._tasks.get(task.number) is task and not task.hear():
+            self._events.unregister(task.words)
 
     def _say(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # a gateway that is gone shows as the end of the socket
@@ -143,14 +157,14 @@ class Worker:
         self._tasks[number] = task
 
     def _fork(self, number: int, action: str, order: dict[str, Any]) -> _Task:
-        output, output_in = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
-        if pid == 0:
-            _become(action, order, output_in)
-        os.close(output_in)
-        os.set_blocking(output, False)
-        task = _Task(number, pid, output, action in ("run", "check"))
-        self._events.register(output, selectors.EVENT_READ, task)
+        words, said = socket.socketpair()
+        with said:
+            pid = os.fork()
+            if pid == 0:
+                _become(action, order, said)
+        words.setblocking(False)
+        task = _Task(number, pid, words, action in ("run", "check"))
+        self._events.register(words, selectors.EVENT_READ, task)
         return task
 
     def _reap(self) -> None:
@@ -166,18 +180,18 @@ class Worker:
                 self._ended(task, os.waitstatus_to_exitcode(status))
 
     def _ended(self, task: _Task, status: int) -> None:
-        # What it left in the pipe is read; its end is not waited for, since a guest may hold the other side.
+        # What it left is read, its end not waited for: what a program of the host left behind may hold the other side.
         with contextlib.suppress(KeyError):
-            self._events.unregister(task.output)
+            self._events.unregister(task.words)
         for _ in range(16):
             before = len(task.tail)
-            if not task.read_output() or len(task.tail) == before:
+            if not task.hear() or len(task.tail) == before:
                 break
-        os.close(task.output)
+        output = task.close()
         del self._tasks[task.number]
         if task.is_runtime:
             self._kill_orphans()
-        self._say({"task": task.number, "ended": status, "output": task.tail.decode(errors="replace")})
+        self._say({"task": task.number, "ended": status, "output": output.decode(errors="replace")})
 
     def _kill_orphans(self) -> None:
         """A child that is nobody's task lost its runtime: its container has no keeper any more."""
@@ -271,14 +285,14 @@ def _kill_child(pid: int, parent: int) -> None:
 # In the child
 
 
-def _become(action: str, order: dict[str, Any], output: int) -> NoReturn:
+def _become(action: str, order: dict[str, Any], words: socket.socket) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
         nothing = os.open(os.devnull, os.O_RDWR)
-        for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        for source, target in ((nothing, 0), (words.fileno(), 1), (words.fileno(), 2)):
             os.dup2(source, target)
         os.umask(0o022)
         if action == "call":
@@ -293,11 +307,24 @@ def _become(action: str, order: dict[str, Any], output: int) -> NoReturn:
             _assemble(order)
         if action == "check":
             os._exit(0)
+        if action == "run":
+            _hand_over_output(f"{order['at']}/output", words)
         argv = order["argv"]
         os.execvpe(argv[0], argv, order["environment"])
     except BaseException as exc:  # noqa: BLE001  a forked child must never return into the worker's loop
-        os.write(2, f"{type(exc).__name__}: {exc}\n".encode(errors="replace"))
+        words.send(f"{type(exc).__name__}: {exc}\n".encode(errors="replace"))
     os._exit(125)
+
+
+def _hand_over_output(path: str, words: socket.socket) -> None:
+    """Our output is the new file *path* from here on; the worker gets it for reading."""
+    output = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    # Whoever has it may also open it by the name /dev/stdout.
+    os.fchmod(output, 0o666)
+    reading = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    socket.send_fds(words, [b"\n"], [reading])
+    for target in (1, 2):
+        os.dup2(output, target)
 
 
 def _hide_unified() -> None:
