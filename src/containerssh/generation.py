@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from containerssh.auth.authenticator import (
+    Authorizer,
     GSSAPIAuthenticator,
     InteractiveAuthenticator,
     PasswordAuthenticator,
     PublicKeyAuthenticator,
 )
+from containerssh.auth.chains import as_chain
 from containerssh.auth.users import UsersFile
 from containerssh.backends.registry import Backends, ByName
 from containerssh.config.app import AppConfig
@@ -141,7 +143,11 @@ async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authentic
     auth = config.auth
     users: UsersFile | None = None
     if "users" in (auth.password.method, auth.public_key.method):
-        users = UsersFile(Path(auth.users.file), check_config=lambda patch: overlay(config, patch))
+        users = UsersFile(
+            Path(auth.users.file),
+            check_config=lambda patch: overlay(config, patch),
+            methods=auth.configured_methods,
+        )
         stack.callback(users.close)
     password: PasswordAuthenticator | None = None
     public_key: PublicKeyAuthenticator | None = None
@@ -157,4 +163,10 @@ async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authentic
             public_key = await _webhook(auth.public_key.webhook, stack)
         case "users":
             public_key = users
-    return Authenticators(password, public_key, interactive, gssapi)
+    authorizer: Authorizer | None = None
+    if auth.authz.method == "webhook":
+        from containerssh.auth.webhook import open_authorizer
+
+        authorizer = await stack.enter_async_context(open_authorizer(auth.authz.webhook))
+    chains = frozenset(as_chain(text) for text in auth.authentication_methods)
+    return Authenticators(password, public_key, interactive, gssapi, authorizer, chains, users)

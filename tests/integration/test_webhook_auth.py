@@ -93,12 +93,14 @@ async def test_a_key_is_asked_about_in_authorized_keys_form() -> None:
 
 
 async def test_entries_known_before_the_attempt_are_sent_and_kept() -> None:
-    attempt = ATTEMPT.with_values({"m": Value("1", sensitive=True)}, {"E": Value("2")}, {"/f": Value(b"\xff")})
+    attempt = ATTEMPT.with_values(
+        {"m": Value("1"), "s": Value("secret", sensitive=True)}, {"E": Value("2")}, {"/f": Value(b"\xff")}
+    )
     async with webhook() as hook:
         hook.answers = [Reply({"success": True, "environment": {"E": {"value": "3"}, "G": {"value": "4"}}})]
         login = await password(config(hook.url), attempt=attempt)
     assert list(hook.requests[0].json)[2:5] == ["metadata", "environment", "files"]
-    assert hook.requests[0].json["metadata"] == {"m": {"value": "1", "sensitive": True}}
+    assert hook.requests[0].json["metadata"] == {"m": {"value": "1", "sensitive": False}}
     assert hook.requests[0].json["files"] == {"/f": {"value": "/w==", "sensitive": False}}
     assert login.environment == {"E": Value("3"), "G": Value("4")}
     assert login.metadata == attempt.metadata

@@ -158,7 +158,6 @@ MISSING: dict[str, tuple[dict[str, Any], str]] = {
     "Kerberos passwords": ({"auth": {"password": {"method": "kerberos"}}}, "auth.password.method"),
     "OAuth2": ({"auth": {"keyboardInteractive": {"method": "oauth2"}}}, "auth.keyboardInteractive.method"),
     "GSSAPI": ({"auth": {"gssapi": {"method": "kerberos"}}}, "auth.gssapi.method"),
-    "authorization": ({"auth": {"password": HOOK, "authz": HOOK}}, "auth.authz.method"),
     "metrics": ({**AUTH, "metrics": {"enable": True}}, "metrics.enable"),
     "audit": ({**AUTH, "audit": {"enable": True}}, "audit.enable"),
     "GeoIP": ({**AUTH, "geoip": {"provider": "maxmind"}}, "geoip.provider"),

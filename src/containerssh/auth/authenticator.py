@@ -53,3 +53,11 @@ class GSSAPIAuthenticator(Protocol):
     async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange, undo: AsyncExitStack) -> Login:
         """The login that the exchange earns; raises, and undoes, as an interactive one. Checks the integrity code."""
         ...
+
+
+class Authorizer(Protocol):
+    """Has the last word on a login whose credentials proved right."""
+
+    async def authorize(self, login: Login) -> Login:
+        """*login*, with what is added to it; raises as a password's."""
+        ...

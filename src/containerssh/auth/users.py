@@ -10,7 +10,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from dataclasses import dataclass, field, replace
@@ -21,13 +21,15 @@ from typing import Any
 from pydantic import Field, SecretStr, ValidationError
 
 from containerssh.auth.authorized_keys import AuthorizedKey, UnusableLine, parse_authorized_key
+from containerssh.auth.chains import Chain, as_chain
 from containerssh.auth.hashes import PasswordHash, parse_hash
+from containerssh.config.auth import AuthenticationMethods
 from containerssh.config.document import Document, DocumentError, parse_yaml
 from containerssh.config.findings import ConfigErrors, Finding, findings_of
 from containerssh.config.model import ConfigModel, Secret
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable, ConfigError
-from containerssh.core.handlers import PublicKey
+from containerssh.core.handlers import AuthMethod, PublicKey
 from containerssh.core.messages import Event, LabelValue
 from containerssh.core.metadata import AuthAttempt, Login, Texts, Value
 
@@ -70,6 +72,9 @@ class UserConfig(ConfigModel):
     metadata: dict[str, str] = Field(default_factory=dict)
     """What is passed on to the config server."""
 
+    authentication_methods: AuthenticationMethods = ()
+    """Which methods must succeed one after another, instead of what `auth.authenticationMethods` says."""
+
 
 @dataclass(frozen=True)
 class _User:
@@ -79,6 +84,7 @@ class _User:
     config: Mapping[str, Any] = field(repr=False)
     environment: Texts
     metadata: Texts
+    chains: tuple[Chain, ...]
 
 
 @dataclass(frozen=True)
@@ -86,20 +92,25 @@ class _Users:
     by_name: Mapping[str, _User]
     stand_in: PasswordHash | None
     """Judged when there is no such user, so that it takes as long."""
+    chains: frozenset[Chain]
 
 
 class UsersFile:
     """Judges passwords and public keys by the users file."""
 
-    def __init__(self, path: Path, *, check_config: CheckConfig | None = None) -> None:
+    def __init__(
+        self, path: Path, *, check_config: CheckConfig | None = None, methods: Collection[str] = tuple(AuthMethod)
+    ) -> None:
         """
-        Read the file; *check_config* judges each user's part of the configuration.
+        Read the file; *check_config* judges each user's part of the configuration, *methods* are those that somebody
+        judges.
 
         Raises:
             ConfigError: it cannot be read, or something in it cannot be used; the text names all of it.
         """
         self._path = path
         self._check_config = check_config
+        self._methods = methods
         self._lock = threading.Lock()
         self._file = _WatchedFile(path)
         content = self._file.changed()
@@ -149,6 +160,16 @@ class UsersFile:
             elif user is not None:
                 return self._login(attempt, "pubkey", user, entry)
         raise self._failed(attempt, "pubkey", reason)
+
+    @property
+    def chains(self) -> Collection[Chain]:
+        """The methods that must succeed one after another, of all users together."""
+        return self._users.chains
+
+    async def chains_of(self, username: str) -> Collection[Chain]:
+        """Those of this user; empty for one who has none of their own, or does not exist."""
+        user = (await asyncio.to_thread(self._current)).by_name.get(username)
+        return user.chains if user else ()
 
     def close(self) -> None:
         """Nobody asks any more."""
@@ -226,7 +247,7 @@ class UsersFile:
     def _parse(self, content: bytes) -> _Users:
         if loose := self._file.writable_by_others:
             self._tell(logging.WARNING, AuthCode.USERS_FILE_PERMISSIONS, f"{self._path} can be written by {loose}")
-        reader = _Reader(self._path, self._check_config)
+        reader = _Reader(self._path, self._check_config, self._methods)
         try:
             users = reader.read(parse_yaml(content))
         except DocumentError as exc:
@@ -237,14 +258,16 @@ class UsersFile:
         hashes = [user.password for user in users.values() if user.password]
         kinds = Counter(_cost(judge) for judge in hashes)
         usual = kinds.most_common(1)[0][0] if kinds else None
-        return _Users(users, next((judge for judge in hashes if _cost(judge) == usual), None))
+        stand_in = next((judge for judge in hashes if _cost(judge) == usual), None)
+        return _Users(users, stand_in, frozenset(chain for user in users.values() for chain in user.chains))
 
 
 class _Reader:
     """Makes users of a document and collects everything that is wrong with it."""
 
-    def __init__(self, path: Path, check_config: CheckConfig | None) -> None:
+    def __init__(self, path: Path, check_config: CheckConfig | None, methods: Collection[str]) -> None:
         self.findings: list[Finding] = []
+        self._methods = methods
         self._folder = path.absolute().parent
         self._check_config = check_config
         self._document: Document | None = None
@@ -292,6 +315,7 @@ class _Reader:
             config.config,
             dict(self._environment(place, config.environment)),
             {name: Value(value) for name, value in config.metadata.items()},
+            tuple(self._chains(place, config.authentication_methods)),
         )
 
     def _password(self, place: tuple[str, ...], text: str) -> PasswordHash | None:
@@ -310,6 +334,13 @@ class _Reader:
                     yield entry
             except UnusableLine as exc:
                 self.add((*place, "authorizedKeys", str(number)), str(exc))
+
+    def _chains(self, place: tuple[str, ...], texts: tuple[str, ...]) -> Iterator[Chain]:
+        for number, text in enumerate(texts):
+            chain = as_chain(text)
+            if unknown := [method for method in chain if method not in self._methods]:
+                self.add((*place, "authenticationMethods", str(number)), f"nobody judges {', '.join(unknown)}")
+            yield chain
 
     def _environment(self, place: tuple[str, ...], variables: Mapping[str, str]) -> Iterator[tuple[str, Value[str]]]:
         for name, value in variables.items():

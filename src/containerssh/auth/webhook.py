@@ -1,4 +1,4 @@
-"""Password and public key judged by the administrator's webhook (``webhooks.md``)."""
+"""Passwords, public keys and finished logins judged by the administrator's webhook (``webhooks.md``)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from containerssh.auth.exchange import Exchange
 from containerssh.auth.fields import question, read_text, read_values, readable
@@ -43,9 +44,7 @@ class WebhookAuthenticator:
         return await self._ask(attempt, "pubkey", "Public key", publicKey=key.authorized_key)
 
     async def _ask(self, attempt: AuthAttempt, kind: str, name: str, **credential: str) -> Login:
-        if not attempt.username.isascii() and "\ufffd" in readable(attempt.username):
-            # To replace what is no character would make one name of two.
-            raise AuthFailed(AuthCode.FAILED, "the user name is not valid UTF-8")
+        _check_name(attempt)
         labels: dict[str, LabelValue] = {
             "connectionId": attempt.connection_id,
             "username": attempt.username,
@@ -62,7 +61,9 @@ class WebhookAuthenticator:
             labels,
         )
         try:
-            answer = await exchange.ask(question(attempt, **credential), within=self._config.auth_timeout)
+            answer = await exchange.ask(
+                question(attempt.without_sensitive(), **credential), within=self._config.auth_timeout
+            )
             if answer.get("success") is not True:
                 text = f"{name} authentication failed"
                 logger.debug(Event(AuthCode.FAILED, text, **labels))
@@ -78,8 +79,72 @@ class WebhookAuthenticator:
         return Login.of(attempt, authenticated).with_values(values.metadata, values.environment, values.files)
 
 
+class WebhookAuthorizer:
+    """Asks the webhook about each login whose credentials proved right; see :func:`open_authorizer`."""
+
+    def __init__(self, config: WebhookConfig, client: HTTPClient) -> None:
+        self._config = config
+        self._client = client
+
+    async def authorize(self, login: Login) -> Login:
+        """
+        *login* with what the webhook adds. It keeps the name that authentication vouches for unless the answer has one.
+
+        Raises:
+            AuthFailed: the webhook said no.
+            AuthUnavailable: it did not answer, or not in a way that makes sense.
+        """
+        _check_name(login)
+        labels: dict[str, LabelValue] = {
+            "connectionId": login.connection_id,
+            "authenticatedUsername": login.authenticated_username,
+            "providedUsername": login.username,
+            "url": self._client.url,
+            "authtype": "authorization",
+        }
+        exchange = Exchange(
+            self._client,
+            "/authz",
+            "Authorization request",
+            AuthCode.REQUEST,
+            AuthCode.BACKEND_ERROR,
+            AuthCode.INVALID_STATUS,
+            labels,
+        )
+        name = {"authenticatedUsername": login.authenticated_username} if login.authenticated_username else {}
+        try:
+            answer = await exchange.ask(question(login.without_sensitive(), **name), within=self._config.auth_timeout)
+            if answer.get("success") is not True:
+                text = "Authorization failed"
+                logger.debug(Event(AuthCode.FAILED, text, **labels))
+                raise AuthFailed(AuthCode.FAILED, "the authorization webhook said no")
+            try:
+                values = read_values(answer)
+                authenticated = read_text(answer, "authenticatedUsername") or login.authenticated_username
+            except WebhookError as exc:
+                raise exchange.given_up(exc) from exc
+        except WebhookError as exc:
+            raise AuthUnavailable(AuthCode.BACKEND_ERROR, "authorization is not available") from exc
+        logger.debug(Event(AuthCode.SUCCESSFUL, "Authorization successful", **labels))
+        told = login.with_values(values.metadata, values.environment, values.files)
+        return replace(told, authenticated_username=authenticated)
+
+
+def _check_name(attempt: AuthAttempt) -> None:
+    if not attempt.username.isascii() and "\ufffd" in readable(attempt.username):
+        # To replace what is no character would make one name of two.
+        raise AuthFailed(AuthCode.FAILED, "the user name is not valid UTF-8")
+
+
 @asynccontextmanager
 async def open_webhook(config: WebhookConfig) -> AsyncIterator[WebhookAuthenticator]:
     """An authenticator for the server's life; its connections are closed at the end."""
     async with open_http_client(config) as client:
         yield WebhookAuthenticator(config, client)
+
+
+@asynccontextmanager
+async def open_authorizer(config: WebhookConfig) -> AsyncIterator[WebhookAuthorizer]:
+    """The authorization webhook for the server's life; its connections are closed at the end."""
+    async with open_http_client(config) as client:
+        yield WebhookAuthorizer(config, client)

@@ -91,6 +91,7 @@ def _webhooks(config: AppConfig) -> Iterator[Finding]:
         "configserver.url": config.configserver.url,
         "auth.password.webhook.url": auth.password.webhook.url if auth.password.method == "webhook" else "",
         "auth.publicKey.webhook.url": auth.public_key.webhook.url if auth.public_key.method == "webhook" else "",
+        "auth.authz.webhook.url": auth.authz.webhook.url if auth.authz.method == "webhook" else "",
     }
     for path, url in urls.items():
         if url.startswith("http://") and not _is_local(urlsplit(url).hostname or ""):

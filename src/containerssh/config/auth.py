@@ -233,6 +233,27 @@ class GSSAPIAuthConfig(ConfigModel):
 
     kerberos: KerberosConfig = KerberosConfig.default()
 
+    def problems(self) -> Iterator[Problem]:
+        if self.method == "kerberos":
+            yield from (problem.under("kerberos") for problem in self.kerberos.problems())
+
+
+_METHODS = ("password", "publickey", "keyboard-interactive", "gssapi-with-mic")
+
+
+def _chain(text: str) -> str:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in _METHODS:
+            raise ValueError(f"{name!r} is none of {', '.join(_METHODS)}")
+    if len(set(names)) < len(names):
+        raise ValueError("a method can be there only once")
+    return ",".join(names)
+
+
+AuthenticationMethods = tuple[Annotated[str, AfterValidator(_chain)], ...]
+"""Lists of methods that must succeed one after another, each list as sshd has it: `publickey,password`."""
+
 
 class AuthorizationConfig(ConfigModel):
     """A second opinion on every login, after the credentials proved right."""
@@ -286,6 +307,10 @@ class AuthConfig(HTTPClientConfig):
     users: UsersConfig = UsersConfig.default()
     """The users file, for the method `users`."""
 
+    authentication_methods: AuthenticationMethods = ()
+    """Which methods must succeed one after another, as in sshd: `publickey,keyboard-interactive`. One of the lists is
+    enough; without any, one method is. A user of the users file may have lists of their own."""
+
     auth_timeout: Duration = seconds(60)
     """From version 0.4; means nothing."""
 
@@ -315,7 +340,23 @@ class AuthConfig(HTTPClientConfig):
         rest = self.model_dump(by_alias=True, exclude_unset=True, exclude=set(HTTPClientConfig.model_fields))
         return AuthConfig.model_validate({**rest, "password": webhook, "publicKey": webhook})
 
+    @property
+    def configured_methods(self) -> Mapping[str, str]:
+        """The SSH names of the methods that have somebody to judge them, and where that is said."""
+        ways = {
+            "password": ("password", self.password.method),
+            "publickey": ("publicKey", self.public_key.method),
+            "keyboard-interactive": ("keyboardInteractive", self.keyboard_interactive.method),
+            "gssapi-with-mic": ("gssapi", self.gssapi.method),
+        }
+        return {name: key for name, (key, method) in ways.items() if method}
+
     def problems(self) -> Iterator[Problem]:
+        for number, chain in enumerate(self.authentication_methods):
+            for name in chain.split(","):
+                if name not in self.configured_methods:
+                    text = f"{chain}: nobody can succeed, for no method is configured that judges {name}"
+                    yield Problem(f"authenticationMethods.{number}", text)
         if self.url:
             yield Problem("url", "both password.webhook.url and the former url are set; remove url")
         ways = (self.password, self.public_key, self.keyboard_interactive, self.gssapi)

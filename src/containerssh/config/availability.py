@@ -34,8 +34,6 @@ def _of_the_server(config: AppConfig) -> Iterator[Problem]:
         yield _missing("auth.keyboardInteractive.method", f"the method {auth.keyboard_interactive.method}")
     if auth.gssapi.method:
         yield _missing("auth.gssapi.method", f"the method {auth.gssapi.method}")
-    if auth.authz.method:
-        yield _missing("auth.authz.method", "the authorization webhook")
     if config.metrics.enable:
         yield _missing("metrics.enable", "the metrics service")
     if config.audit.enable:

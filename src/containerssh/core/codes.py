@@ -96,6 +96,7 @@ class SSHCode(Code):
     HANDSHAKE_SUCCESSFUL = "SSH_HANDSHAKE_SUCCESSFUL", "connection ready"
     AUTH_SUCCESSFUL = "SSH_AUTH_SUCCESSFUL", "result of one authentication try"
     AUTH_FAILED = "SSH_AUTH_FAILED", "result of one authentication try"
+    AUTH_PARTIAL = "SSH_AUTH_PARTIAL", "one of several methods that must succeed did"
     AUTH_UNAVAILABLE = "SSH_AUTH_UNAVAILABLE", "result of one authentication try"
     BACKEND_REJECTED_HANDSHAKE = (
         "SSH_BACKEND_REJECTED_HANDSHAKE",

@@ -272,6 +272,18 @@ class ConnectionHandler(ABC):
         """The server stops: ask whatever still runs to end."""
 
 
+@dataclass(frozen=True)
+class PartialSuccess:
+    """A method has succeeded, and more must follow (RFC 4252 section 5.1)."""
+
+    login: Login
+    """What the methods so far have earned together; no login yet."""
+    succeeded: tuple[AuthMethod, ...]
+    """In the order of their success."""
+    methods: frozenset[AuthMethod]
+    """Those that can continue."""
+
+
 class NetworkHandler(ABC):
     """Scope: one TCP connection."""
 
@@ -304,6 +316,16 @@ class NetworkHandler(ABC):
     async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange) -> Login:
         """Judge by an exchange of GSSAPI tokens and a message integrity code. Raises as above."""
         raise _disabled(AuthMethod.GSSAPI)
+
+    async def authenticated(
+        self, login: Login, method: AuthMethod, before: PartialSuccess | None
+    ) -> Login | PartialSuccess:
+        """
+        *method* has succeeded and earned *login*, and the client has proved what it had to: the login of the
+        connection, or what must follow. *before* is this method's answer to the method before, for the same user name.
+        Raises as above.
+        """
+        return login
 
     def handshake_failed(self, error: Exception) -> None:
         """The connection ended without a login."""

@@ -16,6 +16,7 @@ from containerssh.core.handlers import (
     Listener,
     NetworkHandler,
     Notices,
+    PartialSuccess,
     Prompts,
     PublicKey,
     ServerHandler,
@@ -123,6 +124,11 @@ class NetworkLayer(NetworkHandler):
 
     async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange) -> Login:
         return await self.inner.authenticate_gssapi(attempt, exchange)
+
+    async def authenticated(
+        self, login: Login, method: AuthMethod, before: PartialSuccess | None
+    ) -> Login | PartialSuccess:
+        return await self.inner.authenticated(login, method, before)
 
     def handshake_failed(self, error: Exception) -> None:
         self.inner.handshake_failed(error)

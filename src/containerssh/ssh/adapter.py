@@ -189,10 +189,11 @@ class AdapterConnection(FlowConnection):
         """The client's identification string; empty before it came."""
         return str(self.get_extra_info("client_version", ""))
 
-    def auth_failed(self, methods: Sequence[str]) -> None:
-        """The last request failed; *methods* can continue."""
+    def auth_failed(self, methods: Sequence[str], *, partial: bool = False) -> None:
+        """The last request failed, or was right and is not enough (*partial*); *methods* can continue."""
         self._auth = None
-        self.send_packet(constants.MSG_USERAUTH_FAILURE, NameList([name.encode() for name in methods]), Boolean(False))
+        names = NameList([name.encode() for name in methods])
+        self.send_packet(constants.MSG_USERAUTH_FAILURE, names, Boolean(partial))
 
     def auth_key_acceptable(self, algorithm: bytes, blob: bytes) -> None:
         """The key asked about would be accepted with a signature."""
@@ -316,6 +317,13 @@ class AdapterConnection(FlowConnection):
 
     # -- authentication --------------------------------------------------------------------------------
 
+    def _process_service_request(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        if self._auth_in_progress and packet.get_remaining_payload() == String("ssh-userauth"):
+            # Paramiko asks for it again before each attempt, which OpenSSH's server allows.
+            self.send_packet(constants.MSG_SERVICE_ACCEPT, String("ssh-userauth"))
+            return
+        super()._process_service_request(pkttype, pktid, packet)
+
     def _process_userauth_request(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
         username = packet.get_string()
         service = packet.get_string()
@@ -435,6 +443,7 @@ class AdapterConnection(FlowConnection):
     _packet_handlers = {  # noqa: RUF012  the library's own attribute
         **SSHServerConnection._packet_handlers,
         constants.MSG_KEXINIT: _process_kexinit,
+        constants.MSG_SERVICE_REQUEST: _process_service_request,
         constants.MSG_USERAUTH_REQUEST: _process_userauth_request,
         constants.MSG_GLOBAL_REQUEST: _process_global_request,
         constants.MSG_CHANNEL_OPEN: _process_channel_open,

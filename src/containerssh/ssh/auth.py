@@ -1,8 +1,9 @@
 """Authentication of one connection (RFC 4252, RFC 4256), from the client's requests to a login.
 
 Each request is judged by itself: nothing of an attempt that failed, or that the client gave up for a newer one, reaches
-the login. A public key is judged once for each name, and becomes a login only through a request of that same name whose
-signature by that same key is good.
+the login. Where several methods must succeed, what they have earned so far belongs to one user name, and is forgotten
+with a request for another one (RFC 4252 section 5). A public key is judged once for each name, and becomes a login only
+through a request of that same name whose signature by that same key is good.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from asyncssh.public_key import KeyImportError, SSHKey, decode_ssh_certificate, 
 from containerssh.core.codes import SSHCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable, ContainerSSHError, ProtocolError, describe
 from containerssh.core.flag import Flag
-from containerssh.core.handlers import AuthMethod, NetworkHandler, Prompts, PublicKey
+from containerssh.core.handlers import AuthMethod, NetworkHandler, PartialSuccess, Prompts, PublicKey
 from containerssh.core.messages import Event
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
 from containerssh.core.requests import from_wire
@@ -72,6 +73,8 @@ class Authentication(Prompts):
         self._judged: dict[tuple[str, bytes], Login | AuthFailed] = {}
         # The question about a key is followed by a signature with it.
         self._last_key: _ReadKey | None = None
+        self._partial: PartialSuccess | None = None
+        self._partial_name = b""
         self._requests = 0
         self._failures = 0
         self._calls = 0
@@ -131,13 +134,24 @@ class Authentication(Prompts):
                     return result
                 case _KeyAcceptable():
                     self._link.auth_key_acceptable(result.algorithm, result.blob)
+                case PartialSuccess():
+                    title, labels = _describe(request)
+                    logger.info(
+                        Event(SSHCode.AUTH_PARTIAL, f"{title} successful, another method must follow", **labels)
+                    )
+                    self._partial, self._partial_name = result, request.username
+                    self._link.auth_failed(self._can_continue(network), partial=True)
                 case None:
                     self._count_failure()
-                    self._link.auth_failed([name for name in _ORDER if name in network.auth_methods])
+                    self._link.auth_failed(self._can_continue(network))
+
+    def _can_continue(self, network: NetworkHandler) -> list[AuthMethod]:
+        methods = self._partial.methods if self._partial else network.auth_methods
+        return [name for name in _ORDER if name in methods]
 
     async def _judge_until_newer(
         self, network: NetworkHandler, meta: ConnectionMetadata, request: AuthRequest
-    ) -> Login | _KeyAcceptable | None:
+    ) -> Login | PartialSuccess | _KeyAcceptable | None:
         """As :meth:`_judge`; interrupted when a newer request arrives."""
         try:
             async with asyncio.timeout(None) as self._judging:
@@ -160,14 +174,18 @@ class Authentication(Prompts):
 
     async def _judge(
         self, network: NetworkHandler, meta: ConnectionMetadata, request: AuthRequest
-    ) -> Login | _KeyAcceptable | None:
-        """A login, "sign it", or None for a refusal, which is logged here."""
+    ) -> Login | PartialSuccess | _KeyAcceptable | None:
+        """A login or a step to it, "sign it", or None for a refusal, which is logged here."""
+        if request.username != self._partial_name:
+            self._partial = None
         if request.method == b"none":
             if self._free:
                 self._free = False
                 self._failures -= 1
             return None
-        method = next((m for m in network.auth_methods if m.encode() == request.method), None)
+        before = self._partial
+        offered = before.methods if before else network.auth_methods
+        method = next((m for m in offered if m.encode() == request.method), None)
         if method is None:
             logger.debug(
                 Event(
@@ -178,9 +196,10 @@ class Authentication(Prompts):
             )
             return None
         title, labels = _describe(request)
+        known: ConnectionMetadata = before.login if before else meta
         try:
             attempt = AuthAttempt(
-                **{name: getattr(meta, name) for name in ConnectionMetadata.__dataclass_fields__},
+                **{name: getattr(known, name) for name in ConnectionMetadata.__dataclass_fields__},
                 client_version=self._link.client_version,
                 username=_username(request.username),
             )
@@ -197,6 +216,8 @@ class Authentication(Prompts):
                     result = await network.authenticate_interactive(attempt, self)
                 case AuthMethod.GSSAPI:
                     result = await _no_gssapi()
+            if isinstance(result, Login):
+                return await network.authenticated(result, method, before)
         except (AuthFailed, ProtocolError) as exc:
             self.refused = True
             logger.info(Event(SSHCode.AUTH_FAILED, f"{title} failed", **labels, reason=describe(exc)))

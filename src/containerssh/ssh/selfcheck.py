@@ -25,6 +25,7 @@ _CONNECTION = {
     "_process_channel_open": ("self", "_pkttype", "_pktid", "packet"),
     "_process_global_request": ("self", "_pkttype", "_pktid", "packet"),
     "_process_kexinit": ("self", "_pkttype", "_pktid", "packet"),
+    "_process_service_request": ("self", "_pkttype", "_pktid", "packet"),
     "_process_userauth_request": ("self", "_pkttype", "_pktid", "packet"),
     "_recv_data": ("self",),
     "_recv_packet": ("self",),

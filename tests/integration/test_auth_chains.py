@@ -1,0 +1,248 @@
+"""Several methods that must succeed, and the authorization webhook after them, with real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import paramiko
+import pytest
+
+from containerssh.auth.authenticator import Authorizer
+from containerssh.auth.chains import as_chain
+from containerssh.auth.hashes import hash_password
+from containerssh.auth.users import UsersFile
+from containerssh.auth.webhook import open_authorizer, open_webhook
+from containerssh.config.auth import WebhookConfig
+from containerssh.core.codes import SSHCode
+from containerssh.core.metadata import Value
+from containerssh.layers.authentication import AuthenticationServer, Authenticators
+from tests.support.local_backend import LocalBackend, read_public_key
+from tests.support.openssh import OpenSSH, ssh_options
+from tests.support.ssh_front import Front, serving
+from tests.support.waiting import until
+from tests.support.webhook import Reply, Request, Webhook, webhook
+
+PASSWORD = hash_password("secret")
+
+
+@pytest.fixture
+def openssh(tmp_path: Path) -> OpenSSH:
+    return OpenSSH(tmp_path)
+
+
+@pytest.fixture
+async def key(openssh: OpenSSH) -> Path:
+    return await openssh.make_key()
+
+
+def users_file(folder: Path, users: Mapping[str, Any]) -> UsersFile:
+    path = folder / "users.json"
+    path.write_text(json.dumps({"users": users}))
+    path.chmod(0o600)
+    return UsersFile(path)
+
+
+@asynccontextmanager
+async def chained(users: UsersFile, *chains: str, authorizer: Authorizer | None = None) -> AsyncIterator[Front]:
+    """A server whose users come from *users*."""
+    found = Authenticators(
+        users, users, authorizer=authorizer, chains=frozenset(map(as_chain, chains)), user_chains=users
+    )
+    async with serving(LocalBackend(), around=lambda inner: AuthenticationServer(inner, found)) as server:
+        yield server
+
+
+def alice(key: Path, **more: Any) -> dict[str, Any]:
+    return {"alice": {"password": PASSWORD, "authorizedKeys": [read_public_key(key)], **more}}
+
+
+@asynccontextmanager
+async def connected(server: Front) -> AsyncIterator[paramiko.Transport]:
+    transport = await asyncio.to_thread(paramiko.Transport, ("127.0.0.1", server.port))
+    try:
+        await asyncio.to_thread(transport.start_client, None, 10)
+        yield transport
+    finally:
+        await asyncio.to_thread(transport.close)
+
+
+async def offered(transport: paramiko.Transport, user: str) -> set[str]:
+    try:
+        await asyncio.to_thread(transport.auth_none, user)
+    except paramiko.BadAuthenticationType as exc:
+        return set(exc.allowed_types)
+    raise AssertionError("none was accepted")
+
+
+async def try_password(transport: paramiko.Transport, user: str, password: str = "secret") -> set[str] | None:
+    """What must follow, or None after a refusal; an empty set is a login."""
+    with suppress(paramiko.AuthenticationException):
+        return set(await asyncio.to_thread(transport.auth_password, user, password))
+    return None
+
+
+async def try_key(transport: paramiko.Transport, user: str, key: Path) -> set[str] | None:
+    loaded = paramiko.Ed25519Key.from_private_key_file(str(key))
+    with suppress(paramiko.AuthenticationException):
+        return set(await asyncio.to_thread(transport.auth_publickey, user, loaded))
+    return None
+
+
+async def test_openssh_goes_on_after_a_partial_success(openssh: OpenSSH, key: Path, tmp_path: Path) -> None:
+    async with chained(users_file(tmp_path, alice(key)), "publickey,password") as server:
+        done = await openssh.run(server, "echo in", "-i", str(key), *ssh_options("LogLevel=VERBOSE"))
+        assert done.check().stdout == b"in\n"
+        assert b'using "publickey" with partial success' in done.stderr or b"partial success" in done.stderr
+        partial = server.log.of(SSHCode.AUTH_PARTIAL)
+        assert [labels["method"] for _, labels in partial] == ["public key"]
+        assert [labels["method"] for _, labels in server.log.of(SSHCode.AUTH_SUCCESSFUL)] == ["password"]
+    assert len(server.backend.logins) == 1
+
+
+async def test_one_of_two_methods_is_no_login(openssh: OpenSSH, key: Path, tmp_path: Path) -> None:
+    users = users_file(tmp_path, alice(key))
+    async with chained(users, "publickey,password") as server:
+        wrong = OpenSSH(tmp_path, password="wrong")
+        assert (await wrong.run(server, "true", "-i", str(key))).status == 255
+        assert (await openssh.run(server, "true")).status == 255
+        async with connected(server) as transport:
+            assert await try_key(transport, "alice", key) == {"password"}
+            with pytest.raises(paramiko.SSHException):
+                await asyncio.to_thread(transport.open_session, timeout=5)
+    assert not server.backend.logins
+
+
+async def test_only_what_can_come_next_is_offered_and_taken(key: Path, tmp_path: Path) -> None:
+    users = users_file(tmp_path, alice(key))
+    async with chained(users, "publickey,password") as server, connected(server) as transport:
+        assert await offered(transport, "alice") == {"publickey"}
+        assert await try_password(transport, "alice") is None, "the password does not come first"
+        assert await try_key(transport, "alice", key) == {"password"}
+        assert await try_key(transport, "alice", key) is None, "the key was there already"
+        assert await try_password(transport, "alice", "wrong") is None
+        assert await try_password(transport, "alice") == set()
+        await until(lambda: bool(server.backend.logins))
+
+
+async def test_either_chain_is_enough(key: Path, tmp_path: Path) -> None:
+    users = users_file(tmp_path, alice(key))
+    async with chained(users, "publickey,password", "password,publickey") as server:
+        async with connected(server) as transport:
+            assert await offered(transport, "alice") == {"publickey", "password"}
+            assert await try_password(transport, "alice") == {"publickey"}
+            assert await try_key(transport, "alice", key) == set()
+        async with connected(server) as transport:
+            assert await try_key(transport, "alice", key) == {"password"}
+            assert await try_password(transport, "alice") == set()
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_another_name_forgets_what_has_succeeded(key: Path, tmp_path: Path, again: bool) -> None:
+    users = users_file(tmp_path, {**alice(key), "mallory": {"password": PASSWORD}})
+    async with chained(users, "publickey,password") as server, connected(server) as transport:
+        assert await try_key(transport, "alice", key) == {"password"}
+        if again:
+            assert await offered(transport, "mallory") == {"publickey"}
+            assert await try_password(transport, "alice") is None
+        else:
+            assert await try_password(transport, "mallory") is None
+            assert await try_password(transport, "alice") is None
+    assert not server.backend.logins
+
+
+async def test_a_user_may_have_chains_of_their_own_and_nobody_can_tell(key: Path, tmp_path: Path) -> None:
+    users = users_file(
+        tmp_path,
+        {**alice(key, authenticationMethods=["publickey,password"]), "bob": {"password": PASSWORD}},
+    )
+    async with chained(users) as server:
+        for name in ("alice", "bob", "nobody"):
+            async with connected(server) as transport:
+                assert await offered(transport, name) == {"publickey", "password"}
+                assert await try_password(transport, name, "wrong") is None
+                assert await offered(transport, name) == {"publickey", "password"}
+        async with connected(server) as transport:
+            assert await try_password(transport, "alice") is None
+            assert await offered(transport, "alice") == {"publickey", "password"}
+            assert await try_key(transport, "alice", key) == {"password"}
+            assert await try_password(transport, "alice") == set()
+        async with connected(server) as transport:
+            assert await try_password(transport, "bob") == set()
+
+
+def config(hook: Webhook) -> WebhookConfig:
+    return WebhookConfig.model_validate({"url": hook.url, "authTimeout": "5s"})
+
+
+async def test_all_steps_bring_their_values_and_the_authorization_comes_last(key: Path, tmp_path: Path) -> None:
+    def answer(asked: Request) -> Reply:
+        step = asked.path[1:]
+        values = {step: {"value": step}, "last": {"value": step}}
+        secret = {f"secret-{step}": {"value": f"marker-{step}", "sensitive": True}}
+        return Reply({"success": True, "metadata": {**values, **secret}, "environment": values})
+
+    async with webhook() as hook, open_webhook(config(hook)) as asking, open_authorizer(config(hook)) as authorizer:
+        hook.answers = [answer]
+        found = Authenticators(
+            asking, asking, authorizer=authorizer, chains=frozenset({as_chain("publickey,password")})
+        )
+        async with (
+            serving(LocalBackend(), around=lambda inner: AuthenticationServer(inner, found)) as server,
+            connected(server) as transport,
+        ):
+            assert await try_key(transport, "alice", key) == {"password"}
+            assert [request.path for request in hook.requests] == ["/pubkey"]
+            assert await try_password(transport, "alice") == set()
+            await until(lambda: bool(server.backend.logins))
+    assert [request.path for request in hook.requests] == ["/pubkey", "/password", "/authz"]
+    assert list(hook.requests[1].json["metadata"]) == ["pubkey", "last"]  # type: ignore[call-overload]  # JSON
+    assert not any(b"marker" in request.raw for request in hook.requests)
+    (login,) = server.backend.logins
+    assert {name: value.value for name, value in login.environment.items()} == {
+        "pubkey": "pubkey",
+        "password": "password",
+        "authz": "authz",
+        "last": "authz",
+    }
+    assert login.metadata["secret-pubkey"] == Value("marker-pubkey", sensitive=True)
+
+
+async def test_steps_that_vouch_for_different_names_are_refused(key: Path, tmp_path: Path) -> None:
+    async with webhook() as hook, open_webhook(config(hook)) as asking:
+        hook.answers = [lambda asked: Reply({"success": True, "authenticatedUsername": asked.path})]
+        found = Authenticators(asking, asking, chains=frozenset({as_chain("publickey,password")}))
+        async with (
+            serving(LocalBackend(), around=lambda inner: AuthenticationServer(inner, found)) as server,
+            connected(server) as transport,
+        ):
+            assert await try_key(transport, "alice", key) == {"password"}
+            assert await try_password(transport, "alice") is None
+    assert not server.backend.logins
+
+
+async def test_a_key_is_authorized_only_once_it_is_proven(openssh: OpenSSH, key: Path, tmp_path: Path) -> None:
+    stolen = await openssh.make_key("stolen")
+    users = users_file(tmp_path, {"alice": {"authorizedKeys": [read_public_key(stolen), read_public_key(key)]}})
+    stolen.unlink()
+    async with (
+        webhook() as hook,
+        open_authorizer(config(hook)) as authorizer,
+        chained(users, authorizer=authorizer) as server,
+    ):
+        (await openssh.run(server, "true", "-i", str(stolen), "-i", str(key))).check()
+    assert [request.path for request in hook.requests] == ["/authz"]
+
+
+async def test_who_is_not_authorized_is_not_let_in(openssh: OpenSSH, key: Path, tmp_path: Path) -> None:
+    async with webhook() as hook, open_authorizer(config(hook)) as authorizer:
+        hook.answers = [Reply({"success": False, "environment": {"LEAK": {"value": "x"}}})]
+        async with chained(users_file(tmp_path, alice(key)), authorizer=authorizer) as server:
+            done = await openssh.run(server, "true", "-i", str(key))
+            assert (done.status, b"Permission denied" in done.stderr) == (255, True)
+            assert len(server.log.of(SSHCode.AUTH_FAILED)) == 2
+    assert not server.backend.logins
