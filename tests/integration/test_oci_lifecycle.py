@@ -316,6 +316,31 @@ async def test_a_guest_cannot_keep_the_helper_busy_with_output(folder: Path) -> 
             assert (await run(other, "echo alive")).stdout == "alive\n"
 
 
+async def test_what_works_here_is_found_out_though_those_who_asked_have_left(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with checked_backend(folder) as backend:
+        with caplog.at_level("INFO"):
+            asked = asyncio.create_task(backend.probe(config()))
+            await asyncio.sleep(0)
+            asked.cancel()
+            await asyncio.wait((asked,))
+            assert asked.cancelled()
+            await until(lambda: "Containers are run by" in caplog.text)
+        assert "crun" in await backend.probe(config())
+        assert caplog.text.count("Containers are run by") == 1
+
+
+async def test_a_server_that_ends_does_not_wait_for_what_works_here(folder: Path) -> None:
+    async with open_backend(folder) as (backend, _):
+        asked = asyncio.create_task(backend.probe(config()))
+        await asyncio.sleep(0)
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    assert not [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("containerssh-oc")]
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+
+
 async def test_fifty_logins_leave_no_descriptor_or_process_open(folder: Path) -> None:
     def held(pid: int) -> tuple[int, int]:
         threads = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -7,6 +7,8 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from containerssh.core.tasks import time_limit
 logger = logging.getLogger(__name__)
 
 _FILE_MODE = 0o600
+_FIND_LIMIT = timedelta(seconds=60)
 
 
 class OCIBackend:
@@ -43,6 +46,7 @@ class OCIBackend:
         self._undo = AsyncExitStack()
         self._launcher: Launcher | None = None
         self._machines: dict[tuple[str, Path], Machine] = {}
+        self._finding: dict[tuple[str, Path], asyncio.Task[Machine]] = {}
         self._data: set[Path] = set()
         self._preparing = asyncio.Lock()
         self._numbers = count(1)
@@ -119,6 +123,9 @@ class OCIBackend:
 
     async def close(self) -> None:
         """End the helper process, and with it whatever still runs."""
+        for finding in list(self._finding.values()):
+            finding.cancel()
+            await asyncio.wait((finding,))
         async with self._preparing:
             self._launcher = None
             await self._undo.aclose()
@@ -137,13 +144,29 @@ class OCIBackend:
             self._moves = asyncio.get_running_loop().run_in_executor(None, cgroups.expect_moves)
 
     async def _machine(self, config: OCIConfig) -> Machine:
+        """What works here. It is found out once, also when those who asked first have left meanwhile."""
         key = (config.runtime, data_folder(self._instance, config))
-        async with self._preparing:
+        machine = self._machines.get(key)
+        if machine is not None and self._launcher is not None and self._launcher.alive:
+            return machine
+        finding = self._finding.get(key)
+        if finding is None:
+            finding = self._finding[key] = asyncio.create_task(self._find(key, config))
+            finding.add_done_callback(partial(self._found, key))
+        return await asyncio.shield(finding)
+
+    async def _find(self, key: tuple[str, Path], config: OCIConfig) -> Machine:
+        async with time_limit(_FIND_LIMIT, _nothing_found), self._preparing:
             launcher = await self._running_launcher()
             if key not in self._machines:
                 self._data.add(key[1])
                 self._machines[key] = await find_machine(launcher, self._instance, config)
             return self._machines[key]
+
+    def _found(self, key: tuple[str, Path], finding: asyncio.Task[Machine]) -> None:
+        del self._finding[key]
+        if not finding.cancelled():
+            finding.exception()  # perhaps nobody waits for it any more
 
     async def _running_launcher(self) -> Launcher:
         """The helper process, started when there is none, and again when it died."""
@@ -208,6 +231,11 @@ class _SessionMode(ConnectionHandler):
 def _too_slow(config: OCIConfig) -> BackendError:
     text = f"the container was not ready within containerStart, {config.timeouts.container_start.total_seconds():g} s"
     return BackendError(OCICode.CONTAINER_CREATE_FAILED, text)
+
+
+def _nothing_found() -> BackendError:
+    text = f"it was not found out within {_FIND_LIMIT.total_seconds():g} s which OCI runtime works here"
+    return BackendError(OCICode.RUNTIME_MISSING, text)
 
 
 def _annotations(login: Login, instance: Instance) -> dict[str, str]:
