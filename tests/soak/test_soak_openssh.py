@@ -3,7 +3,7 @@ OpenSSH's own regression scripts (Debian's package openssh-tests) against our se
 
 They start sshd themselves, from the path that ``TEST_SSH_SSHD`` names; ``tests/support/sshd_stand_in.py`` stands there
 and leads them to ours. Their files have to be where a session runs: containers see the host's programs and the folder
-of the scripts.
+of the scripts. Many run an SFTP server by its path, without any sshd: it is our agent's, where ours has such an option.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from containerssh.agent.binaries import agent_binary
 from containerssh.config.ssh import CIPHERS, KEX, OTHER_KEX
 from tests.support import sshd_stand_in
 from tests.support.openssh import run
@@ -55,6 +56,21 @@ async def putty_key(folder: Path) -> str:
     wrapper.write_text(f'#!/bin/sh\n[ "$1" = -t ] && exec cp {made} {folder}/putty.rsa2\nexec {real} "$@"\n')
     wrapper.chmod(0o755)
     return (await run(real, "-O", "public-openssh", made)).check().stdout.decode().strip()
+
+
+def sftp_server(folder: Path) -> Path:
+    """Our agent's, to be called as OpenSSH's is; lists of requests, which ours does not have, are for that one."""
+    wrapper = folder / "sftp-server"
+    wrapper.write_text(f"""\
+#!/bin/sh
+case " $* " in
+*" -p "* | *" -P "*) exec /usr/lib/openssh/sftp-server "$@" ;;
+*" -R "*) exec {agent_binary()} sftp --read-only ;;
+*) exec {agent_binary()} sftp ;;
+esac
+""")
+    wrapper.chmod(0o755)
+    return wrapper
 
 
 @asynccontextmanager
@@ -100,7 +116,7 @@ async def test_a_script_passes(engine: Engine, folder: Path, script: str) -> Non
             "TEST_SSH_PORT": str(free_port()),
             "TEST_SSH_PLINK": tool("plink"),
             "TEST_SSH_PUTTYGEN": str(folder / "puttygen"),
-            "TEST_SSH_SFTPSERVER": "/usr/lib/openssh/sftp-server",
+            "TEST_SSH_SFTPSERVER": str(sftp_server(folder)),
             "TEST_SSH_UNSAFE_PERMISSIONS": "1",
             "BUILDDIR": str(folder),
             "STAND_IN_SSHD": tool("sshd"),
