@@ -24,7 +24,7 @@ from containerssh.auth.chains import as_chain
 from containerssh.auth.users import UsersFile
 from containerssh.backends.registry import Backends, ByName
 from containerssh.config.app import AppConfig
-from containerssh.config.auth import WebhookConfig
+from containerssh.config.auth import KerberosConfig, WebhookConfig
 from containerssh.config.merge import overlay
 from containerssh.core.handlers import NetworkHandler, ServerHandler
 from containerssh.core.metadata import ConnectionMetadata
@@ -34,6 +34,7 @@ from containerssh.layers.per_login import PerLoginServer
 
 if TYPE_CHECKING:
     from containerssh.auth.config_server import ConfigServer
+    from containerssh.auth.kerberos.authenticator import KerberosAuthenticator
     from containerssh.auth.webhook import WebhookAuthenticator
 
 
@@ -134,6 +135,12 @@ async def _webhook(config: WebhookConfig, stack: AsyncExitStack) -> WebhookAuthe
     return await stack.enter_async_context(open_webhook(config))
 
 
+async def _kerberos(config: KerberosConfig, stack: AsyncExitStack) -> KerberosAuthenticator:
+    from containerssh.auth.kerberos.authenticator import open_kerberos
+
+    return await stack.enter_async_context(open_kerberos(config))
+
+
 async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authenticators:
     """
     One for each way of authenticating that has a method; *stack* closes what is opened for them.
@@ -158,11 +165,15 @@ async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authentic
             password = await _webhook(auth.password.webhook, stack)
         case "users":
             password = users
+        case "kerberos":
+            password = await _kerberos(auth.password.kerberos, stack)
     match auth.public_key.method:
         case "webhook":
             public_key = await _webhook(auth.public_key.webhook, stack)
         case "users":
             public_key = users
+    if auth.gssapi.method == "kerberos":
+        gssapi = await _kerberos(auth.gssapi.kerberos, stack)
     authorizer: Authorizer | None = None
     if auth.authz.method == "webhook":
         from containerssh.auth.webhook import open_authorizer

@@ -155,9 +155,7 @@ def test_a_wrong_configuration_is_refused_with_the_place_of_the_mistake(tmp_path
 
 
 MISSING: dict[str, tuple[dict[str, Any], str]] = {
-    "Kerberos passwords": ({"auth": {"password": {"method": "kerberos"}}}, "auth.password.method"),
     "OAuth2": ({"auth": {"keyboardInteractive": {"method": "oauth2"}}}, "auth.keyboardInteractive.method"),
-    "GSSAPI": ({"auth": {"gssapi": {"method": "kerberos"}}}, "auth.gssapi.method"),
     "metrics": ({**AUTH, "metrics": {"enable": True}}, "metrics.enable"),
     "audit": ({**AUTH, "audit": {"enable": True}}, "audit.enable"),
     "GeoIP": ({**AUTH, "geoip": {"provider": "maxmind"}}, "geoip.provider"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -50,9 +51,28 @@ class KerberosConfig(ConfigModel):
 
     _zero_clock_skew = field_validator("clock_skew")(default_for_zero)
 
+    @property
+    def libraries_config(self) -> Path:
+        """`configPath`; where nobody has set it and there is no such file, the usual one of the system."""
+        path = Path(self.config_path)
+        default = "config_path" not in self.model_fields_set and not path.exists()
+        return Path("/etc/krb5.conf") if default else path
+
     def problems(self) -> Iterator[Problem]:
-        if not Path(self.keytab).exists():
-            yield Problem("keytab", f"there is no file {self.keytab!r}")
+        if not all(find_spec(name) for name in ("gssapi", "krb5")):
+            text = "needs Python packages that are not installed: pip install 'containerssh[kerberos]'"
+            yield Problem("", f"{text} (building them takes gcc and libkrb5-dev)")
+        try:
+            with Path(self.keytab).open("rb"):
+                pass
+        except (OSError, ValueError) as exc:
+            yield Problem("keytab", f"cannot read {self.keytab!r}: {getattr(exc, 'strerror', None) or exc}")
+        if self.acceptor not in ("any", "host") and not re.fullmatch(
+            r"[^/@\\\s]+/[^/@\\\s]+(@[^/@\\\s]+)?", self.acceptor
+        ):
+            yield Problem("acceptor", "is none of any, host and service/name")
+        if not re.fullmatch(r"(/[^/\0]+)+", self.credential_cache_path):
+            yield Problem("credentialCachePath", "is no absolute path of a file in the container")
 
 
 def _absolute_url(url: str) -> str:
@@ -201,6 +221,9 @@ class PasswordAuthConfig(ConfigModel):
             yield from (problem.under("webhook") for problem in self.webhook.problems())
         elif self.method == "kerberos":
             yield from (problem.under("kerberos") for problem in self.kerberos.problems())
+            if not self.kerberos.libraries_config.is_file():
+                # A ticket brings all that is needed along; a password has to be taken to a KDC.
+                yield Problem("kerberos.configPath", f"there is no file {str(self.kerberos.libraries_config)!r}")
 
 
 class PublicKeyAuthConfig(ConfigModel):
@@ -362,7 +385,12 @@ class AuthConfig(HTTPClientConfig):
         ways = (self.password, self.public_key, self.keyboard_interactive, self.gssapi)
         if not any(way.method for way in ways):
             yield Problem("", "no authentication method is configured: set password.method or publicKey.method")
-        for path, block in (("password", self.password), ("publicKey", self.public_key), ("authz", self.authz)):
+        for path, block in (
+            ("password", self.password),
+            ("publicKey", self.public_key),
+            ("gssapi", self.gssapi),
+            ("authz", self.authz),
+        ):
             yield from (problem.under(path) for problem in block.problems())
         if "users" in (self.password.method, self.public_key.method):
             yield from (problem.under("users") for problem in self.users.problems())

@@ -28,12 +28,8 @@ def unavailable_for_login(config: AppConfig) -> list[Problem]:
 
 def _of_the_server(config: AppConfig) -> Iterator[Problem]:
     auth = config.auth
-    if auth.password.method == "kerberos":
-        yield _missing("auth.password.method", "the method kerberos")
     if auth.keyboard_interactive.method:
         yield _missing("auth.keyboardInteractive.method", f"the method {auth.keyboard_interactive.method}")
-    if auth.gssapi.method:
-        yield _missing("auth.gssapi.method", f"the method {auth.gssapi.method}")
     if config.metrics.enable:
         yield _missing("metrics.enable", "the metrics service")
     if config.audit.enable:

@@ -85,6 +85,7 @@ class AuthCode(Code):
     USERS_FILE_LOADED = "AUTH_USERS_FILE_LOADED", "the users file was read"
     USERS_FILE_FAILED = "AUTH_USERS_FILE_FAILED", "a changed users file, or a line of a key file, cannot be used"
     USERS_FILE_PERMISSIONS = "AUTH_USERS_FILE_PERMISSIONS", "others than its owner may write to the users file"
+    KERBEROS_VERIFY_ERROR = "KRB_VERIFY_ERROR", "a ticket, its integrity code, or the principal's name was refused"
 
 
 class SSHCode(Code):

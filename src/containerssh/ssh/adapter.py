@@ -34,6 +34,7 @@ from containerssh.ssh.limits import Rekeyings
 
 if TYPE_CHECKING:
     from containerssh.ssh.connection import Connection
+    from containerssh.ssh.gssapi import Exchange
     from containerssh.ssh.options import ServerOptions
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,17 @@ class _Answers:
 
     def cancel(self) -> None:
         """Called by the library at the end of a connection; the front ends its own attempt."""
+
+
+class _Tokens(_Answers):
+    """The same for the messages of a GSSAPI exchange (RFC 4462 section 3)."""
+
+    def __init__(self, connection: AdapterConnection, exchange: Exchange) -> None:
+        super().__init__(connection)
+        self._exchange = exchange
+
+    def process_packet(self, pkttype: int, _pktid: int, packet: SSHPacket) -> bool:
+        return self._exchange.received(pkttype, packet)
 
 
 async def prepare(
@@ -211,6 +223,14 @@ class AdapterConnection(FlowConnection):
             UInt32(len(questions)),
             prompts,
         )
+
+    def auth_gssapi(self, exchange: Exchange) -> None:
+        """Messages of a GSSAPI authentication are for *exchange*, until the request is answered or another comes."""
+        self._auth = cast(Any, _Tokens(self, exchange))
+
+    def auth_message(self, kind: int, field: bytes) -> None:
+        """Send a message of a GSSAPI authentication."""
+        self.send_packet(kind, String(field))
 
     def auth_succeeded(self) -> None:
         """The client is logged in: from here on it may open channels."""

@@ -28,6 +28,7 @@ from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
 from containerssh.core.requests import from_wire
 from containerssh.ssh.adapter import AdapterConnection, AuthRequest
 from containerssh.ssh.algorithms import CLIENT_SIGNATURES
+from containerssh.ssh.gssapi import Exchange
 from containerssh.ssh.limits import limit_reached
 from containerssh.ssh.options import Limits
 from containerssh.ssh.requests import Fields
@@ -215,7 +216,9 @@ class Authentication(Prompts):
                     self._call()
                     result = await network.authenticate_interactive(attempt, self)
                 case AuthMethod.GSSAPI:
-                    result = await _no_gssapi()
+                    exchange = Exchange(self._link, request.head, request.payload)
+                    self._call()
+                    result = await network.authenticate_gssapi(attempt, exchange)
             if isinstance(result, Login):
                 return await network.authenticated(result, method, before)
         except (AuthFailed, ProtocolError) as exc:
@@ -304,10 +307,6 @@ def _describe(request: AuthRequest) -> tuple[str, dict[str, str]]:
     """How the log calls the request's method, and the labels of its line."""
     name, label = _NAMES[AuthMethod(request.method.decode("ascii"))]
     return f"{name} authentication", {"username": from_wire(request.username), "method": label}
-
-
-async def _no_gssapi() -> Login:
-    raise AuthUnavailable(SSHCode.AUTH_UNAVAILABLE, "the server does not speak GSSAPI")
 
 
 def _username(raw: bytes) -> str:

@@ -1,0 +1,323 @@
+"""GSSAPI authentication over SSH (RFC 4462 section 3): real clients on a real server, and clients that cheat."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import gssapi
+import paramiko
+import pytest
+
+from containerssh.auth.kerberos.authenticator import KERBEROS, KerberosAuthenticator, open_kerberos
+from containerssh.config.auth import KerberosConfig
+from containerssh.core.codes import SSHCode
+from containerssh.layers.authentication import AuthenticationServer, Authenticators
+from tests.support import server as product
+from tests.support.kdc import HOME, KDC, running_kdc
+from tests.support.local_backend import LocalBackend
+from tests.support.oci import image
+from tests.support.openssh import OpenSSH, ssh_options
+from tests.support.ssh_front import Front, serving
+from tests.support.waiting import until
+from tests.support.webhook import Reply, webhook
+
+GSSAPI = ssh_options("GSSAPIAuthentication=yes", "PreferredAuthentications=gssapi-with-mic", "HostName=localhost")
+REQUEST, FAILURE, SUCCESS, RESPONSE, TOKEN, COMPLETE, ERROR_TOKEN, MIC = 50, 51, 52, 60, 61, 63, 65, 66
+
+
+@pytest.fixture(scope="module")
+def kdc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KDC]:
+    with running_kdc(tmp_path_factory.mktemp("kdc")) as found:
+        yield found
+
+
+class Client(OpenSSH):
+    """OpenSSH's client with a ticket."""
+
+    tickets: dict[str, str]
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), **self.tickets}
+
+
+async def client_of(kdc: KDC, folder: Path, user: str = "alice", ticket: str = "alice") -> Client:
+    client = Client(folder, user, password=None)
+    client.tickets = await kdc.ticket(ticket)
+    return client
+
+
+# -- the whole server, with OpenSSH's client ---------------------------------------------------------------------------
+
+
+def whole(kdc: KDC, **more: object) -> dict[str, Any]:
+    return {"backend": "oci", "oci": {"image": str(image())}, "auth": {"gssapi": kdc.settings(**more)}}
+
+
+@pytest.mark.oci
+async def test_a_ticket_logs_in_and_delegated_ones_are_the_users_alone(kdc: KDC, tmp_path: Path) -> None:
+    client = await client_of(kdc, tmp_path)
+    delegates = ssh_options("GSSAPIDelegateCredentials=yes")
+    async with product.serving(whole(kdc)) as server:
+        done = await client.run(
+            server, "echo $KRB5CCNAME; stat -c '%a %u' /tmp/krb5cc; cat /tmp/krb5cc", *GSSAPI, *delegates
+        )
+        name, mode, cache = done.check().stdout.split(b"\n", 2)
+        assert (name, mode) == (b"FILE:/tmp/krb5cc", b"600 0")
+        (tmp_path / "cache").write_bytes(cache)
+        assert f"Default principal: alice@{HOME}" in await kdc.klist(tmp_path / "cache")
+        without = await client.run(server, "echo [$KRB5CCNAME]; ls /tmp/krb5cc", *GSSAPI)
+        assert without.stdout == b"[]\n"
+
+
+@pytest.mark.oci
+async def test_a_ticket_of_another_user_is_refused_and_logged(kdc: KDC, tmp_path: Path) -> None:
+    client = await client_of(kdc, tmp_path, user="bob", ticket="alice")
+    async with product.serving(whole(kdc)) as server:
+        done = await client.run(server, "true", *GSSAPI)
+        assert (done.status, b"Permission denied" in done.stderr) == (255, True)
+        await server.until(lambda: bool(server.logged("SSH_AUTH_FAILED")), "the refusal is logged")
+        (refusal,) = server.logged("SSH_AUTH_FAILED")
+        assert f"alice@{HOME} may not log in as bob" in str(refusal)
+
+
+@pytest.mark.oci
+async def test_the_authorization_webhook_hears_of_the_principal_and_of_no_ticket(kdc: KDC, tmp_path: Path) -> None:
+    client = await client_of(kdc, tmp_path)
+    delegates = ssh_options("GSSAPIDelegateCredentials=yes")
+    async with webhook() as hook:
+        hook.answers = [Reply({"success": True})]
+        config = whole(kdc)
+        config["auth"]["authz"] = {"method": "webhook", "webhook": {"url": hook.url}}
+        async with product.serving(config) as server:
+            (await client.run(server, "test -s /tmp/krb5cc", *GSSAPI, *delegates)).check()
+    (question,) = (asked.json for asked in hook.requests)
+    assert question["authenticatedUsername"] == "alice"
+    assert f"alice@{HOME}" in str(question["metadata"])
+    assert question.get("files", {}) == {}
+
+
+@pytest.mark.oci
+async def test_a_password_is_judged_by_the_kdc(kdc: KDC, tmp_path: Path) -> None:
+    config = whole(kdc)
+    config["auth"] = {"password": kdc.settings()}
+    async with product.serving(config) as server:
+        good, bad = OpenSSH(tmp_path, password="alice-pw"), OpenSSH(tmp_path, password="wrong-pw")
+        assert (await good.run(server, "echo $KRB5CCNAME")).check().stdout == b"FILE:/tmp/krb5cc\n"
+        assert (await bad.run(server, "true")).status == 255
+        await server.until(lambda: bool(server.logged("SSH_AUTH_FAILED")), "the refusal is logged")
+        assert not server.logged("SSH_AUTH_UNAVAILABLE")
+        log = (server.folder / "server.log").read_text()
+    assert "alice-pw" not in log
+    assert "wrong-pw" not in log
+
+
+# -- the front, with clients that cheat --------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def front(kdc: KDC, **options: Any) -> AsyncIterator[Front]:
+    section = {"keytab": str(kdc.keytab), "configPath": str(kdc.config)}
+    async with open_kerberos(KerberosConfig.model_validate(section)) as authenticator:
+        backend = LocalBackend()
+        async with serving(backend, around=lambda inner: _with(inner, authenticator), **options) as server:
+            yield server
+
+
+def _with(inner: Any, authenticator: KerberosAuthenticator) -> AuthenticationServer:
+    return AuthenticationServer(inner, Authenticators(gssapi=authenticator))
+
+
+class Raw:
+    """A client that sends the messages it is told to, after its key exchange."""
+
+    def __init__(self, transport: paramiko.Transport) -> None:
+        self._transport = transport
+        self._answers: queue.Queue[tuple[int, paramiko.Message]] = queue.Queue()
+        keep = {kind: self._keeper(kind) for kind in (FAILURE, SUCCESS, RESPONSE, TOKEN, ERROR_TOKEN)}
+        transport.auth_handler = type("Answers", (), {"_handler_table": keep, "abort": lambda _: None})()
+
+    def _keeper(self, kind: int) -> Any:
+        return lambda *message: self._answers.put((kind, message[-1]))
+
+    def send(self, kind: int, *fields: bytes, raw: bytes = b"") -> None:
+        message = paramiko.Message()
+        message.add_byte(bytes([kind]))
+        for field in fields:
+            message.add_string(field)
+        message.add_bytes(raw)
+        self._transport._send_message(message)  # type: ignore[attr-defined]  # a private part that its stubs leave out
+
+    def request(self, user: str, *mechanisms: bytes) -> None:
+        listed = b"".join(len(name).to_bytes(4, "big") + name for name in mechanisms or (KERBEROS,))
+        count = len(mechanisms or (KERBEROS,)).to_bytes(4, "big")
+        self.send(REQUEST, user.encode(), b"ssh-connection", b"gssapi-with-mic", raw=count + listed)
+
+    async def next(self) -> tuple[int, paramiko.Message]:
+        """The next message of the server."""
+        return await asyncio.to_thread(self._answers.get, True, 5)
+
+    async def answer(self, wanted: int) -> paramiko.Message:
+        """The same, which is of the kind *wanted*."""
+        kind, message = await self.next()
+        assert kind == wanted
+        return message
+
+    def signed(self, context: gssapi.SecurityContext, user: str, session: bytes | None = None) -> bytes:
+        message = paramiko.Message()
+        message.add_string(session or self.session)
+        message.add_byte(bytes([REQUEST]))
+        for field in (user.encode(), b"ssh-connection", b"gssapi-with-mic"):
+            message.add_string(field)
+        return context.get_signature(message.asbytes())
+
+    @property
+    def session(self) -> bytes:
+        return bytes(self._transport.session_id)  # type: ignore[arg-type]  # bytes since the first key exchange
+
+    async def exchange(self, user: str, context: gssapi.SecurityContext) -> None:
+        """All but the code."""
+        self.request(user)
+        assert (await self.answer(RESPONSE)).get_binary() == KERBEROS
+        self.send(TOKEN, context.step() or b"")
+        context.step((await self.answer(TOKEN)).get_binary())
+        assert context.complete
+
+
+@asynccontextmanager
+async def raw(server: Front) -> AsyncIterator[Raw]:
+    transport = await asyncio.to_thread(paramiko.Transport, ("127.0.0.1", server.port))
+    try:
+        await asyncio.to_thread(transport.start_client, None, 10)
+        client = Raw(transport)
+        client.send(5, b"ssh-userauth")
+        yield client
+    finally:
+        await asyncio.to_thread(transport.close)
+
+
+@pytest.fixture
+async def ticket(kdc: KDC, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    environment = await kdc.ticket()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return environment
+
+
+def context() -> gssapi.SecurityContext:
+    name = gssapi.Name(f"host/localhost@{HOME}", gssapi.NameType.kerberos_principal)
+    flags = [gssapi.RequirementFlag.mutual_authentication, gssapi.RequirementFlag.integrity]
+    return gssapi.SecurityContext(name=name, usage="initiate", flags=flags)
+
+
+pytestmark_ticket = pytest.mark.usefixtures("ticket")
+
+
+@pytestmark_ticket
+async def test_the_exchange_of_the_rfc_logs_in(kdc: KDC) -> None:
+    async with front(kdc) as server, raw(server) as client:
+        mine = context()
+        await client.exchange("alice", mine)
+        client.send(MIC, client.signed(mine, "alice"))
+        await client.answer(SUCCESS)
+        await until(lambda: bool(server.backend.logins))
+    assert server.backend.logins[0].authenticated_username == "alice"
+
+
+@pytestmark_ticket
+@pytest.mark.parametrize("what", ["user", "session", "nothing", "complete", "error"])
+async def test_a_login_takes_the_code_over_this_session_and_this_user(kdc: KDC, what: str) -> None:
+    async with front(kdc) as server, raw(server) as client, raw(server) as other:
+        mine = context()
+        await client.exchange("alice", mine)
+        match what:
+            case "user":
+                client.send(MIC, client.signed(mine, "bob"))
+            case "session":
+                client.send(MIC, client.signed(mine, "alice", other.session))
+            case "nothing":
+                client.send(MIC, b"")
+            case "complete":
+                client.send(COMPLETE)
+            case "error":
+                client.send(ERROR_TOKEN, b"no")
+        await client.answer(FAILURE)
+    assert server.backend.logins == []
+    assert SSHCode.AUTH_SUCCESSFUL not in server.log
+
+
+@pytestmark_ticket
+@pytest.mark.parametrize("signs", ["alice", "bob"])
+@pytest.mark.parametrize("step", ["request", "token", "code"])
+async def test_a_user_switched_in_mid_exchange_is_never_logged_in(kdc: KDC, step: str, signs: str) -> None:
+    """At a step of alice's exchange the client asks for bob, and goes on as if nothing had been."""
+    async with front(kdc) as server, raw(server) as client:
+        mine = context()
+        if step == "request":
+            client.request("alice")
+            client.request("bob")
+            await client.answer(RESPONSE)
+            client.send(TOKEN, mine.step() or b"")
+            mine.step((await client.answer(TOKEN)).get_binary())
+        elif step == "token":
+            client.request("alice")
+            await client.answer(RESPONSE)
+            client.send(TOKEN, mine.step() or b"")
+            client.request("bob")
+            kind, message = await client.next()
+            if kind == TOKEN:
+                mine.step(message.get_binary())
+                await client.answer(RESPONSE)
+        else:
+            await client.exchange("alice", mine)
+            client.request("bob")
+            await client.answer(RESPONSE)
+        client.send(MIC, client.signed(mine, signs) if mine.complete else b"code")
+        await client.answer(FAILURE)
+    assert server.backend.logins == []
+    assert SSHCode.AUTH_SUCCESSFUL not in server.log
+
+
+@pytestmark_ticket
+async def test_messages_out_of_turn_are_refused_and_the_connection_lives(kdc: KDC) -> None:
+    async with front(kdc) as server, raw(server) as client:
+        client.request("alice")
+        await client.answer(RESPONSE)
+        client.send(MIC, b"code")
+        await client.answer(FAILURE)
+        client.request("alice", bytes.fromhex("06062b0601050502"))
+        await client.answer(FAILURE)
+        client.request("alice", *(bytes([6, 1, number]) for number in range(17)))
+        await client.answer(FAILURE)
+        client.send(REQUEST, b"alice", b"ssh-connection", b"gssapi-with-mic", raw=b"\xff\xff\xff\xff")
+        await client.answer(FAILURE)
+        mine = context()
+        await client.exchange("alice", mine)
+        client.send(MIC, client.signed(mine, "alice"))
+        await client.answer(SUCCESS)
+
+
+@pytestmark_ticket
+async def test_a_client_that_leaves_in_mid_exchange_leaves_nothing(kdc: KDC) -> None:
+    async with front(kdc) as server:
+        for _ in range(5):
+            async with raw(server) as client:
+                await client.exchange("alice", context())
+        await until(lambda: not server.backend.open_scopes)
+    assert server.backend.logins == []
+
+
+@pytestmark_ticket
+async def test_asyncssh_logs_in_too(kdc: KDC) -> None:
+    async with (
+        front(kdc) as server,
+        asyncssh.connect(
+            "127.0.0.1", server.port, username="alice", known_hosts=None, gss_host="localhost", gss_kex=False
+        ) as client,
+    ):
+        assert (await client.run("echo ok")).stdout == "ok\n"
