@@ -219,11 +219,9 @@ async def test_a_helper_that_dies_is_replaced(folder: Path) -> None:
 
 
 def _helpers(parent: int) -> list[int]:
-    """The helper process of a server."""
+    """The helper process of a server, if there is one."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    found = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("containerssh-oc")]
-    assert len(found) == 1
-    return found
+    return [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("containerssh-oc")]
 
 
 SERVER = """
@@ -335,8 +333,7 @@ async def test_a_server_that_ends_does_not_wait_for_what_works_here(folder: Path
     async with open_backend(folder) as (backend, _):
         asked = asyncio.create_task(backend.probe(config()))
         await asyncio.sleep(0)
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    assert not [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("containerssh-oc")]
+    assert _helpers(os.getpid()) == []
     with pytest.raises(asyncio.CancelledError):
         await asked
 

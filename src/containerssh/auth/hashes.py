@@ -11,9 +11,6 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import argon2
-import bcrypt
-
 KINDS = ("argon2id", "bcrypt", "scrypt")
 """What :func:`hash_password` can make."""
 
@@ -80,8 +77,12 @@ def hash_password(password: str, kind: str = "argon2id") -> str:
     data = password.encode()
     match kind:
         case "argon2id":
+            import argon2
+
             return argon2.PasswordHasher().hash(data)
         case "bcrypt":
+            import bcrypt
+
             if len(data) > _BCRYPT_LONGEST:
                 raise ValueError(f"bcrypt looks at the first {_BCRYPT_LONGEST} bytes only; use argon2id")
             return bcrypt.hashpw(data, bcrypt.gensalt(12)).decode()
@@ -94,22 +95,28 @@ def hash_password(password: str, kind: str = "argon2id") -> str:
 
 
 def _argon2_hash(text: str, match: re.Match[str]) -> PasswordHash:
+    # Here, since a server whose users have no such hashes starts faster without; bcrypt likewise.
+    import argon2
+
     memory, time, lanes = int(match["memory"]), int(match["time"]), int(match["lanes"])
     if not (1 <= lanes <= 16 and 8 * lanes <= memory <= MOST_MEMORY // 1024 and 1 <= time <= 32):
         raise ValueError(f"argon2 needs p from 1 to 16, m from 8*p to {MOST_MEMORY // 1024}, t from 1 to 32")
     _decode(match["salt"]), _decode(match["hash"])
     hasher = argon2.PasswordHasher()
+    wrong = (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError)
 
     def verify(password: bytes) -> bool:
         try:
             return hasher.verify(text, password)
-        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
+        except wrong:
             return False
 
     return PasswordHash(text, verify)
 
 
 def _bcrypt_hash(text: str, match: re.Match[str]) -> PasswordHash:
+    import bcrypt
+
     if not 4 <= int(match["cost"]) <= 15:
         raise ValueError("bcrypt needs a cost from 4 to 15")
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from containerssh.backends.docker.backend import DockerBackend
-from containerssh.backends.oci.backend import OCIBackend
 from containerssh.config.app import AppConfig
 from containerssh.config.docker import DEFAULT_HOST, DockerConfig
 from containerssh.core.codes import BackendCode, OCICode
@@ -19,6 +18,10 @@ from containerssh.core.handlers import ConnectionHandler, Notices
 from containerssh.core.instance import Instance
 from containerssh.core.messages import NOTICE, Event
 from containerssh.core.metadata import Login
+
+if TYPE_CHECKING:
+    from containerssh.backends.docker.backend import DockerBackend
+    from containerssh.backends.oci.backend import OCIBackend
 
 logger = logging.getLogger(__name__)
 
@@ -60,23 +63,44 @@ ByName = Mapping[str, DockerLogins | OCILogins]
 
 @dataclass(eq=False)
 class Backends:
-    """All backends that this version has; open it with :meth:`opened`."""
+    """
+    All backends that this version has; open it with :meth:`opened`. One that nobody asks for is not even imported: that
+    would take a fifth of the start.
+    """
 
     instance: Instance
-    docker: DockerBackend
-    oci: OCIBackend
+    _docker: DockerBackend | None = field(default=None, init=False)
+    _oci: OCIBackend | None = field(default=None, init=False)
     _cleared: set[str] = field(default_factory=set, init=False)
 
     @classmethod
     @asynccontextmanager
     async def opened(cls, instance: Instance) -> AsyncIterator[Backends]:
         """The backends for the server's life; their connections are closed at the end."""
-        backends = cls(instance, DockerBackend(instance), OCIBackend(instance))
+        backends = cls(instance)
         try:
             yield backends
         finally:
-            await backends.docker.close()
-            await backends.oci.close()
+            if backends._docker is not None:
+                await backends._docker.close()
+            if backends._oci is not None:
+                await backends._oci.close()
+
+    @property
+    def docker(self) -> DockerBackend:
+        if self._docker is None:
+            from containerssh.backends.docker.backend import DockerBackend
+
+            self._docker = DockerBackend(self.instance)
+        return self._docker
+
+    @property
+    def oci(self) -> OCIBackend:
+        if self._oci is None:
+            from containerssh.backends.oci.backend import OCIBackend
+
+            self._oci = OCIBackend(self.instance)
+        return self._oci
 
     async def choose(self, config: AppConfig) -> ByName:
         """
@@ -86,8 +110,9 @@ class Backends:
         Raises:
             BackendError: the configured backend is ``auto`` and none works.
         """
-        named: dict[str, DockerLogins | OCILogins] = {"docker": DockerLogins(self.docker), "oci": OCILogins(self.oci)}
-        return {**named, "auto": await self._choose(config)} if config.backend == "auto" else named
+        named = _Named(self, await self._choose(config) if config.backend == "auto" else None)
+        named.get(config.backend)  # now, and not at the first login
+        return named
 
     async def _choose(self, config: AppConfig) -> DockerLogins | OCILogins:
         failures = []
@@ -125,7 +150,8 @@ class Backends:
                 # Nothing hangs on it: another look comes soon.
                 logger.debug(exc.event())
         try:
-            await self.oci.collect(config.oci)
+            if self._oci is not None:
+                await self._oci.collect(config.oci)
         except (BackendError, OSError) as exc:
             logger.debug(
                 Event(OCICode.CONTAINER_REMOVE_FAILED, f"Unused images could not be removed ({describe(exc)})")
@@ -147,6 +173,27 @@ class Backends:
         if new or removed:
             text = f"Removed what {len(dead)} ended server processes had left: {removed} containers"
             logger.log(NOTICE, Event(BackendCode.REAPED, text))
+
+
+@dataclass(eq=False)
+class _Named(Mapping[str, "DockerLogins | OCILogins"]):
+    backends: Backends
+    auto: DockerLogins | OCILogins | None
+
+    def __getitem__(self, name: str) -> DockerLogins | OCILogins:
+        if name == "docker":
+            return DockerLogins(self.backends.docker)
+        if name == "oci":
+            return OCILogins(self.backends.oci)
+        if name == "auto" and self.auto is not None:
+            return self.auto
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("docker", "oci", *(("auto",) if self.auto else ())))
+
+    def __len__(self) -> int:
+        return 3 if self.auto else 2
 
 
 def _tell_chosen(name: str, what: str) -> None:
