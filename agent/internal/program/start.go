@@ -14,6 +14,10 @@ import (
 // defaultPath is searched when neither the program's environment nor the container's says where programs are.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// undisturbed keeps Go from sending itself signals to see whether it has been busy for too long; our own servers, which do
+// one thing after another, would be interrupted while they wait for a request.
+const undisturbed = "GODEBUG=asyncpreemptoff=1"
+
 // Program is one that has been started. Release it, whether it has ended or not.
 type Program struct {
 	pid      int
@@ -37,6 +41,7 @@ func Start(request wire.StartRequest, main, errors link.Stream) (*Program, error
 	command := request.Argv[0]
 	if request.Agent {
 		command = ourselves()
+		environment = merge(environment, []string{undisturbed})
 	}
 	path, err := resolve(command, request.Folder, environment)
 	if err != nil {

@@ -13,6 +13,8 @@ const (
 	inputSize = 2 * (maxPacket + 4)
 	// sendAt is how much of replies is gathered; the next one may come on top.
 	sendAt = 64 << 10
+	// outputSize is half of what it becomes: the system adds as much for its own.
+	outputSize = 512 << 10
 )
 
 type server struct {
@@ -82,6 +84,7 @@ func (e *rootError) Error() string { return "the root folder " + e.root + ": " +
 
 func (s *server) serve(input int) error {
 	from := newInput(input)
+	enlarge(s.output)
 	buffer := make([]byte, inputSize)
 	start, end := 0, 0
 	for {
@@ -122,6 +125,12 @@ func (s *server) serve(input int) error {
 		}
 		end += count
 	}
+}
+
+// enlarge gives a socket room for some answers of the usual greatest size: with less, each of them is waited for before
+// the next one is read from the disk. The system may allow less, and a pipe stays as it is.
+func enlarge(output int) {
+	_ = syscall.SetsockoptInt(output, syscall.SOL_SOCKET, syscall.SO_SNDBUF, outputSize)
 }
 
 func (s *server) send() error {
