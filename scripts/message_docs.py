@@ -21,6 +21,7 @@ TITLES = {
     "HTTPCode": "HTTP clients and servers",
     "HealthCode": "Health endpoint",
     "AuthCode": "Authentication",
+    "OAuth2Code": "OAuth 2.0 and OpenID Connect",
     "SSHCode": "SSH",
     "SecurityCode": "Security policy",
     "DockerCode": "Docker backend",

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from containerssh.backends.registry import Backends
 from containerssh.config.app import AppConfig
+from containerssh.config.auth import OAuth2Config
 from containerssh.config.load import ConfigErrors, Loaded, load
 from containerssh.config.log import LogConfig
 from containerssh.config.services import HealthConfig
@@ -229,6 +230,7 @@ class Process:
             former, self.logs = self.logs, logs
             await asyncio.to_thread(former.close)
         await server.apply_health()
+        await server.apply_redirect()
 
 
 def _tell_refused_reload(error: ContainerSSHError) -> None:
@@ -265,6 +267,7 @@ class RunningServer:
     _server: SSHServer
     _generations: Generations
     _health: Health
+    _redirect: Redirect
 
     @property
     def status(self) -> str:
@@ -321,6 +324,15 @@ class RunningServer:
         except ContainerSSHError as exc:
             logger.error(exc.event())  # noqa: TRY400  told by its own words
 
+    async def apply_redirect(self) -> None:
+        """As :meth:`apply_health`, of the page for OAuth 2.0 logins."""
+        if not self.place.is_first:
+            return
+        try:
+            await self._redirect.use(self.config)
+        except ContainerSSHError as exc:
+            logger.error(exc.event())  # noqa: TRY400  told by its own words
+
 
 def _with_fixed(old: AppConfig, new: AppConfig) -> tuple[AppConfig, list[str]]:
     """*new*, with what cannot change while the server runs as *old* has it; the keys that this concerns."""
@@ -366,6 +378,37 @@ class Health:
             await scope.leave()
 
 
+class Redirect:
+    """The page that OAuth 2.0 logins come back to, which can change while the server runs."""
+
+    def __init__(self) -> None:
+        self._scope: HeldScope[object] | None = None
+
+    async def use(self, config: AppConfig) -> None:
+        """
+        Serve as *config* says; certificates are read again.
+
+        Raises:
+            ConfigError, BackendError: that is not possible; there is no page now.
+        """
+        await self.close()
+        if (oauth2 := _oauth2(config)) is not None:
+            from containerssh.auth.oauth2.redirect import redirect_page
+
+            page = _service("oAuth2 Redirect Server", redirect_page(oauth2.redirect))
+            self._scope = await HeldScope.enter(page)
+
+    async def close(self) -> None:
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            await scope.leave()
+
+
+def _oauth2(config: AppConfig) -> OAuth2Config | None:
+    interactive = config.auth.keyboard_interactive
+    return interactive.oauth2 if interactive.method == "oauth2" else None
+
+
 @asynccontextmanager
 async def running(
     config: AppConfig,
@@ -390,8 +433,11 @@ async def running(
             stack.callback(sock.close)
         health = Health(lambda: ready and not stopping())
         stack.push_async_callback(health.close)
+        redirect = Redirect()
+        stack.push_async_callback(redirect.close)
         if place.is_first:
             await health.use(config.health)
+            await redirect.use(config)
         backends = await stack.enter_async_context(Backends.opened(instance))
         generations = Generations(backends)
         stack.push_async_callback(generations.close)
@@ -404,7 +450,9 @@ async def running(
         reaper = asyncio.create_task(_reap_now_and_then(backends, generations, reap_every))
         stack.push_async_callback(_cancelled, reaper)
         ready = True
-        running_server = RunningServer(config, instance, place, listening.addresses, server, generations, health)
+        running_server = RunningServer(
+            config, instance, place, listening.addresses, server, generations, health, redirect
+        )
         if lacks_slow_keys(config, instance):
             completing = asyncio.create_task(running_server.complete_host_keys())
             stack.push_async_callback(_cancelled, completing)

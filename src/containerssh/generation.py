@@ -172,6 +172,10 @@ async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authentic
             public_key = await _webhook(auth.public_key.webhook, stack)
         case "users":
             public_key = users
+    if auth.keyboard_interactive.method == "oauth2":
+        from containerssh.auth.oauth2.authenticator import open_oauth2
+
+        interactive = await stack.enter_async_context(open_oauth2(auth.keyboard_interactive.oauth2))
     if auth.gssapi.method == "kerberos":
         gssapi = await _kerberos(auth.gssapi.kerberos, stack)
     authorizer: Authorizer | None = None

@@ -10,6 +10,7 @@ import pytest
 PACKAGES = {
     "Xvfb": "xvfb",
     "busybox": "busybox-static",
+    "chromium": "chromium",
     "crun": "crun",
     "dbclient": "dropbear-bin",
     "debootstrap": "debootstrap",

@@ -134,6 +134,30 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "the former listen": ({**AUTH, "listen": "0.0.0.0:22"}, "ssh.listen"),
     "the removed dockerrun": ({**AUTH, "dockerrun": {}}, "backend: docker"),
     "the removed kuberun": ({**AUTH, "kuberun": {}}, "backend: kubernetes"),
+    "OAuth2 without a provider": (
+        {"auth": {"keyboardInteractive": {"method": "oauth2"}}}, "auth.keyboardInteractive.oauth2.provider",
+    ),
+    "OIDC without a flow": (
+        {"auth": {"keyboardInteractive": {"method": "oauth2", "oauth2": {
+            "provider": "oidc", "clientId": "c", "clientSecret": "s", "oidc": {"url": "https://id.example.org/"},
+        }}}}, "deviceFlow",
+    ),
+    "a code flow without a page to come back to": (
+        {"auth": {"keyboardInteractive": {"method": "oauth2", "oauth2": {
+            "provider": "oidc", "clientId": "c", "clientSecret": "s",
+            "oidc": {"url": "https://id.example.org/", "authorizationCodeFlow": True},
+        }}}}, "redirectURI",
+    ),
+    "a pattern of clients that is none": (
+        {"auth": {"keyboardInteractive": {"method": "oauth2", "oauth2": {
+            "provider": "github", "clientId": "c", "clientSecret": "s", "qrCodeClients": ["("],
+        }}}}, "qrCodeClients",
+    ),
+    "GitHub's TLS that is none": (
+        {"auth": {"keyboardInteractive": {"method": "oauth2", "oauth2": {
+            "provider": "github", "clientId": "c", "clientSecret": "s", "github": {"cacert": "-----nothing"},
+        }}}}, "github.cacert",
+    ),
     "oauth2 in the wrong place": ({"auth": {"oauth2": {}}}, "auth.keyboardInteractive.oauth2"),
     "a pod's misspelt key": ({**AUTH, "kubernetes": {"pod": {"spec": {"restartpolicy_": "x"}}}}, "did you mean"),
     "a pod's misspelt metadata": ({**AUTH, "kubernetes": {"pod": {"metadata": {"nmespace": "x"}}}}, "did you mean"),
@@ -155,7 +179,6 @@ def test_a_wrong_configuration_is_refused_with_the_place_of_the_mistake(tmp_path
 
 
 MISSING: dict[str, tuple[dict[str, Any], str]] = {
-    "OAuth2": ({"auth": {"keyboardInteractive": {"method": "oauth2"}}}, "auth.keyboardInteractive.method"),
     "metrics": ({**AUTH, "metrics": {"enable": True}}, "metrics.enable"),
     "audit": ({**AUTH, "audit": {"enable": True}}, "audit.enable"),
     "GeoIP": ({**AUTH, "geoip": {"provider": "maxmind"}}, "geoip.provider"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from containerssh.config.app import AppConfig
+from containerssh.config.auth import KerberosConfig
 from containerssh.config.docker import DEFAULT_IDLE_COMMAND, DockerConfig, DockerExecutionConfig
 from containerssh.config.findings import Finding, Severity
 from containerssh.config.log import LogLevel
@@ -24,6 +25,9 @@ def advice(config: AppConfig) -> Iterator[Finding]:
     """Remarks about a well-formed configuration."""
     yield from _ssh(config.ssh)
     yield from _webhooks(config)
+    yield from _chains(config.auth.authentication_methods)
+    yield from _identity(config)
+    yield from _kerberos(config)
     yield from _security(config.security)
     yield from _sftp(config)
     if config.log.level < LogLevel.ERROR:
@@ -43,6 +47,8 @@ def advice_about_files(path: Path, config: AppConfig) -> Iterator[Finding]:
             yield from _mode(f"ssh.hostkeys.{number}", Path(name), "the host key", secret=True)
     if config.auth.users.file:
         yield from _mode("auth.users.file", Path(config.auth.users.file), "the users file", secret=True)
+    for where, section in _kerberos_sections(config):
+        yield from _mode(f"{where}.keytab", Path(section.keytab), "the keytab", secret=True)
 
 
 def _say(severity: Severity, path: str, message: str, suggestion: str = "") -> Finding:
@@ -91,6 +97,9 @@ def _webhooks(config: AppConfig) -> Iterator[Finding]:
         "configserver.url": config.configserver.url,
         "auth.password.webhook.url": auth.password.webhook.url if auth.password.method == "webhook" else "",
         "auth.publicKey.webhook.url": auth.public_key.webhook.url if auth.public_key.method == "webhook" else "",
+        "auth.keyboardInteractive.webhook.url": (
+            auth.keyboard_interactive.webhook.url if auth.keyboard_interactive.method == "webhook" else ""
+        ),
         "auth.authz.webhook.url": auth.authz.webhook.url if auth.authz.method == "webhook" else "",
     }
     for path, url in urls.items():
@@ -98,11 +107,53 @@ def _webhooks(config: AppConfig) -> Iterator[Finding]:
             yield _say("warning", path, "what is sent there can be read and changed on the way", "use https://")
 
 
+def _kerberos(config: AppConfig) -> Iterator[Finding]:
+    for where, section in _kerberos_sections(config):
+        # A password is judged for the name that the user gave, so that there is nothing to enforce.
+        if where.startswith("auth.gssapi") and not section.enforce_username and not config.auth.authz.method:
+            text = "everybody with a ticket, of any trusted realm, may log in under any name"
+            yield _say("warning", f"{where}.enforceUsername", text, "set auth.authz, or leave it true")
+
+
+def _kerberos_sections(config: AppConfig) -> Iterator[tuple[str, KerberosConfig]]:
+    for name, way in (("password", config.auth.password), ("gssapi", config.auth.gssapi)):
+        if way.method == "kerberos":
+            yield f"auth.{name}.kerberos", way.kerberos
+
+
+def _chains(methods: tuple[str, ...]) -> Iterator[Finding]:
+    for number, chain in enumerate(methods):
+        shorter = [other for other in methods if other != chain and f"{chain},".startswith(f"{other},")]
+        if shorter:
+            text = f"nobody needs all of {chain}: {shorter[0]} is enough"
+            yield _say("warning", f"auth.authenticationMethods.{number}", text)
+
+
 def _is_local(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def _identity(config: AppConfig) -> Iterator[Finding]:
+    """A provider knows people, and nothing of the names that they log in with."""
+    interactive, authz = config.auth.keyboard_interactive, config.auth.authz
+    if interactive.method != "oauth2":
+        return
+    path = "auth.keyboardInteractive.oauth2"
+    oauth2 = interactive.oauth2
+    compares = oauth2.provider == "github" and oauth2.github.enforce_username
+    if not compares and not authz.method:
+        yield _say(
+            "warning",
+            f"{path}.provider",
+            "whoever has an account there may log in under any name",
+            "set auth.authz, or compare the names in the configuration server",
+        )
+    grace = config.ssh.login_grace_time
+    if grace and grace < oauth2.auth_timeout:
+        yield _say("info", f"{path}.authTimeout", "ssh.loginGraceTime is shorter, and ends the login first")
 
 
 def _security(security: SecurityConfig) -> Iterator[Finding]:

@@ -10,7 +10,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
-from containerssh.config.http import HTTPClientConfig, HTTPServerConfig
+from containerssh.config.http import (
+    DEFAULT_CIPHERS,
+    DEFAULT_CURVES,
+    Ciphers,
+    Curves,
+    HTTPClientConfig,
+    HTTPServerConfig,
+    TLSVersion,
+)
 from containerssh.config.model import ConfigModel, Duration, Problem, Secret, default_for_zero, seconds
 
 
@@ -81,6 +89,13 @@ def _absolute_url(url: str) -> str:
     return url
 
 
+def _uri_problems(key: str, url: str) -> Iterator[Problem]:
+    try:
+        _absolute_url(url)
+    except ValueError as exc:
+        yield Problem(key, str(exc))
+
+
 class GitHubConfig(ConfigModel):
     """Log in with GitHub."""
 
@@ -119,14 +134,29 @@ class GitHubConfig(ConfigModel):
     key: Secret = SecretStr("")
     """The private key of `cert`: PEM text, or the name of a file."""
 
-    tls_version: str = Field("1.3", alias="tlsVersion")
+    tls_version: TLSVersion = Field("1.3", alias="tlsVersion")
     """The lowest version of TLS that is spoken."""
 
-    curves: tuple[str, ...] = HTTPClientConfig.model_fields["curves"].default
+    curves: Curves = DEFAULT_CURVES
     """Elliptic curves for the key exchange."""
 
-    cipher: tuple[str, ...] = HTTPClientConfig.model_fields["cipher"].default
+    cipher: Ciphers = DEFAULT_CIPHERS
     """Cipher suites."""
+
+    @property
+    def client(self) -> HTTPClientConfig:
+        """How GitHub is called: the settings of this section that are about HTTP."""
+        shared = {name: getattr(self, name) for name in ("timeout", "cacert", "cert", "key", "curves", "cipher")}
+        return HTTPClientConfig.default().model_copy(
+            update={**shared, "url": self.apiurl, "tls_version": self.tls_version}
+        )
+
+    def problems(self) -> Iterator[Problem]:
+        for problem in self.client.problems():
+            yield Problem("apiurl", problem.message) if problem.path == "url" else problem
+        yield from _uri_problems("url", self.url)
+        if self.url.lower().startswith("https://") != self.client.is_https:
+            yield Problem("apiurl", "both url and apiurl must be https, or neither: the same secrets go to both")
 
 
 class OIDCConfig(HTTPClientConfig):
@@ -155,6 +185,15 @@ class OIDCConfig(HTTPClientConfig):
     enforce_scopes: bool = False
     """The user must grant every scope."""
 
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if not self.device_flow and not self.authorization_code_flow:
+            yield Problem("", "set deviceFlow, authorizationCodeFlow, or both")
+        if self.authorization_code_flow:
+            yield from _uri_problems("redirectURI", self.redirect_uri)
+        if not self.username_field:
+            yield Problem("usernameField", "it must name a claim")
+
 
 class GenericOAuth2Config(ConfigModel):
     """Log in with any OAuth 2.0 server."""
@@ -168,12 +207,22 @@ class GenericOAuth2Config(ConfigModel):
     token_endpoint: HTTPClientConfig = HTTPClientConfig.default()
     """Where the code is exchanged for a token."""
 
+    def problems(self) -> Iterator[Problem]:
+        yield from _uri_problems("authorizeEndpointURL", self.authorize_endpoint_url)
+        yield from _uri_problems("redirectURI", self.redirect_uri)
+        yield from (problem.under("tokenEndpoint") for problem in self.token_endpoint.problems())
+
 
 class RedirectConfig(HTTPServerConfig):
     """The page that browsers come back to."""
 
     webroot: str = ""
     """A folder with an `index.html` in place of the built-in page."""
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if self.webroot and not Path(self.webroot, "index.html").is_file():
+            yield Problem("webroot", f"there is no file index.html in {self.webroot!r}")
 
 
 class OAuth2Config(ConfigModel):
@@ -205,6 +254,25 @@ class OAuth2Config(ConfigModel):
     """How long the whole login may take."""
 
     _zero_auth_timeout = field_validator("auth_timeout")(default_for_zero)
+
+    def problems(self) -> Iterator[Problem]:
+        for key, value in (("clientId", self.client_id), ("clientSecret", self.client_secret.get_secret_value())):
+            if not value:
+                yield Problem(key, "the provider needs it")
+        if not self.provider:
+            yield Problem("provider", "set github, oidc or generic")
+        blocks = {"github": self.github, "oidc": self.oidc, "generic": self.generic}
+        if (block := blocks.get(self.provider)) is not None:
+            yield from (problem.under(self.provider) for problem in block.problems())
+        yield from (problem.under("redirect") for problem in self.redirect.problems())
+        if self.auth_timeout < seconds(0.1):
+            yield Problem("authTimeout", "must be at least 100ms")
+        for key, patterns in (("qrCodeClients", self.qr_code_clients), ("deviceFlowClients", self.device_flow_clients)):
+            for number, pattern in enumerate(patterns):
+                try:
+                    re.compile(pattern)
+                except (re.error, RecursionError, OverflowError) as exc:
+                    yield Problem(f"{key}.{number}", f"no regular expression: {exc}")
 
 
 class PasswordAuthConfig(ConfigModel):
@@ -246,6 +314,10 @@ class KeyboardInteractiveAuthConfig(ConfigModel):
     """`oauth2`, or nothing."""
 
     oauth2: OAuth2Config = OAuth2Config.default()
+
+    def problems(self) -> Iterator[Problem]:
+        if self.method == "oauth2":
+            yield from (problem.under("oauth2") for problem in self.oauth2.problems())
 
 
 class GSSAPIAuthConfig(ConfigModel):
@@ -388,6 +460,7 @@ class AuthConfig(HTTPClientConfig):
         for path, block in (
             ("password", self.password),
             ("publicKey", self.public_key),
+            ("keyboardInteractive", self.keyboard_interactive),
             ("gssapi", self.gssapi),
             ("authz", self.authz),
         ):

@@ -27,9 +27,6 @@ def unavailable_for_login(config: AppConfig) -> list[Problem]:
 
 
 def _of_the_server(config: AppConfig) -> Iterator[Problem]:
-    auth = config.auth
-    if auth.keyboard_interactive.method:
-        yield _missing("auth.keyboardInteractive.method", f"the method {auth.keyboard_interactive.method}")
     if config.metrics.enable:
         yield _missing("metrics.enable", "the metrics service")
     if config.audit.enable:

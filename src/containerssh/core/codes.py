@@ -88,6 +88,35 @@ class AuthCode(Code):
     KERBEROS_VERIFY_ERROR = "KRB_VERIFY_ERROR", "a ticket, its integrity code, or the principal's name was refused"
 
 
+class OAuth2Code(Code):
+    AVAILABLE = "AUTH_OAUTH2_AVAILABLE", "the page that browsers come back to is served"
+    AUTHORIZATION_PENDING = "AUTH_OAUTH2_AUTHORIZATION_PENDING", "the user has not decided in the browser yet"
+    TIMEOUT = "AUTH_OAUTH2_TIMEOUT", "nobody decided before the code, or `authTimeout`, ended"
+    DEVICE_CODE_REQUEST_FAILED = "AUTH_OAUTH2_DEVICE_CODE_REQUEST_FAILED", "the provider gave no device code"
+    STATE_MISMATCH = "AUTH_OAUTH_STATE_MISMATCH", "the pasted answer is not that of this login's link"
+    CREDENTIALS = "OAUTH_INCORRECT_CLIENT_CREDENTIALS", "the provider does not know `clientId` and `clientSecret`"
+    RATE_LIMIT = "OAUTH_DEVICE_FLOW_RATE_LIMIT_EXCEEDED", "the provider asks for longer pauses than the code lives"
+    TOKEN_INVALID = "AUTH_OAUTH2_TOKEN_INVALID", "the provider's answer holds no usable token"
+    OIDC_DISCOVERY_FAILED = "OIDC_DISCOVERY_FAILED", "the provider's description of itself cannot be had or used"
+    OIDC_ACCESS_TOKEN_FETCH_FAILED = "OIDC_ACCESS_TOKEN_FETCH_FAILED", "the token endpoint refused, or failed"
+    OIDC_ID_TOKEN_INVALID = (
+        "OIDC_ID_TOKEN_INVALID",
+        "an ID token has a wrong signature, issuer, audience, time or nonce",
+    )
+    OIDC_USER_INFO_FETCH_FAILED = "OIDC_USER_INFO_FETCH_FAILED", "the userinfo endpoint refused, or failed"
+    OIDC_NO_USERNAME = "OIDC_NO_USERNAME", "the claim `usernameField` is missing, or no usable name"
+    OIDC_REQUIRED_SCOPE_NOT_GRANTED = "OIDC_REQUIRED_SCOPE_NOT_GRANTED", "`enforceScopes`: the user granted less"
+    OIDC_DEAUTHORIZE_FAILED = "OIDC_DEAUTHORIZE_FAILED", "a token could not be revoked"
+    GITHUB_ACCESS_TOKEN_FETCH_FAILED = "GITHUB_ACCESS_TOKEN_FETCH_FAILED", "GitHub gave no token"
+    GITHUB_USER_REQUEST_FAILED = "GITHUB_USER_REQUEST_FAILED", "GitHub did not tell who the user is"
+    GITHUB_USER_DOES_NOT_MATCH = "GITHUB_USER_DOES_NOT_MATCH", "`enforceUsername`: the GitHub user has another name"
+    GITHUB_2FA_NOT_ENABLED = "GITHUB_2FA_NOT_ENABLED", "`require2FA`: the account has no second factor, or hides it"
+    GITHUB_NOT_A_MEMBER = "GITHUB_NOT_A_MEMBER", "`requireOrgMembership`: no active member of the organization"
+    GITHUB_REQUIRED_SCOPE_NOT_GRANTED = "GITHUB_REQUIRED_SCOPE_NOT_GRANTED", "`enforceScopes`: the user granted less"
+    GITHUB_DELETE_ACCESS_TOKEN_FAILED = "GITHUB_DELETE_ACCESS_TOKEN_FAILED", "a token could not be deleted"
+    GENERIC_ACCESS_TOKEN_FETCH_FAILED = "GENERIC_ACCESS_TOKEN_FETCH_FAILED", "the token endpoint refused, or failed"
+
+
 class SSHCode(Code):
     AVAILABLE = "SSH_AVAILABLE", "server listening"
     START_FAILED = "SSH_START_FAILED", "cannot bind"

@@ -69,6 +69,9 @@ class Prompts(ABC):
     async def ask(self, instruction: str, questions: Sequence[tuple[str, bool]] = ()) -> Sequence[str]:
         """Show *instruction* and the questions (text, whether the answer is echoed); the answers in order."""
 
+    def tell(self, text: str) -> None:
+        """Show *text*, without line end, where the client shows such (RFC 4252 section 5.4); nobody answers it."""
+
 
 @dataclass(frozen=True)
 class IntegrityProof:

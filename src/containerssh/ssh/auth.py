@@ -297,6 +297,9 @@ class Authentication(Prompts):
             raise AuthFailed(SSHCode.AUTH_FAILED, "the number of answers is not that of the questions")
         return [from_wire(answer) for answer in answers]
 
+    def tell(self, text: str) -> None:
+        self._link.banner(f"{text}\r\n")
+
 
 def _too_many(code: SSHCode, explanation: str) -> TooManyTries:
     limit_reached(code, f"The client is sent away: {explanation}")

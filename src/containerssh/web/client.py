@@ -145,6 +145,39 @@ class HTTPClient:
         """As :meth:`post`, without a body."""
         return await self._limited("GET", path, None)
 
+    async def exchange(
+        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """
+        One request to any *url*, with the endpoint's TLS settings, limits and timeout. A redirect is the answer, never
+        followed; what identifies us to the endpoint (its URL's user and password) does not go along.
+
+        Raises:
+            WebhookError: no HTTP answer came, or it was too large.
+        """
+        limit = self._config.timeout.total_seconds()
+        try:
+            target = URL(url)
+        except ValueError as exc:
+            raise WebhookError(HTTPCode.CLIENT_CONNECTION_FAILED, "not a usable URL", passing=False) from exc
+        labels: dict[str, LabelValue] = {"endpoint": self.url, "method": method, "url": _plain(target)}
+        logger.debug(Event(HTTPCode.CLIENT_REQUEST, f"HTTP {method} request to {_plain(target)}", **labels))
+        try:
+            async with asyncio.timeout(limit) as scope:
+                status, _, content = await self._once(method, target, body, authorized=False, more=headers)
+        except TimeoutError as exc:
+            if not scope.expired():
+                raise
+            raise WebhookError(
+                HTTPCode.CLIENT_CONNECTION_FAILED,
+                f"{method} {_plain(target)}: no complete answer within {limit:g} s",
+                passing=True,
+            ) from exc
+        logger.debug(
+            Event(HTTPCode.CLIENT_RESPONSE, f"HTTP response with status {status}", statusCode=status, **labels)
+        )
+        return Answer(status, content)
+
     async def _limited(self, method: str, path: str, body: bytes | None) -> Answer:
         limit = self._config.timeout.total_seconds()
         try:
@@ -202,7 +235,13 @@ class HTTPClient:
         )
 
     async def _once(
-        self, method: str, url: URL, body: bytes | None, *, authorized: bool
+        self,
+        method: str,
+        url: URL,
+        body: bytes | None,
+        *,
+        authorized: bool,
+        more: Mapping[str, str] | None = None,
     ) -> tuple[int, str | None, bytes]:
         """Status, ``Location`` and body of one exchange."""
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "ContainerSSH"}
@@ -210,6 +249,7 @@ class HTTPClient:
             headers["Content-Type"] = "application/json"
         if authorized and self._authorization:
             headers["Authorization"] = self._authorization
+        headers |= more or {}
         for last_try in (False, True):
             use = SimpleNamespace(reused=False, answered=False)
             try:

@@ -1,0 +1,190 @@
+"""What a provider answers, read with suspicion: it vouches for who somebody is, and for nothing else."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from containerssh.core.codes import OAuth2Code
+from containerssh.core.errors import AuthUnavailable
+from containerssh.web.client import Answer, WebhookError
+
+DEFAULT_INTERVAL = 5.0
+"""Seconds between polls where the provider names none (RFC 8628 section 3.2)."""
+
+_TOKEN_CHARACTERS = 32 * 1024
+_URL_CHARACTERS = 2048
+_USER_CODE_CHARACTERS = 64
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
+_VISIBLE_WITH_BLANKS = re.compile(r"[\x20-\x7e]+")
+# They could draw over the terminal, or turn the direction of what follows.
+_UNSEEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+
+
+class OAuthRefusal(Exception):
+    """The provider's error answer (RFC 6749 section 5.2, RFC 8628 section 3.5)."""
+
+    def __init__(self, error: str, interval: float | None = None) -> None:
+        super().__init__(error)
+        self.error = error
+        self.interval = interval
+        """The pause that the provider asks for from now on, in seconds."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP answer: its status, and its JSON object, which is empty where there is none."""
+
+    status: int
+    fields: Mapping[str, object]
+
+    @classmethod
+    def of(cls, answer: Answer) -> Reply:
+        try:
+            value = answer.json()
+        except WebhookError:
+            value = None
+        return cls(answer.status, value if isinstance(value, dict) else {})
+
+    @property
+    def good(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same question may be answered in a while."""
+        return self.status >= 500 or self.status in (408, 429)
+
+    def text(self, name: str) -> str:
+        """The text under *name*; empty when there is none."""
+        value = self.fields.get(name)
+        return value if isinstance(value, str) else ""
+
+    @property
+    def error(self) -> str:
+        """The error's name for logs and decisions, empty for none."""
+        return shown(self.text("error"), 80)
+
+
+@dataclass(frozen=True)
+class Token:
+    """An access token and what came with it."""
+
+    access: str = field(repr=False)
+    scopes: frozenset[str] | None
+    """What was granted; None: as asked (RFC 6749 section 5.1)."""
+    identity: str = field(default="", repr=False)
+    """The ID token; empty when there is none."""
+    refresh: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class DeviceCode:
+    """The beginning of a device flow (RFC 8628 section 3.2)."""
+
+    code: str = field(repr=False)
+    user_code: str
+    url: str
+    lifetime: float
+    interval: float
+
+
+def read_token(reply: Reply) -> Token:
+    """
+    The token in the answer of a token endpoint, whatever its status: GitHub's errors come with 200.
+
+    Raises:
+        OAuthRefusal: the provider says why not.
+        WebhookError: the answer is neither; it may be better later.
+        AuthUnavailable: the token cannot be used.
+    """
+    if reply.status < 500 and (error := reply.error):
+        raise OAuthRefusal(error, _number(reply.fields.get("interval")))
+    if not reply.good or not reply.text("access_token"):
+        raise unexpected(reply, "the token endpoint", OAuth2Code.TOKEN_INVALID)
+    kind = reply.text("token_type")
+    if kind and kind.lower() != "bearer":
+        # RFC 6749 section 7.1: a token of an unknown type must not be used.
+        raise AuthUnavailable(OAuth2Code.TOKEN_INVALID, f"the token has the unknown type {shown(kind, 40)!r}")
+    scope = reply.fields.get("scope")
+    return Token(
+        _secret(reply, "access_token"),
+        frozenset(re.split(r"[\s,]+", scope.strip())) - {""} if isinstance(scope, str) else None,
+        _secret(reply, "id_token"),
+        _secret(reply, "refresh_token"),
+    )
+
+
+def read_device_code(reply: Reply, *, secure: bool) -> DeviceCode:
+    """
+    The beginning of a device flow; with *secure* only a link with https will do.
+
+    Raises:
+        OAuthRefusal, WebhookError, AuthUnavailable: as for a token.
+    """
+    if reply.status < 500 and (error := reply.error):
+        raise OAuthRefusal(error)
+    code, user_code = reply.text("device_code"), reply.text("user_code")
+    if not reply.good or not code or not user_code:
+        raise unexpected(reply, "the device authorization endpoint", OAuth2Code.DEVICE_CODE_REQUEST_FAILED)
+    if len(user_code) > _USER_CODE_CHARACTERS or not _VISIBLE_WITH_BLANKS.fullmatch(user_code):
+        raise AuthUnavailable(OAuth2Code.DEVICE_CODE_REQUEST_FAILED, "the user code is not one that could be typed")
+    links = [reply.text(name) for name in ("verification_uri_complete", "verification_uri", "verification_url")]
+    lifetime = _number(reply.fields.get("expires_in"))
+    interval = _number(reply.fields.get("interval"))
+    return DeviceCode(
+        _secret(reply, "device_code"),
+        user_code,
+        checked_link(next(filter(None, links), ""), secure=secure),
+        lifetime if lifetime is not None else 600.0,
+        max(1.0, interval) if interval is not None else DEFAULT_INTERVAL,
+    )
+
+
+def checked_link(url: str, *, secure: bool) -> str:
+    """
+    *url*, which may be shown to a person.
+
+    Raises:
+        AuthUnavailable: it is no web address, or holds what a terminal would not just show.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in (("https",) if secure else ("http", "https")) and bool(parts.hostname)
+    except ValueError:
+        usable = False
+    if not usable or len(url) > _URL_CHARACTERS or not _VISIBLE.fullmatch(url):
+        raise AuthUnavailable(OAuth2Code.DEVICE_CODE_REQUEST_FAILED, "the provider's link cannot be shown to a user")
+    return url
+
+
+def unexpected(reply: Reply, what: str, code: OAuth2Code) -> WebhookError:
+    """*what* answered neither what was asked for nor why not."""
+    passing = reply.passing or reply.good
+    return WebhookError(code, f"{what} answered with status {reply.status}, and nothing usable", passing=passing)
+
+
+def shown(text: str, most: int = 200) -> str:
+    """*text* as it may be shown to a user and in a log: on one line, of a limited length."""
+    return "".join(" " if unicodedata.category(char) in _UNSEEN else char for char in text[:most])
+
+
+def is_visible(text: str) -> bool:
+    """Whether nothing in *text* is a control character, or one that turns the direction of writing."""
+    return not any(unicodedata.category(char) in _UNSEEN for char in text)
+
+
+def _secret(reply: Reply, name: str) -> str:
+    value = reply.text(name)
+    if value and (len(value) > _TOKEN_CHARACTERS or not _VISIBLE.fullmatch(value)):
+        raise AuthUnavailable(OAuth2Code.TOKEN_INVALID, f"{name} is too long, or holds characters that it must not")
+    return value
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        return None
+    return float(value)
