@@ -35,6 +35,8 @@ def compare(report: Report, client: Client, servers: list[Server], folder: Path,
     for number in range(options.transfers):
         for server in servers:
             remote = f"/tmp/{uuid.uuid4().hex}"
+            # The client would have to empty it first, which takes it as long as half the transfer.
+            (folder / "back").unlink(missing_ok=True)
             before = cpu_seconds(server.pid, with_ended_children=server.forks)
             up, down = _timed(
                 client,
