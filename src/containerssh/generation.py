@@ -26,7 +26,8 @@ from containerssh.backends.registry import Backends, ByName
 from containerssh.config.app import AppConfig
 from containerssh.config.auth import KerberosConfig, WebhookConfig
 from containerssh.config.merge import overlay
-from containerssh.core.handlers import NetworkHandler, ServerHandler
+from containerssh.core.handlers import AuthMethod, NetworkHandler, ServerHandler
+from containerssh.core.instance import default_state_folder
 from containerssh.core.metadata import ConnectionMetadata
 from containerssh.core.tasks import HeldScope
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
@@ -149,11 +150,12 @@ async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authentic
     """
     auth = config.auth
     users: UsersFile | None = None
-    if "users" in (auth.password.method, auth.public_key.method):
+    if auth.uses_users_file:
         users = UsersFile(
             Path(auth.users.file),
             check_config=lambda patch: overlay(config, patch),
             methods=auth.configured_methods,
+            codes=auth.codes_by_users_file,
         )
         stack.callback(users.close)
     password: PasswordAuthenticator | None = None
@@ -178,10 +180,19 @@ async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authentic
         interactive = await stack.enter_async_context(open_oauth2(auth.keyboard_interactive.oauth2))
     if auth.gssapi.method == "kerberos":
         gssapi = await _kerberos(auth.gssapi.kerberos, stack)
+    if auth.keyboard_interactive.method == "users" and users is not None:
+        from containerssh.auth.codes import open_codes
+
+        interactive = await stack.enter_async_context(open_codes(users, default_state_folder()))
+    if auth.keyboard_interactive.method == "webhook":
+        from containerssh.auth.interview import open_interview
+
+        interactive = await stack.enter_async_context(open_interview(auth.keyboard_interactive.webhook))
     authorizer: Authorizer | None = None
     if auth.authz.method == "webhook":
         from containerssh.auth.webhook import open_authorizer
 
         authorizer = await stack.enter_async_context(open_authorizer(auth.authz.webhook))
     chains = frozenset(as_chain(text) for text in auth.authentication_methods)
-    return Authenticators(password, public_key, interactive, gssapi, authorizer, chains, users)
+    second_only = frozenset({AuthMethod.KEYBOARD_INTERACTIVE} if auth.codes_by_users_file else ())
+    return Authenticators(password, public_key, interactive, gssapi, authorizer, chains, users, second_only)

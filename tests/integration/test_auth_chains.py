@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -14,11 +15,14 @@ import pytest
 
 from containerssh.auth.authenticator import Authorizer
 from containerssh.auth.chains import as_chain
+from containerssh.auth.codes import open_codes
 from containerssh.auth.hashes import hash_password
+from containerssh.auth.totp import parse_totp
 from containerssh.auth.users import UsersFile
 from containerssh.auth.webhook import open_authorizer, open_webhook
 from containerssh.config.auth import WebhookConfig
 from containerssh.core.codes import SSHCode
+from containerssh.core.handlers import AuthMethod
 from containerssh.core.metadata import Value
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from tests.support.local_backend import LocalBackend, read_public_key
@@ -40,11 +44,11 @@ async def key(openssh: OpenSSH) -> Path:
     return await openssh.make_key()
 
 
-def users_file(folder: Path, users: Mapping[str, Any]) -> UsersFile:
+def users_file(folder: Path, users: Mapping[str, Any], *, codes: bool = False) -> UsersFile:
     path = folder / "users.json"
     path.write_text(json.dumps({"users": users}))
     path.chmod(0o600)
-    return UsersFile(path)
+    return UsersFile(path, codes=codes)
 
 
 @asynccontextmanager
@@ -90,6 +94,17 @@ async def try_key(transport: paramiko.Transport, user: str, key: Path) -> set[st
     loaded = paramiko.Ed25519Key.from_private_key_file(str(key))
     with suppress(paramiko.AuthenticationException):
         return set(await asyncio.to_thread(transport.auth_publickey, user, loaded))
+    return None
+
+
+async def try_answers(transport: paramiko.Transport, user: str, *answers: str) -> set[str] | None:
+    left = list(answers)
+
+    def answer(_title: str, _instruction: str, questions: list[tuple[str, bool]]) -> list[str]:
+        return [left.pop(0) for _ in questions]
+
+    with suppress(paramiko.AuthenticationException):
+        return set(await asyncio.to_thread(transport.auth_interactive, user, answer))
     return None
 
 
@@ -246,3 +261,74 @@ async def test_who_is_not_authorized_is_not_let_in(openssh: OpenSSH, key: Path, 
             assert (done.status, b"Permission denied" in done.stderr) == (255, True)
             assert len(server.log.of(SSHCode.AUTH_FAILED)) == 2
     assert not server.backend.logins
+
+
+CODES = parse_totp("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")
+TEXT = "otpauth://totp/alice?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
+
+
+def code(steps: int = 0) -> str:
+    return CODES.code(int(time.time()) // 30 + steps)
+
+
+@asynccontextmanager
+async def with_codes(folder: Path, users: Mapping[str, Any], *chains: str) -> AsyncIterator[Front]:
+    """A server that asks for codes."""
+    known = users_file(folder, users, codes=True)
+    async with open_codes(known, folder) as codes:
+        found = Authenticators(
+            known,
+            known,
+            codes,
+            chains=frozenset(map(as_chain, chains)),
+            user_chains=known,
+            second_only=frozenset({AuthMethod.KEYBOARD_INTERACTIVE}),
+        )
+        async with serving(LocalBackend(), around=lambda inner: AuthenticationServer(inner, found)) as server:
+            yield server
+
+
+async def test_who_has_a_secret_needs_a_code_and_a_code_is_never_enough(key: Path, tmp_path: Path) -> None:
+    users = {**alice(key, totp=TEXT), "bob": {"password": PASSWORD}}
+    async with with_codes(tmp_path, users) as server:
+        async with connected(server) as transport:
+            assert await offered(transport, "alice") == {"publickey", "password"}
+            assert await try_answers(transport, "alice", code()) is None
+            assert await try_key(transport, "alice", key) == {"keyboard-interactive"}
+            assert await try_answers(transport, "alice", "000000") is None
+            assert await try_answers(transport, "alice", code()) == set()
+        async with connected(server) as transport:
+            assert await try_password(transport, "alice") == {"keyboard-interactive"}
+            assert await try_answers(transport, "alice", code()) is None, "it was used"
+            assert await try_answers(transport, "alice", code(1)) == set()
+        async with connected(server) as transport:
+            assert await try_password(transport, "bob") == set()
+    assert [login.authenticated_username for login in server.backend.logins] == ["alice", "alice", "bob"]
+
+
+async def test_who_has_no_secret_fails_where_a_code_is_asked_of_all(key: Path, tmp_path: Path) -> None:
+    async with (
+        with_codes(tmp_path, alice(key), "publickey,keyboard-interactive") as server,
+        connected(server) as transport,
+    ):
+        assert await try_key(transport, "alice", key) == {"keyboard-interactive"}
+        assert await try_answers(transport, "alice", code()) is None
+    assert not server.backend.logins
+
+
+async def test_a_code_of_one_user_is_nothing_to_another(key: Path, tmp_path: Path) -> None:
+    other = "otpauth://totp/bob?secret=KRSXG5CTMVRXEZLUKN2XAZLSKNSWG4TF"
+    users = {**alice(key, totp=TEXT), "bob": {"password": PASSWORD, "totp": other}}
+    async with with_codes(tmp_path, users) as server, connected(server) as transport:
+        assert await try_password(transport, "bob") == {"keyboard-interactive"}
+        assert await try_answers(transport, "bob", code()) is None
+        assert await try_answers(transport, "alice", code()) is None
+    assert not server.backend.logins
+
+
+async def test_openssh_asks_its_user_for_the_code(key: Path, tmp_path: Path) -> None:
+    client = OpenSSH(tmp_path, password=code())
+    async with with_codes(tmp_path, alice(key, totp=TEXT)) as server:
+        (await client.run(server, "true", "-i", str(key))).check()
+        again = await client.run(server, "true", "-i", str(key))
+    assert (again.status, b"Permission denied (keyboard-interactive)" in again.stderr) == (255, True)

@@ -28,8 +28,8 @@ class UserChains(Protocol):
         """Those of all users."""
         ...
 
-    async def chains_of(self, username: str) -> Collection[Chain]:
-        """Those of this user; empty for one who has none of their own, or does not exist."""
+    async def chains_of(self, username: str, others: frozenset[Chain]) -> Collection[Chain]:
+        """Those of this user; *others* for one who has none of their own, or does not exist."""
         ...
 
 

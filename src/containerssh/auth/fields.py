@@ -7,7 +7,8 @@ import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from containerssh.core.codes import HTTPCode
+from containerssh.core.codes import AuthCode, HTTPCode
+from containerssh.core.errors import AuthFailed
 from containerssh.core.metadata import AuthAttempt, Files, Texts, Value
 from containerssh.web.client import WebhookError
 
@@ -33,6 +34,18 @@ def question(attempt: AuthAttempt, **more: str) -> dict[str, object]:
     fields["clientVersion"] = readable(attempt.client_version)
     fields["username"] = attempt.username
     return {**fields, **more}
+
+
+def check_name(attempt: AuthAttempt) -> None:
+    """
+    Make sure that a webhook can be asked about the user's name.
+
+    Raises:
+        AuthFailed: it holds what is no character.
+    """
+    if not attempt.username.isascii() and "\ufffd" in readable(attempt.username):
+        # To replace what is no character would make one name of two.
+        raise AuthFailed(AuthCode.FAILED, "the user name is not valid UTF-8")
 
 
 @dataclass(frozen=True)

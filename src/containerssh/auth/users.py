@@ -23,6 +23,7 @@ from pydantic import Field, SecretStr, ValidationError
 from containerssh.auth.authorized_keys import AuthorizedKey, UnusableLine, parse_authorized_key
 from containerssh.auth.chains import Chain, as_chain
 from containerssh.auth.hashes import PasswordHash, parse_hash
+from containerssh.auth.totp import TOTP, parse_totp
 from containerssh.config.auth import AuthenticationMethods
 from containerssh.config.document import Document, DocumentError, parse_yaml
 from containerssh.config.findings import ConfigErrors, Finding, findings_of
@@ -69,6 +70,9 @@ class UserConfig(ConfigModel):
     environment: dict[str, str] = Field(default_factory=dict)
     """Variables for the user's programs."""
 
+    totp: Secret = SecretStr("")
+    """The secret of the user's one-time codes, in base32 or as `otpauth://totp/...`; they are then asked for."""
+
     metadata: dict[str, str] = Field(default_factory=dict)
     """What is passed on to the config server."""
 
@@ -85,6 +89,7 @@ class _User:
     environment: Texts
     metadata: Texts
     chains: tuple[Chain, ...]
+    totp: TOTP | None
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,16 @@ class UsersFile:
     """Judges passwords and public keys by the users file."""
 
     def __init__(
-        self, path: Path, *, check_config: CheckConfig | None = None, methods: Collection[str] = tuple(AuthMethod)
+        self,
+        path: Path,
+        *,
+        check_config: CheckConfig | None = None,
+        methods: Collection[str] = tuple(AuthMethod),
+        codes: bool = False,
     ) -> None:
         """
         Read the file; *check_config* judges each user's part of the configuration, *methods* are those that somebody
-        judges.
+        judges, and *codes* says whether keyboard-interactive asks for the users' one-time codes.
 
         Raises:
             ConfigError: it cannot be read, or something in it cannot be used; the text names all of it.
@@ -111,6 +121,7 @@ class UsersFile:
         self._path = path
         self._check_config = check_config
         self._methods = methods
+        self._codes = codes
         self._lock = threading.Lock()
         self._file = _WatchedFile(path)
         content = self._file.changed()
@@ -166,10 +177,21 @@ class UsersFile:
         """The methods that must succeed one after another, of all users together."""
         return self._users.chains
 
-    async def chains_of(self, username: str) -> Collection[Chain]:
-        """Those of this user; empty for one who has none of their own, or does not exist."""
+    async def chains_of(self, username: str, others: frozenset[Chain]) -> Collection[Chain]:
+        """
+        Those of this user; *others* for one who has none of their own, or does not exist. Who has a secret for one-time
+        codes is asked for one in any case.
+        """
         user = (await asyncio.to_thread(self._current)).by_name.get(username)
-        return user.chains if user else ()
+        if user is None or user.chains:
+            return user.chains if user else others
+        code = AuthMethod.KEYBOARD_INTERACTIVE
+        return {chain if code in chain else (*chain, code) for chain in others} if user.totp else others
+
+    async def code_of(self, username: str) -> TOTP | None:
+        """What this user's one-time codes are computed from; None for one who has none, or does not exist."""
+        user = (await asyncio.to_thread(self._current)).by_name.get(username)
+        return user.totp if user else None
 
     def close(self) -> None:
         """Nobody asks any more."""
@@ -247,7 +269,7 @@ class UsersFile:
     def _parse(self, content: bytes) -> _Users:
         if loose := self._file.writable_by_others:
             self._tell(logging.WARNING, AuthCode.USERS_FILE_PERMISSIONS, f"{self._path} can be written by {loose}")
-        reader = _Reader(self._path, self._check_config, self._methods)
+        reader = _Reader(self._path, self._check_config, self._methods, codes=self._codes)
         try:
             users = reader.read(parse_yaml(content))
         except DocumentError as exc:
@@ -265,8 +287,9 @@ class UsersFile:
 class _Reader:
     """Makes users of a document and collects everything that is wrong with it."""
 
-    def __init__(self, path: Path, check_config: CheckConfig | None, methods: Collection[str]) -> None:
+    def __init__(self, path: Path, check_config: CheckConfig | None, methods: Collection[str], *, codes: bool) -> None:
         self.findings: list[Finding] = []
+        self._codes = codes
         self._methods = methods
         self._folder = path.absolute().parent
         self._check_config = check_config
@@ -316,6 +339,7 @@ class _Reader:
             dict(self._environment(place, config.environment)),
             {name: Value(value) for name, value in config.metadata.items()},
             tuple(self._chains(place, config.authentication_methods)),
+            self._totp(place, config.totp.get_secret_value()),
         )
 
     def _password(self, place: tuple[str, ...], text: str) -> PasswordHash | None:
@@ -335,11 +359,25 @@ class _Reader:
             except UnusableLine as exc:
                 self.add((*place, "authorizedKeys", str(number)), str(exc))
 
+    def _totp(self, place: tuple[str, ...], text: str) -> TOTP | None:
+        if not text:
+            return None
+        if not self._codes:
+            self.add((*place, "totp"), "nobody asks for the code: set auth.keyboardInteractive.method to users")
+        try:
+            return parse_totp(text)
+        except ValueError as exc:
+            self.add((*place, "totp"), str(exc))
+            return None
+
     def _chains(self, place: tuple[str, ...], texts: tuple[str, ...]) -> Iterator[Chain]:
         for number, text in enumerate(texts):
             chain = as_chain(text)
             if unknown := [method for method in chain if method not in self._methods]:
                 self.add((*place, "authenticationMethods", str(number)), f"nobody judges {', '.join(unknown)}")
+            if self._codes and chain[0] == AuthMethod.KEYBOARD_INTERACTIVE:
+                problem = "a one-time code is a second factor, it cannot come first"
+                self.add((*place, "authenticationMethods", str(number)), problem)
             yield chain
 
     def _environment(self, place: tuple[str, ...], variables: Mapping[str, str]) -> Iterator[tuple[str, Value[str]]]:

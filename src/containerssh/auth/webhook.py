@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from containerssh.auth.exchange import Exchange
-from containerssh.auth.fields import question, read_text, read_values, readable
+from containerssh.auth.fields import check_name, question, read_text, read_values
 from containerssh.config.auth import WebhookConfig
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable
@@ -44,7 +44,7 @@ class WebhookAuthenticator:
         return await self._ask(attempt, "pubkey", "Public key", publicKey=key.authorized_key)
 
     async def _ask(self, attempt: AuthAttempt, kind: str, name: str, **credential: str) -> Login:
-        _check_name(attempt)
+        check_name(attempt)
         labels: dict[str, LabelValue] = {
             "connectionId": attempt.connection_id,
             "username": attempt.username,
@@ -94,7 +94,7 @@ class WebhookAuthorizer:
             AuthFailed: the webhook said no.
             AuthUnavailable: it did not answer, or not in a way that makes sense.
         """
-        _check_name(login)
+        check_name(login)
         labels: dict[str, LabelValue] = {
             "connectionId": login.connection_id,
             "authenticatedUsername": login.authenticated_username,
@@ -128,12 +128,6 @@ class WebhookAuthorizer:
         logger.debug(Event(AuthCode.SUCCESSFUL, "Authorization successful", **labels))
         told = login.with_values(values.metadata, values.environment, values.files)
         return replace(told, authenticated_username=authenticated)
-
-
-def _check_name(attempt: AuthAttempt) -> None:
-    if not attempt.username.isascii() and "\ufffd" in readable(attempt.username):
-        # To replace what is no character would make one name of two.
-        raise AuthFailed(AuthCode.FAILED, "the user name is not valid UTF-8")
 
 
 @asynccontextmanager

@@ -310,14 +310,18 @@ class PublicKeyAuthConfig(ConfigModel):
 class KeyboardInteractiveAuthConfig(ConfigModel):
     """Questions and answers."""
 
-    method: Literal["", "oauth2"] = ""
-    """`oauth2`, or nothing."""
+    method: Literal["", "oauth2", "users", "webhook"] = ""
+    """`oauth2`, `users` (one-time codes by the users file, as a second factor), `webhook` (any questions), or
+    nothing."""
 
     oauth2: OAuth2Config = OAuth2Config.default()
+    webhook: WebhookConfig = WebhookConfig.default()
 
     def problems(self) -> Iterator[Problem]:
         if self.method == "oauth2":
             yield from (problem.under("oauth2") for problem in self.oauth2.problems())
+        elif self.method == "webhook":
+            yield from (problem.under("webhook") for problem in self.webhook.problems())
 
 
 class GSSAPIAuthConfig(ConfigModel):
@@ -436,6 +440,16 @@ class AuthConfig(HTTPClientConfig):
         return AuthConfig.model_validate({**rest, "password": webhook, "publicKey": webhook})
 
     @property
+    def uses_users_file(self) -> bool:
+        """Whether any method is judged by the users file."""
+        return "users" in (self.password.method, self.public_key.method, self.keyboard_interactive.method)
+
+    @property
+    def codes_by_users_file(self) -> bool:
+        """Whether keyboard-interactive asks for one-time codes, which are worth nothing by themselves."""
+        return self.keyboard_interactive.method == "users"
+
+    @property
     def configured_methods(self) -> Mapping[str, str]:
         """The SSH names of the methods that have somebody to judge them, and where that is said."""
         ways = {
@@ -448,6 +462,9 @@ class AuthConfig(HTTPClientConfig):
 
     def problems(self) -> Iterator[Problem]:
         for number, chain in enumerate(self.authentication_methods):
+            if self.codes_by_users_file and chain.startswith("keyboard-interactive"):
+                text = f"{chain}: a one-time code is a second factor, it cannot come first"
+                yield Problem(f"authenticationMethods.{number}", text)
             for name in chain.split(","):
                 if name not in self.configured_methods:
                     text = f"{chain}: nobody can succeed, for no method is configured that judges {name}"
@@ -457,6 +474,9 @@ class AuthConfig(HTTPClientConfig):
         ways = (self.password, self.public_key, self.keyboard_interactive, self.gssapi)
         if not any(way.method for way in ways):
             yield Problem("", "no authentication method is configured: set password.method or publicKey.method")
+        elif self.codes_by_users_file and len(self.configured_methods) == 1:
+            text = "a one-time code is a second factor: configure password or publicKey as well"
+            yield Problem("keyboardInteractive.method", text)
         for path, block in (
             ("password", self.password),
             ("publicKey", self.public_key),
@@ -465,5 +485,5 @@ class AuthConfig(HTTPClientConfig):
             ("authz", self.authz),
         ):
             yield from (problem.under(path) for problem in block.problems())
-        if "users" in (self.password.method, self.public_key.method):
+        if self.uses_users_file:
             yield from (problem.under("users") for problem in self.users.problems())

@@ -33,6 +33,8 @@ class Authenticators:
     """Methods that must succeed one after another; without any, one method is enough."""
     user_chains: UserChains | None = None
     """Users for whom others hold."""
+    second_only: frozenset[AuthMethod] = frozenset()
+    """Methods that prove too little to come first."""
 
     @property
     def _configured(self) -> frozenset[AuthMethod]:
@@ -54,12 +56,12 @@ class Authenticators:
 
     async def chains_of(self, username: str) -> Collection[Chain]:
         """How this user can log in."""
-        own = await self.user_chains.chains_of(username) if self.user_chains else ()
-        return own or self.chains or self._single
+        chains = self.chains or self._single
+        return await self.user_chains.chains_of(username, chains) if self.user_chains else chains
 
     @property
     def _single(self) -> frozenset[Chain]:
-        return frozenset((method,) for method in self._configured)
+        return frozenset((method,) for method in self._configured - self.second_only)
 
 
 @dataclass(eq=False)
