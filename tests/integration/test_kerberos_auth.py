@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import gssapi
@@ -66,9 +67,9 @@ class Client(GSSAPIExchange):
         delegates: bool = False,
         signs: bytes = MESSAGE,
     ) -> None:
-        flags = {gssapi.RequirementFlag.mutual_authentication, gssapi.RequirementFlag.integrity}
+        flags = gssapi.RequirementFlag.mutual_authentication | gssapi.RequirementFlag.integrity
         if delegates:
-            flags.add(gssapi.RequirementFlag.delegate_to_peer)
+            flags |= gssapi.RequirementFlag.delegate_to_peer
         store: dict[bytes | str, bytes | str] = {"ccache": environment["KRB5CCNAME"]}
         self.context = gssapi.SecurityContext(
             name=gssapi.Name(service, gssapi.NameType.kerberos_principal),
@@ -229,6 +230,23 @@ async def test_spnego_is_not_accepted_under_either_name(kdc: KDC) -> None:
         disguised.first = wrapped.step() or b""
         with pytest.raises(AuthFailed):
             await judged(authenticator, disguised)
+
+
+async def test_a_ticket_for_some_addresses_is_refused_from_others(
+    kdc: KDC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "krb5.conf"
+    lines = "[libdefaults]\nnoaddresses = false\nextra_addresses = 127.0.0.1\n"
+    config.write_text(kdc.config.read_text().replace("[libdefaults]\n", lines))
+    env = {"KRB5_CONFIG": str(config), "KRB5CCNAME": f"FILE:{tmp_path}/cache"}
+    (await run(tool("kinit"), "-a", "alice", stdin=b"alice-pw\n", env=env)).check()
+    monkeypatch.setenv("KRB5_CONFIG", str(config))
+    async with kerberos(kdc) as authenticator:
+        await judged(authenticator, Client(env))
+        async with AsyncExitStack() as undo:
+            elsewhere = replace(attempt(), remote_address=SocketAddress("203.0.113.7", 4711))
+            with pytest.raises(AuthFailed, match="net address"):
+                await authenticator.authenticate_gssapi(elsewhere, Client(env), undo)
 
 
 @pytest.mark.parametrize(("skew", "accepted"), [("5m", False), ("20m", True)])

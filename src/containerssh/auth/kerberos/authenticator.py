@@ -52,16 +52,16 @@ class KerberosAuthenticator:
         async with self._helper.attempt() as child:
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    answer = await self._judge(child, exchange, token)
+                    answer = await self._judge(child, exchange, token, attempt.remote_address.host)
             except TimeoutError:
                 raise AuthFailed(AuthCode.FAILED, "the client took too long") from None
         return self._login(attempt, answer.get("principal"), decode(answer, "tickets"))
 
-    async def _judge(self, child: Attempt, exchange: GSSAPIExchange, token: bytes) -> dict[str, object]:
+    async def _judge(self, child: Attempt, exchange: GSSAPIExchange, token: bytes, address: str) -> dict[str, object]:
         for _ in range(_ROUNDS):
             if len(token) > TOKEN:
                 raise AuthFailed(AuthCode.FAILED, "the client's token is too long")
-            answer = await child.ask(do="accept", token=encode(token))
+            answer = await child.ask(do="accept", token=encode(token), address=address)
             if answer.get("failed"):
                 exchange.tell_error(decode(answer, "token"))
                 await child.result()

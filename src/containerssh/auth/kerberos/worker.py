@@ -23,7 +23,9 @@ from typing import Any
 
 import gssapi
 import krb5
+from gssapi.raw.chan_bindings import ChannelBindings
 from gssapi.raw.misc import GSSError
+from gssapi.raw.types import AddressType
 
 from containerssh.auth.kerberos.limits import CALL_SECONDS, CHILDREN, PACKET
 
@@ -155,7 +157,7 @@ def _attempt(gateway: socket.socket, settings: Settings) -> None:
 
 def _accept(gateway: socket.socket, settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
     """Tokens until the context is complete, then the code: who it is, and the tickets that came along."""
-    context = _acceptor(settings)
+    context = _acceptor(settings, order["address"])
     while True:
         try:
             with _bounded(gateway):
@@ -180,14 +182,19 @@ def _accept(gateway: socket.socket, settings: Settings, order: dict[str, Any]) -
     return {"principal": principal, **_delegated(context, principal, settings)}
 
 
-def _acceptor(settings: Settings) -> gssapi.SecurityContext:
+def _acceptor(settings: Settings, address: str = "") -> gssapi.SecurityContext:
+    """*address*: the client's, for tickets that hold at some addresses only; the library looks at IPv4 alone."""
     name = gssapi.Name(settings.acceptor, gssapi.NameType.kerberos_principal) if settings.acceptor else None
     try:
         keys = gssapi.Credentials(name=name, usage="accept", mechs=[_KERBEROS], store=settings.store)
     except GSSError as exc:
         who = settings.acceptor or "anybody"
         raise UnavailableError(f"the keytab has no key of {who} that can be used: {_text(exc)}") from exc
-    context = gssapi.SecurityContext(creds=keys, usage="accept")
+    bindings: ChannelBindings | None = None
+    with suppress(OSError):
+        # A client of SSH has no bindings of its own (RFC 4462 section 3.4), so that nothing else hangs on these.
+        bindings = ChannelBindings(AddressType.ip, socket.inet_pton(socket.AF_INET, address))
+    context = gssapi.SecurityContext(creds=keys, usage="accept", channel_bindings=bindings)
     # By default an error with a token for the peer is given back like a good token.
     vars(context)["__DEFER_STEP_ERRORS__"] = False
     return context
