@@ -266,6 +266,9 @@ def test_flags_take_the_words_of_older_yaml(word: object, wanted: bool) -> None:
     assert execution(host={"privileged": word}).execution.host == {"Privileged": wanted}
 
 
+AGENT_SETTINGS = ("agent", "agent_path", "disable_agent")
+
+
 @pytest.mark.parametrize(
     ("execution", "way"),
     [
@@ -273,10 +276,18 @@ def test_flags_take_the_words_of_older_yaml(word: object, wanted: bool) -> None:
         ({"disableAgent": True}, "none"),
         ({"disableAgent": True, "agent": "none"}, "none"),
         ({"disableAgent": False, "agent": "image"}, "image"),
+        ({"agentPath": "/opt/agent"}, "image"),
+        ({"agentPath": "/usr/bin/containerssh-agent"}, "injected"),
+        ({"agentPath": "/opt/agent", "agent": "injected"}, "injected"),
+        ({"agentPath": "/opt/agent", "agent": "auto"}, "auto"),
+        ({"agentPath": "/opt/agent", "disableAgent": True}, "none"),
     ],
 )
-def test_disable_agent_means_none(execution: dict[str, Any], way: str) -> None:
-    assert DockerConfig.model_validate({"execution": execution}).execution.agent_in_use == way
+def test_who_starts_programs_follows_from_three_settings(execution: dict[str, Any], way: str) -> None:
+    made = DockerConfig.model_validate({"execution": execution})
+    assert made.execution.agent_in_use == made.execution.agent == way
+    again = DockerConfig.model_validate(made.model_dump(by_alias=True, include={"execution": {*AGENT_SETTINGS}}))
+    assert again.execution.agent_in_use == way
 
 
 @pytest.mark.parametrize(
@@ -284,6 +295,8 @@ def test_disable_agent_means_none(execution: dict[str, Any], way: str) -> None:
     [
         ({"disableAgent": True, "agent": "injected"}, "contradict one another"),
         ({"agent": "image", "agentPath": "bin/agent"}, "absolute path"),
+        ({"agentPath": "bin/agent"}, "absolute path"),
+        ({"agentPath": "/opt/agent", "backgroundProcesses": "keep"}, "the agent that the server brings along"),
         ({"agent": "auto", "mode": "session"}, "connection mode only"),
         ({"agent": "disabled"}, "Input should be"),
     ],

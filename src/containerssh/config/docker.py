@@ -23,8 +23,9 @@ from containerssh.config.model import ConfigModel, Duration, Secret, parse_durat
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_IMAGE = "containerssh/containerssh-guest-image"
+DEFAULT_AGENT_PATH = "/usr/bin/containerssh-agent"
 DEFAULT_IDLE_COMMAND = (
-    "/usr/bin/containerssh-agent",
+    DEFAULT_AGENT_PATH,
     "wait-signal",
     "--signal",
     "INT",
@@ -32,6 +33,7 @@ DEFAULT_IDLE_COMMAND = (
     "TERM",
 )
 
+Agent = Literal["injected", "image", "none", "auto"]
 Command = tuple[str, ...]
 
 
@@ -153,13 +155,15 @@ class DockerExecutionConfig(ConfigModel):
     shell_command: Command = ("/bin/bash",)
     """What a shell request starts."""
 
-    agent: Literal["injected", "image", "none", "auto"] = "injected"
+    agent: Agent = "injected"
     """Who starts programs. ``injected``: the agent that the server brings along. ``image``: the agent of ContainerSSH
     0.5 and 0.6 that the image has at ``agentPath``. ``none``: the engine. ``auto``: the first of these, and where the
-    engine keeps it out, the second if it is there, else the third. The page on Docker says what each can do."""
+    engine keeps it out, the second if it is there, else the third. The page on Docker says what each can do. With an
+    ``agentPath`` of its own, ``image`` is the default."""
 
-    agent_path: str = "/usr/bin/containerssh-agent"
-    """Where images for ContainerSSH 0.5 and 0.6 keep their agent. It is used only with ``agent: image`` or ``auto``."""
+    agent_path: str = DEFAULT_AGENT_PATH
+    """Where images for ContainerSSH 0.5 and 0.6 keep their agent. Any other path than the default asks for that agent,
+    unless ``agent`` says otherwise."""
 
     disable_agent: bool = False
     """The same as ``agent: none``."""
@@ -194,9 +198,10 @@ class DockerExecutionConfig(ConfigModel):
     def _agents_agree(self) -> Self:
         if self.disable_agent and self.agent != "none" and "agent" in self.model_fields_set:
             raise ValueError(f"disableAgent and agent: {self.agent} contradict one another")
-        if self.agent == "image" and not self.agent_path.startswith("/"):
+        way = self._agent_meant()
+        if way == "image" and not self.agent_path.startswith("/"):
             raise ValueError("agentPath must be an absolute path for agent: image")
-        ours = self.agent in ("injected", "auto") and not self.disable_agent
+        ours = way in ("injected", "auto")
         if "background_processes" in self.model_fields_set and not ours:
             raise ValueError("backgroundProcesses is for the agent that the server brings along")
         if self.agent == "auto" and self.mode == "session":
@@ -216,10 +221,23 @@ class DockerExecutionConfig(ConfigModel):
                 raise ValueError(f"host.restartPolicy: {policy!r} would run a program again; session mode needs 'no'")
         return self
 
+    @model_validator(mode="after")
+    def _settle_the_agent(self) -> Self:
+        # So that a configuration that is written out again says the same.
+        way = self._agent_meant()
+        return self if way == self.agent else self.model_copy(update={"agent": way})
+
+    def _agent_meant(self) -> Agent:
+        if self.disable_agent:
+            return "none"
+        if "agent" not in self.model_fields_set and self.agent_path not in ("", DEFAULT_AGENT_PATH):
+            return "image"
+        return self.agent
+
     @property
-    def agent_in_use(self) -> Literal["injected", "image", "none", "auto"]:
-        """``agent``, with ``disableAgent`` taken into account."""
-        return "none" if self.disable_agent else self.agent
+    def agent_in_use(self) -> Agent:
+        """``agent``, with ``disableAgent`` and ``agentPath`` taken into account."""
+        return self._agent_meant()
 
     @property
     def image(self) -> str:

@@ -210,7 +210,8 @@ async def join(client: ByteStream, target: ByteStream) -> None:
     Copy both ways until both directions have ended, or one of the two is gone. The caller closes them.
 
     A stream that takes nothing any more may still send: what is meant for it is dropped until it has sent all. When the
-    client has left, what it had sent is still passed on, for a minute at most.
+    client has left, what it had sent is still passed on, for a minute at most. For a target that has left, there is
+    nothing to wait for once all that came from it was passed on.
     """
     deaf: set[ByteStream] = set()
     silent: set[ByteStream] = set()
@@ -236,7 +237,7 @@ async def join(client: ByteStream, target: ByteStream) -> None:
             await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
         elif leaving in done:
             await asyncio.wait([inwards], timeout=_LAST_WORDS)
-        elif outwards in done and not outwards.exception() and target not in deaf:
+        elif outwards in done and not outwards.exception() and target not in deaf and not _has_left(target):
             await asyncio.wait([inwards, *tasks[2:]], return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait([inwards], timeout=_LAST_WORDS)
     finally:
@@ -246,3 +247,7 @@ async def join(client: ByteStream, target: ByteStream) -> None:
     for result in results:
         if isinstance(result, Exception) and not isinstance(result, ConnectionError):
             raise result
+
+
+def _has_left(stream: ByteStream) -> bool:
+    return stream.left is not None and stream.left.is_set()

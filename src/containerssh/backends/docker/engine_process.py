@@ -214,11 +214,15 @@ class EngineProcess(ABC):
                 with suppress(ContainerSSHError):
                     await self.kill_program()
         finally:
-            self._over = True
-            self._wire.abort()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self.release()
+
+    async def release(self) -> None:
+        """Give the streams back, whatever becomes of the program. Safe to call twice."""
+        self._over = True
+        self._wire.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def over(self) -> bool:

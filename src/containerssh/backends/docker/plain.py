@@ -12,6 +12,7 @@ from functools import partial
 
 from containerssh.agent import upstream
 from containerssh.agent.process import Program
+from containerssh.agent.upstream_forwards import UpstreamForwards, upstream_forwards
 from containerssh.backends.container import ContainerSession, Execution
 from containerssh.backends.docker.container import EngineContainer
 from containerssh.backends.docker.engine_error import EngineError
@@ -167,6 +168,7 @@ class PlainConnection(ConnectionHandler):
 
     execution: Execution
     programs: Execs | PlainStart
+    forwards: UpstreamForwards | None = None
     _sessions: set[ContainerSession] = field(default_factory=set, init=False)
 
     @asynccontextmanager
@@ -178,6 +180,7 @@ class PlainConnection(ConnectionHandler):
             else:
                 programs = self.programs
             session = PlainSession(programs, self.execution, channel)
+            session.plain_forwards = self.forwards
             self._sessions.add(session)
             try:
                 yield session
@@ -186,26 +189,37 @@ class PlainConnection(ConnectionHandler):
                 await session.close()
 
     async def connect_tcp(self, host: str, port: int, addresses: AddressRules = ANY_ADDRESS) -> ByteStream:
-        raise _needs_agent("port forwarding")
+        return await self._for("port forwarding").connect_tcp(host, port, addresses)
 
     async def connect_unix(self, path: str) -> ByteStream:
-        raise _needs_agent("socket forwarding")
+        return await self._for("socket forwarding").connect_unix(path)
 
     async def listen_tcp(self, host: str, port: int, incoming: Incoming) -> Listener:
-        raise _needs_agent("port forwarding")
+        return await self._for("port forwarding").listen_tcp(host, port, incoming)
 
     async def listen_unix(self, path: str, incoming: Incoming) -> Listener:
-        raise _needs_agent("socket forwarding")
+        return await self._for("socket forwarding").listen_unix(path, incoming)
 
     async def terminate(self) -> None:
         await asyncio.gather(*(session.terminate() for session in self._sessions))
+
+    def _for(self, what: str) -> UpstreamForwards:
+        if self.forwards is None:
+            raise _needs_agent(what)
+        return self.forwards
 
 
 class PlainSession(ContainerSession):
     """A session whose program the engine starts."""
 
+    plain_forwards: UpstreamForwards | None = None
+    """Through the image's agent, where there is one."""
+
     async def request_x11(self, request: X11Request) -> None:
-        raise _needs_agent("X11 forwarding")
+        if self.plain_forwards is None:
+            raise _needs_agent("X11 forwarding")
+        self._check_not_started()
+        self._env.update(await self.plain_forwards.display(request, self._channel))
 
     async def request_agent(self) -> None:
         raise _needs_agent("forwarding of the ssh-agent")
@@ -213,7 +227,8 @@ class PlainSession(ContainerSession):
 
 _MISSING = "there are no exit signals, breaks, terminal modes, forwards or built-in SFTP"
 _WITHOUT = {
-    "image": "the image's agent starts programs: a signal reaches one process and not its group; " + _MISSING,
+    "image": "the image's agent starts programs: a signal reaches one process and not its group; there are no exit"
+    " signals, breaks, terminal modes, built-in SFTP or ssh-agents",
     "session": "each program is the main one of a container: signals that it does not handle do nothing but KILL; "
     + _MISSING,
     "none": "the engine starts programs: there are no signals, and a program ends by itself or with its login; "
@@ -242,7 +257,11 @@ async def plain_login(start: Start, way: str, *, why: str = "") -> AsyncIterator
     agent = {"image": start.config.execution.agent_path, "none": ""}.get(way)
     async with plain.run_idle(start.config.timeouts.container_start, agent) as execs:
         _tell(plain, "image" if execs.agent else "none", why)
-        yield PlainConnection(execution, execs)
+        if not execs.agent:
+            yield PlainConnection(execution, execs)
+            return
+        async with upstream_forwards(execs.start, execs.agent) as forwards:
+            yield PlainConnection(execution, execs, forwards)
 
 
 def keeps_agent_out(error: EngineError) -> bool:

@@ -1,0 +1,420 @@
+"""Connections to and from a container's network through the agent that its image brings (``agent.md`` section 3).
+
+Upstream's protocol lacks what follows, each of which is made up for as far as that is possible from outside: a helper
+dials one address after another, without a time limit, so that another one is started where the first is busy for too
+long; it agrees to listen before it tries, and ends when it cannot, so that it is watched for a moment; it never tells a
+port that the system chose, so that we choose; it writes an address as the text before the port, so that those of IPv6
+are put into brackets here. It cannot judge what a name resolves to: where that matters, names are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from containerssh.agent.codec import broken
+from containerssh.agent.process import Program
+from containerssh.agent.upstream_helper import MAX_CONNECTIONS, Announced, Connection, Helper, HelperProcess
+from containerssh.agent.upstream_packets import NewConnection, Purpose, Setup
+from containerssh.core.codes import AgentCode, GeneralCode, SecurityCode
+from containerssh.core.errors import BackendError, ContainerSSHError, Rejected, describe
+from containerssh.core.flag import Flag
+from containerssh.core.forwarding import AddressRules
+from containerssh.core.handlers import Incoming, Listener, SessionChannel
+from containerssh.core.messages import Event
+from containerssh.core.requests import Origin, X11Request
+from containerssh.core.streams import ByteStream, join
+from containerssh.core.tasks import time_limit
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long is waited for what; seconds."""
+
+    start: float = 20.0
+    """Until a helper has agreed to work."""
+    connect: float = 30.0
+    """Until a connection is made, a helper's start included."""
+    dialling: float = 1.0
+    """Before a helper is left alone with what it dials, and another one is started for the next."""
+    settling: float = 0.4
+    """A listening helper is watched: one that cannot listen ends by then."""
+    silence: float = 5.0
+    """After the end of the client's input: when so long nothing has come, the connection is closed."""
+    silence_back: float = 0.2
+    """The same for a connection from the container, where it is mostly a server's end that the client passes on."""
+
+
+_HELPERS = 8
+"""How many helpers dial at once."""
+_LISTENERS = 32
+_PORTS = range(32768, 61000)
+_PORT_TRIES = 3
+_LONGEST_HOST, _LONGEST_PATH = 255, 107
+_DISPLAY = 10
+"""The only one that upstream's agent has."""
+
+StartProgram = Callable[[Program], Awaitable[HelperProcess]]
+
+
+class UpstreamForwards:
+    """What one login forwards. Made by :func:`upstream_forwards`."""
+
+    def __init__(self, start: StartProgram, agent: str, patience: Patience) -> None:
+        self._start = start
+        self._patience = patience
+        self._agent = agent
+        self._dialling = asyncio.Lock()
+        self._helpers: set[Helper] = set()
+        self._disposing: set[Helper] = set()
+        self._dialers: list[Helper] = []
+        self._freed = Flag()
+        self._listeners: set[UpstreamListener] = set()
+        self._showing = asyncio.Lock()
+        self._display: tuple[X11Request, UpstreamListener, Mapping[str, str]] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def connect_tcp(self, host: str, port: int, addresses: AddressRules) -> ByteStream:
+        """
+        A connection to *host* and *port*; the caller closes it.
+
+        Raises:
+            Rejected: *addresses* do not permit it, or would have to be asked about a name.
+            BackendError: it cannot be made.
+        """
+        return await self._connect(NewConnection("tcp", _permitted(host, addresses), port), f"{host} port {port}")
+
+    async def connect_unix(self, path: str) -> ByteStream:
+        """A connection to the socket *path*; the rest as :meth:`connect_tcp`."""
+        return await self._connect(NewConnection("unix", _socket(path)), path)
+
+    async def listen_tcp(self, host: str, port: int, incoming: Incoming) -> UpstreamListener:
+        """
+        Listen on *host* (RFC 4254 section 7.1) and *port*. The caller closes it, at the latest the login's end does.
+
+        Raises:
+            BackendError: the helper cannot listen there, or does not answer.
+        """
+        where = {"": "", "*": "", "localhost": "127.0.0.1"}.get(host)
+        bound = _host(host) if where is None else where
+        if port:
+            return await self._listen(_listen_setup(bound, port), incoming, f"{host or '*'} port {port}")
+        for attempt in range(_PORT_TRIES):
+            chosen = secrets.choice(_PORTS)
+            try:
+                return await self._listen(_listen_setup(bound, chosen), incoming, f"{host or '*'}, any port")
+            except _CannotListen:
+                if attempt == _PORT_TRIES - 1:
+                    raise
+        raise AssertionError
+
+    async def listen_unix(self, path: str, incoming: Incoming) -> UpstreamListener:
+        """Listen on a unix socket; the rest as :meth:`listen_tcp`."""
+        return await self._listen(Setup(Purpose.LISTEN, _socket(path), protocol="unix"), incoming, path)
+
+    async def display(self, request: X11Request, channel: SessionChannel) -> Mapping[str, str]:
+        """
+        Variables for programs that are to open windows on the client's display. There is one display for a login; it
+        stays until the login ends, or until its single connection does.
+
+        Raises:
+            BackendError: it cannot be made: the image has no ``xauth``, or the network is shared and has one already.
+            Rejected: the login has another one.
+        """
+        async with self._showing:
+            shown = self._display
+            if shown is not None and not shown[1].is_over:
+                if shown[0] != request or request.single_connection:
+                    text = "the image's agent can forward one display only"
+                    raise Rejected(AgentCode.LISTEN_FAILED, text, user_message=text)
+                return shown[2]
+            variables = {
+                "DISPLAY": f"localhost:{_DISPLAY}.{request.screen}",
+                "XAUTHORITY": f"/tmp/.containerssh-{secrets.token_hex(8)}",  # noqa: S108  a name that nobody can guess
+            }
+            setup = Setup(
+                Purpose.X11,
+                protocol="tcp",
+                screen=str(request.screen),
+                single=request.single_connection,
+                auth_protocol=request.protocol,
+                auth_cookie=request.cookie,
+            )
+            env = {"XAUTHORITY": variables["XAUTHORITY"]}
+            listener = await self._listen(setup, channel.open_x11, "a display", env)
+            self._display = request, listener, variables
+            return variables
+
+    async def close(self) -> None:
+        """The login ends, and its container with it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(helper.release() for helper in self._helpers), return_exceptions=True)
+
+    def dispose(self, helper: Helper) -> None:
+        """End *helper*, soon."""
+        if helper not in self._disposing:
+            self._disposing.add(helper)
+            self._spawn(self._stop(helper))
+
+    def carry(self, connection: Connection, incoming: Incoming, origin: Origin) -> None:
+        """Bring an announced connection to the client, and to its end."""
+        self._spawn(_carry(connection, incoming, origin))
+
+    def forget(self, listener: UpstreamListener) -> None:
+        """It is over."""
+        self._listeners.discard(listener)
+
+    # -- dialling -----------------------------------------------------------------------------------------
+
+    async def _connect(self, target: NewConnection, what: str) -> ByteStream:
+        async with time_limit(timedelta(seconds=self._patience.connect), lambda: _silent(f"connecting to {what}")):
+            async with self._dialling:
+                helper = await self._free_dialer()
+                connection = helper.dial(target)
+            try:
+                taken = await asyncio.shield(connection.answered)
+            except asyncio.CancelledError:
+                helper.abandon(connection)
+                raise
+        if not taken:
+            text = f"connecting to {_printable(what)} failed in the container"
+            raise BackendError(AgentCode.CONNECT_FAILED, text, user_message="Connection failed in the container.")
+        return connection
+
+    async def _free_dialer(self) -> Helper:
+        """One that dials nothing; raises BackendError."""
+        impatient = False
+        while True:
+            self._freed.clear()
+            for helper in self._dialers:
+                if helper.pending is None and helper.count < MAX_CONNECTIONS:
+                    return helper
+            if (impatient or not self._dialers) and len(self._dialers) < _HELPERS:
+                return await self._another_dialer()
+            try:
+                async with asyncio.timeout(self._patience.dialling):
+                    await self._freed.wait()
+            except TimeoutError:
+                impatient = True
+
+    async def _another_dialer(self) -> Helper:
+        helper = await self._helper(Setup(Purpose.DIAL))
+        if helper.ended.is_set():
+            self.dispose(helper)
+            text = f"the image's agent ended when it was to connect: {helper.words}"
+            raise BackendError(AgentCode.CONNECT_FAILED, text, user_message="The container's agent does not forward.")
+        helper.changed = partial(self._dialer_changed, helper)
+        self._dialers.append(helper)
+        return helper
+
+    def _dialer_changed(self, helper: Helper) -> None:
+        self._freed.set()
+        if helper.ended.is_set() and helper in self._dialers:
+            self._dialers.remove(helper)
+            self.dispose(helper)
+
+    # -- listening ----------------------------------------------------------------------------------------
+
+    async def _listen(
+        self, setup: Setup, incoming: Incoming, what: str, env: Mapping[str, str] | None = None
+    ) -> UpstreamListener:
+        if len(self._listeners) >= _LISTENERS:
+            text = "too many listeners for the image's agent"
+            raise Rejected(AgentCode.LISTEN_FAILED, text, user_message="Too many listeners.")
+        listener = UpstreamListener(self, incoming, setup.port)
+        self._listeners.add(listener)
+        try:
+            helper = await self._helper(setup, listener.announced, env)
+            listener.begin(helper)
+            await _watch(helper, what, self._patience.settling)
+        except BaseException:
+            await listener.close()
+            raise
+        return listener
+
+    async def _helper(
+        self, setup: Setup, announced: Announced | None = None, env: Mapping[str, str] | None = None
+    ) -> Helper:
+        async with time_limit(timedelta(seconds=self._patience.start), lambda: _silent("starting the image's agent")):
+            process = await self._start(Program((self._agent, "forward-server"), env or {}))
+            silence = self._patience.silence if announced is None else self._patience.silence_back
+            helper = Helper(process, announced, silence=silence)
+            self._helpers.add(helper)
+            try:
+                await helper.open(setup)
+            except BaseException:
+                self.dispose(helper)
+                raise
+        return helper
+
+    async def _stop(self, helper: Helper) -> None:
+        # Known until it is over: the end of the login may come before this has begun.
+        await helper.stop()
+        self._helpers.discard(helper)
+        self._disposing.discard(helper)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class UpstreamListener(Listener):
+    """A listening helper."""
+
+    def __init__(self, forwards: UpstreamForwards, incoming: Incoming, port: int) -> None:
+        self.port = port
+        self._forwards = forwards
+        self._incoming = incoming
+        self._helper: Helper | None = None
+        self._closed = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it does not listen any more."""
+        return self._closed or self._helper is None or self._helper.ended.is_set()
+
+    def begin(self, helper: Helper) -> None:
+        """*helper* has agreed to listen."""
+        self._helper = helper
+        helper.changed = self._changed
+        self._changed()
+
+    def announced(self, connection: Connection, details: NewConnection) -> None:
+        """The helper has accepted a connection; raises ProtocolError."""
+        origin = Origin()
+        if details.protocol != "unix":
+            origin = Origin(details.origin_host, details.origin_port)
+            if _address(origin.host) is None:
+                raise broken("accepted a connection from something that is no address")
+        self._forwards.carry(connection, self._incoming, origin)
+
+    async def close(self) -> None:
+        self._closed = True
+        self._forwards.forget(self)
+        if self._helper is not None:
+            self._helper.end_announcing()
+            self._changed()
+
+    def _changed(self) -> None:
+        helper = self._helper
+        if helper is not None and (helper.ended.is_set() or (self._closed and not helper.count)):
+            self._forwards.forget(self)
+            self._forwards.dispose(helper)
+
+
+class _CannotListen(BackendError):
+    """The helper ended instead of listening."""
+
+
+@asynccontextmanager
+async def upstream_forwards(
+    start: StartProgram, agent: str, patience: Patience = Patience()
+) -> AsyncIterator[UpstreamForwards]:
+    """The scope of a login's forwards: *start* starts programs in its container, *agent* is the path of the agent."""
+    forwards = UpstreamForwards(start, agent, patience)
+    try:
+        yield forwards
+    finally:
+        await forwards.close()
+
+
+async def _watch(helper: Helper, what: str, within: float) -> None:
+    """Returns when *helper* seems to listen; raises _CannotListen."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            await helper.ended.wait()
+    if helper.ended.is_set():
+        text = f"listening on {_printable(what)} failed in the container: {helper.words}"
+        raise _CannotListen(AgentCode.LISTEN_FAILED, text, user_message="Listening failed in the container.")
+
+
+async def _carry(connection: Connection, incoming: Incoming, origin: Origin) -> None:
+    try:
+        try:
+            client = await incoming(origin)
+        except BaseException:
+            connection.helper.refuse(connection)
+            raise
+        try:
+            if connection.helper.accept(connection):
+                await join(client, connection)
+        finally:
+            await connection.close()
+            await client.close()
+    except (ContainerSSHError, ConnectionError) as exc:
+        logger.debug(Event(AgentCode.ACCEPT_FAILED, f"A connection was not forwarded ({describe(exc)})"))
+    except Exception as exc:
+        text = f"Forwarding a connection failed because of a fault in the server ({describe(exc)})"
+        logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
+
+
+def _permitted(host: str, addresses: AddressRules) -> str:
+    """What the helper is to dial for *host*; raises Rejected, BackendError."""
+    literals = ("127.0.0.1", "::1") if host == "localhost" else (host,)
+    if addresses.allowed is not None or addresses.denied:
+        known = [address for address in map(_address, literals) if address is not None]
+        if not known:
+            text = "a name cannot be judged by its addresses without the server's own agent"
+            user_message = "Names cannot be connected to here, only addresses."
+            raise Rejected(SecurityCode.FORWARDING_REJECTED, text, user_message=user_message)
+        permitted = [address for address in known if addresses.permits(address)]
+        if not permitted:
+            text = f"connecting to {_printable(host)} is not permitted"
+            raise Rejected(SecurityCode.FORWARDING_REJECTED, text, user_message="That address is not permitted.")
+        return _host(str(permitted[0]))
+    return _host(host)
+
+
+def _host(host: str) -> str:
+    """*host* as it stands before a colon and a port; raises BackendError for what is no host."""
+    address = _address(host)
+    if address is not None and host.isprintable():
+        return f"[{host}]" if address.version == 6 else host
+    if not 0 < len(host) <= _LONGEST_HOST or not host.isprintable() or set(host) & set(" :[]/%"):
+        raise BackendError(AgentCode.REQUEST_FAILED, "what is asked for is no host", user_message="This is no host.")
+    return host
+
+
+def _socket(path: str) -> str:
+    """*path*, if it can be a socket's; raises BackendError."""
+    try:
+        encoded = path.encode()
+    except UnicodeEncodeError:
+        encoded = b""
+    # Go takes an at sign for a name that is no file.
+    if not 0 < len(encoded) <= _LONGEST_PATH or b"\0" in encoded or encoded.startswith(b"@"):
+        text = "what is asked for is no path of a socket"
+        raise BackendError(AgentCode.REQUEST_FAILED, text, user_message="This is no path of a socket.")
+    return path
+
+
+def _listen_setup(host: str, port: int) -> Setup:
+    return Setup(Purpose.LISTEN, host, port, "tcp")
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _silent(what: str) -> BackendError:
+    text = f"{_printable(what)}: the container did not answer in time"
+    return BackendError(AgentCode.REQUEST_FAILED, text, user_message="The container did not answer in time.")

@@ -1,0 +1,411 @@
+"""One process of upstream's forwarding helper in the container, and the connections that it carries.
+
+The helper is the guest's: whatever it says or leaves unsaid costs what it carries and nothing else. Its protocol has no
+flow control of its own: a connection that nobody reads stops the others of the same helper in the end, and the
+container's side of one that does not read does the same to what is sent. Nor can it say that one direction has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+from containerssh.agent.codec import MAX_PENDING, broken
+from containerssh.agent.streams import Sender
+from containerssh.agent.upstream_packets import MAX_DATA, NewConnection, Packet, PacketReader, PacketType, Setup
+from containerssh.core.codes import AgentCode, GeneralCode
+from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, describe
+from containerssh.core.flag import Flag
+from containerssh.core.messages import Event
+from containerssh.core.streams import ByteReader, ByteStream, ByteWriter
+
+logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 128
+"""How many connections one helper carries at once."""
+
+_HELD = 256 * 1024
+"""How many bytes of one connection wait for its reader before the helper has to."""
+_ALL_HELD = 2 * 1024 * 1024
+_MAX_CLOSING = 1024
+_WORDS, _SHOWN = 2000, 300
+_MOMENT = 0.5
+_END = 5.0
+
+
+class HelperProcess(Protocol):
+    """The running helper, as whoever starts programs gives it."""
+
+    @property
+    def stdin(self) -> ByteWriter: ...
+
+    @property
+    def stdout(self) -> ByteReader: ...
+
+    @property
+    def stderr(self) -> ByteReader | None: ...
+
+    async def kill(self) -> None:
+        """End it, and give its streams back."""
+
+    async def release(self) -> None:
+        """Give its streams back; it has ended, or its container is about to."""
+
+
+Announced = Callable[["Connection", NewConnection], None]
+
+
+class Connection(ByteStream):
+    """A connection that a helper carries, once it was answered with success."""
+
+    def __init__(self, helper: Helper, identity: int) -> None:
+        self.identity = identity
+        self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """Whether the other side has taken it; only for connections that we announced."""
+        self._gone = self.left = Flag()
+        self.held = 0
+        self.settled = False
+        """Whether one side has taken what the other announced."""
+        self.helper = helper
+        """Who carries it."""
+        self._pieces: deque[bytes] = deque()
+        self._arrived = Flag()
+        self._count = 0
+        self._over = False
+        self._closing = False
+        self._error: ConnectionError | None = None
+        self._listening: asyncio.TimerHandle | None = None
+
+    async def read(self) -> bytes:
+        while not self._pieces:
+            if self._closing and not self._over:
+                raise ConnectionResetError("the stream was closed")
+            if self._error is not None:
+                raise type(self._error)(*self._error.args)
+            if self._over:
+                return b""
+            self._arrived.clear()
+            await self._arrived.wait()
+        piece = self._pieces.popleft()
+        self.held -= len(piece)
+        self.helper.was_read(len(piece))
+        return piece
+
+    async def write(self, data: bytes) -> None:
+        for start in range(0, len(data), MAX_DATA):
+            if self._over or self._closing:
+                raise self._error or ConnectionResetError("the connection in the container was closed")
+            piece = data[start : start + MAX_DATA]
+            await self.helper.send(Packet(PacketType.DATA, self.identity, piece))
+
+    async def write_eof(self) -> None:
+        if self._listening is None and not (self._over or self._closing):
+            self._listen()
+
+    async def close(self) -> None:
+        """Close it both ways; safe to call twice."""
+        if not (self._over or self._closing):
+            self._closing = True
+            self._drop()
+            self.helper.close_connection(self)
+        elif self._over:
+            self._drop()
+        self._arrived.set()
+
+    def put(self, data: bytes) -> None:
+        """These came."""
+        if self._over or self._closing:
+            return
+        self._pieces.append(data)
+        self._count += len(data)
+        self.held += len(data)
+        self.helper.was_put(len(data))
+        self._arrived.set()
+
+    def end(self, error: ConnectionError | None = None) -> None:
+        """Nothing follows: the other side has closed it, or with *error* it is lost."""
+        if self._over:
+            return
+        self._over = True
+        self._error = error
+        if self._listening is not None:
+            self._listening.cancel()
+        if not self.answered.done():
+            self.answered.set_result(False)
+        self._gone.set()
+        self._arrived.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it takes nothing any more."""
+        return self._over or self._closing
+
+    @property
+    def has_room(self) -> bool:
+        """Whether its reader may be behind by one more packet."""
+        return self.held <= _HELD
+
+    def _listen(self) -> None:
+        self._listening = asyncio.get_running_loop().call_later(self.helper.silence, self._judge, self._count)
+
+    def _judge(self, before: int) -> None:
+        """The client's end cannot be passed on but by closing: done when nothing more seems to come."""
+        if self._over or self._closing:
+            return
+        if self._count != before or self.held:
+            self._listen()
+            return
+        self.helper.close_connection(self)
+        self.end()
+
+    def _drop(self) -> None:
+        self._pieces.clear()
+        self.helper.was_read(self.held)
+        self.held = 0
+
+
+class Helper:
+    """A running helper. Whoever makes one opens it, and gives it to :meth:`stop` or :meth:`release`."""
+
+    def __init__(self, process: HelperProcess, announced: Announced | None = None, *, silence: float) -> None:
+        """
+        *announced* is told of each connection that the helper brings; without it there shall be none. A connection
+        whose client has ended its input is closed when nothing has come for *silence* seconds.
+        """
+        self.silence = silence
+        self.ended = Flag()
+        """Set when nothing comes from it any more, whatever the reason."""
+        self.changed: Callable[[], None] = _ignore
+        """Called when a connection was answered for or has ended, and when the helper has."""
+        self.pending: Connection | None = None
+        """What it is dialling: one at a time, since a second one would stop all the others until the first is done."""
+        self._process = process
+        self._announced = announced
+        self._packets = PacketReader()
+        self._sender = Sender(process.stdin)
+        self._sender.failed = self._finish
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._connections: dict[int, Connection] = {}
+        self._closing: set[int] = set()
+        self._last = 0
+        self._held = 0
+        self._room = Flag()
+        self._words = bytearray()
+        self._no_more = False
+        self._at_end = False
+        self._tasks = [asyncio.create_task(work) for work in (self._read(), self._sender.run(), self._hear())]
+
+    async def open(self, setup: Setup) -> None:
+        """
+        Say what it is for; returns when it has agreed. The caller limits the time.
+
+        Raises:
+            BackendError: it has ended, or is no such helper.
+        """
+        self._sender.post(Packet(PacketType.SETUP, 0, setup.encode()).encode())
+        await asyncio.shield(self._ready)
+
+    def dial(self, target: NewConnection) -> Connection:
+        """Have it connect to *target*, while nothing is pending: wait for ``answered``, or :meth:`abandon` it."""
+        assert self.pending is None
+        self._last += 1
+        connection = self.pending = self._connections[self._last] = Connection(self, self._last)
+        self._post(PacketType.NEW_CONNECTION, self._last, target.encode())
+        return connection
+
+    def abandon(self, connection: Connection) -> None:
+        """Nobody waits for the answer any more. It may still be dialling, and is busy until it says."""
+        if connection.settled:
+            self.close_connection(connection)
+        else:
+            connection.end()
+
+    def accept(self, connection: Connection) -> bool:
+        """Take an announced connection; False: it has gone meanwhile."""
+        if connection.identity not in self._connections:
+            return False
+        connection.settled = True
+        self._post(PacketType.SUCCESS, connection.identity)
+        return True
+
+    def refuse(self, connection: Connection) -> None:
+        """Refuse an announced connection."""
+        if self._connections.pop(connection.identity, None) is not None:
+            self._post(PacketType.ERROR, connection.identity)
+            connection.end()
+            self.changed()
+
+    def end_announcing(self) -> None:
+        """There shall be no new connections; those that are there go on."""
+        if not self._no_more:
+            self._no_more = True
+            self._post(PacketType.NO_MORE_CONNECTIONS, 0)
+
+    @property
+    def count(self) -> int:
+        """How many connections it carries, or is asked for."""
+        return len(self._connections)
+
+    @property
+    def words(self) -> str:
+        """The end of what it said on standard error, in one line that no log has to fear."""
+        text = self._words.decode("utf-8", "replace")
+        return "".join(character if character.isprintable() else " " for character in text).strip()[-_SHOWN:]
+
+    async def stop(self) -> None:
+        """End it: it is given a moment to do so itself."""
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_MOMENT):
+                    await self.ended.wait()
+            if not self._at_end:
+                with suppress(ContainerSSHError, OSError, TimeoutError):
+                    async with asyncio.timeout(_END):
+                        await self._process.kill()
+        finally:
+            await self.release()
+
+    async def release(self) -> None:
+        """Let go of it; it has ended, or its container is about to."""
+        self._finish(ConnectionResetError("the login is over"))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._sender.close()
+        await self._process.release()
+
+    # -- for its connections ------------------------------------------------------------------------------
+
+    async def send(self, packet: Packet) -> None:
+        """Raises ConnectionError: it has ended."""
+        if self.ended.is_set():
+            raise ConnectionResetError("the container's agent has ended")
+        await self._sender.send(packet.encode())
+
+    def close_connection(self, connection: Connection) -> None:
+        """Close it both ways."""
+        identity = connection.identity
+        if self._connections.pop(identity, None) is None:
+            return
+        self._closing.add(identity)
+        self._post(PacketType.CLOSE_CONNECTION, identity)
+        self._room.set()
+        if len(self._closing) > _MAX_CLOSING:
+            self._finish(broken("does not answer when connections are closed"))
+        self.changed()
+
+    def was_put(self, count: int) -> None:
+        """So many bytes wait for their reader."""
+        self._held += count
+
+    def was_read(self, count: int) -> None:
+        """So many bytes wait no longer."""
+        self._held -= count
+        self._room.set()
+
+    # -- what comes ---------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        try:
+            while data := await self._process.stdout.read():
+                for packet in self._packets.feed(data):
+                    await self._take(packet)
+            self._at_end = True
+            self._finish(ConnectionResetError("the container's agent has ended"))
+        except (OSError, ProtocolError) as exc:
+            self._finish(exc)
+        except Exception as exc:
+            text = f"Forwarding failed because of a fault in the server ({describe(exc)})"
+            logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
+            self._finish(exc)
+
+    async def _hear(self) -> None:
+        stderr = self._process.stderr
+        with suppress(OSError):
+            while stderr is not None and (data := await stderr.read()):
+                self._words = (self._words + data)[-_WORDS:]
+
+    async def _take(self, packet: Packet) -> None:
+        identity, kind = packet.connection, packet.type
+        if not self._ready.done():
+            if kind != PacketType.SUCCESS:
+                raise broken("did not agree to forward")
+            self._ready.set_result(None)
+        elif kind == PacketType.NEW_CONNECTION:
+            self._announce(identity, packet.payload or b"")
+        elif identity in self._closing:
+            if kind in (PacketType.SUCCESS, PacketType.ERROR, PacketType.CLOSE_CONNECTION):
+                self._closing.discard(identity)
+            if kind == PacketType.CLOSE_CONNECTION:
+                self._post(PacketType.SUCCESS, identity)
+        elif (connection := self._connections.get(identity)) is not None:
+            await self._take_for(connection, kind, packet.payload or b"")
+
+    async def _take_for(self, connection: Connection, kind: int, payload: bytes) -> None:
+        if kind == PacketType.DATA and connection.settled:
+            connection.put(payload)
+            while not (connection.is_over or (connection.has_room and self._held <= _ALL_HELD)):
+                self._room.clear()
+                await self._room.wait()
+        elif kind == PacketType.SUCCESS and connection is self.pending:
+            self.pending = None
+            connection.settled = True
+            if connection.answered.done():
+                self.close_connection(connection)
+            else:
+                connection.answered.set_result(True)
+            self.changed()
+        elif kind in (PacketType.ERROR, PacketType.CLOSE_CONNECTION):
+            del self._connections[connection.identity]
+            if connection is self.pending:
+                self.pending = None
+            if kind == PacketType.CLOSE_CONNECTION:
+                self._post(PacketType.SUCCESS, connection.identity)
+                connection.end()
+            else:
+                connection.end(ConnectionResetError("the container's agent broke the connection"))
+            self.changed()
+
+    def _announce(self, identity: int, payload: bytes) -> None:
+        if identity <= self._last:
+            raise broken("announced a connection twice")
+        self._last = identity
+        details = NewConnection.decode(payload)
+        waiting = sum(not connection.settled for connection in self._connections.values())
+        if self._announced is None or self._no_more or waiting >= MAX_PENDING or self.count >= MAX_CONNECTIONS:
+            self._post(PacketType.ERROR, identity)
+            return
+        connection = self._connections[identity] = Connection(self, identity)
+        self._announced(connection, details)
+
+    def _post(self, kind: PacketType, identity: int, payload: bytes | None = None) -> None:
+        if not self.ended.is_set():
+            self._sender.post(Packet(kind, identity, payload).encode())
+
+    def _finish(self, error: Exception) -> None:
+        """Nothing comes from it any more."""
+        if self.ended.is_set():
+            return
+        self.ended.set()
+        self.pending = None
+        if not self._ready.done():
+            text = f"the image's agent does not forward ({describe(error)}): {self.words}"
+            self._ready.set_exception(
+                BackendError(AgentCode.REQUEST_FAILED, text, user_message="The container's agent does not forward.")
+            )
+            # Perhaps nobody has asked yet.
+            self._ready.exception()
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            connection.end(ConnectionResetError("the container's agent has ended"))
+        self._room.set()
+        self._sender.close()
+        self.changed()
+
+
+def _ignore() -> None:
+    """Until somebody wants to know."""

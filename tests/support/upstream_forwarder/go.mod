@@ -1,0 +1,3 @@
+module upstream-forwarder
+
+go 1.21
