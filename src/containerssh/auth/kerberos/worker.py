@@ -92,7 +92,8 @@ def main(descriptor: int, settings: Settings) -> None:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 children -= 1
         with socket.socket(fileno=passed[0]) as attempt:
-            if children >= CHILDREN:
+            # One whose answer has gone out may be counted still, although the gateway counts it no more.
+            if children >= 2 * CHILDREN:
                 continue
             if os.fork() == 0:
                 gateway.close()
