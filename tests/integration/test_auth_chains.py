@@ -227,6 +227,41 @@ async def test_all_steps_bring_their_values_and_the_authorization_comes_last(key
     assert login.metadata["secret-pubkey"] == Value("marker-pubkey", sensitive=True)
 
 
+def send(transport: paramiko.Transport, message: paramiko.Message) -> None:
+    """Send a message that the library would not."""
+    transport._send_message(message)  # type: ignore[attr-defined]  # a private part that its stubs leave out
+
+
+def password_request(user: str) -> paramiko.Message:
+    message = paramiko.Message()
+    message.add_byte(bytes([50]))
+    for text in (user, "ssh-connection", "password"):
+        message.add_string(text)
+    message.add_boolean(False)
+    message.add_string("secret")
+    return message
+
+
+async def test_a_change_of_name_while_a_step_is_judged_is_never_a_login(key: Path) -> None:
+    def answer(asked: Request) -> Reply:
+        return Reply({"success": True}, delay=0.3 if asked.path == "/password" else 0)
+
+    async with webhook() as hook, open_webhook(config(hook)) as asking:
+        hook.answers = [answer]
+        found = Authenticators(asking, asking, chains=frozenset({as_chain("publickey,password")}))
+        async with serving(LocalBackend(), around=lambda inner: AuthenticationServer(inner, found)) as server:
+            for times in range(1, 11):
+                async with connected(server) as transport:
+                    assert await try_key(transport, "alice", key) == {"password"}
+                    send(transport, password_request("alice"))
+                    if times % 2:
+                        await until(lambda: hook.requests[-1].path == "/password")
+                    send(transport, password_request("root"))
+                    assert await offered(transport, "root") == {"publickey"}
+                    assert await try_password(transport, "alice") is None, "what had succeeded is forgotten"
+    assert not server.backend.logins
+
+
 async def test_steps_that_vouch_for_different_names_are_refused(key: Path, tmp_path: Path) -> None:
     async with webhook() as hook, open_webhook(config(hook)) as asking:
         hook.answers = [lambda asked: Reply({"success": True, "authenticatedUsername": asked.path})]

@@ -22,7 +22,7 @@ GONE = (asyncssh.Error, OSError)
 
 CONNECTION_PLACES = [
     "accept", "accept's end", "auth_methods", "authenticate_password", "authenticate_public_key",
-    "authenticate_interactive", "handshake_failed", "login", "login's end",
+    "authenticate_interactive", "authenticated", "handshake_failed", "login", "login's end",
 ]  # fmt: skip
 SESSION_PLACES = [
     "session", "session's end", "set_env", "request_pty", "run_shell", "run_command", "run_subsystem", "send_signal",

@@ -12,6 +12,7 @@ from containerssh.core.handlers import (
     ConnectionHandler,
     NetworkHandler,
     Notices,
+    PartialSuccess,
     Prompts,
     PublicKey,
     ServerHandler,
@@ -74,6 +75,12 @@ class RaisingNetwork(NetworkLayer):
     async def authenticate_interactive(self, attempt: AuthAttempt, prompts: Prompts) -> Login:
         self.fault.at("authenticate_interactive")
         return await self.inner.authenticate_interactive(attempt, prompts)
+
+    async def authenticated(
+        self, login: Login, method: AuthMethod, before: PartialSuccess | None
+    ) -> Login | PartialSuccess:
+        self.fault.at("authenticated")
+        return await self.inner.authenticated(login, method, before)
 
     def handshake_failed(self, error: Exception) -> None:
         self.fault.at("handshake_failed")
