@@ -405,6 +405,17 @@ async def test_giving_up_ends_the_child_that_waits_for_a_silent_kdc(kdc: KDC, tm
         await until(lambda: all(state(pid) in "ZX" for pid in children(helper)))
 
 
+async def test_a_child_that_dies_costs_its_own_attempt(kdc: KDC, tmp_path: Path) -> None:
+    async with silent_kdc(tmp_path) as (config, asked), kerberos(kdc, configPath=str(config)) as authenticator:
+        waiting = asyncio.create_task(authenticator.authenticate_password(attempt(), b"alice-pw"))
+        await asyncio.wait_for(asked.wait(), 10)
+        (child,) = children(helper_of(authenticator))
+        os.kill(child, signal.SIGSEGV)
+        with pytest.raises(AuthUnavailable, match="took too long or crashed"):
+            await waiting
+        assert (await judged(authenticator, Client(await kdc.ticket()))).authenticated_username == "alice"
+
+
 # -- the helper --------------------------------------------------------------------------------------------------------
 
 

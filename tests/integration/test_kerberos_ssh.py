@@ -174,7 +174,8 @@ class Raw:
         message.add_byte(bytes([REQUEST]))
         for field in (user.encode(), b"ssh-connection", b"gssapi-with-mic"):
             message.add_string(field)
-        return context.get_signature(message.asbytes())
+        code: bytes = context.get_signature(message.asbytes())
+        return code
 
     @property
     def session(self) -> bytes:
