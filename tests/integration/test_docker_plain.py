@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from containerssh.agent.streams import SocketStream
 from containerssh.backends.docker.backend import DockerBackend
 from containerssh.config.docker import DockerConfig
 from containerssh.core.codes import DockerCode
@@ -20,11 +22,12 @@ from containerssh.core.errors import BackendError, Rejected
 from containerssh.core.handlers import ConnectionHandler
 from containerssh.core.instance import Instance, open_instance
 from containerssh.core.metadata import Login
-from containerssh.core.requests import PtyRequest, WindowSize
+from containerssh.core.requests import Origin, PtyRequest, WindowSize, X11Request
+from containerssh.core.streams import ByteStream
 from tests.support.docker import Channel, Seen, a_login, containers_of, gone
 from tests.support.podman import engine_of
 from tests.support.services import Engine, wait_until
-from tests.support.upstream_agent import agent_image
+from tests.support.upstream_agent import agent_image, forwarding_image
 
 pytestmark = pytest.mark.docker
 
@@ -300,13 +303,55 @@ async def test_an_idle_command_that_ended_is_told_to_the_administrator(engine: E
 # -- what needs the server's own agent ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["none", "session"])
 async def test_forwards_are_refused_in_words(engine: Engine, backend: DockerBackend, way: str) -> None:
     async with logged_in(backend, engine, way) as user:
         with pytest.raises(Rejected, match="port forwarding needs the guest agent"):
             await user.handler.connect_tcp("localhost", 80)
         with pytest.raises(Rejected, match="socket forwarding needs the guest agent"):
             await user.handler.connect_unix("/run/s")
+
+
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
+async def test_forwards_go_through_the_images_agent(engine: Engine, backend: DockerBackend) -> None:
+    ready, channel = Channel(ends=False), Channel(ends=False)
+    opened: list[SocketStream] = []
+
+    async def incoming(origin: Origin) -> ByteStream:
+        ours, theirs = socket.socketpair()
+        opened.append(SocketStream(ours))
+        return SocketStream(theirs)
+
+    async with logged_in(backend, engine, "image", container={"image": forwarding_image(engine)}) as user:
+        async with user.handler.session(ready) as session:
+            await session.run_command("nc -ll -p 4000 -e cat & echo up; wait")
+            await until(lambda: ready.out.data == b"up\n", "the echo")
+            stream = None
+            while stream is None:
+                with suppress(BackendError):
+                    stream = await user.handler.connect_tcp("localhost", 4000)
+            await stream.write(b"data")
+            assert await stream.read() == b"data"
+            await stream.close()
+        listener = await user.handler.listen_tcp("localhost", 0, incoming)
+        async with user.handler.session(channel) as session:
+            await session.run_command(f"echo hello | nc 127.0.0.1 {listener.port}")
+            await until(lambda: bool(opened), "the connection")
+            assert await opened[0].read() == b"hello\n"
+            await opened[0].close()
+            assert await channel.ended() == 0
+        await listener.close()
+        with pytest.raises(BackendError, match="listening on 192"):
+            await user.handler.listen_tcp("192.0.2.1", 7000, incoming)
+        await until(lambda: user.processes().count("forwarder") == 1, "the end of the listening helpers")
+
+
+async def test_the_images_agent_forwards_no_ssh_agent(engine: Engine, backend: DockerBackend) -> None:
+    async with logged_in(backend, engine, "image") as user, user.handler.session(Channel()) as session:
+        with pytest.raises(Rejected, match="ssh-agent needs the guest agent"):
+            await session.request_agent()
+        with pytest.raises(BackendError, match=r"does not forward|failed in the container"):
+            await session.request_x11(X11Request(False, "MIT-MAGIC-COOKIE-1", "00", 0))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -317,7 +362,7 @@ async def test_the_logs_first_line_about_an_engine_says_what_is_missing(
         for _ in range(2):
             async with logged_in(backend, engine, way):
                 pass
-    levels = [record.levelname for record in caplog.records if "exit signals, breaks" in record.getMessage()]
+    levels = [record.levelname for record in caplog.records if "breaks, terminal modes" in record.getMessage()]
     assert levels == ["WARNING", "DEBUG"]
 
 

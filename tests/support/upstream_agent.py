@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import os
 import subprocess
 import tarfile
@@ -23,7 +24,6 @@ from tests.support.services import Engine
 from tests.support.tools import tool
 
 PATH = "/usr/bin/containerssh-agent"
-IMAGE = "containerssh-test/upstream-agent:latest"
 
 _SCRIPT = """#!/bin/sh
 byte() { printf "\\\\$(printf %03o $(($$ >> $1 & 255)))"; }
@@ -56,6 +56,7 @@ wait-signal) trap 'exit 0' INT TERM; while :; do sleep 1 & wait; done ;;
 *) echo "Error: invalid mode: $mode" >&2; exit 1 ;;
 esac
 """
+IMAGE = f"containerssh-test/upstream-agent:{hashlib.sha256(_SCRIPT.encode()).hexdigest()[:12]}"
 
 
 def agent_image(engine: Engine, name: str = IMAGE, script: str = _SCRIPT, *, extra: str = "") -> str:

@@ -169,6 +169,7 @@ ADVICE: dict[str, tuple[str, str]] = {
     ),
     "a key the engine does not know": ("docker: {execution: {host: {memry: 1}}}", "docker.execution.host.memry"),
     "no agent": ("docker: {execution: {disableAgent: true}}", "docker.execution.disableAgent"),
+    "an agent's own path": ("docker: {execution: {agentPath: /opt/agent}}", "docker.execution.agentPath"),
     "the image's agent": ("docker: {execution: {agent: image}}", "docker.execution.agent"),
     "an agent perhaps": ("docker: {execution: {agent: auto}}", "docker.execution.agent"),
     "an agent that only waits": ("docker: {execution: {agent: none}}", "docker.execution.idleCommand"),

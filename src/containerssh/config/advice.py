@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from containerssh.config.app import AppConfig
 from containerssh.config.auth import KerberosConfig
-from containerssh.config.docker import DEFAULT_IDLE_COMMAND, DockerConfig, DockerExecutionConfig
+from containerssh.config.docker import DEFAULT_AGENT_PATH, DEFAULT_IDLE_COMMAND, DockerConfig, DockerExecutionConfig
 from containerssh.config.findings import Finding, Severity
 from containerssh.config.log import LogLevel
 from containerssh.config.model import ConfigModel, seconds
@@ -311,12 +311,14 @@ def _docker(docker: DockerConfig) -> Iterator[Finding]:
 def _agent(execution: DockerExecutionConfig) -> Iterator[Finding]:
     way = execution.agent_in_use
     key = "docker.execution.disableAgent" if execution.disable_agent else "docker.execution.agent"
+    if way == "image" and execution.agent_path != DEFAULT_AGENT_PATH:
+        key = "docker.execution.agentPath"
     if way in ("none", "auto"):
         may = "" if way == "none" else "where the engine keeps the agent out, "
         text = f"{may}there are no signals, no forwarding and no built-in SFTP, and a program may outlive its session"
         yield _say("info", key, text)
     elif way == "image":
-        yield _say("info", key, "the image's agent has no forwarding, no built-in SFTP and no exit signals")
+        yield _say("info", key, "the image's agent has no built-in SFTP, no ssh-agent forwarding and no exit signals")
     if way == "none" and execution.mode == "connection" and execution.idle_command == DEFAULT_IDLE_COMMAND:
         text = "the default is the agent of an image, which has to be there although programs do without it"
         yield _say("warning", "docker.execution.idleCommand", text, "name a program of the image that waits")
