@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
 
+from containerssh.auth.chains import merged
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed
-from containerssh.core.handlers import AuthMethod, GSSAPIExchange, IntegrityProof, Prompts
-from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login, SocketAddress
+from containerssh.core.handlers import AuthMethod, GSSAPIExchange, IntegrityProof, PartialSuccess, Prompts
+from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login, Restrictions, SocketAddress
 from containerssh.core.tasks import finish
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from tests.support.local_backend import LocalBackend
@@ -99,3 +100,30 @@ async def test_only_methods_with_an_authenticator_are_offered() -> None:
     server = AuthenticationServer(LocalBackend(), Authenticators(interactive=tokens))
     async with server.accept(ConnectionMetadata(ADDRESS, "0" * 32)) as network:
         assert network.auth_methods == {AuthMethod.KEYBOARD_INTERACTIVE}
+
+
+async def test_what_a_step_left_stays_while_others_follow_and_goes_with_another_name() -> None:
+    tokens = Tokens(given=1)
+    chain = (AuthMethod.KEYBOARD_INTERACTIVE, AuthMethod.PASSWORD)
+    found = Authenticators(interactive=tokens, password=tokens, chains=frozenset({chain}))
+    async with AuthenticationServer(LocalBackend(), found).accept(ConnectionMetadata(ADDRESS, "0" * 32)) as network:
+        login = await network.authenticate_interactive(ATTEMPT, Nobody())
+        step = await network.authenticated(login, AuthMethod.KEYBOARD_INTERACTIVE, None)
+        assert isinstance(step, PartialSuccess)
+        assert (step.succeeded, step.methods) == (chain[:1], frozenset({AuthMethod.PASSWORD}))
+        with pytest.raises(AuthFailed):
+            await network.authenticate_password(ATTEMPT, b"")
+        assert tokens.valid == [2]
+        with pytest.raises(AuthFailed):
+            await network.authenticate_password(replace(ATTEMPT, username="bob"), b"")
+        assert tokens.valid == []
+
+
+def test_two_methods_leave_what_both_allow() -> None:
+    one = Login.of(ATTEMPT, "", restrictions=Restrictions(pty=False, environment=frozenset({"A"})))
+    other = Login.of(ATTEMPT, "alice", restrictions=Restrictions(force_command="ls", x11_forwarding=False))
+    both = merged(one, other)
+    assert both.authenticated_username == "alice"
+    assert both.restrictions == Restrictions("ls", frozenset({"A"}), pty=False, x11_forwarding=False)
+    with pytest.raises(AuthFailed):
+        merged(both, Login.of(ATTEMPT, "", restrictions=Restrictions(force_command="id")))
