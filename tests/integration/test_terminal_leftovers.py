@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 
@@ -74,3 +75,14 @@ async def test_a_session_takes_nothing_of_its_neighbours_with_it() -> None:
         assert alive(of_running["daemon"])
         await running.kill()
         await until(lambda: not alive(of_running["daemon"]), "a running program is ended with all of its own")
+
+
+async def test_what_has_just_been_forked_has_the_time_to_make_a_session_of_its_own() -> None:
+    late = "(sleep 0.05; exec setsid sleep 300) </dev/null >/dev/null 2>&1 & echo $! late"
+    async with agent_link("socket") as link:
+        process = await link.start(Program(["/bin/sh", "-c", late]))
+        pid = int((await read_until(process.stdout, b"late\n")).split()[0])
+        assert await process.wait() == 0
+        await process.kill()
+        await until(lambda: not alive(pid) or os.getsid(pid) == pid, "it has left the session")
+        assert alive(pid)

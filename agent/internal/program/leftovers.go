@@ -41,8 +41,12 @@ func (p *Program) endLeftovers() {
 	case wire.EndLeftovers:
 		p.killLeftovers()
 	default:
-		// As when a line hangs up: what ignores it (nohup), or has a session of its own, is meant to stay.
-		signalEach(p.members(), syscall.SIGHUP, syscall.SIGCONT)
+		// As when a line hangs up: what ignores it (nohup), or has a session of its own, is meant to stay. What has
+		// just been forked gets the time to say so.
+		if len(p.members()) > 0 {
+			time.Sleep(Grace)
+			signalEach(p.members(), syscall.SIGHUP, syscall.SIGCONT)
+		}
 	}
 }
 
