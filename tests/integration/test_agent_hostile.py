@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import socket
 import struct
+import termios
+import time
+from contextlib import ExitStack
 
 import pytest
 
+from containerssh.agent import dialback
 from containerssh.agent.codec import PREAMBLE, WINDOW, Frame, FrameType, pack_bytes
 from containerssh.agent.dialback import DialBack
 from containerssh.agent.link import AgentLink, AgentProcess, Program
@@ -246,6 +252,21 @@ async def test_many_bytes_of_one_each_hold_no_more_than_the_window() -> None:
 # -- the dial-back folder, open to every program in the container ---------------------------------------------
 
 
+def openings(start: bytes) -> tuple[bytes, bytes]:
+    """What an agent says first on the streams of a program without a terminal, by the payload of its START."""
+    return stream_opening(start[5:21]), stream_opening(start[25:41])
+
+
+def unread(connection: socket.socket) -> int:
+    """How much of what was sent the other side has not read yet."""
+    return int(struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0])
+
+
+def hold_up(seconds: float) -> None:
+    """Keep the event loop from going on, as a busy machine does."""
+    time.sleep(seconds)
+
+
 async def dialled_link(dialled: DialBack, dial: Dial) -> tuple[AgentLink, FakeAgent]:
     control = await dial(PREAMBLE + HELLO)
     async with asyncio.timeout(LIMIT):
@@ -279,6 +300,50 @@ async def test_a_stream_goes_only_to_who_knows_its_token() -> None:
             next_start = asyncio.create_task(link.start(Program(["y"])))
             assert await again.read() == b""
         next_start.cancel()
+
+
+async def test_a_stream_that_spoke_while_the_event_loop_stood_still_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialback, "_IDENTIFY_LIMIT", 0.7)
+    async with fake_dial_back() as (dialled, dial):
+        link, fake = await dialled_link(dialled, dial)
+        starting = asyncio.create_task(link.start(Program(["x"])))
+        identity, payload = await fake.hear_of(FrameType.START)
+        with ExitStack() as scope:
+            begun = []
+            for opening in openings(payload):
+                connection = scope.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                connection.connect(str(dialled.folder / "socket"))
+                connection.sendall(opening[:7])
+                begun.append((connection, opening[7:]))
+            await until(lambda: not any(unread(connection) for connection, _ in begun), "the beginnings are read")
+            for connection, rest in begun:
+                # In one piece with what the program prints at once.
+                connection.sendall(rest + b"first words")
+            hold_up(0.8)
+            await fake.say(Frame(FrameType.OK, identity))
+            async with asyncio.timeout(LIMIT):
+                process = await starting
+                assert await process.stdout.read() == b"first words"
+
+
+async def test_twenty_streams_at_once_come_in_any_order_with_their_first_bytes() -> None:
+    async with fake_dial_back() as (dialled, dial):
+        link, fake = await dialled_link(dialled, dial)
+        starts = [asyncio.create_task(link.start(Program([str(number)]))) for number in range(20)]
+        asked = [await fake.hear_of(FrameType.START) for _ in starts]
+        # More than are listened to at once; the last ones say who they are first.
+        dialling = [
+            (await dial(b""), number, token) for number, (_, said) in enumerate(asked) for token in openings(said)
+        ]
+        for stream, number, token in reversed(dialling[:15]):
+            await stream.write(token + b"%d" % number)
+        for stream, number, token in reversed(dialling[15:]):
+            await stream.write(token + b"%d" % number)
+        for identity, _ in asked:
+            await fake.say(Frame(FrameType.OK, identity))
+        async with asyncio.timeout(LIMIT):
+            for number, process in enumerate(await asyncio.gather(*starts)):
+                assert await process.stdout.read() == b"%d" % number
 
 
 async def test_a_container_that_keeps_knocking_ends_its_own_link() -> None:

@@ -231,9 +231,8 @@ class _SocketTransport(Transport):
         expected = None
         known = False
         try:
-            with suppress(OSError, TimeoutError):
-                async with asyncio.timeout(_IDENTIFY_LIMIT):
-                    token = await _read_token(stream)
+            with suppress(OSError):
+                token = await _read_token(stream)
                 if token is not None and (expected := self._expected.get(token)) is not None:
                     self._forget(token)
                     expected.found(stream)
@@ -256,6 +255,10 @@ class _StreamSocket(SocketStream):
     def __init__(self, transport: _SocketTransport, connection: socket.socket) -> None:
         super().__init__(connection)
         self._transport = transport
+
+    def at_hand(self, limit: int) -> bytes:
+        """What can be read without waiting; raises OSError."""
+        return self._receive(limit) or b""
 
     def abort(self) -> None:
         super().abort()
@@ -326,13 +329,20 @@ def _set(ready: asyncio.Future[None]) -> None:
         ready.set_result(None)
 
 
-async def _read_token(stream: SocketStream) -> bytes | None:
-    """None: this is no stream of an agent's."""
+async def _read_token(stream: _StreamSocket) -> bytes | None:
+    """None: this is no stream of an agent's, or it does not say so in time."""
     wanted = len(STREAM_PREAMBLE) + TOKEN_SIZE
     data = b""
-    while len(data) < wanted:
-        more = await stream.read(wanted - len(data))
-        if not more:
+    try:
+        async with asyncio.timeout(_IDENTIFY_LIMIT):
+            while len(data) < wanted:
+                more = await stream.read(wanted - len(data))
+                if not more:
+                    return None
+                data += more
+    except TimeoutError:
+        # Perhaps it was the event loop that stood still, and the agent spoke meanwhile.
+        data += stream.at_hand(wanted - len(data))
+        if len(data) < wanted:
             return None
-        data += more
     return data[len(STREAM_PREAMBLE) :] if data.startswith(STREAM_PREAMBLE) else None
