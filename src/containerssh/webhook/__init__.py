@@ -1,0 +1,35 @@
+"""
+For webhooks written in Python: what the gateway asks and is answered, and an application that serves them.
+
+:func:`app` makes a server of up to four asynchronous functions; the manual's page ``auth/sdk`` shows one. Nothing in
+here needs the rest of the gateway.
+"""
+
+from containerssh.core.metadata import Files, SocketAddress, Texts, Value
+from containerssh.webhook.messages import (
+    Answer,
+    AuthorizationRequest,
+    ConfigAnswer,
+    ConfigRequest,
+    PasswordRequest,
+    PublicKeyRequest,
+)
+from containerssh.webhook.server import app
+from containerssh.webhook.wire import InvalidRequest, read_request, write_answer
+
+__all__ = [
+    "Answer",
+    "AuthorizationRequest",
+    "ConfigAnswer",
+    "ConfigRequest",
+    "Files",
+    "InvalidRequest",
+    "PasswordRequest",
+    "PublicKeyRequest",
+    "SocketAddress",
+    "Texts",
+    "Value",
+    "app",
+    "read_request",
+    "write_answer",
+]
