@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from containerssh.layers.security import Policy, SecurityConnection
 from tests.support.agent import linked_process
 from tests.support.local_backend import LocalBackend
 from tests.support.openssh import OpenSSH
+from tests.support.server import free_port
 from tests.support.ssh_front import Front, serving
 
 LIMIT = 30.0
@@ -205,6 +205,4 @@ async def refused(port: int) -> bool:
 
 def unused_port() -> int:
     """A port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()

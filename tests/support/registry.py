@@ -11,6 +11,7 @@ from pathlib import Path
 
 import bcrypt
 
+from tests.support.server import free_port
 from tests.support.services import wait_until
 from tests.support.tools import tool
 
@@ -36,7 +37,7 @@ def running_registry(folder: Path, *, password: str = HARD_PASSWORD, port: int =
     A registry with its images below *folder*, ended with the scope; by itself on a free port. With an empty *password*
     it asks for none.
     """
-    registry = Registry(f"127.0.0.1:{port or _free_port()}", "puller", password)
+    registry = Registry(f"127.0.0.1:{port or free_port()}", "puller", password)
     hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
     (folder / "htpasswd").write_text(f"{registry.username}:{hashed}\n")
     auth = f"auth: {{htpasswd: {{realm: tests, path: {folder}/htpasswd}}}}" if password else ""
@@ -69,12 +70,6 @@ http: {{addr: {registry.address}}}
     finally:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listens(address: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -77,10 +78,17 @@ class Server:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """
+    A loopback port that nobody listens on at this moment. It is none of those that the kernel gives to outgoing
+    connections, and to who binds port 0: one of them could take it before it is used.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = range(max(1024, lowest - 20_000), lowest) or range(1024, 65536)
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            # Not the module random: tests that run beside this one may have the same seed.
+            probe.bind(("127.0.0.1", secrets.choice(candidates)))
+            return int(probe.getsockname()[1])
 
 
 @asynccontextmanager
