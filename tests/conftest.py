@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 
 import hypothesis
@@ -60,6 +61,12 @@ def _levels_of_loggers() -> Iterator[None]:
     yield
     for logger, level in zip(loggers, before, strict=True):
         logger.setLevel(level)
+
+
+def pytest_runtest_protocol() -> None:
+    # What scripts/fuzz asks for: between two tests, where nothing can be taken for a failure.
+    if time.time() > float(os.environ.get("FUZZ_UNTIL", "inf")):
+        pytest.exit("the time for fuzzing is over", returncode=2)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
