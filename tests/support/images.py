@@ -77,13 +77,13 @@ def _busybox(root: Path) -> None:
 
 
 def _debian(root: Path) -> None:
-    """Debian's own smallest system. It takes half a minute and is kept."""
-    kept = cache_folder() / "debian-bookworm.tar"
+    """Debian's own smallest system, Python and scp. It takes half a minute and is kept."""
+    kept = cache_folder() / "debian-bookworm-python.tar"
     if not kept.exists():
         with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
             fresh = Path(name) / "root"
             subprocess.run(
-                [tool("debootstrap"), "--variant=minbase", "bookworm", fresh],
+                [tool("debootstrap"), "--variant=minbase", "--include=python3,openssh-client", "bookworm", fresh],
                 stdout=subprocess.DEVNULL,
                 timeout=_DEBIAN_LIMIT,
                 check=True,

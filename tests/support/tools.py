@@ -9,6 +9,7 @@ import pytest
 
 PACKAGES = {
     "Xvfb": "xvfb",
+    "ansible-playbook": "ansible-core",
     "busybox": "busybox-static",
     "chromium": "chromium",
     "crun": "crun",
