@@ -214,3 +214,40 @@ async def test_a_session_limit_of_none_means_no_session() -> None:
     with pytest.raises(Rejected):
         async with connection.session(CHANNEL):
             pass
+
+
+@pytest.mark.parametrize(
+    ("section", "restrictions", "by"),
+    [
+        ({}, Restrictions(), "security.tty.mode is not set"),
+        ({"tty": {"mode": "disable"}, "defaultMode": "enable"}, Restrictions(), "security.tty.mode: disable"),
+        ({"defaultMode": "disable"}, Restrictions(), "security.defaultMode: disable"),
+        ({"tty": {"mode": "enable"}}, Restrictions(pty=False), "the credential's options: no-pty"),
+    ],
+)
+def test_a_verdict_names_what_says_so(section: dict[str, Any], restrictions: Restrictions, by: str) -> None:
+    verdict = Policy(SecurityConfig(**section), restrictions).allows_pty()
+    assert (verdict.by, verdict.allowed) == (by, by == "security.tty.mode is not set")
+
+
+async def test_a_refusal_names_its_rule() -> None:
+    connection, _ = secured({"env": {"mode": "enable", "deny": ["NAME"]}})
+    async with connection.session(CHANNEL) as session:
+        with pytest.raises(Rejected) as caught:
+            await session.set_env("NAME", "value")
+    assert caught.value.labels == {"name": "NAME", "rule": "security.env.deny"}
+
+
+@pytest.mark.parametrize(
+    ("forwarding", "allowed"),
+    [
+        ({}, False),
+        ({"forwardingMode": "filter"}, False),
+        ({"forwardingMode": "filter", "forwardingAllow": ["db:5432"]}, True),
+        ({"forwardingMode": "enable"}, True),
+    ],
+)
+def test_the_verdict_on_forwards_says_whether_any_may_pass(forwarding: dict[str, Any], allowed: bool) -> None:
+    config = SecurityConfig(**{"forwarding": forwarding})
+    assert bool(Policy(config).allows_forwards("forwarding")) is allowed
+    assert not Policy(config, Restrictions(port_forwarding=False)).allows_forwards("forwarding")

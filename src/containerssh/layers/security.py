@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
+from typing import Any
 
 from containerssh.config.security import SecurityConfig
 from containerssh.core.codes import SecurityCode
@@ -26,12 +27,33 @@ ORIGINAL_COMMAND = "SSH_ORIGINAL_COMMAND"
 FORCED_SFTP = "internal-sftp"
 """As a forced command: SFTP and nothing else, as OpenSSH's server has it."""
 
+FORWARDS = {
+    "forwarding": "forwarding",
+    "reverse_forwarding": "reverseForwarding",
+    "socket_forwarding": "socketForwarding",
+    "socket_listen": "socketListen",
+}
+"""Kinds of forwards, and how their options begin."""
+
+_CREDENTIAL = "the credential's options"
 _HARMLESS = frozenset({"LANG", "LANGUAGE", "COLORTERM", "NO_COLOR", "GIT_PROTOCOL"})
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """Whether a request may pass; true if it may."""
+
+    allowed: bool
+    by: str
+    """What says so: an option of the configuration with its value, or what the credential takes away."""
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+@dataclass(frozen=True)
 class Policy:
-    """The decisions: each method tells whether a request may pass."""
+    """The decisions: each method tells whether a request may pass, and what says so."""
 
     config: SecurityConfig
     restrictions: Restrictions = Restrictions()
@@ -41,97 +63,117 @@ class Policy:
         """The administrator's forced command, else the credential's (the order of sshd_config(5))."""
         return self.config.force_command or self.restrictions.force_command
 
-    def allows_env(self, name: str) -> bool:
+    def allows_env(self, name: str) -> Verdict:
         # What a forced command reads there must come from us, never from the client (sshd_config(5), ForceCommand).
-        if name == ORIGINAL_COMMAND or name in self.restrictions.environment:
-            return False
+        if name == ORIGINAL_COMMAND:
+            return Verdict(False, f"{ORIGINAL_COMMAND} is the server's")
+        if name in self.restrictions.environment:
+            return Verdict(False, "the credential sets it")
         # BASH_ENV, LD_PRELOAD, PATH and many more make a program run something else: a client could choose the command
         # after all. Where nobody has said that it may, a forced command gets what sshd's usual AcceptEnv lets through.
         unsaid = not (self.config.env.mode or self.config.default_mode)
         if unsaid and self.force_command and not (name in _HARMLESS or name.startswith("LC_")):
-            return False
-        return self._listed(self.config.env.mode, name, self.config.env.allow, self.config.env.deny)
+            return Verdict(False, "a command is forced")
+        return self._listed("env", self.config.env.mode, name, self.config.env.allow, self.config.env.deny)
 
-    def allows_pty(self) -> bool:
-        return self.restrictions.pty and self._mode(self.config.tty.mode) == "enable"
+    def allows_pty(self) -> Verdict:
+        if not self.restrictions.pty:
+            return Verdict(False, f"{_CREDENTIAL}: no-pty")
+        return self._simple("tty", self.config.tty.mode)
 
-    def allows_command(self, command: str) -> bool:
+    def allows_command(self, command: str) -> Verdict:
         # A command of nothing but blanks starts the shell.
-        if not command.strip() and not self.force_command and not self.allows_shell():
-            return False
-        return self._listed(self.config.command.mode, command, self.config.command.allow, ())
+        if not command.strip() and not self.force_command and not (shell := self.allows_shell()):
+            return shell
+        return self._listed("command", self.config.command.mode, command, self.config.command.allow, ())
 
-    def allows_shell(self) -> bool:
-        return self._mode(self.config.shell.mode) == "enable"
+    def allows_shell(self) -> Verdict:
+        return self._simple("shell", self.config.shell.mode)
 
-    def allows_subsystem(self, name: str) -> bool:
+    def allows_subsystem(self, name: str) -> Verdict:
         rule = self.config.subsystem
-        return self._listed(rule.mode, name, rule.allow, rule.deny)
+        return self._listed("subsystem", rule.mode, name, rule.allow, rule.deny)
 
-    def allows_signal(self, name: str) -> bool:
+    def allows_signal(self, name: str) -> Verdict:
         rule = self.config.signal
-        return self._listed(rule.mode, name, rule.allow, rule.deny)
+        return self._listed("signal", rule.mode, name, rule.allow, rule.deny)
 
     def allows_session(self, already_open: int) -> bool:
         return self.config.max_sessions < 0 or already_open < self.config.max_sessions
 
-    def allows_x11(self) -> bool:
-        return self.restrictions.x11_forwarding and self.config.forwarding.x11_forwarding_mode == "enable"
+    def allows_x11(self) -> Verdict:
+        if not self.restrictions.x11_forwarding:
+            return Verdict(False, f"{_CREDENTIAL}: no-x11-forwarding")
+        mode = self.config.forwarding.x11_forwarding_mode
+        return Verdict(mode == "enable", f"security.forwarding.x11ForwardingMode: {mode}")
 
-    def allows_agent(self) -> bool:
+    def allows_agent(self) -> Verdict:
+        if not self.restrictions.agent_forwarding:
+            return Verdict(False, f"{_CREDENTIAL}: no-agent-forwarding")
         # Unlike the forwards it lends what is the user's own, and only where the client asks for it.
-        mode = self.config.forwarding.agent_forwarding_mode
-        return self.restrictions.agent_forwarding and self._mode(mode) == "enable"
+        mode, by = self._mode("forwarding.agentForwardingMode", self.config.forwarding.agent_forwarding_mode)
+        return Verdict(mode == "enable", by)
+
+    def allows_forwards(self, kind: str) -> Verdict:
+        """Whether any forward of *kind* may pass: one of :data:`FORWARDS`."""
+        if not self.restrictions.port_forwarding:
+            return Verdict(False, f"{_CREDENTIAL}: no-port-forwarding")
+        mode = self._forward(kind, "mode")
+        allowed = self._allowed(kind)
+        return Verdict(allowed is None or bool(allowed), f"security.forwarding.{FORWARDS[kind]}Mode: {mode}")
 
     @cached_property
     def forwarding(self) -> ForwardRules:
         """Where the client may be connected to."""
-        rule = self.config.forwarding
-        return self._endpoints(rule.forwarding_mode, rule.forwarding_allow, rule.forwarding_deny)
+        return ForwardRules.parse(self._allowed("forwarding"), self._forward("forwarding", "deny"))
 
     @cached_property
     def reverse_forwarding(self) -> ForwardRules:
         """What the client may have listened on."""
-        rule = self.config.forwarding
-        return self._endpoints(
-            rule.reverse_forwarding_mode, rule.reverse_forwarding_allow, rule.reverse_forwarding_deny
-        )
+        return ForwardRules.parse(self._allowed("reverse_forwarding"), self._forward("reverse_forwarding", "deny"))
 
     @cached_property
     def socket_forwarding(self) -> PathRules:
         """Which unix sockets the client may be connected to."""
-        rule = self.config.forwarding
-        return self._paths(rule.socket_forwarding_mode, rule.socket_forwarding_allow, rule.socket_forwarding_deny)
+        return PathRules.parse(self._allowed("socket_forwarding"), self._forward("socket_forwarding", "deny"))
 
     @cached_property
     def socket_listening(self) -> PathRules:
         """Which unix sockets the client may have listened on."""
-        rule = self.config.forwarding
-        return self._paths(rule.socket_listen_mode, rule.socket_listen_allow, rule.socket_listen_deny)
+        return PathRules.parse(self._allowed("socket_listen"), self._forward("socket_listen", "deny"))
 
-    def _endpoints(self, mode: str, allow: Sequence[str], deny: Sequence[str]) -> ForwardRules:
-        return ForwardRules.parse(self._allowed(mode, allow), deny)
+    def _forward(self, kind: str, what: str) -> Any:
+        return getattr(self.config.forwarding, f"{kind}_{what}")
 
-    def _paths(self, mode: str, allow: Sequence[str], deny: Sequence[str]) -> PathRules:
-        return PathRules.parse(self._allowed(mode, allow), deny)
-
-    def _allowed(self, mode: str, allow: Sequence[str]) -> Sequence[str] | None:
+    def _allowed(self, kind: str) -> Sequence[str] | None:
         """The list of what alone is allowed; None for everything."""
+        mode = self._forward(kind, "mode")
         if not self.restrictions.port_forwarding or mode not in ("enable", "filter"):
             return ()
+        allow: Sequence[str] = self._forward(kind, "allow")
         return allow if mode == "filter" else None
 
-    def _mode(self, own: str) -> str:
-        return own or self.config.default_mode or "enable"
+    def _mode(self, key: str, own: str) -> tuple[str, str]:
+        """The mode that holds for an option, and what says so."""
+        if own:
+            return own, f"security.{key}: {own}"
+        if default := self.config.default_mode:
+            return default, f"security.defaultMode: {default}"
+        return "enable", f"security.{key} is not set"
 
-    def _listed(self, mode: str, value: str, allow: tuple[str, ...], deny: tuple[str, ...]) -> bool:
-        match self._mode(mode):
+    def _simple(self, kind: str, own: str) -> Verdict:
+        mode, by = self._mode(f"{kind}.mode", own)
+        return Verdict(mode == "enable", by)
+
+    def _listed(self, kind: str, own: str, value: str, allow: tuple[str, ...], deny: tuple[str, ...]) -> Verdict:
+        mode, by = self._mode(f"{kind}.mode", own)
+        match mode:
             case "enable":
-                return value not in deny
+                return Verdict(False, f"security.{kind}.deny") if value in deny else Verdict(True, by)
             case "filter":
-                return value in allow
+                return Verdict(True, f"security.{kind}.allow") if value in allow else Verdict(False, by)
             case _:
-                return False
+                return Verdict(False, by)
 
 
 @dataclass(eq=False)
@@ -190,52 +232,52 @@ class SecuritySession(SessionLayer):
     policy: Policy
 
     async def set_env(self, name: str, value: str) -> None:
-        if not self.policy.allows_env(name):
-            raise _refused(SecurityCode.ENV_REJECTED, "Setting this environment variable", name=name)
+        if not (verdict := self.policy.allows_env(name)):
+            raise _refused(SecurityCode.ENV_REJECTED, "Setting this environment variable", verdict, name=name)
         await self.inner.set_env(name, value)
 
     async def request_pty(self, request: PtyRequest) -> None:
-        if not self.policy.allows_pty():
-            raise _refused(SecurityCode.TTY_REJECTED, "Requesting a terminal")
+        if not (verdict := self.policy.allows_pty()):
+            raise _refused(SecurityCode.TTY_REJECTED, "Requesting a terminal", verdict)
         await self.inner.request_pty(request)
 
     async def request_x11(self, request: X11Request) -> None:
-        if not self.policy.allows_x11():
-            raise _refused(SecurityCode.X11_FORWARDING_REJECTED, "X11 forwarding")
+        if not (verdict := self.policy.allows_x11()):
+            raise _refused(SecurityCode.X11_FORWARDING_REJECTED, "X11 forwarding", verdict)
         await self.inner.request_x11(request)
 
     async def request_agent(self) -> None:
-        if not self.policy.allows_agent():
-            raise _refused(SecurityCode.AGENT_FORWARDING_REJECTED, "Forwarding an ssh-agent")
+        if not (verdict := self.policy.allows_agent()):
+            raise _refused(SecurityCode.AGENT_FORWARDING_REJECTED, "Forwarding an ssh-agent", verdict)
         await self.inner.request_agent()
 
     async def run_shell(self) -> None:
-        if not self.policy.allows_shell():
-            raise _refused(SecurityCode.SHELL_REJECTED, "Starting a shell")
+        if not (verdict := self.policy.allows_shell()):
+            raise _refused(SecurityCode.SHELL_REJECTED, "Starting a shell", verdict)
         if self.policy.force_command:
             await self._force(None)
         else:
             await self.inner.run_shell()
 
     async def run_command(self, command: str) -> None:
-        if not self.policy.allows_command(command):
-            raise _refused(SecurityCode.EXEC_REJECTED, "Executing this command", command=command)
+        if not (verdict := self.policy.allows_command(command)):
+            raise _refused(SecurityCode.EXEC_REJECTED, "Executing this command", verdict, command=command)
         if self.policy.force_command:
             await self._force(command)
         else:
             await self.inner.run_command(command)
 
     async def run_subsystem(self, name: str) -> None:
-        if not self.policy.allows_subsystem(name):
-            raise _refused(SecurityCode.SUBSYSTEM_REJECTED, "Using this subsystem", name=name)
+        if not (verdict := self.policy.allows_subsystem(name)):
+            raise _refused(SecurityCode.SUBSYSTEM_REJECTED, "Using this subsystem", verdict, name=name)
         if self.policy.force_command:
             await self._force(self.inner.subsystem_command(name))
         else:
             await self.inner.run_subsystem(name)
 
     async def send_signal(self, name: str) -> None:
-        if not self.policy.allows_signal(name):
-            raise _refused(SecurityCode.SIGNAL_REJECTED, "Sending this signal", signal=name)
+        if not (verdict := self.policy.allows_signal(name)):
+            raise _refused(SecurityCode.SIGNAL_REJECTED, "Sending this signal", verdict, signal=name)
         await self.inner.send_signal(name)
 
     async def _force(self, original: str | None) -> None:
@@ -256,8 +298,9 @@ class SecuritySession(SessionLayer):
             await self.inner.run_command(forced)
 
 
-def _refused(code: Code, what: str, **labels: LabelValue) -> Rejected:
-    return Rejected(code, f"{what} is not allowed", user_message=f"{what} is not allowed.", **labels)
+def _refused(code: Code, what: str, verdict: Verdict, **labels: LabelValue) -> Rejected:
+    text = f"{what} is not allowed"
+    return Rejected(code, text, user_message=f"{text}.", rule=verdict.by, **labels)
 
 
 def _no_forward(code: Code, what: str, **labels: LabelValue) -> Rejected:
