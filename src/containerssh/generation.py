@@ -125,7 +125,7 @@ async def _opened(config: AppConfig, backends: Backends) -> AsyncIterator[Opened
             from containerssh.auth.config_server import open_config_server
 
             config_server = await stack.enter_async_context(open_config_server(config.configserver))
-        authenticators = await _authenticators(config, stack)
+        authenticators = await open_authenticators(config, stack)
         yield Opened(AuthenticationServer(PerLoginServer(config, config_server, by_name), authenticators), by_name)
 
 
@@ -142,7 +142,7 @@ async def _kerberos(config: KerberosConfig, stack: AsyncExitStack) -> KerberosAu
     return await stack.enter_async_context(open_kerberos(config))
 
 
-async def _authenticators(config: AppConfig, stack: AsyncExitStack) -> Authenticators:
+async def open_authenticators(config: AppConfig, stack: AsyncExitStack) -> Authenticators:
     """
     One for each way of authenticating that has a method; *stack* closes what is opened for them.
 

@@ -44,14 +44,15 @@ def server_options(
         client_alive_count_max=ssh.client_alive_count_max or 3,
         login_grace=ssh.login_grace_time,
         shutdown_grace=ssh.shutdown_grace_time,
-        limits=_limits(ssh),
-        admission=share_of(_admission(ssh.limits), processes),
+        limits=connection_limits(ssh),
+        admission=share_of(admission(ssh.limits), processes),
         proxies=[ip_network(network) for network in ssh.proxy_protocol.trusted],
         proxy_header_within=ssh.proxy_protocol.timeout,
     )
 
 
-def _limits(ssh: SSHConfig) -> Limits:
+def connection_limits(ssh: SSHConfig) -> Limits:
+    """What one client may make the server hold or do."""
     limits = ssh.limits
     return Limits(
         auth_tries=ssh.max_auth_tries,
@@ -74,7 +75,8 @@ def _limits(ssh: SSHConfig) -> Limits:
     )
 
 
-def _admission(limits: LimitsConfig) -> Admission:
+def admission(limits: LimitsConfig) -> Admission:
+    """Who may connect."""
     penalties = limits.penalties
     return Admission(
         connections=limits.connections,

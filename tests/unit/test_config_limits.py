@@ -18,7 +18,7 @@ from containerssh.config.check import check
 from containerssh.config.ssh import LimitsConfig, ProxyProtocolConfig, SSHConfig
 from containerssh.core.codes import SSHCode
 from containerssh.core.instance import Instance
-from containerssh.settings import _admission, _limits, server_options
+from containerssh.settings import admission, connection_limits, server_options
 from containerssh.ssh.options import Admission, Limits, ServerOptions
 from tests.support.ssh_front import host_key
 
@@ -34,8 +34,8 @@ def problems(section: LimitsConfig | ProxyProtocolConfig) -> list[str]:
 
 
 def test_the_defaults_of_the_file_are_those_of_the_server() -> None:
-    assert _limits(SSHConfig()) == Limits()
-    settled = _admission(LimitsConfig())
+    assert connection_limits(SSHConfig()) == Limits()
+    settled = admission(LimitsConfig())
     assert tuple(settled.allow) == Admission().allow
     assert replace(settled, allow=Admission().allow) == Admission()
     assert problems(LimitsConfig()) == []
@@ -45,18 +45,18 @@ def test_the_defaults_of_the_file_are_those_of_the_server() -> None:
 def test_zero_turns_a_limit_off() -> None:
     off = limits(envCount=0, envBytes=0, authRequests=0, authCalls=0, connections=0, rekeys=0, unreachable="0s")
     assert problems(off) == []
-    settled = _limits(SSHConfig.model_validate({"limits": off.model_dump(by_alias=True)}))
+    settled = connection_limits(SSHConfig.model_validate({"limits": off.model_dump(by_alias=True)}))
     assert min(settled.env_count, settled.env_bytes, settled.auth_requests, settled.auth_calls, settled.rekeys) > 2**60
     assert settled.unreachable == timedelta(0)
 
 
 def test_no_limit_takes_away_tries_that_were_granted() -> None:
-    settled = _limits(SSHConfig.model_validate({"maxAuthTries": 500}))
+    settled = connection_limits(SSHConfig.model_validate({"maxAuthTries": 500}))
     assert (settled.auth_tries, settled.auth_requests, settled.auth_calls) == (500, 1000, 500)
 
 
 def test_penalties_and_the_allow_list_can_be_turned_off() -> None:
-    settled = _admission(limits(penalties={"enable": False}, allow=[]))
+    settled = admission(limits(penalties={"enable": False}, allow=[]))
     assert settled.penalties is None
     assert list(settled.allow) == []
 

@@ -54,6 +54,16 @@ class Authenticators:
         chains = {*(self.chains or self._single), *(self.user_chains.chains if self.user_chains else ())}
         return self._configured & {chain[0] for chain in chains}
 
+    def why_not_first(self, method: AuthMethod) -> str:
+        """Why :attr:`methods` does not have *method*; empty if it does."""
+        if method in self.methods:
+            return ""
+        if method not in self._configured:
+            return "nobody judges it"
+        if method in self.second_only:
+            return "it proves too little to come first"
+        return "no list of auth.authenticationMethods begins with it"
+
     async def chains_of(self, username: str) -> Collection[Chain]:
         """How this user can log in."""
         chains = self.chains or self._single

@@ -22,7 +22,7 @@ from containerssh.layers.security import Policy, SecurityConnection
 from containerssh.layers.sftp import SFTPConnection
 
 if TYPE_CHECKING:
-    from containerssh.auth.config_server import ConfigServer
+    from containerssh.auth.config_server import ConfigAnswer
 
 
 class LoginBackend(Protocol):
@@ -34,12 +34,20 @@ class LoginBackend(Protocol):
         """A login's container: entering starts it, leaving removes it. Raises BackendError."""
 
 
+class LoginConfiguration(Protocol):
+    """The config server."""
+
+    async def ask(self, login: Login) -> ConfigAnswer:
+        """What *login* gets. Raises ConfigError, BackendError."""
+        ...
+
+
 @dataclass(eq=False)
 class PerLoginServer(ServerHandler):
     """The innermost server: everything below it is made for one login."""
 
     config: AppConfig
-    config_server: ConfigServer | None
+    config_server: LoginConfiguration | None
     backends: Mapping[str, LoginBackend]
 
     @asynccontextmanager
