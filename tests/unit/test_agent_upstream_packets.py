@@ -136,6 +136,18 @@ def test_a_payload_in_small_pieces_costs_no_more_than_its_size() -> None:
     assert found == [packet]
 
 
+def test_a_packet_is_no_longer_than_its_payload_may_be() -> None:
+    """What has come is read again with each piece that follows: its length is the price of a byte."""
+    fields = [bytes([0x62]) + b"%02d" % number + b"\x5a" + MAX_PAYLOAD.to_bytes(4, "big") for number in range(16)]
+    reader = PacketReader()
+    with pytest.raises(ProtocolError, match="too long"):
+        for piece in (b"\xb0", *(field + bytes(MAX_PAYLOAD) for field in fields[:2])):
+            list(reader.feed(piece))
+    texts = b"".join(bytes([0x62]) + b"%02d" % number + b"\x79\x04\x00" + bytes(1024) for number in range(15))
+    largest = b"\xb0" + texts + b"\x67Payload\x5a" + MAX_PAYLOAD.to_bytes(4, "big") + bytes(MAX_PAYLOAD)
+    assert list(PacketReader().feed(largest)) == [Packet(0, 0, bytes(MAX_PAYLOAD))]
+
+
 @pytest.mark.parametrize("payload", [b"", NewConnection("tcp", "x").encode() + b"\0", b"\xa1\x68Protocol\x01"])
 def test_what_is_no_whole_announcement_is_refused(payload: bytes) -> None:
     with pytest.raises(ProtocolError):

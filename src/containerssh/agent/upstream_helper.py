@@ -32,6 +32,10 @@ _HELD = 256 * 1024
 """How many bytes of one connection wait for its reader before the helper has to."""
 _ALL_HELD = 2 * 1024 * 1024
 _MAX_CLOSING = 1024
+_HIGHEST = 1 << 63
+"""Of the numbers that the helper gives to connections: ours follow its last one."""
+# At so many packets others have their turn: the shortest one has a byte.
+_AT_ONCE = 64
 _WORDS, _SHOWN = 2000, 300
 _MOMENT = 0.5
 _END = 5.0
@@ -118,7 +122,8 @@ class Connection(ByteStream):
 
     def put(self, data: bytes) -> None:
         """These came."""
-        if self._over or self._closing:
+        # An empty piece would look like the end, and wait for its reader beyond any limit.
+        if not data or self._over or self._closing:
             return
         self._pieces.append(data)
         self._count += len(data)
@@ -310,10 +315,14 @@ class Helper:
     # -- what comes ---------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
+        count = 0
         try:
             while data := await self._process.stdout.read():
                 for packet in self._packets.feed(data):
                     await self._take(packet)
+                    count += 1
+                    if count % _AT_ONCE == 0:
+                        await asyncio.sleep(0)
             self._at_end = True
             self._finish(ConnectionResetError("the container's agent has ended"))
         except (OSError, ProtocolError) as exc:
@@ -371,8 +380,8 @@ class Helper:
             self.changed()
 
     def _announce(self, identity: int, payload: bytes) -> None:
-        if identity <= self._last:
-            raise broken("announced a connection twice")
+        if not self._last < identity <= _HIGHEST:
+            raise broken("announced a connection twice, or under a number that is none")
         self._last = identity
         details = NewConnection.decode(payload)
         waiting = sum(not connection.settled for connection in self._connections.values())

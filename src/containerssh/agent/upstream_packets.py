@@ -19,6 +19,8 @@ MAX_PAYLOAD = 256 * 1024
 _MAX_FIELDS = 16
 _MAX_KEY = 32
 _MAX_TEXT = 1024
+_MAX_PACKET = MAX_PAYLOAD + _MAX_FIELDS * (_MAX_KEY + _MAX_TEXT + 16)
+"""All fields together: what has come of a packet is read again with each piece that follows."""
 _MAX_NUMBER = (1 << 64) - 1
 
 _NUMBER, _BYTES, _TEXT, _MAP = 0, 2, 3, 5
@@ -188,6 +190,7 @@ class _Cursor:
 
 def _fields(cursor: _Cursor) -> dict[str, Value]:
     """A map of texts and simple values; raises _Incomplete, ProtocolError."""
+    begun = cursor.position
     _, kind, count = cursor.head()
     if kind != _MAP or count > _MAX_FIELDS:
         raise broken("sent what is no packet")
@@ -200,6 +203,8 @@ def _fields(cursor: _Cursor) -> dict[str, Value]:
         if name in fields:
             raise broken("sent a field twice")
         fields[name] = _value(cursor)
+        if cursor.position - begun > _MAX_PACKET:
+            raise broken("sent a packet that is too long")
     return fields
 
 
