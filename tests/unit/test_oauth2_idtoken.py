@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 import time
 from typing import Any
 
@@ -61,12 +62,17 @@ def test_a_good_token_names_its_subject(key: Any, algorithm: str) -> None:
         ({"azp": "somebody-else"}, "another client"),
         ({"nonce": "of-another-login"}, "nonce"),
         ({"nonce": None}, "nonce"),
+        ({"nonce": "\ud800"}, "nonce"),
         ({"exp": NOW - CLOCK_SKEW}, "expired"),
         ({"exp": None}, "exp"),
         ({"exp": "tomorrow"}, "exp"),
         ({"exp": True}, "exp"),
+        ({"exp": math.nan}, "exp"),
+        ({"exp": math.inf}, "exp"),
+        ({"exp": 10**400}, "exp"),
         ({"iat": NOW + CLOCK_SKEW + 1}, "future"),
         ({"iat": None}, "iat"),
+        ({"iat": math.nan}, "iat"),
         ({"nbf": NOW + CLOCK_SKEW + 1}, "future"),
         ({"sub": ""}, "subject"),
         ({"sub": 5}, "subject"),
@@ -124,6 +130,29 @@ def test_a_key_for_something_else_is_not_used() -> None:
     assert refused(token, keys=[{**KEYS[0], "alg": "PS256"}])
     assert refused(token, keys=[{**KEYS[0], "kid": "another"}])
     assert refused(token, keys=[{"kty": "RSA", "kid": "rsa", "n": 5, "e": []}])
+
+
+@pytest.mark.parametrize("curve", ["brainpoolP256r1", "Ed448", "", "P-256"])
+def test_a_key_on_another_curve_stands_in_no_other_keys_way(curve: str) -> None:
+    """Providers publish keys for other algorithms too, and a token need not name its own."""
+    strange = {"kty": "EC", "crv": curve, "x": "AAAA"}
+    token = jws.serialize_compact({"alg": "ES256"}, json.dumps(claims()), EC, ["ES256"], None)
+    assert verified_claims(token, [strange, *KEYS], EXPECTED, now=NOW)["sub"] == "alice"
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["kty", "crv", "x", "y", "n", "e", "d", "k", "use", "kid", "alg"]),
+        st.sampled_from(
+            ["RSA", "EC", "OKP", "oct", "P-256", "P-521", "Ed25519", "X25519", "", "AQAB", "AAAA", "\xe9", 5]
+        )
+        | st.text(max_size=8),
+    ),
+    st.sampled_from(["RS256", "PS512", "ES256", "ES512", "EdDSA"]),
+)
+def test_keys_of_any_shape_open_nothing_and_break_nothing(key: dict[str, Any], algorithm: str) -> None:
+    refused(f"{part({'alg': algorithm})}.{part(claims())}.{'A' * 86}", keys=[key])
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)

@@ -30,6 +30,7 @@ _KINDS = {
 }
 """The algorithms that are taken, each with its kind of key. None with a shared secret, and not ``none``."""
 
+_LATEST = 1e15
 _KEYS_TRIED = 8
 _MOST_KEYS = 100
 # Both kinds of hash have to be of the token's algorithm; EdDSA's is not settled (Core section 3.1.3.6).
@@ -111,7 +112,8 @@ def _payload(token: str, key: Mapping[str, object], algorithm: str) -> bytes | N
             warnings.simplefilter("ignore")
             imported = jwk.import_key({name: value for name, value in key.items() if isinstance(value, str)})
             return jws.deserialize_compact(token, imported, [algorithm], registry).payload
-    except (JoseError, ValueError, TypeError):
+    except (JoseError, ValueError, TypeError, KeyError):
+        # A KeyError is a curve that the library does not know: another algorithm's key, perhaps.
         return None
 
 
@@ -142,7 +144,9 @@ def _check(claims: Mapping[str, object], expected: Expected, now: float) -> None
             raise invalid("it is of the future; compare the clocks")
     if expected.nonce is not None:
         nonce = claims.get("nonce")
-        if not isinstance(nonce, str) or not hmac.compare_digest(nonce.encode(), expected.nonce.encode()):
+        if not isinstance(nonce, str) or not hmac.compare_digest(
+            nonce.encode(errors="replace"), expected.nonce.encode()
+        ):
             raise invalid("its nonce is not the one of this login")
     if not isinstance(claims.get("sub"), str) or not claims["sub"]:
         raise invalid("it names no subject")
@@ -162,7 +166,8 @@ def _check_access_token(claims: Mapping[str, object], algorithm: str, access_tok
 
 def _time(claims: Mapping[str, object], name: str) -> float:
     value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    # JSON as Python reads it has Infinity, NaN, which is neither past nor future, and integers beyond any float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LATEST:
         raise invalid(f"{name} is missing, or no time")
     return float(value)
 
