@@ -22,6 +22,7 @@ from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
 from tests.support.docker import build_image
 from tests.support.services import Engine
 from tests.support.tools import tool
+from tests.support.waiting import until
 
 PATH = "/usr/bin/containerssh-agent"
 
@@ -131,7 +132,8 @@ class LocalHelper:
     async def kill(self) -> None:
         with suppress(ProcessLookupError):
             self.process.kill()
-        await self.process.wait()
+        # The process's own wait() is for the end of its pipes as well, which one that is full never reaches.
+        await until(lambda: self.process.returncode is not None)
 
     async def release(self) -> None:
         await self.kill()
