@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from containerssh.auth import users
+from containerssh.auth import users, watched_file
 from containerssh.auth.users import UsersFile
 from containerssh.config.app import AppConfig
 from containerssh.config.merge import overlay
@@ -337,7 +337,7 @@ def test_what_is_no_file_is_told_at_the_start(path: Path, make: Callable[[Path],
 
 
 def test_a_huge_file_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(users, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(watched_file, "LARGEST_FILE", 1000)
     write(path, {f"user{number}": {} for number in range(100)})
     with pytest.raises(ConfigError, match="more than"):
         UsersFile(path)
@@ -386,6 +386,47 @@ async def test_judging_does_not_hold_up_the_server(path: Path) -> None:
         turns += 1
     assert (await judging).authenticated_username == "alice"
     assert turns > 3
+
+
+@pytest.mark.parametrize("near", [True, False])
+async def test_only_a_file_that_others_may_keep_waiting_is_looked_at_in_a_thread(
+    path: Path, monkeypatch: pytest.MonkeyPatch, near: bool
+) -> None:
+    monkeypatch.setattr(watched_file, "_is_near", lambda _: near)
+    keys = path.with_name("keys")
+    overwrite(keys, key(1).authorized_key)
+    write(path, {"alice": {"authorizedKeysFile": "keys"}})
+    for file in (keys, path):
+        # Long enough ago for a change to be seen by the time alone.
+        os.utime(file, (1, 1))
+    users_file = UsersFile(path)
+    await users_file.authenticate_public_key(ATTEMPT, key(1))
+    looks = []
+
+    async def to_thread(call: Callable[..., Any], *arguments: Any) -> Any:
+        looks.append(call)
+        return call(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    await users_file.authenticate_public_key(ATTEMPT, key(1))
+    assert len(looks) == (0 if near else 2)
+    overwrite(keys, key(2).authorized_key)
+    await users_file.authenticate_public_key(ATTEMPT, key(2))
+    write(path, {})
+    await refused(users_file.authenticate_public_key(ATTEMPT, key(2)))
+    assert len(looks) == (2 if near else 5)
+
+
+def test_only_known_kinds_of_file_systems_keep_nobody_waiting(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.touch()
+    everything = {file.stat().st_dev for file in (path, *path.parents, *path.resolve().parents)}
+    monkeypatch.setattr(watched_file, "_kinds_of_devices", lambda: dict.fromkeys(everything, "ext4"))
+    assert watched_file._is_near(path)
+    monkeypatch.setattr(watched_file, "_kinds_of_devices", lambda: dict.fromkeys(everything, "nfs4"))
+    assert not watched_file._is_near(path)
+    monkeypatch.undo()
+    assert watched_file._kinds_of_devices()[Path("/proc").stat().st_dev] == "proc"
+    assert not watched_file._is_near(Path("/proc/version"))
 
 
 async def test_an_attempt_that_is_cancelled_leaves_its_place_to_others(path: Path) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
-import stat
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +21,7 @@ from containerssh.auth.authorized_keys import AuthorizedKey, UnusableLine, parse
 from containerssh.auth.chains import Chain, as_chain
 from containerssh.auth.hashes import PasswordHash, parse_hash
 from containerssh.auth.totp import TOTP, parse_totp
+from containerssh.auth.watched_file import WatchedFile
 from containerssh.config.auth import AuthenticationMethods
 from containerssh.config.document import Document, DocumentError, parse_yaml
 from containerssh.config.findings import ConfigErrors, Finding, findings_of
@@ -36,17 +34,11 @@ from containerssh.core.metadata import AuthAttempt, Login, Texts, Value
 
 logger = logging.getLogger(__name__)
 
-LARGEST_FILE = 4 << 20
-"""Bytes of the users file, and of a key file."""
-
 LONGEST_PASSWORD = 1024
 """Bytes; longer ones are wrong without being looked at."""
 
 MOST_WAITING = 128
 """Passwords that may wait to be judged; who comes after them is told that nobody can judge."""
-
-_SETTLED = 2_000_000_000
-"""Nanoseconds after which a file's time says whether it changed: clocks of file systems are that coarse."""
 
 CheckConfig = Callable[[Mapping[str, Any]], object]
 """Raises ConfigError: a user's part of the configuration cannot be used."""
@@ -123,11 +115,11 @@ class UsersFile:
         self._methods = methods
         self._codes = codes
         self._lock = threading.Lock()
-        self._file = _WatchedFile(path)
+        self._file = WatchedFile(path)
         content = self._file.changed()
         assert content is not None
         self._users = self._parse(content)
-        self._key_files: dict[Path, tuple[_WatchedFile, tuple[AuthorizedKey, ...]]] = {}
+        self._key_files: dict[Path, tuple[WatchedFile, tuple[AuthorizedKey, ...]]] = {}
         self._judges = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="password")
         self._waiting = 0
         self._tell(logging.INFO, AuthCode.USERS_FILE_LOADED, f"Users file {path} with {len(self._users.by_name)} users")
@@ -140,7 +132,7 @@ class UsersFile:
             AuthFailed: there is none.
             AuthUnavailable: too many passwords are waiting to be judged.
         """
-        users = await asyncio.to_thread(self._current)
+        users = await self._now()
         user = users.by_name.get(attempt.username)
         known = user.password if user else None
         judge = known or users.stand_in
@@ -159,7 +151,8 @@ class UsersFile:
         Raises:
             AuthFailed: no line fits.
         """
-        user, keys = await asyncio.to_thread(self._keys_of, attempt.username)
+        user = (await self._now()).by_name.get(attempt.username)
+        keys = await self._keys_of(user) if user else ()
         reason = "no such user" if user is None else "the key is not listed"
         for entry in keys:
             if entry.key != key:
@@ -182,7 +175,7 @@ class UsersFile:
         Those of this user; *others* for one who has none of their own, or does not exist. Who has a secret for one-time
         codes is asked for one in any case.
         """
-        user = (await asyncio.to_thread(self._current)).by_name.get(username)
+        user = (await self._now()).by_name.get(username)
         if user is None or user.chains:
             return user.chains if user else others
         code = AuthMethod.KEYBOARD_INTERACTIVE
@@ -190,7 +183,7 @@ class UsersFile:
 
     async def code_of(self, username: str) -> TOTP | None:
         """What this user's one-time codes are computed from; None for one who has none, or does not exist."""
-        user = (await asyncio.to_thread(self._current)).by_name.get(username)
+        user = (await self._now()).by_name.get(username)
         return user.totp if user else None
 
     def close(self) -> None:
@@ -220,6 +213,16 @@ class UsersFile:
         logger.debug(Event(AuthCode.FAILED, text, **_labels(attempt, kind)))
         return AuthFailed(AuthCode.FAILED, reason)
 
+    async def _now(self) -> _Users:
+        """As :meth:`_current`; in a thread, which costs more than a look, where there may be something to wait for."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._file.unchanged():
+                    return self._users
+            finally:
+                self._lock.release()
+        return await asyncio.to_thread(self._current)
+
     def _current(self) -> _Users:
         """What the file says now; what it said before if it cannot be used now."""
         with self._lock:
@@ -233,16 +236,22 @@ class UsersFile:
                 self._tell(logging.ERROR, AuthCode.USERS_FILE_FAILED, text)
             return self._users
 
-    def _keys_of(self, name: str) -> tuple[_User | None, tuple[AuthorizedKey, ...]]:
-        user = self._current().by_name.get(name)
-        if user is None:
-            return None, ()
-        return user, user.keys + (self._read_keys(user.key_file) if user.key_file else ())
+    async def _keys_of(self, user: _User) -> tuple[AuthorizedKey, ...]:
+        if user.key_file is None:
+            return user.keys
+        if self._lock.acquire(blocking=False):
+            try:
+                file, keys = self._key_files.get(user.key_file) or (None, ())
+                if file is not None and file.unchanged():
+                    return user.keys + keys
+            finally:
+                self._lock.release()
+        return user.keys + await asyncio.to_thread(self._read_keys, user.key_file)
 
     def _read_keys(self, path: Path) -> tuple[AuthorizedKey, ...]:
         """The usable keys of a key file. Its owner may be the user: a mistake in it must cost nobody else."""
         with self._lock:
-            file, keys = self._key_files.get(path) or (_WatchedFile(path), ())
+            file, keys = self._key_files.get(path) or (WatchedFile(path), ())
             try:
                 if (content := file.changed()) is not None:
                     keys = tuple(self._usable_keys(path, content))
@@ -385,65 +394,6 @@ class _Reader:
             if not name or "=" in name or "\0" in name + value:
                 self.add((*place, "environment", name), "no variable can be called so, or hold that")
             yield name, Value(value)
-
-
-class _WatchedFile:
-    """A file, and whether it changed since it was looked at last."""
-
-    def __init__(self, path: Path) -> None:
-        self.writable_by_others = ""
-        """Who else may write to it, apart from its owner."""
-        self._path = path
-        self._seen: tuple[int, ...] | None = None
-        self._settled = True
-        self._digest = b""
-        self._problem = ""
-
-    def changed(self) -> bytes | None:
-        """
-        The content if it is another than at the last call.
-
-        Raises:
-            ConfigError: the file cannot be read, is too large, or anybody may write to it; once for each such state.
-        """
-        try:
-            state = self._path.stat()
-            seen = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-            if seen == self._seen and self._settled:
-                return None
-            content = self._read()
-        except (OSError, ValueError) as exc:
-            self._seen, self._digest = None, b""
-            problem = getattr(exc, "strerror", None) or str(exc)
-            if problem == self._problem:
-                return None
-            self._problem = problem
-            raise ConfigError(AuthCode.CONFIG_ERROR, f"Cannot use {self._path}: {problem}") from exc
-        self._problem = ""
-        # A second change within the clock's tick would leave no trace but in the content.
-        self._seen, self._settled = seen, abs(time.time_ns() - state.st_mtime_ns) > _SETTLED
-        digest = hashlib.sha256(content).digest()
-        if digest == self._digest:
-            return None
-        self._digest = digest
-        return content
-
-    def _read(self) -> bytes:
-        # Not blocking, since nobody may be writing to a named pipe.
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            state = os.fstat(descriptor)
-            if not stat.S_ISREG(state.st_mode):
-                raise ValueError("it is no regular file")
-            if state.st_mode & stat.S_IWOTH:
-                raise ValueError("anybody may write to it; take that right away with: chmod o-w")
-            self.writable_by_others = "its group" if state.st_mode & stat.S_IWGRP else ""
-            if state.st_uid not in (0, os.geteuid()):
-                self.writable_by_others = f"its owner, user {state.st_uid}, who is neither root nor the server's user"
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise ValueError(f"it has more than {LARGEST_FILE >> 20} MiB")
-        return content
 
 
 def _labels(attempt: AuthAttempt, kind: str) -> dict[str, LabelValue]:

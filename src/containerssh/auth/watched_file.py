@@ -1,0 +1,118 @@
+"""A file that is read again when it changes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from pathlib import Path
+
+from containerssh.core.codes import AuthCode
+from containerssh.core.errors import ConfigError
+
+LARGEST_FILE = 4 << 20
+"""Bytes that a file may have."""
+
+_SETTLED = 2_000_000_000
+"""Nanoseconds after which a file's time says whether it changed: clocks of file systems are that coarse."""
+
+_NEAR = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
+"""File systems that no other machine and no program has to answer for."""
+
+
+class WatchedFile:
+    """A file, and whether it changed since it was looked at last."""
+
+    def __init__(self, path: Path) -> None:
+        self.writable_by_others = ""
+        """Who else may write to it, apart from its owner."""
+        self._path = path
+        self._seen: tuple[int, ...] | None = None
+        self._settled = True
+        self._digest = b""
+        self._problem = ""
+        self._is_near = False
+
+    def unchanged(self) -> bool:
+        """
+        Whether it is what :meth:`changed` has seen last, found out without waiting for anybody; False also where only
+        that method can tell.
+        """
+        if not (self._is_near and self._settled and self._seen is not None):
+            return False
+        try:
+            return _state(self._path.stat()) == self._seen
+        except OSError:
+            return False
+
+    def changed(self) -> bytes | None:
+        """
+        The content if it is another than at the last call. The file's disk may take its time.
+
+        Raises:
+            ConfigError: the file cannot be read, is too large, or anybody may write to it; once for each such state.
+        """
+        try:
+            state = self._path.stat()
+            seen = _state(state)
+            if seen == self._seen and self._settled:
+                return None
+            content = self._read()
+        except (OSError, ValueError) as exc:
+            self._seen, self._digest = None, b""
+            problem = getattr(exc, "strerror", None) or str(exc)
+            if problem == self._problem:
+                return None
+            self._problem = problem
+            raise ConfigError(AuthCode.CONFIG_ERROR, f"Cannot use {self._path}: {problem}") from exc
+        self._problem = ""
+        # A second change within the clock's tick would leave no trace but in the content.
+        self._seen, self._settled = seen, abs(time.time_ns() - state.st_mtime_ns) > _SETTLED
+        self._is_near = _is_near(self._path)
+        digest = hashlib.sha256(content).digest()
+        if digest == self._digest:
+            return None
+        self._digest = digest
+        return content
+
+    def _read(self) -> bytes:
+        # Not blocking, since nobody may be writing to a named pipe.
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            state = os.fstat(descriptor)
+            if not stat.S_ISREG(state.st_mode):
+                raise ValueError("it is no regular file")
+            if state.st_mode & stat.S_IWOTH:
+                raise ValueError("anybody may write to it; take that right away with: chmod o-w")
+            self.writable_by_others = "its group" if state.st_mode & stat.S_IWGRP else ""
+            if state.st_uid not in (0, os.geteuid()):
+                self.writable_by_others = f"its owner, user {state.st_uid}, who is neither root nor the server's user"
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise ValueError(f"it has more than {LARGEST_FILE >> 20} MiB")
+        return content
+
+
+def _state(found: os.stat_result) -> tuple[int, ...]:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _is_near(path: Path) -> bool:
+    """Whether the file and all folders on the way to it are on file systems that keep nobody waiting."""
+    try:
+        kinds = _kinds_of_devices()
+        places = {path, *path.absolute().parents, *path.resolve().parents}
+        return all(kinds.get(place.stat().st_dev) in _NEAR for place in places)
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _kinds_of_devices() -> dict[int, str]:
+    """The kind of each mounted file system, by device number (proc_pid_mountinfo(5))."""
+    kinds = {}
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields = line.split(" ")
+        major, _, minor = fields[2].partition(":")
+        kinds[os.makedev(int(major), int(minor))] = fields[fields.index("-", 6) + 1]
+    return kinds
