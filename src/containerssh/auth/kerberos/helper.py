@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import logging
 import os
@@ -49,7 +48,7 @@ class Attempt:
         try:
             await loop.sock_sendall(self._connection, json.dumps(order).encode())
             answer = json.loads(await loop.sock_recv(self._connection, PACKET))
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RecursionError) as exc:
             text = "the Kerberos libraries did not answer: they took too long or crashed"
             raise AuthUnavailable(AuthCode.BACKEND_ERROR, text) from exc
         return _read(answer)
@@ -58,7 +57,7 @@ class Attempt:
         """What follows an error's token; raises as :meth:`ask`."""
         try:
             answer = json.loads(await asyncio.get_running_loop().sock_recv(self._connection, PACKET))
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RecursionError) as exc:
             raise AuthUnavailable(AuthCode.BACKEND_ERROR, "the Kerberos libraries ended") from exc
         return _read(answer)
 
@@ -189,7 +188,7 @@ async def open_helper(config: KerberosConfig, acceptor: str) -> AsyncIterator[He
         ConfigError: as :meth:`Helper.start`.
     """
     # Tickets pass through this folder: on no disk, where that can be had.
-    memory = "/dev/shm"  # noqa: S108  a folder of our own is made in it
+    memory = "/dev/shm"  # noqa: S108  mkdtemp makes a folder in it that is ours alone, under a name of its choice
     folder = Path(tempfile.mkdtemp(prefix="containerssh-krb5-", dir=memory if os.access(memory, os.W_OK) else None))
     try:
         skew = max(1, round(config.clock_skew.total_seconds()))
@@ -208,7 +207,7 @@ def decode(answer: Mapping[str, Any], name: str) -> bytes:
     """The bytes *name* of an answer; empty if there are none. Raises AuthUnavailable."""
     try:
         return base64.b64decode(str(answer.get(name, "")), validate=True)
-    except binascii.Error as exc:
+    except ValueError as exc:
         raise AuthUnavailable(AuthCode.BACKEND_ERROR, "the helper process for Kerberos sent nonsense") from exc
 
 
