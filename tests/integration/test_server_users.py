@@ -107,6 +107,21 @@ async def test_a_keys_options_say_from_where_and_until_when(openssh: OpenSSH, op
         assert ((await openssh.run(server, "true", *by_key(key))).status == 0) is enters
 
 
+async def test_a_keys_options_say_where_its_forwards_may_lead(openssh: OpenSSH) -> None:
+    options = 'restrict,port-forwarding,permitopen="localhost:9",permitlisten="localhost:8080"'
+    key, users = await user_with_key(openssh, options)
+    modes = {"forwardingMode": "enable", "reverseForwardingMode": "enable"}
+    async with product.serving({**OCI, "security": {"forwarding": modes}}, users) as server:
+        # The client tells why a channel was refused.
+        allowed = await openssh.run(server, None, "-W", "localhost:9", *by_key(key), *ssh_options("LogLevel=INFO"))
+        assert b"connect failed: connection refused" in allowed.stderr
+        refused = await openssh.run(server, None, "-W", "localhost:10", *by_key(key), *ssh_options("LogLevel=INFO"))
+        assert b"administratively prohibited" in refused.stderr
+        for port, status in ((8080, 0), (8081, 255)):
+            asked = ("-R", f"{port}:127.0.0.1:1", *ssh_options("ExitOnForwardFailure=yes"))
+            assert (await openssh.run(server, "true", *asked, *by_key(key))).status == status
+
+
 async def test_an_unknown_key_option_keeps_the_server_from_starting(openssh: OpenSSH) -> None:
     _, users = await user_with_key(openssh, 'comand="x"')
     with pytest.raises(AssertionError, match=r"comand|authorizedKeys"):

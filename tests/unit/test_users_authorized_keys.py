@@ -122,7 +122,7 @@ def test_the_earlier_of_two_moments_counts() -> None:
     "options",
     [
         "cert-authority", "no-touch-required", "verify-required", "nonsense", "no-restrict", "command", ",pty", "pty,",
-        'principals="a"', 'permitopen="host:22"', 'permitlisten="22"', 'tunnel="0"', 'nonsense="x"',
+        'principals="a"', 'tunnel="0"', 'nonsense="x"', "permitopen", "permitlisten", "permitopen=host:22",
         'pty="yes"', 'restrict="x"', 'command=""', 'command="a",command="b"', 'command="unfinished', 'command="a"pty',
         'command="a\\"', 'from="*",from="*"', "from=10.0.0.1", 'from="host.example.com"', 'from="*.example.com"',
         'from=""', 'from="10.0.0.1/8"', 'from="10.0.0.0/33"', 'from="1.2.3.4,,5.6.7.8"',

@@ -6,31 +6,20 @@ would grant what somebody meant to deny.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import fnmatch
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from containerssh.auth.permits import UnusablePermit, permit_listen, permit_open, with_permits
 from containerssh.core.handlers import PublicKey
 from containerssh.core.metadata import Restrictions
+from containerssh.keys.public import KEY_TYPES, decode_key
+from containerssh.keys.wire import Malformed
 
 LONGEST_LINE = 16 * 1024
-KEY_TYPES = frozenset(
-    {
-        "ssh-ed25519",
-        "ssh-rsa",
-        "ecdsa-sha2-nistp256",
-        "ecdsa-sha2-nistp384",
-        "ecdsa-sha2-nistp521",
-        "sk-ssh-ed25519@openssh.com",
-        "sk-ecdsa-sha2-nistp256@openssh.com",
-    }
-)
-LEAST_RSA_BITS = 2048
 
 _FLAGS: Mapping[str, tuple[str, bool]] = {
     ("" if allowed else "no-") + option: (name, allowed)
@@ -43,7 +32,8 @@ _FLAGS: Mapping[str, tuple[str, bool]] = {
     )
     for allowed in (True, False)
 }
-_WITH_VALUE = frozenset({"command", "environment", "expiry-time", "from"})
+_WITHOUT_VALUE = frozenset({*_FLAGS, "cert-authority", "no-touch-required", "restrict", "verify-required"})
+_WITH_VALUE = frozenset({"command", "environment", "expiry-time", "from", "permitlisten", "permitopen", "principals"})
 _BLANKS = re.compile(r"[ \t]+")
 _OPTION_NAME = re.compile(r"[A-Za-z0-9@._-]+", re.ASCII)
 # As OpenSSH reads it: a backslash means something before a quote only.
@@ -76,7 +66,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class AuthorizedKey:
-    """A key that may log in, and under which conditions."""
+    """A key that may log in, or whose certificates may, and under which conditions."""
 
     key: PublicKey
     comment: str = ""
@@ -84,6 +74,12 @@ class AuthorizedKey:
     environment: Mapping[str, str] = field(default_factory=dict)
     sources: Sources | None = None
     expires: datetime | None = None
+    is_authority: bool = False
+    """It is not the key itself that may log in but who has a certificate signed by it."""
+    principals: tuple[str, ...] | None = None
+    """Of which such a certificate must name one; None stands for the user's name."""
+    place: str = field(default="", compare=False)
+    """Where it was read, for the log; whoever read it fills it in."""
 
 
 class UnusableLine(ValueError):
@@ -118,7 +114,10 @@ def parse_authorized_key(line: str) -> AuthorizedKey | None:
         raise UnusableLine("there is no known type of key in it", text)
     if not rest:
         raise UnusableLine("the key itself is missing")
-    key = _parse_key(kind, rest[0])
+    try:
+        key = PublicKey(kind, decode_key(kind, rest[0]))
+    except Malformed as exc:
+        raise UnusableLine(str(exc)) from None
     return _apply(options, AuthorizedKey(key, rest[1] if len(rest) > 1 else ""))
 
 
@@ -156,20 +155,30 @@ def _apply(options: list[tuple[str, str | None]], entry: AuthorizedKey) -> Autho
         if (value is not None) != (name in _WITH_VALUE):
             if name in _WITH_VALUE:
                 raise UnusableLine(f"the option {name} needs a value")
-            if name in _FLAGS or name == "restrict":
+            if name in _WITHOUT_VALUE:
                 raise UnusableLine(f"the option {name} has no value")
-        rights = asdict(entry.restrictions)
         if name in _FLAGS:
             facility, allowed = _FLAGS[name]
-            entry = replace(entry, restrictions=Restrictions(**(rights | {facility: allowed})))
+            entry = _with_rights(entry, {facility: allowed})
         elif name == "restrict":
-            nothing = dict.fromkeys((facility for facility, _ in _FLAGS.values()), False)
-            entry = replace(entry, restrictions=Restrictions(**(rights | nothing)))
+            entry = _with_rights(entry, dict.fromkeys((facility for facility, _ in _FLAGS.values()), False))
+        elif name == "no-touch-required":
+            entry = _with_rights(entry, {"touch_required": False})
+        elif name == "verify-required":
+            entry = _with_rights(entry, {"verify_required": True})
+        elif name == "cert-authority":
+            entry = replace(entry, is_authority=True)
         elif name in _WITH_VALUE and value is not None:
             entry = _APPLY[name](entry, value)
         else:
             raise UnusableLine("an option is not supported", f"the option {name[:60]!r} is not supported")
+    if entry.principals is not None and not entry.is_authority:
+        raise UnusableLine("the option principals means nothing without cert-authority")
     return entry
+
+
+def _with_rights(entry: AuthorizedKey, rights: Mapping[str, Any]) -> AuthorizedKey:
+    return replace(entry, restrictions=replace(entry.restrictions, **rights))
 
 
 def _command(entry: AuthorizedKey, value: str) -> AuthorizedKey:
@@ -177,7 +186,7 @@ def _command(entry: AuthorizedKey, value: str) -> AuthorizedKey:
         raise UnusableLine("the option command is given twice")
     if not value:
         raise UnusableLine("the option command is empty")
-    return replace(entry, restrictions=replace(entry.restrictions, force_command=value))
+    return _with_rights(entry, {"force_command": value})
 
 
 def _environment(entry: AuthorizedKey, value: str) -> AuthorizedKey:
@@ -213,11 +222,39 @@ def _from(entry: AuthorizedKey, value: str) -> AuthorizedKey:
     return replace(entry, sources=Sources(tuple(accepted), tuple(refused)))
 
 
+def _permit_open(entry: AuthorizedKey, value: str) -> AuthorizedKey:
+    try:
+        rules = with_permits(entry.restrictions.connections, permit_open(value))
+    except UnusablePermit as exc:
+        raise UnusableLine(f"the places of the option permitopen: {exc}") from None
+    return _with_rights(entry, {"connections": rules})
+
+
+def _permit_listen(entry: AuthorizedKey, value: str) -> AuthorizedKey:
+    try:
+        rules = with_permits(entry.restrictions.listeners, permit_listen(value))
+    except UnusablePermit as exc:
+        raise UnusableLine(f"the places of the option permitlisten: {exc}") from None
+    return _with_rights(entry, {"listeners": rules})
+
+
+def _principals(entry: AuthorizedKey, value: str) -> AuthorizedKey:
+    if entry.principals is not None:
+        raise UnusableLine("the option principals is given twice")
+    principals = tuple(value.split(","))
+    if not all(principals):
+        raise UnusableLine("the option principals holds an empty name")
+    return replace(entry, principals=principals)
+
+
 _APPLY: Mapping[str, Callable[[AuthorizedKey, str], AuthorizedKey]] = {
     "command": _command,
     "environment": _environment,
     "expiry-time": _expiry,
     "from": _from,
+    "permitlisten": _permit_listen,
+    "permitopen": _permit_open,
+    "principals": _principals,
 }
 
 
@@ -238,45 +275,3 @@ def _matches(address: _Address, pattern: _Network | str) -> bool:
     if isinstance(pattern, str):
         return fnmatch.fnmatchcase(str(address), pattern)
     return address in pattern
-
-
-def _parse_key(kind: str, encoded: str) -> PublicKey:
-    try:
-        blob = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        raise UnusableLine("the key is not in base64") from None
-    parts = _strings(blob)
-    if not parts or parts[0] != kind.encode():
-        raise UnusableLine(f"the key is not of the type {kind} that stands in front of it, or it is cut off")
-    if not _well_formed(kind, parts[1:]):
-        raise UnusableLine(
-            f"the key is no {kind} key" + (f" of {LEAST_RSA_BITS} bits or more" if "rsa" in kind else "")
-        )
-    return PublicKey(kind, blob)
-
-
-def _strings(blob: bytes) -> list[bytes]:
-    """The strings that *blob* is made of (RFC 4251 section 5); none if it is made of something else."""
-    parts = []
-    while blob:
-        length = int.from_bytes(blob[:4], "big")
-        if len(blob) < 4 + length:
-            return []
-        parts.append(blob[4 : 4 + length])
-        blob = blob[4 + length :]
-    return parts
-
-
-def _well_formed(kind: str, parts: list[bytes]) -> bool:
-    lengths = [len(part) for part in parts]
-    if kind.startswith("sk-"):
-        if not parts or not parts[-1]:
-            return False
-        parts, lengths = parts[:-1], lengths[:-1]
-    if "ed25519" in kind:
-        return lengths == [32]
-    if kind == "ssh-rsa":
-        return len(parts) == 2 and int.from_bytes(parts[1], "big").bit_length() >= LEAST_RSA_BITS
-    curve = kind.partition("@")[0].rpartition("-")[2]
-    size = {"nistp256": 32, "nistp384": 48, "nistp521": 66}[curve]
-    return len(parts) == 2 and parts[0] == curve.encode() and lengths[1] == 1 + 2 * size and parts[1][0] == 4

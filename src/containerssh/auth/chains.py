@@ -61,12 +61,18 @@ def merged(before: Login, login: Login) -> Login:
     return replace(
         before.with_values(login.metadata, login.environment, login.files),
         authenticated_username=names.pop() if names else "",
-        restrictions=_both(before.restrictions, login.restrictions),
+        restrictions=both(before.restrictions, login.restrictions),
         config_overlay=login.config_overlay or before.config_overlay,
     )
 
 
-def _both(one: Restrictions, other: Restrictions) -> Restrictions:
+def both(one: Restrictions, other: Restrictions) -> Restrictions:
+    """
+    What two credentials take away together.
+
+    Raises:
+        AuthFailed: each forces a command of its own.
+    """
     commands = {command for command in (one.force_command, other.force_command) if command is not None}
     if len(commands) > 1:
         raise AuthFailed(AuthCode.FAILED, "each of two credentials forces a command of its own")
@@ -78,4 +84,8 @@ def _both(one: Restrictions, other: Restrictions) -> Restrictions:
         agent_forwarding=one.agent_forwarding and other.agent_forwarding,
         x11_forwarding=one.x11_forwarding and other.x11_forwarding,
         user_rc=one.user_rc and other.user_rc,
+        touch_required=one.touch_required or other.touch_required,
+        verify_required=one.verify_required or other.verify_required,
+        connections=one.connections + other.connections,
+        listeners=one.listeners + other.listeners,
     )

@@ -48,9 +48,8 @@ class AddressRules:
         if self.allowed is None or other.allowed is None:
             allowed = other.allowed if self.allowed is None else self.allowed
         else:
-            allowed = tuple(
-                max(one, two, key=_length) for one in self.allowed for two in other.allowed if one.overlaps(two)
-            )
+            both = (max(one, two, key=_length) for one in self.allowed for two in other.allowed if one.overlaps(two))
+            allowed = tuple(dict.fromkeys(both))
         return replace(self, allowed=allowed, denied=(*self.denied, *other.denied))
 
 

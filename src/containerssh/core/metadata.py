@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Generic, Self, TypeVar
 
+from containerssh.core.forwarding import ForwardRules
+
 V = TypeVar("V", str, bytes)
 
 
@@ -100,7 +102,7 @@ class AuthAttempt(ConnectionMetadata):
 
 @dataclass(frozen=True)
 class Restrictions:
-    """What a credential (an authorized key's options, later a certificate) takes away from its login."""
+    """What a credential (an authorized key's options, a certificate) takes away from its login."""
 
     force_command: str | None = None
     environment: frozenset[str] = frozenset()
@@ -110,6 +112,10 @@ class Restrictions:
     agent_forwarding: bool = True
     x11_forwarding: bool = True
     user_rc: bool = True
+    connections: tuple[ForwardRules, ...] = ()
+    """A forwarded connection to a TCP port needs the consent of each of these, besides the configuration's."""
+    listeners: tuple[ForwardRules, ...] = ()
+    """The same for a TCP port that is listened on."""
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,22 @@ class Policy:
         allowed = self._allowed(kind)
         return Verdict(allowed is None or bool(allowed), f"security.forwarding.{FORWARDS[kind]}Mode: {mode}")
 
+    def destination(self, host: str, port: int) -> AddressRules | None:
+        """As :meth:`ForwardRules.destination`, of the configuration and the credential together."""
+        agreed = ANY_ADDRESS
+        for rules in (self.forwarding, *self.restrictions.connections):
+            addresses = rules.destination(host, port)
+            if addresses is None:
+                return None
+            agreed = agreed.and_also(addresses)
+        return agreed
+
+    def allows_listening(self, host: str, port: int) -> bool:
+        """As :meth:`ForwardRules.allows_listening`, of both."""
+        return all(
+            rules.allows_listening(host, port) for rules in (self.reverse_forwarding, *self.restrictions.listeners)
+        )
+
     @cached_property
     def forwarding(self) -> ForwardRules:
         """Where the client may be connected to."""
@@ -199,7 +215,7 @@ class SecurityConnection(ConnectionLayer):
             self._open -= 1
 
     async def connect_tcp(self, host: str, port: int, addresses: AddressRules = ANY_ADDRESS) -> ByteStream:
-        rules = self.policy.forwarding.destination(host, port)
+        rules = self.policy.destination(host, port)
         if rules is None:
             raise _no_forward(SecurityCode.FORWARDING_REJECTED, "a connection", host=host, port=port)
         return await self.inner.connect_tcp(host, port, addresses.and_also(rules))
@@ -210,12 +226,11 @@ class SecurityConnection(ConnectionLayer):
         return await self.inner.connect_unix(path)
 
     async def listen_tcp(self, host: str, port: int, incoming: Incoming) -> Listener:
-        rules = self.policy.reverse_forwarding
         refusal = _no_forward(SecurityCode.REVERSE_FORWARDING_REJECTED, "listening", host=host, port=port)
-        if not rules.allows_listening(host, port):
+        if not self.policy.allows_listening(host, port):
             raise refusal
         listener = await self.inner.listen_tcp(host, port, incoming)
-        if rules.denies_listening(host, listener.port):
+        if self.policy.reverse_forwarding.denies_listening(host, listener.port):
             # Any free port was asked for, and it became one that nobody may have.
             await listener.close()
             raise refusal
