@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,6 +69,18 @@ def test_options_take_rights_away_and_give_them_back_in_order(options: str, righ
     assert parse(f"{options} {ED25519} me").restrictions == rights
 
 
+def test_options_of_security_keys() -> None:
+    assert parse(f"no-touch-required {ED25519}").restrictions == Restrictions(touch_required=False)
+    assert parse(f"restrict,verify-required {ED25519}").restrictions == replace(NOTHING, verify_required=True)
+
+
+def test_a_key_may_stand_for_the_certificates_that_it_signs() -> None:
+    assert not parse(ED25519).is_authority
+    entry = parse(f"cert-authority {ED25519}")
+    assert (entry.is_authority, entry.principals) == (True, None)
+    assert parse(f'cert-authority,principals="ops,on call" {ED25519}').principals == ("ops", "on call")
+
+
 def test_variables_of_a_key_and_the_first_of_a_name_counts() -> None:
     entry = parse(f'environment="A=1",environment="B=x=\\"y\\"",environment="A=2" {ED25519}')
     assert entry.environment == {"A": "1", "B": 'x="y"'}
@@ -121,7 +134,9 @@ def test_the_earlier_of_two_moments_counts() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        "cert-authority", "no-touch-required", "verify-required", "nonsense", "no-restrict", "command", ",pty", "pty,",
+        "nonsense", 'cert-authority="yes"', 'cert-authority,principals=""', 'cert-authority,principals="a,,b"',
+        'cert-authority,principals="a",principals="b"', 'verify-required="yes"', "principals",
+        "no-restrict", "command", ",pty", "pty,",
         'principals="a"', 'tunnel="0"', 'nonsense="x"', "permitopen", "permitlisten", "permitopen=host:22",
         'pty="yes"', 'restrict="x"', 'command=""', 'command="a",command="b"', 'command="unfinished', 'command="a"pty',
         'command="a\\"', 'from="*",from="*"', "from=10.0.0.1", 'from="host.example.com"', 'from="*.example.com"',

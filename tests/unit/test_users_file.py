@@ -185,7 +185,7 @@ async def test_a_key_file_beside_the_users_file_is_read_and_read_again(path: Pat
 
 
 async def test_a_bad_line_of_a_key_file_costs_that_line_only(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (path.parent / "keys").write_text(f"cert-authority {key().authorized_key}\n\xff\n{key(1).authorized_key}\n")
+    (path.parent / "keys").write_text(f'tunnel="0" {key().authorized_key}\n\xff\n{key(1).authorized_key}\n')
     write(path, {"alice": {"authorizedKeysFile": "keys"}, "bob": {"password": HASH}})
     file = UsersFile(path)
     await refused(file.authenticate_public_key(ATTEMPT, key()))

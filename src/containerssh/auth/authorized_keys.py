@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from containerssh.auth.permits import UnusablePermit, permit_listen, permit_open, with_permits
 from containerssh.core.handlers import PublicKey

@@ -155,7 +155,7 @@ class UsersFile:
         keys = await self._keys_of(user) if user else ()
         reason = "no such user" if user is None else "the key is not listed"
         for entry in keys:
-            if entry.key != key:
+            if entry.is_authority or entry.key != key:
                 continue
             if entry.sources and not entry.sources.allow(attempt.remote_address.host):
                 reason = "the key may not be used from this address"

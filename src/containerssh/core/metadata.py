@@ -112,6 +112,10 @@ class Restrictions:
     agent_forwarding: bool = True
     x11_forwarding: bool = True
     user_rc: bool = True
+    touch_required: bool = True
+    """A signature by a security key counts only if somebody touched the key for it."""
+    verify_required: bool = False
+    """It counts only if the security key knew by a PIN, or a fingerprint, who that was."""
     connections: tuple[ForwardRules, ...] = ()
     """A forwarded connection to a TCP port needs the consent of each of these, besides the configuration's."""
     listeners: tuple[ForwardRules, ...] = ()

@@ -1,0 +1,72 @@
+"""Fields of SSH's wire format (RFC 4251 section 5), read one after another."""
+
+from __future__ import annotations
+
+
+class Malformed(ValueError):
+    """The bytes are not what they should be; the text says why."""
+
+
+class Reader:
+    """
+    Reads *data* from its start; true while there is more to read.
+
+    Every method raises :class:`Malformed` where the data ends too early. Nothing is set aside that a length claims and
+    the data does not hold.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    @property
+    def taken(self) -> bytes:
+        """What was read so far."""
+        return self._data[: self._at]
+
+    def byte(self) -> int:
+        return self._take(1)[0]
+
+    def boolean(self) -> bool:
+        return self._take(1) != b"\0"
+
+    def uint32(self) -> int:
+        return int.from_bytes(self._take(4), "big")
+
+    def uint64(self) -> int:
+        return int.from_bytes(self._take(8), "big")
+
+    def string(self) -> bytes:
+        return self._take(self.uint32())
+
+    def natural(self) -> int:
+        """A ``mpint`` that is not negative."""
+        return int.from_bytes(self.natural_bytes(), "big")
+
+    def natural_bytes(self) -> bytes:
+        """The same, as its bytes, the highest first."""
+        raw = self.string()
+        if raw and raw[0] & 0x80:
+            raise Malformed("a number is negative")
+        return raw
+
+    def end(self) -> None:
+        """Nothing may be left."""
+        if self:
+            raise Malformed("bytes are left over")
+
+    def _take(self, count: int) -> bytes:
+        end = self._at + count
+        if end > len(self._data):
+            raise Malformed("it ends too early")
+        piece = self._data[self._at : end]
+        self._at = end
+        return piece
+
+
+def string(data: bytes) -> bytes:
+    """*data* as a ``string``."""
+    return len(data).to_bytes(4, "big") + data
