@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"syscall"
 
+	"containerssh.io/agent/internal/files"
 	"containerssh.io/agent/internal/forward"
 	"containerssh.io/agent/internal/link"
 	"containerssh.io/agent/internal/program"
@@ -18,6 +19,9 @@ import (
 const usage = `usage: agent serve --socket PATH   dial the gateway's socket and serve
        agent serve --stdio         serve on standard input and output
        agent sftp [OPTIONS]        serve SFTP on standard input and output, report on standard error
+       agent install FOLDER        copy the agent to FOLDER/agent
+       agent wait-signal --signal NAME... [--message TEXT]
+                                   wait for a signal, and reap whatever ends
        agent version               print the version
 `
 
@@ -30,11 +34,25 @@ func main() {
 		run(standardStreams)
 	case len(arguments) >= 1 && arguments[0] == "sftp":
 		serveFiles(arguments[1:])
+	case len(arguments) == 2 && arguments[0] == "install":
+		fail("install", files.Install(arguments[1]))
+	case len(arguments) >= 1 && arguments[0] == "wait-signal":
+		waiting, err := program.ParseWaiting(arguments[1:])
+		fail("wait-signal", err)
+		waiting.Wait()
 	case len(arguments) == 1 && arguments[0] == "version":
 		fmt.Println(serve.Build)
 	default:
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)
+	}
+}
+
+// fail ends the program if there is an error.
+func fail(mode string, err error) {
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "agent %s: %v\n", mode, err)
+		os.Exit(1)
 	}
 }
 
