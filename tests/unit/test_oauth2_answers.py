@@ -11,20 +11,23 @@ from hypothesis import strategies as st
 from containerssh.auth.oauth2.answers import (
     OAuthRefusal,
     Reply,
+    Token,
     checked_link,
     is_visible,
     read_device_code,
     read_token,
     shown,
 )
-from containerssh.auth.oauth2.calls import basic, with_query
+from containerssh.auth.oauth2.calls import Caller, basic, with_query
 from containerssh.auth.oauth2.flows import read_pasted
-from containerssh.auth.oauth2.github import is_granted, wanted_scopes
+from containerssh.auth.oauth2.github import GitHubProvider, is_granted, wanted_scopes
+from containerssh.auth.oauth2.oidc import OIDCProvider
 from containerssh.auth.oauth2.provider import Secrets
 from containerssh.auth.oauth2.qr import picture
 from containerssh.config.auth import OAuth2Config
 from containerssh.core.errors import AuthFailed, AuthUnavailable
-from containerssh.web.client import WebhookError
+from containerssh.core.metadata import AuthAttempt, SocketAddress
+from containerssh.web.client import WebhookError, encode_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=20),
@@ -151,6 +154,33 @@ def test_a_wider_scope_of_github_grants_a_narrower_one(scope: str, granted: str,
 def test_the_checks_ask_for_the_scopes_that_they_need() -> None:
     github = {"requireOrgMembership": "acme", "require2FA": True, "extraScopes": ["repo"]}
     assert wanted_scopes(OAuth2Config.model_validate({"github": github})) == ["repo", "read:org", "read:user"]
+
+
+class Says(Caller):
+    """A provider that gives the same answer to everything, with what its description needs."""
+
+    def __init__(self, fields: dict[str, object]) -> None:
+        self._fields = {"issuer": "https://id.example.org", "userinfo_endpoint": "https://id.example.org/me", **fields}
+
+    async def get(self, url: str, *, token: str = "") -> Reply:
+        return Reply(200, self._fields)
+
+
+@pytest.mark.parametrize("kind", [OIDCProvider, GitHubProvider])
+async def test_half_a_surrogate_pair_in_a_users_texts_becomes_a_character(
+    kind: type[OIDCProvider | GitHubProvider],
+) -> None:
+    """Or no webhook, and no container, could be told of them."""
+    texts = {"name": "\ud800Alice", "bio": "\udfff"}
+    config = OAuth2Config.model_validate(
+        {"clientId": "c", "oidc": {"url": "https://id.example.org", "usernameField": "login"}}
+    )
+    attempt = AuthAttempt(SocketAddress("127.0.0.1", 1), "0" * 32, username="alice")
+    token = Token("access", None)
+    login = await kind(config, Says({"login": "alice", **texts})).login(attempt, token, None)
+    said = [value.value for value in login.metadata.values()]
+    assert {"\ufffdAlice", "\ufffd"} <= set(said)
+    assert encode_json({"metadata": said})
 
 
 def test_a_link_becomes_a_square_picture() -> None:

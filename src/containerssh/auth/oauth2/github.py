@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import quote, urlsplit
 
+from containerssh.auth.fields import readable
 from containerssh.auth.oauth2.answers import DeviceCode, Reply, Token, is_visible, read_device_code, read_token
 from containerssh.auth.oauth2.calls import Caller, basic, until_answered, with_query
 from containerssh.auth.oauth2.provider import DEVICE_GRANT, Provider, Secrets, refused
@@ -194,4 +195,4 @@ def _text(value: object) -> str:
     if isinstance(value, int):
         return str(value)
     usable = isinstance(value, str) and len(value) <= _FIELD_CHARACTERS and "\0" not in value
-    return str(value) if usable else ""
+    return readable(str(value)) if usable else ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
+from containerssh.auth.fields import readable
 from containerssh.auth.oauth2.answers import DeviceCode, Reply, Token, is_visible, read_device_code, read_token
 from containerssh.auth.oauth2.calls import Caller, basic, until_answered, with_query
 from containerssh.auth.oauth2.discovery import Discovery
@@ -94,7 +96,7 @@ class OIDCProvider(Provider):
         metadata = {"OIDC_TOKEN": Value(token.access, sensitive=True)}
         for claim, text in list(claims.items())[:_MOST_CLAIMS]:
             if _could_be_variable(claim, text):
-                metadata.setdefault(f"OIDC_USERINFO_{claim.upper()}", Value(str(text)))
+                metadata.setdefault(f"OIDC_USERINFO_{claim.upper()}", Value(readable(str(text))))
         return Login.of(attempt, name).with_values(metadata, {}, {})
 
     def _check_scopes(self, token: Token) -> None:
@@ -152,7 +154,7 @@ class OIDCProvider(Provider):
             return
         for value, kind in ((token.access, "access_token"), (token.refresh, "refresh_token")):
             if value:
-                await until_answered(lambda value=value, kind=kind: self._revoke(url, value, kind))  # type: ignore[misc]
+                await until_answered(partial(self._revoke, url, value, kind))
 
     async def _revoke(self, url: str, value: str, kind: str) -> None:
         fields = {"token": value, "token_type_hint": kind, "client_id": self._client_id}

@@ -35,7 +35,9 @@ code { border: 1px solid; border-radius: .4rem; display: block; overflow-wrap: a
 code { user-select: all; }
 """
 
-_PAGE = f"""<!DOCTYPE html>
+
+def _document(body: str) -> str:
+    return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -44,28 +46,19 @@ _PAGE = f"""<!DOCTYPE html>
 <style>{_STYLE}</style>
 </head>
 <body>
-<h1>Almost there</h1>
-<p>Copy this code, and paste it into the terminal where you began to log in:</p>
-<p><code>{{{{ .Code }}}}</code></p>
-<p>Give it to nobody: whoever asks you for it wants to log in as you.</p>
+{body}
 </body>
 </html>
 """
 
-_REFUSED = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Log in</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>No login</h1>
-<p>The identity provider sent no code: the login was denied, or failed there. You can close this page.</p>
-</body>
-</html>
-"""
+
+_PAGE = _document("""<h1>Almost there</h1>
+<p>Copy this code, and paste it into the terminal where you began to log in:</p>
+<p><code>{{ .Code }}</code></p>
+<p>Give it to nobody: whoever asks you for it wants to log in as you.</p>""")
+
+_REFUSED = _document("""<h1>No login</h1>
+<p>The identity provider sent no code: the login was denied, or failed there. You can close this page.</p>""")
 
 _ACTION = re.compile(r"(?:\s*\{\{-\s+|\{\{\s*)\.Code(?:\s+-\}\}\s*|\s*\}\})")
 _HEADERS = {
