@@ -77,7 +77,9 @@ async def unread_growth(client: Client, server: Server, seconds: float) -> float
         )
         await process.stdout.read(1)
         # The library has no call for it, and would grant more window when its buffer is read.
-        connection._transport.pause_reading()  # type: ignore[union-attr]  # connected
+        transport = connection._transport
+        assert transport is not None, "it is connected"
+        transport.pause_reading()
         await asyncio.sleep(seconds)
         growth = own_memory(server.pid) - before
         connection.abort()
