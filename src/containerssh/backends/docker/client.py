@@ -30,7 +30,7 @@ NEWEST_API = (1, 48)
 _REPLY_LIMIT = 4 * 1024 * 1024
 _LIST_LIMIT = 64 * 1024 * 1024
 _ERROR_LIMIT = 64 * 1024
-_UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
+UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
 _AWAY = (OSError, EOFError, ssl.SSLError)
 
 
@@ -201,7 +201,7 @@ class EngineClient:
         answer = await self._call(
             DockerCode.CONTAINER_CREATE_FAILED, "creating the container", "POST", "/containers/create", query, body
         )
-        return _identifier(answer.object(), DockerCode.CONTAINER_CREATE_FAILED)
+        return identifier(answer.object(), DockerCode.CONTAINER_CREATE_FAILED)
 
     async def start_container(self, container: str) -> None:
         """Start it; returns when its main program runs (or could not be run: that is an error)."""
@@ -266,7 +266,7 @@ class EngineClient:
         found: dict[str, Mapping[str, str]] = {}
         for entry in _parse(data, list, code, doing):
             labels = entry.get("Labels") if isinstance(entry, dict) else None
-            found[_identifier(entry, code)] = labels if isinstance(labels, dict) else {}
+            found[identifier(entry, code)] = labels if isinstance(labels, dict) else {}
         return found
 
     async def put_archive(self, container: str, path: str, archive: bytes) -> None:
@@ -282,8 +282,9 @@ class EngineClient:
         """The streams of its main program, which has no terminal. Close the result."""
         query = {"stream": "1", "stdin": "1", "stdout": "1", "stderr": "1"}
         target = await self._target(f"/containers/{container}/attach", query)
-        request = Request("POST", target, _UPGRADE)
-        return await self._hijack(DockerCode.CONTAINER_ATTACH_FAILED, "attaching to the container", request, on_error)
+        request = Request("POST", target, UPGRADE)
+        wire = await self._hijacked(DockerCode.CONTAINER_ATTACH_FAILED, "attaching to the container", request)
+        return Attached(wire, on_error)
 
     # -- programs beside the main one --------------------------------------------------------------------
 
@@ -299,7 +300,7 @@ class EngineClient:
             f"/containers/{container}/exec",
             body=body,
         )
-        return _identifier(answer.object(), DockerCode.EXEC_CREATE_FAILED)
+        return identifier(answer.object(), DockerCode.EXEC_CREATE_FAILED)
 
     async def start_exec(self, exec_id: str) -> None:
         """Start it detached."""
@@ -314,9 +315,10 @@ class EngineClient:
     async def attach_exec(self, exec_id: str, on_error: Callable[[bytes], None]) -> Attached:
         """Start it and get its streams. Close the result."""
         body = json.dumps({"Detach": False, "Tty": False}).encode()
-        headers = {**_UPGRADE, "Content-Type": "application/json"}
+        headers = {**UPGRADE, "Content-Type": "application/json"}
         request = Request("POST", await self._target(f"/exec/{exec_id}/start"), headers, body)
-        return await self._hijack(DockerCode.EXEC_ATTACH_FAILED, "starting the agent", request, on_error)
+        wire = await self._hijacked(DockerCode.EXEC_ATTACH_FAILED, "starting the agent", request)
+        return Attached(wire, on_error)
 
     # -- exchanges ---------------------------------------------------------------------------------------
 
@@ -372,17 +374,16 @@ class EngineClient:
             if wire is not None:
                 wire.abort()
 
-    async def _hijack(
-        self, code: DockerCode, doing: str, request: Request, on_error: Callable[[bytes], None]
-    ) -> Attached:
+    async def _hijacked(self, code: DockerCode, doing: str, request: Request) -> Wire:
+        """The connection of *request*, which is nobody else's from here on; whoever gets it aborts it."""
         wire: Wire | None = None
         try:
             wire, head = await self._pool.ask(request, kept=False)
             if head.status not in (101, 200):
                 body = await read_all(wire.body(head, request.method), _ERROR_LIMIT)
                 raise self._refused(code, doing, head.status, body)
-            attached, wire = Attached(wire, on_error), None
-            return attached
+            opened, wire = wire, None
+            return opened
         except _AWAY as exc:
             raise EngineError(code, f"{doing}: {self._away(exc)}", cure=Cure.WAIT) from exc
         except ProtocolError as exc:
@@ -424,7 +425,7 @@ def _text(reply: Mapping[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _identifier(reply: Any, code: DockerCode) -> str:
+def identifier(reply: Any, code: DockerCode) -> str:
     """An id fit for a path."""
     value = _text(reply, "Id") if isinstance(reply, dict) else ""
     if not (0 < len(value) <= 128 and value.isascii() and value.isalnum()):

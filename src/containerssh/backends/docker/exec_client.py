@@ -7,18 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from containerssh.backends.docker.client import EngineClient
-from containerssh.backends.docker.engine_error import Cure, EngineError, refusal
-from containerssh.backends.docker.wire import Request, Wire, read_all
+from containerssh.backends.docker.client import UPGRADE, EngineClient, identifier
+from containerssh.backends.docker.engine_error import refusal
+from containerssh.backends.docker.wire import Request, Wire
 from containerssh.core.codes import DockerCode
-from containerssh.core.errors import ProtocolError, describe
 from containerssh.core.requests import WindowSize
 
 CONSOLE_SIZE_API = (1, 42)
 """From here on an exec can be given its terminal's size before it starts."""
-
-_ERROR_LIMIT = 64 * 1024
-_UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
 
 
 @dataclass(frozen=True)
@@ -58,10 +54,7 @@ class ExecClient(EngineClient):
         code, doing = DockerCode.EXEC_CREATE_FAILED, "preparing the program"
         async with self._soon(code, doing):
             answer = await self._call(code, doing, "POST", f"/containers/{container}/exec", body=body)
-        identity = answer.object().get("Id")
-        if not (isinstance(identity, str) and 0 < len(identity) <= 128 and identity.isalnum() and identity.isascii()):
-            raise EngineError(code, "the engine's answer has no proper id", status=200)
-        return identity
+        return identifier(answer.object(), code)
 
     async def start_program(self, exec_id: str, *, size: WindowSize | None = None, terminal: bool = False) -> Wire:
         """
@@ -72,7 +65,7 @@ class ExecClient(EngineClient):
         if await self._takes_size(size):
             body["ConsoleSize"] = _console_size(size)
         target = await self._target(f"/exec/{exec_id}/start")
-        headers = {**_UPGRADE, "Content-Type": "application/json"}
+        headers = {**UPGRADE, "Content-Type": "application/json"}
         request = Request("POST", target, headers, json.dumps(body).encode())
         return await self._hijacked(DockerCode.EXEC_ATTACH_FAILED, "starting the program", request)
 
@@ -93,7 +86,7 @@ class ExecClient(EngineClient):
     async def attach_main(self, container: str) -> Wire:
         """The streams of a container's main program; as for :meth:`start_program`."""
         query = {"stream": "1", "stdin": "1", "stdout": "1", "stderr": "1"}
-        request = Request("POST", await self._target(f"/containers/{container}/attach", query), _UPGRADE)
+        request = Request("POST", await self._target(f"/containers/{container}/attach", query), UPGRADE)
         return await self._hijacked(DockerCode.CONTAINER_ATTACH_FAILED, "attaching to the container", request)
 
     async def resize_main(self, container: str, size: WindowSize) -> None:
@@ -133,22 +126,6 @@ class ExecClient(EngineClient):
 
     async def _takes_size(self, size: WindowSize | None) -> bool:
         return size is not None and (await self.info()).api >= CONSOLE_SIZE_API
-
-    async def _hijacked(self, code: DockerCode, doing: str, request: Request) -> Wire:
-        wire: Wire | None = None
-        try:
-            wire, head = await self._pool.ask(request, kept=False)
-            if head.status not in (101, 200):
-                raise self._refused(code, doing, head.status, await read_all(wire.body(head, "POST"), _ERROR_LIMIT))
-            opened, wire = wire, None
-            return opened
-        except OSError as exc:
-            raise EngineError(code, f"{doing}: {self._away(exc)}", cure=Cure.WAIT) from exc
-        except ProtocolError as exc:
-            raise EngineError(code, f"{doing}: {describe(exc)}") from exc
-        finally:
-            if wire is not None:
-                wire.abort()
 
 
 def _console_size(size: WindowSize | None) -> list[int]:
