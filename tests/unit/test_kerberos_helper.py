@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from containerssh.auth.helper import Child
 from containerssh.auth.kerberos.helper import Attempt, decode
-from containerssh.auth.kerberos.limits import PACKET
+from containerssh.auth.worker import PACKET
 from containerssh.core.errors import AuthFailed, AuthUnavailable
 
 WORDS = st.sampled_from(["ok", "refused", "unavailable", "token", "complete", "failed", "principal", "tickets"])
@@ -28,7 +29,7 @@ async def answered(said: bytes, *, follows: bool = False) -> None:
     with ours, theirs:
         ours.setblocking(False)
         theirs.send(said)
-        child = Attempt(ours)
+        child = Attempt(Child(ours, "Kerberos"))
         answer = await (child.result() if follows else child.ask(do="accept"))
         for name in ("token", "tickets"):
             decode(answer, name)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-PACKET = 160 * 1024
-"""The largest message between them, in bytes; a socket of Linux takes more."""
-
 TOKEN = 64 * 1024
 """The largest token of a client, in bytes; tickets of Active Directory reach 48 KiB."""
 

@@ -1,19 +1,13 @@
 """The helper process: all that Kerberos libraries do with what strangers send, outside of the gateway.
 
-It holds the libraries and one configuration (``KRB5_CONFIG`` holds for a whole process), and makes a child for each
-attempt. A child that hangs or crashes costs its own attempt; it ends when the gateway drops its socket. Each message is
-one packet of JSON: an order, and ``{"ok": ...}``, ``{"refused": reason}`` or ``{"unavailable": reason}`` as the answer.
+It holds the libraries and one configuration (``KRB5_CONFIG`` holds for a whole process). An order is answered with
+``{"ok": ...}``, ``{"refused": reason}`` or ``{"unavailable": reason}``.
 """
 
 from __future__ import annotations
 
 import base64
-import fcntl
-import json
 import os
-import resource
-import select
-import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,11 +21,11 @@ from gssapi.raw.chan_bindings import ChannelBindings
 from gssapi.raw.misc import GSSError
 from gssapi.raw.types import AddressType
 
-from containerssh.auth.kerberos.limits import CALL_SECONDS, CHILDREN, PACKET
+from containerssh.auth.kerberos.limits import CALL_SECONDS, CHILDREN
+from containerssh.auth.worker import begin, bounded, receive, send, serve
 
 _KERBEROS = gssapi.OID.from_int_seq("1.2.840.113554.1.2.2")
 _MEMORY = 1 << 30
-_CPU_SECONDS = 20
 # RFC 4120 section 7.5.9, as the library counts them; all else is no judgement of the password.
 _CODES = -1765328384
 _WRONG = {
@@ -70,35 +64,16 @@ class Settings:
         return {"keytab": f"FILE:{self.keytab}"}
 
 
-def main(descriptor: int, settings: Settings) -> None:
+def main(descriptor: int, keytab: str, acceptor: str, folder: str) -> None:
     """The whole life of the helper."""
-    os.set_inheritable(descriptor, False)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the gateway decides when we end
-    # A core would hold passwords.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    gateway = socket.socket(fileno=descriptor)
+    gateway = begin(descriptor)
+    settings = Settings(keytab, acceptor, folder)
     try:
-        _send(gateway, {"ok": _greeting(settings)})
+        send(gateway, {"ok": _greeting(settings)})
     except (krb5.Krb5Error, OSError, UnavailableError) as exc:
-        _send(gateway, {"unavailable": _text(exc)})
+        send(gateway, {"unavailable": _text(exc)})
         return
-    children = 0
-    while True:
-        data, passed, _, _ = socket.recv_fds(gateway, 1, 1)
-        if not data:
-            return
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                children -= 1
-        with socket.socket(fileno=passed[0]) as attempt:
-            # One whose answer has gone out may be counted still, although the gateway counts it no more.
-            if children >= 2 * CHILDREN:
-                continue
-            if os.fork() == 0:
-                gateway.close()
-                _child(attempt, settings)
-            children += 1
+    serve(gateway, lambda child: _attempt(child, settings), children=CHILDREN, memory=_MEMORY)
 
 
 def _greeting(settings: Settings) -> dict[str, Any]:
@@ -130,30 +105,18 @@ def _owners(context: krb5.Context, settings: Settings) -> list[str]:
 # -- a child, for one attempt ------------------------------------------------------------------------------------------
 
 
-def _child(gateway: socket.socket, settings: Settings) -> None:
-    status = 1
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-        resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
-        signal.signal(signal.SIGIO, signal.SIG_IGN)
-        _attempt(gateway, settings)
-        status = 0
-    finally:
-        os._exit(status)
-
-
 def _attempt(gateway: socket.socket, settings: Settings) -> None:
-    order = _receive(gateway)
+    order = receive(gateway)
     try:
         if order["do"] == "accept":
             answer = _accept(gateway, settings, order)
         else:
             answer = _password(gateway, settings, order["user"], _decode(order["password"]))
-        _send(gateway, {"ok": answer})
+        send(gateway, {"ok": answer})
     except RefusedError as exc:
-        _send(gateway, {"refused": _text(exc)})
+        send(gateway, {"refused": _text(exc)})
     except (UnavailableError, OSError, krb5.Krb5Error, GSSError) as exc:
-        _send(gateway, {"unavailable": _text(exc)})
+        send(gateway, {"unavailable": _text(exc)})
 
 
 def _accept(gateway: socket.socket, settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
@@ -161,20 +124,20 @@ def _accept(gateway: socket.socket, settings: Settings, order: dict[str, Any]) -
     context = _acceptor(settings, order["address"])
     while True:
         try:
-            with _bounded(gateway):
+            with bounded(gateway, CALL_SECONDS):
                 token = context.step(_decode(order["token"])) or b""
         except GSSError as exc:
             if exc.token:
-                _send(gateway, {"token": _encode(exc.token), "failed": True})
+                send(gateway, {"token": _encode(exc.token), "failed": True})
             raise RefusedError(f"the ticket was refused: {_text(exc)}") from exc
         if context.complete:
             break
-        _send(gateway, {"token": _encode(token), "complete": False})
-        order = _receive(gateway)
+        send(gateway, {"token": _encode(token), "complete": False})
+        order = receive(gateway)
     if context.mech != _KERBEROS or gssapi.RequirementFlag.integrity not in context.actual_flags:
         raise RefusedError("the mechanism is not Kerberos, or does not protect the integrity of messages")
-    _send(gateway, {"token": _encode(token), "complete": True})
-    order = _receive(gateway)
+    send(gateway, {"token": _encode(token), "complete": True})
+    order = receive(gateway)
     try:
         context.verify_signature(_decode(order["message"]), _decode(order["code"]))
     except GSSError as exc:
@@ -219,7 +182,7 @@ def _password(gateway: socket.socket, settings: Settings, user: str, password: b
     if client.realm != krb5.get_default_realm(context):
         raise RefusedError("passwords are judged in the default realm alone")
     try:
-        with _bounded(gateway):
+        with bounded(gateway, CALL_SECONDS):
             options = krb5.get_init_creds_opt_alloc(context)
             tickets = krb5.get_init_creds_password(context, client, options, password=password)
     except krb5.Krb5Error as exc:
@@ -234,7 +197,7 @@ def _password(gateway: socket.socket, settings: Settings, user: str, password: b
         krb5.cc_initialize(context, cache, tickets.client)
         krb5.cc_store_cred(context, cache, tickets)
         content = path.read_bytes()
-        with _bounded(gateway):
+        with bounded(gateway, CALL_SECONDS):
             _verify_kdc(context, principal, path, settings)
     return {"principal": principal, "tickets": _encode(content)}
 
@@ -271,38 +234,6 @@ def _cache(settings: Settings) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _bounded(gateway: socket.socket) -> Iterator[None]:
-    """A call that may block ends with this process, after a while or when the gateway hangs up."""
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
-    fcntl.fcntl(gateway, fcntl.F_SETOWN, os.getpid())
-    flags = fcntl.fcntl(gateway, fcntl.F_GETFL)
-    fcntl.fcntl(gateway, fcntl.F_SETFL, flags | os.O_ASYNC)
-    signal.setitimer(signal.ITIMER_REAL, CALL_SECONDS)
-    poll = select.poll()
-    poll.register(gateway, select.POLLHUP)
-    if poll.poll(0):
-        os._exit(1)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        fcntl.fcntl(gateway, fcntl.F_SETFL, flags)
-        signal.signal(signal.SIGIO, signal.SIG_IGN)
-
-
-def _receive(gateway: socket.socket) -> dict[str, Any]:
-    data = gateway.recv(PACKET)
-    if not data:
-        os._exit(0)
-    order: dict[str, Any] = json.loads(data)
-    return order
-
-
-def _send(gateway: socket.socket, answer: dict[str, Any]) -> None:
-    gateway.sendall(json.dumps(answer).encode())
 
 
 def _text(error: BaseException | None) -> str:
