@@ -15,9 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asyncssh import constants
-from asyncssh.misc import Error as LibraryError
 from asyncssh.packet import String
-from asyncssh.public_key import KeyImportError, SSHKey, decode_ssh_certificate, decode_ssh_public_key
 
 from containerssh.core.codes import SSHCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable, ContainerSSHError, ProtocolError, describe
@@ -27,7 +25,7 @@ from containerssh.core.messages import Event
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
 from containerssh.core.requests import from_wire
 from containerssh.ssh.adapter import AdapterConnection, AuthRequest
-from containerssh.ssh.algorithms import CLIENT_SIGNATURES
+from containerssh.ssh.client_keys import ClientKey, read_key
 from containerssh.ssh.gssapi import Exchange
 from containerssh.ssh.limits import limit_reached
 from containerssh.ssh.options import Limits
@@ -73,7 +71,7 @@ class Authentication(Prompts):
         self._answers: asyncio.Future[list[bytes]] | None = None
         self._judged: dict[tuple[str, bytes], Login | AuthFailed] = {}
         # The question about a key is followed by a signature with it.
-        self._last_key: _ReadKey | None = None
+        self._last_key: ClientKey | None = None
         self._partial: PartialSuccess | None = None
         self._partial_name = b""
         self._requests = 0
@@ -129,14 +127,14 @@ class Authentication(Prompts):
                 continue
             match result:
                 case Login():
-                    title, labels = _describe(request)
+                    title, labels = self._describe_success(request)
                     logger.info(Event(SSHCode.AUTH_SUCCESSFUL, f"{title} successful", **labels))
                     self._link.auth_succeeded()
                     return result
                 case _KeyAcceptable():
                     self._link.auth_key_acceptable(result.algorithm, result.blob)
                 case PartialSuccess():
-                    title, labels = _describe(request)
+                    title, labels = self._describe_success(request)
                     logger.info(
                         Event(SSHCode.AUTH_PARTIAL, f"{title} successful, another method must follow", **labels)
                     )
@@ -145,6 +143,12 @@ class Authentication(Prompts):
                 case None:
                     self._count_failure()
                     self._link.auth_failed(self._can_continue(network))
+
+    def _describe_success(self, request: AuthRequest) -> tuple[str, dict[str, str]]:
+        """As :func:`_describe`, and with which key."""
+        title, labels = _describe(request)
+        by_key = request.method == AuthMethod.PUBLIC_KEY.encode() and self._last_key
+        return title, {**labels, **(by_key.labels if by_key else {})}
 
     def _can_continue(self, network: NetworkHandler) -> list[AuthMethod]:
         methods = self._partial.methods if self._partial else network.auth_methods
@@ -264,7 +268,7 @@ class Authentication(Prompts):
         signature = fields.string() if signed else b""
         fields.end()
         if self._last_key is None or (self._last_key.algorithm, self._last_key.key.blob) != (algorithm, blob):
-            self._last_key = _read_key(algorithm, blob)
+            self._last_key = read_key(algorithm, blob)
         key = self._last_key.key
         if not signed:
             await self._judge_key(network, attempt, key)
@@ -272,7 +276,9 @@ class Authentication(Prompts):
         head = request.head + request.payload[: -4 - len(signature)]
         if not self._last_key.verified(String(self._link.session_id) + head, signature):
             raise AuthFailed(SSHCode.AUTH_FAILED, "the signature is wrong", fingerprint=key.fingerprint)
-        return await self._judge_key(network, attempt, key)
+        login = await self._judge_key(network, attempt, key)
+        self._last_key.check_presence(login.restrictions, signature)
+        return login
 
     async def _judge_key(self, network: NetworkHandler, attempt: AuthAttempt, key: PublicKey) -> Login:
         known = self._judged.get((attempt.username, key.blob))
@@ -327,54 +333,6 @@ def _username(raw: bytes) -> str:
 
 # Overrides of the writing direction: they make one name look like another.
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-@dataclass(frozen=True)
-class _ReadKey:
-    """A key or certificate with the signature algorithm that it came with."""
-
-    algorithm: bytes
-    key: PublicKey
-    public: SSHKey
-
-    def verified(self, message: bytes, signature: bytes) -> bool:
-        """Whether *signature* is the key's, of *message*."""
-        try:
-            used = Fields(signature).string()
-            # The request names the algorithm and so does the signature: a weaker one must not slip in.
-            return used.decode("ascii") == _base(self.algorithm) and self.public.verify(message, signature)
-        except (ProtocolError, LibraryError, ValueError):
-            return False
-
-
-def _read_key(algorithm: bytes, blob: bytes) -> _ReadKey:
-    """
-    The key or certificate of a request.
-
-    Raises:
-        AuthFailed: it cannot be read, or does not fit the signature algorithm it came with.
-    """
-    base = _base(algorithm)
-    if base not in CLIENT_SIGNATURES:
-        raise AuthFailed(SSHCode.AUTH_FAILED, "the signature algorithm is not accepted", algorithm=from_wire(algorithm))
-    try:
-        read = decode_ssh_certificate(blob) if b"-cert-" in algorithm else decode_ssh_public_key(blob)
-    except (KeyImportError, LibraryError, ValueError) as exc:
-        raise AuthFailed(SSHCode.AUTH_FAILED, "the key cannot be read") from exc
-    rsa = base.startswith("rsa-sha2-")
-    if _base(read.algorithm) != ("ssh-rsa" if rsa else base):
-        raise AuthFailed(SSHCode.AUTH_FAILED, "the key does not fit its algorithm")
-    public = read if isinstance(read, SSHKey) else read.key
-    return _ReadKey(algorithm, PublicKey(read.algorithm.decode("ascii"), blob), public)
-
-
-def _base(algorithm: bytes) -> str:
-    """The plain name of a certificate's algorithm; other names as they are."""
-    name = from_wire(algorithm)
-    if "-cert-v01@openssh.com" not in name:
-        return name
-    plain = name.replace("-cert-v01@openssh.com", "")
-    return f"{plain}@openssh.com" if plain.startswith("sk-") else plain
 
 
 DISCONNECT_CODE = constants.DISC_PROTOCOL_ERROR
