@@ -25,10 +25,11 @@ def main(arguments: list[str]) -> int:
     pty = "--pty" in rest
     rekey = int(rest[rest.index("--rekey") + 1]) if "--rekey" in rest else 0
     command = rest[-1] if rest and rest[-1] not in ("--pty", str(rekey)) else None
-    return _run(_load(), int(port), user, password, command, pty=pty, rekey=rekey)
+    return _run(load(), int(port), user, password, command, pty=pty, rekey=rekey)
 
 
-def _load() -> Any:
+def load() -> Any:
+    """The library; what is used of it gives back an int, unless it is said otherwise."""
     library = ctypes.CDLL(LIBRARY)
     for name in ("ssh_new", "ssh_channel_new"):
         getattr(library, name).restype = ctypes.c_void_p
@@ -36,7 +37,8 @@ def _load() -> Any:
     return library
 
 
-def _run(ssh: Any, port: int, user: str, password: str, command: str | None, *, pty: bool, rekey: int) -> int:
+def connected(ssh: Any, port: int, user: str, password: str, rekey: int = 0) -> Any:
+    """A session that has logged in; new keys after *rekey* bytes, if given. Raises Failed."""
     session = ctypes.c_void_p(ssh.ssh_new())
 
     def check(result: int) -> None:
@@ -51,6 +53,16 @@ def _run(ssh: Any, port: int, user: str, password: str, command: str | None, *, 
         check(ssh.ssh_options_set(session, _REKEY_DATA, ctypes.byref(ctypes.c_uint64(rekey))))
     check(ssh.ssh_connect(session))
     check(ssh.ssh_userauth_password(session, None, password.encode()))
+    return session
+
+
+def _run(ssh: Any, port: int, user: str, password: str, command: str | None, *, pty: bool, rekey: int) -> int:
+    session = connected(ssh, port, user, password, rekey)
+
+    def check(result: int) -> None:
+        if result != 0:
+            raise Failed((ssh.ssh_get_error(session) or b"").decode() or f"result {result}")
+
     channel = ctypes.c_void_p(ssh.ssh_channel_new(session))
     check(ssh.ssh_channel_open_session(channel))
     if pty:

@@ -78,13 +78,13 @@ async def libssh(ask: Ask) -> Done:
 
 
 async def go(ask: Ask) -> Done:
-    program = await asyncio.to_thread(_built_go_client)
+    program = await asyncio.to_thread(built_go_client)
     argv: list[str | Path] = [program, "-port", str(ask.server.port), "-user", USER, "-password", PASSWORD]
     argv += (["-pty"] if ask.pty else []) + (["-rekey", str(ask.rekey)] if ask.rekey else [])
     return await run(*argv, *_words(ask), stdin=ask.stdin, limit=LIMIT)
 
 
-def _built_go_client() -> Path:
+def built_go_client() -> Path:
     """Go's client; its modules come from the module proxy at the first time, its build cache makes later ones quick."""
     program = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "containerssh-test" / "goclient"
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"}

@@ -1,12 +1,16 @@
 // An SSH client of Go's x/crypto for tests: runs one program, carries its streams, ends with its status.
 //
 //	client -port N -user NAME -password TEXT [-pty] [-rekey BYTES] [command]
+//	client -port N -user NAME -password TEXT -forwards|-files
+//
+// The second takes data from standard input, and tells in JSON what came of them.
 package main
 
 import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/crypto/ssh"
@@ -18,8 +22,20 @@ func main() {
 	password := flag.String("password", "", "")
 	pty := flag.Bool("pty", false, "")
 	rekey := flag.Uint64("rekey", 0, "")
+	forwarding := flag.Bool("forwards", false, "")
+	transferring := flag.Bool("files", false, "")
 	flag.Parse()
-	status, err := run(*port, *user, *password, *pty, *rekey, flag.Arg(0))
+	client, err := dial(*port, *user, *password, *rekey)
+	var status int
+	switch {
+	case err != nil:
+	case *forwarding:
+		status, err = with(client, forwards)
+	case *transferring:
+		status, err = with(client, files)
+	default:
+		status, err = run(client, *pty, flag.Arg(0))
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		status = 255
@@ -27,16 +43,25 @@ func main() {
 	os.Exit(status)
 }
 
-func run(port int, user, password string, pty bool, rekey uint64, command string) (int, error) {
-	client, err := ssh.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port), &ssh.ClientConfig{
+func dial(port int, user, password string, rekey uint64) (*ssh.Client, error) {
+	return ssh.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port), &ssh.ClientConfig{
 		Config:          ssh.Config{RekeyThreshold: rekey},
 		User:            user,
 		Auth:            []ssh.AuthMethod{ssh.Password(password)},
 		HostKeyCallback: ssh.InsecureIgnoreHostKey(),
 	})
+}
+
+func with(client *ssh.Client, do func(*ssh.Client, []byte) (outcome, error)) (int, error) {
+	defer client.Close()
+	data, err := io.ReadAll(os.Stdin)
 	if err != nil {
 		return 0, err
 	}
+	return tell(do(client, data))
+}
+
+func run(client *ssh.Client, pty bool, command string) (int, error) {
 	defer client.Close()
 	session, err := client.NewSession()
 	if err != nil {
