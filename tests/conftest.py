@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 
+from containerssh.backends.docker.backend import DockerBackend
+from containerssh.core.instance import Instance, open_instance
 from tests.support.podman import Podman, running_podman
 from tests.support.registry import Registry, running_registry
 from tests.support.services import Engine, running_engine
@@ -51,6 +54,21 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A private registry with nothing in it yet."""
     with running_registry(tmp_path_factory.mktemp("registry")) as running:
         yield running
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[Instance]:
+    """An instance of the product with folders of its own."""
+    with open_instance(tmp_path / "state", tmp_path / "run") as made:
+        yield made
+
+
+@pytest.fixture
+async def backend(instance: Instance) -> AsyncIterator[DockerBackend]:
+    """The docker backend of :func:`instance`."""
+    made = DockerBackend(instance)
+    yield made
+    await made.close()
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ from containerssh.backends.docker.start import Start
 from containerssh.config.docker import DockerConfig
 from containerssh.core.errors import BackendError, Rejected
 from containerssh.core.handlers import ConnectionHandler
-from containerssh.core.instance import Instance, open_instance
+from containerssh.core.instance import Instance
 from containerssh.core.metadata import Login
 from tests.support.docker import (
     Channel,
@@ -48,19 +48,6 @@ pytestmark = pytest.mark.docker
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Engine:
     return engine_of(request)
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[Instance]:
-    with open_instance(tmp_path / "state", tmp_path / "run") as made:
-        yield made
-
-
-@pytest.fixture
-async def backend(instance: Instance) -> AsyncIterator[DockerBackend]:
-    made = DockerBackend(instance)
-    yield made
-    await made.close()
 
 
 def config(where: Engine | Way | str, /, *, timeouts: dict[str, str] | None = None, **execution: Any) -> DockerConfig:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import pytest
 from containerssh.backends.docker.backend import DockerBackend
 from containerssh.config.docker import DockerConfig
 from containerssh.core.errors import BackendError
-from containerssh.core.instance import open_instance
 from tests.support.docker import Channel, Seen, Way, a_login, build_image, way_to
 from tests.support.podman import ENGINES, Podman, engine_of, on
 from tests.support.registry import running_registry
@@ -74,14 +73,6 @@ def shelf(engine: Engine, docker_engine: Engine, tmp_path: Path) -> Iterator[She
         yield made
         made.drop()
     docker_engine.docker("image", "prune", "--force", "--filter", "label=containerssh-test")
-
-
-@pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[DockerBackend]:
-    with open_instance(tmp_path / "state", tmp_path / "run") as instance:
-        made = DockerBackend(instance)
-        yield made
-        await made.close()
 
 
 def config(where: Engine | Way, image: str, /, **execution: Any) -> DockerConfig:

@@ -6,10 +6,9 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from containerssh.config.docker import DockerConfig
 from containerssh.core.codes import DockerCode
 from containerssh.core.errors import BackendError, Rejected
 from containerssh.core.handlers import ConnectionHandler
-from containerssh.core.instance import Instance, open_instance
 from containerssh.core.metadata import Login
 from containerssh.core.requests import Origin, PtyRequest, WindowSize, X11Request
 from containerssh.core.streams import ByteStream
@@ -40,19 +38,6 @@ ENGINES = ("docker", pytest.param("podman", marks=[pytest.mark.podman, pytest.ma
 @pytest.fixture(params=["docker"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     return engine_of(request)
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[Instance]:
-    with open_instance(tmp_path / "state", tmp_path / "run") as made:
-        yield made
-
-
-@pytest.fixture
-async def backend(instance: Instance) -> AsyncIterator[DockerBackend]:
-    made = DockerBackend(instance)
-    yield made
-    await made.close()
 
 
 def config(engine: Engine, way: str, **execution: Any) -> DockerConfig:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from containerssh.auth.hashes import hash_password
 from containerssh.backends.docker.backend import DockerBackend
 from containerssh.config.docker import DockerConfig
-from containerssh.core.instance import Instance, open_instance
+from containerssh.core.instance import Instance
 from containerssh.core.metadata import LoginSpan
 from tests.support import server as product
 from tests.support.docker import Seen, a_login, containers_of
@@ -73,19 +72,6 @@ async def test_a_login_of_its_own_time_stays(openssh: OpenSSH, tmp_path: Path) -
         assert done.status == 255
         assert b"The time for this login is over" in done.stderr
         assert (await long).stdout == b"there\n"
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[Instance]:
-    with open_instance(tmp_path / "state", tmp_path / "run") as made:
-        yield made
-
-
-@pytest.fixture
-async def backend(instance: Instance) -> AsyncIterator[DockerBackend]:
-    made = DockerBackend(instance)
-    yield made
-    await made.close()
 
 
 def config(engine: Engine) -> DockerConfig:

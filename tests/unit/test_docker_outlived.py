@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,12 +19,6 @@ DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 STOP = timedelta(minutes=1)
 STRANGER = "5" * 16
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[Instance]:
-    with open_instance(tmp_path / "state", tmp_path / "run") as made:
-        yield made
 
 
 def labels(owner: str, ends: datetime, longest: timedelta = HOUR, launch: str = "a") -> dict[str, str]:
