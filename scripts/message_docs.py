@@ -28,6 +28,7 @@ TITLES = {
     "AgentCode": "Guest agent",
     "SFTPCode": "SFTP",
     "OCICode": "OCI backend",
+    "KubernetesCode": "Kubernetes backend",
     "GeneralCode": "Without a code of its own",
 }
 

@@ -108,6 +108,13 @@ class KubernetesConnectionConfig(ConfigModel):
     server_name: str = ""
     """The name in the API's certificate, if it is another."""
 
+    kube_config: str = ""
+    """A kubeconfig file, instead of all the keys about the way to the API and about who we are there; its `exec`
+    plugins are run as this server."""
+
+    context: str = ""
+    """Which context of the kubeconfig file; empty for its current one."""
+
     cert_file: str = ""
     """Our certificate: a file."""
 
@@ -139,6 +146,28 @@ class KubernetesConnectionConfig(ConfigModel):
     """Requests at once."""
 
     _zeros = field_validator("qps", "burst")(default_for_zero)
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether neither the API's place nor who we are there is told: in a pod, its own account is used then."""
+        return self.host == "kubernetes.default.svc" and not self._secrets and not (self.cacert or self.cacert_file)
+
+    @property
+    def url(self) -> str:
+        """
+        The API's address with its scheme. Without one in ``host`` it is ``https``; only where there is nothing to keep
+        secret and nobody to be recognised by a certificate it is ``http``, as upstream has it.
+        """
+        if "://" in self.host:
+            return self.host
+        plain = not (self._secrets or self.cacert or self.cacert_file) and self.host != "kubernetes.default.svc"
+        return f"{'http' if plain else 'https'}://{self.host}"
+
+    @property
+    def _secrets(self) -> bool:
+        texts = (self.username, self.cert, self.cert_file, self.key_file, self.bearer_token_file)
+        hidden = (self.password, self.key, self.bearer_token)
+        return any(texts) or any(secret.get_secret_value() for secret in hidden)
 
 
 class KubernetesPodConfig(ConfigModel):

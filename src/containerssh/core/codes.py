@@ -291,5 +291,13 @@ class OCICode(Code):
     ORPHAN_REMOVED = "OCI_ORPHAN_REMOVED", "what a dead instance left was removed"
 
 
+class KubernetesCode(Code):
+    CONFIG_ERROR = "KUBERNETES_CONFIG_ERROR", "the way to the Kubernetes API, or who we are there, cannot be used"
+    API_UNAVAILABLE = "KUBERNETES_API_UNAVAILABLE", "the Kubernetes API does not answer"
+    API_REFUSED = "KUBERNETES_API_REFUSED", "the Kubernetes API refused a request; its reason is in the text"
+    PROTOCOL_ERROR = "KUBERNETES_PROTOCOL_ERROR", "what the Kubernetes API sent cannot be understood"
+    EXEC_FAILED = "KUBERNETES_EXEC_FAILED", "a program in a pod could not be started, or its stream broke"
+
+
 class GeneralCode(Code):
     UNKNOWN_ERROR = "UNKNOWN_ERROR", "message without a code of its own"

@@ -1,0 +1,75 @@
+"""The streams of a program in a pod as numbered channels, whichever protocol carries them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+STDIN, STDOUT, STDERR, STATUS, RESIZE = range(5)
+"""The channels, as ``channel.k8s.io`` numbers them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of a channel, as they arrive."""
+
+    channel: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing more comes on a channel."""
+
+    channel: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Something that has to be sent back."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The other side has closed the connection, in an orderly way or with a complaint."""
+
+    complaint: str = ""
+
+
+Happening = Piece | Ended | Reply | Closed
+
+
+class Codec(ABC):
+    """A protocol without its connection: bytes in, bytes out."""
+
+    @abstractmethod
+    def opening(self) -> bytes:
+        """What is sent first."""
+
+    @abstractmethod
+    def data(self, channel: int, data: bytes) -> bytes:
+        """*data*, of at most 64 KiB and not empty, for *channel*."""
+
+    @abstractmethod
+    def end(self, channel: int) -> bytes:
+        """Nothing more will be sent for *channel*."""
+
+    @abstractmethod
+    def ping(self) -> bytes:
+        """What the other side answers, if it is there."""
+
+    @abstractmethod
+    def farewell(self) -> bytes:
+        """What is sent last."""
+
+    @abstractmethod
+    def feed(self, data: bytes) -> Iterator[Happening]:
+        """
+        What *data* says; whatever was begun is kept for the next call, in bounded memory.
+
+        Raises:
+            ProtocolError: nothing that this protocol allows; the connection is of no more use.
+        """

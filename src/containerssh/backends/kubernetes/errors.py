@@ -1,0 +1,132 @@
+"""What the Kubernetes API says no with (API conventions, "Response Status Kind"), and what may be shown of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from containerssh.core.codes import KubernetesCode
+from containerssh.core.errors import BackendError, ProtocolError
+from containerssh.core.messages import Code
+
+_WORDS_LIMIT = 600
+_REASON_LIMIT = 80
+_CAUSES_LIMIT = 50
+ERROR_LIMIT = 64 * 1024
+"""Bytes of a refusal that are looked at."""
+
+
+class APIError(BackendError):
+    """A request to the Kubernetes API failed; the text ends with the API's own words."""
+
+    default_user_message = "The pod could not be started."
+
+    def __init__(
+        self,
+        doing: str,
+        *,
+        status: int,
+        reason: str = "",
+        message: str = "",
+        causes: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+        code: Code | None = None,
+        user_message: str | None = None,
+    ) -> None:
+        self.status = status
+        """The HTTP status, or that of the Status object; 0: no answer came."""
+        self.reason = one_line(reason, _REASON_LIMIT)
+        """The API's word for it: ``NotFound``, ``AlreadyExists``, ``Forbidden``, ``Expired``, ``Invalid``..."""
+        self.message = one_line(message)
+        """The API's sentence: foreign text, on one line."""
+        self.causes = causes or {}
+        """The status' causes: reason and message of each (the last one of a reason wins)."""
+        self.retry_after = retry_after
+        """Seconds after which the API wants to be asked again; None: it did not say."""
+        self.doing = doing
+        if code is None:
+            code = KubernetesCode.API_REFUSED if status else KubernetesCode.API_UNAVAILABLE
+        words = self.message or self.reason or f"status {status}"
+        super().__init__(code, f"{doing}: {words}", user_message=user_message)
+
+    @property
+    def lost(self) -> bool:
+        """There was no answer: what was asked for may have been done."""
+        return self.status == 0
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may succeed in a while: the API is away, busy, or failed inside."""
+        return self.status in (0, 408, 429) or (self.status >= 500 and self.status not in (501, 505))
+
+
+def refusal(doing: str, status: int, body: bytes, *, retry_after: str | None = None) -> APIError:
+    """The error for an answer that says no; *body* may be anything."""
+    found = parse_status(body)
+    seconds = int(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else None
+    if found is None:
+        # Not the API's own: some proxy's, often a page.
+        return APIError(doing, status=status, message=_plain(body), retry_after=seconds)
+    return status_error(doing, found, status=status, retry_after=seconds)
+
+
+def status_error(
+    doing: str, found: Mapping[str, Any], *, status: int | None = None, retry_after: float | None = None
+) -> APIError:
+    """The error for a Status object; *status* is that of the answer it came with, if it came by itself."""
+    if status is None:
+        told = found.get("code")
+        status = told if type(told) is int and 400 <= told <= 599 else 500
+    details = found.get("details")
+    if retry_after is None and isinstance(details, dict):
+        told = details.get("retryAfterSeconds")
+        retry_after = float(told) if type(told) is int and 0 < told < 2**31 else None
+    return APIError(
+        doing,
+        status=status,
+        reason=_text(found, "reason"),
+        message=_text(found, "message"),
+        causes=causes_of(found),
+        retry_after=retry_after,
+    )
+
+
+def parse_status(body: bytes) -> dict[str, Any] | None:
+    """The Status object that *body* is; None: it is something else."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and found.get("kind") in ("Status", None) else None
+
+
+def causes_of(found: Mapping[str, Any]) -> dict[str, str]:
+    """The causes in a Status object's details."""
+    details = found.get("details")
+    causes = details.get("causes") if isinstance(details, dict) else None
+    if not isinstance(causes, list):
+        return {}
+    known = (cause for cause in causes[:_CAUSES_LIMIT] if isinstance(cause, dict))
+    return {one_line(_text(cause, "reason"), _REASON_LIMIT): one_line(_text(cause, "message")) for cause in known}
+
+
+def broken(text: str) -> ProtocolError:
+    """The API did not keep to its protocol."""
+    return ProtocolError(KubernetesCode.PROTOCOL_ERROR, text)
+
+
+def one_line(text: str, limit: int = _WORDS_LIMIT) -> str:
+    """Foreign text for a log: no line ends, no control characters, a bounded length."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * limit])
+    return " ".join(printable.split())[:limit]
+
+
+def _plain(body: bytes) -> str:
+    text = body[: 4 * _WORDS_LIMIT].decode("utf-8", "replace").strip()
+    return "" if text.startswith("<") else text
+
+
+def _text(found: Mapping[str, Any], name: str) -> str:
+    value = found.get(name)
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,312 @@
+"""A program in a pod, as the API server connects us to it (``exec`` and ``attach``)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from contextlib import suppress
+
+from containerssh.backends.kubernetes.channels import (
+    RESIZE,
+    STATUS,
+    STDERR,
+    STDIN,
+    STDOUT,
+    Closed,
+    Codec,
+    Ended,
+    Happening,
+    Piece,
+    Reply,
+)
+from containerssh.backends.kubernetes.errors import ERROR_LIMIT, causes_of, parse_status, status_error
+from containerssh.core.codes import KubernetesCode
+from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, describe
+from containerssh.core.flag import Flag
+from containerssh.core.requests import WindowSize
+from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
+
+_HELD = 256 * 1024
+"""Bytes of an output that are held before nothing more is received."""
+_REPLIES_HELD = 64 * 1024
+_PING_EVERY = 15.0
+_SILENCE_LIMIT = 60.0
+_FAREWELL_LIMIT = 10.0
+"""Seconds that the connection may stay open once the program's status has come."""
+
+
+class RemoteStream:
+    """
+    The streams of one program, on a connection of their own. Made by the client, which also closes it.
+
+    All share the connection: whoever asked for standard output or error must read them, or nothing more comes, the
+    exit status included.
+    """
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        codec: Codec,
+        *,
+        stdin: bool,
+        stderr: bool,
+        tty: bool,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._codec = codec
+        self._tty = tty
+        self._room = Flag()
+        self._stdout = _Output(self._room)
+        self._stderr = _Output(self._room) if stderr and not tty else None
+        self._outputs = {STDOUT: self._stdout, **({STDERR: self._stderr} if self._stderr else {})}
+        self.stdin: ByteWriter = _Input(self, wanted=stdin)
+        """Its end is told to the program, unless that has a terminal: there it has no meaning, and is dropped."""
+        self.stdout: ByteReader = self._stdout
+        """What the program wrote; breaks with ConnectionError when the connection did before the status came."""
+        self.stderr: ByteReader | None = self._stderr
+        """None with a terminal, and where it was not asked for."""
+        self._status = bytearray()
+        self._outcome: int | ContainerSSHError | None = None
+        self._over = Flag()
+        loop = asyncio.get_running_loop()
+        self._heard = loop.time()
+        self._sent_since = False
+        self._waits_for_room = False
+        self._timer = loop.call_later(_PING_EVERY, self._look_after)
+        if opening := codec.opening():
+            writer.write(opening)
+        self._receiving = asyncio.create_task(self._receive())
+
+    async def resize(self, size: WindowSize) -> None:
+        """
+        Tell the terminal its size. Sent before the first input, the program has it from its first moment.
+
+        Raises:
+            BackendError: there is no terminal, or the connection is gone.
+        """
+        if not self._tty:
+            raise BackendError(KubernetesCode.EXEC_FAILED, "a size was set without a terminal")
+        text = json.dumps({"Width": min(size.columns, 0xFFFF), "Height": min(size.rows, 0xFFFF)})
+        try:
+            await self.send(self._codec.data(RESIZE, text.encode()))
+        except ConnectionError as exc:
+            raise BackendError(KubernetesCode.EXEC_FAILED, "a terminal's size could not be set") from exc
+
+    async def wait(self) -> int:
+        """
+        How the program ended, once all that it wrote has been received (128 and more: by that signal). For ``attach``
+        it is always 0; the pod knows.
+
+        Raises:
+            BackendError: it could not be started, or the connection ended without a status.
+        """
+        await self._over.wait()
+        if isinstance(self._outcome, ContainerSSHError):
+            raise self._outcome
+        assert self._outcome is not None
+        return self._outcome
+
+    @property
+    def ended(self) -> bool:
+        """Whether :meth:`wait` would return, or raise, at once."""
+        return self._over.is_set()
+
+    async def close(self) -> None:
+        """Leave. The program is not ended by that. Safe to call twice."""
+        self._finish(ConnectionResetError("the stream was closed here"))
+        self._receiving.cancel()
+        await asyncio.gather(self._receiving, return_exceptions=True)
+        transport = self._writer.transport
+        if not transport.is_closing() and not transport.get_write_buffer_size():
+            with suppress(OSError, TimeoutError, RuntimeError):
+                self._writer.write(self._codec.farewell())
+                self._writer.close()
+                async with asyncio.timeout(1):
+                    await self._writer.wait_closed()
+        with suppress(Exception):
+            transport.abort()
+
+    async def send(self, data: bytes) -> None:
+        """
+        Send whole messages of the protocol; returns when there is room for more.
+
+        Raises:
+            ConnectionError: the connection is gone.
+        """
+        if self._over.is_set() or self._writer.is_closing():
+            raise ConnectionResetError("the connection to the program in the pod has ended")
+        self._writer.write(data)
+        await self._writer.drain()
+
+    def message(self, data: bytes) -> bytes:
+        """Input for the program, of at most CHUNK bytes, as it is sent."""
+        self._sent_since = True
+        return self._codec.data(STDIN, data)
+
+    def end_of_input(self) -> bytes:
+        """The end of the input as it is sent; empty where it has no meaning."""
+        # On a terminal the end of the stream loses the program's output from then on, and is no end for the program.
+        return b"" if self._tty else self._codec.end(STDIN)
+
+    async def _receive(self) -> None:
+        error: Exception | None = None
+        try:
+            while (data := await self._next()) and not await self._take(data):
+                pass
+        except (OSError, ProtocolError) as exc:
+            error = exc
+        except Exception as exc:  # a fault of ours must not leave anybody waiting
+            error = exc
+            raise
+        finally:
+            self._finish(error or ConnectionResetError("the API server ended the connection"))
+
+    async def _next(self) -> bytes:
+        limit = _FAREWELL_LIMIT if self._status else None
+        try:
+            async with asyncio.timeout(limit):
+                return await self._reader.read(CHUNK)
+        except TimeoutError:
+            return b""
+
+    async def _take(self, data: bytes) -> bool:
+        """Deal with what has arrived; whether the other side has closed."""
+        self._heard, self._sent_since = asyncio.get_running_loop().time(), False
+        for happening in self._codec.feed(data):
+            if self._deal(happening):
+                return True
+        while any(output.full for output in self._outputs.values()):
+            self._room.clear()
+            self._waits_for_room = True
+            await self._room.wait()
+            self._waits_for_room = False
+            self._heard = asyncio.get_running_loop().time()
+        return False
+
+    def _deal(self, happening: Happening) -> bool:
+        match happening:
+            case Piece(channel, data):
+                if output := self._outputs.get(channel):
+                    output.add(data)
+                elif channel == STATUS and len(self._status) + len(data) <= ERROR_LIMIT:
+                    self._status += data
+            case Ended(channel):
+                if output := self._outputs.get(channel):
+                    output.end(None)
+            case Reply(data):
+                # Who sends without reading does not make us hold its answers.
+                if self._writer.transport.get_write_buffer_size() < _REPLIES_HELD:
+                    self._writer.write(data)
+            case Closed(complaint):
+                if complaint and not self._status:
+                    raise ConnectionResetError(complaint)
+                return True
+        return False
+
+    def _finish(self, error: Exception) -> None:
+        if self._over.is_set():
+            return
+        self._timer.cancel()
+        self._outcome = self._judge(error)
+        # Whatever came before the status is complete, even if the program failed.
+        for output in self._outputs.values():
+            output.end(None if self._status else error)
+        self._over.set()
+
+    def _judge(self, error: Exception) -> int | ContainerSSHError:
+        if not self._status:
+            text = f"the stream of the program in the pod ended without its status ({describe(error)})"
+            return BackendError(KubernetesCode.EXEC_FAILED, text)
+        found = parse_status(bytes(self._status))
+        if found is None:
+            return BackendError(KubernetesCode.EXEC_FAILED, "the API server told no status that can be understood")
+        if found.get("status") == "Success":
+            return 0
+        code = causes_of(found).get("ExitCode", "")
+        if found.get("reason") == "NonZeroExitCode" and code.isascii() and code.isdigit() and len(code) < 10:
+            return int(code)
+        failure = status_error("the program in the pod", found)
+        return BackendError(KubernetesCode.EXEC_FAILED, failure.explanation)
+
+    def _look_after(self) -> None:
+        """Ask whether the other side is there, which also keeps whatever is in between from closing an idle way."""
+        loop = asyncio.get_running_loop()
+        silence = 0.0 if self._waits_for_room else loop.time() - self._heard
+        # A server that passes on our input answers only after it: a program that reads nothing is no fault.
+        if silence > _SILENCE_LIMIT and not self._sent_since:
+            self._finish(ConnectionResetError(f"nothing came from the API server for {silence:.0f} s"))
+            self._writer.transport.abort()
+            return
+        if silence >= _PING_EVERY and self._writer.transport.get_write_buffer_size() < _REPLIES_HELD:
+            self._writer.write(self._codec.ping())
+        self._timer = loop.call_later(_PING_EVERY, self._look_after)
+
+
+class _Output(ByteReader):
+    """An output of the program: what has arrived and was not read yet."""
+
+    def __init__(self, room: Flag) -> None:
+        self._room = room
+        self._ready: deque[bytes] = deque()
+        self._size = 0
+        self._ended = False
+        self._error: Exception | None = None
+        self._news = Flag()
+
+    @property
+    def full(self) -> bool:
+        return self._size >= _HELD
+
+    def add(self, data: bytes) -> None:
+        if not self._ended and data:
+            self._ready.append(data)
+            self._size += len(data)
+            self._news.set()
+
+    def end(self, error: Exception | None) -> None:
+        if not self._ended:
+            self._ended, self._error = True, error
+            self._news.set()
+
+    async def read(self) -> bytes:
+        while not self._ready:
+            if self._error is not None:
+                raise ConnectionResetError(describe(self._error)) from self._error
+            if self._ended:
+                return b""
+            self._news.clear()
+            await self._news.wait()
+        parts = [self._ready.popleft()]
+        size = len(parts[0])
+        while self._ready and size + len(self._ready[0]) <= CHUNK:
+            parts.append(self._ready.popleft())
+            size += len(parts[-1])
+        self._size -= size
+        if not self.full:
+            self._room.set()
+        return b"".join(parts) if len(parts) > 1 else parts[0]
+
+
+class _Input(ByteWriter):
+    """The program's standard input."""
+
+    def __init__(self, stream: RemoteStream, *, wanted: bool) -> None:
+        self._stream = stream
+        self._ended = not wanted
+
+    async def write(self, data: bytes) -> None:
+        if self._ended:
+            raise ConnectionResetError("the program has no standard input any more")
+        for start in range(0, len(data), CHUNK):
+            await self._stream.send(self._stream.message(data[start : start + CHUNK]))
+
+    async def write_eof(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if ending := self._stream.end_of_input():
+            with suppress(ConnectionError):
+                await self._stream.send(ending)
