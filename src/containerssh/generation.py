@@ -21,6 +21,7 @@ from containerssh.auth.authenticator import (
     PublicKeyAuthenticator,
 )
 from containerssh.auth.chains import as_chain
+from containerssh.auth.public_keys import PublicKeys
 from containerssh.auth.users import UsersFile
 from containerssh.backends.registry import Backends, ByName
 from containerssh.config.app import AppConfig
@@ -36,6 +37,7 @@ from containerssh.layers.per_login import PerLoginServer
 if TYPE_CHECKING:
     from containerssh.auth.config_server import ConfigServer
     from containerssh.auth.kerberos.authenticator import KerberosAuthenticator
+    from containerssh.auth.ldap.authenticator import LDAPAuthenticator
     from containerssh.auth.webhook import WebhookAuthenticator
 
 
@@ -158,6 +160,11 @@ async def open_authenticators(config: AppConfig, stack: AsyncExitStack) -> Authe
             codes=auth.codes_by_users_file,
         )
         stack.callback(users.close)
+    directory: LDAPAuthenticator | None = None
+    if auth.uses_ldap:
+        from containerssh.auth.ldap.authenticator import open_ldap
+
+        directory = await stack.enter_async_context(open_ldap(auth.ldap))
     password: PasswordAuthenticator | None = None
     public_key: PublicKeyAuthenticator | None = None
     interactive: InteractiveAuthenticator | None = None
@@ -167,13 +174,19 @@ async def open_authenticators(config: AppConfig, stack: AsyncExitStack) -> Authe
             password = await _webhook(auth.password.webhook, stack)
         case "users":
             password = users
+        case "ldap":
+            password = directory
         case "kerberos":
             password = await _kerberos(auth.password.kerberos, stack)
     match auth.public_key.method:
         case "webhook":
             public_key = await _webhook(auth.public_key.webhook, stack)
+        case "ldap":
+            public_key = directory
         case "users":
             public_key = users
+    if auth.public_key.is_configured:
+        public_key = PublicKeys(auth.public_key, public_key, users if auth.public_key.method == "users" else None)
     if auth.keyboard_interactive.method == "oauth2":
         from containerssh.auth.oauth2.authenticator import open_oauth2
 
@@ -184,6 +197,8 @@ async def open_authenticators(config: AppConfig, stack: AsyncExitStack) -> Authe
         from containerssh.auth.codes import open_codes
 
         interactive = await stack.enter_async_context(open_codes(users, default_state_folder()))
+    if auth.keyboard_interactive.method == "ldap":
+        interactive = directory
     if auth.keyboard_interactive.method == "webhook":
         from containerssh.auth.interview import open_interview
 

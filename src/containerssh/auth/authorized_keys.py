@@ -11,7 +11,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from containerssh.auth.permits import UnusablePermit, permit_listen, permit_open, with_permits
@@ -82,6 +82,12 @@ class AuthorizedKey:
     place: str = field(default="", compare=False)
     """Where it was read, for the log; whoever read it fills it in."""
 
+    def refusal(self, host: str) -> str:
+        """Why a client at the address *host* may not use it now; empty if it may."""
+        if self.sources and not self.sources.allow(host):
+            return "the key may not be used from this address"
+        return "the key has expired" if self.expires and datetime.now(UTC) >= self.expires else ""
+
 
 class UnusableLine(ValueError):
     """A line that cannot be used."""
@@ -99,13 +105,9 @@ def parse_authorized_key(line: str) -> AuthorizedKey | None:
     Raises:
         UnusableLine: it cannot be used; the text says why.
     """
-    line = line.strip(" \t\r\n")
-    if not line or line.startswith("#"):
+    line = _content(line)
+    if not line:
         return None
-    if len(line) > LONGEST_LINE:
-        raise UnusableLine(f"longer than {LONGEST_LINE} characters")
-    if any(ord(character) < 32 and character != "\t" for character in line):
-        raise UnusableLine("there is a control character in it")
     options: list[tuple[str, str | None]] = []
     if _BLANKS.split(line, 1)[0] not in KEY_TYPES:
         options, line = _split_options(line)
@@ -120,6 +122,40 @@ def parse_authorized_key(line: str) -> AuthorizedKey | None:
     except Malformed as exc:
         raise UnusableLine(str(exc)) from None
     return _apply(options, AuthorizedKey(key, rest[1] if len(rest) > 1 else ""))
+
+
+def parse_principal(line: str, entry: AuthorizedKey) -> AuthorizedKey | None:
+    """
+    What a line of a file of principals says (sshd_config(5), AuthorizedPrincipalsFile): *entry* for certificates that
+    name the principal in it, under the options in front of that; None for an empty line and for a comment.
+
+    Raises:
+        UnusableLine: it cannot be used.
+    """
+    line = _content(line)
+    if not line:
+        return None
+    options: list[tuple[str, str | None]] = []
+    blanks = [match.end() for match in _BLANKS.finditer(line)]
+    if blanks:
+        options, rest = _split_options(f"{line[: blanks[-1]]}-")
+        if rest != "-":
+            raise UnusableLine("there is more than one word after the options")
+    if any(name in ("cert-authority", "principals") for name, _ in options):
+        raise UnusableLine("an option belongs to keys, not to principals")
+    return replace(_apply(options, entry), principals=(line[blanks[-1] :] if blanks else line,))
+
+
+def _content(line: str) -> str:
+    """*line* without blanks around it; empty for a comment."""
+    line = line.strip(" \t\r\n")
+    if not line or line.startswith("#"):
+        return ""
+    if len(line) > LONGEST_LINE:
+        raise UnusableLine(f"longer than {LONGEST_LINE} characters")
+    if any(ord(character) < 32 and character != "\t" for character in line):
+        raise UnusableLine("there is a control character in it")
+    return line
 
 
 def _split_options(line: str) -> tuple[list[tuple[str, str | None]], str]:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError
 
 from containerssh.auth.authorized_keys import AuthorizedKey, UnusableLine, parse_authorized_key
+from containerssh.auth.certificates import authorize, certificate_of
 from containerssh.auth.chains import Chain, as_chain
 from containerssh.auth.hashes import PasswordHash, parse_hash
 from containerssh.auth.totp import TOTP, parse_totp
@@ -31,6 +31,7 @@ from containerssh.core.errors import AuthFailed, AuthUnavailable, ConfigError
 from containerssh.core.handlers import AuthMethod, PublicKey
 from containerssh.core.messages import Event, LabelValue
 from containerssh.core.metadata import AuthAttempt, Login, Texts, Value
+from containerssh.keys.certificate import Certificate
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,10 @@ class UserConfig(ConfigModel):
     authorized_keys_file: str = ""
     """A file with more of them; a relative name starts at the users file's folder."""
 
+    principals: tuple[str, ...] = ()
+    """Of which a certificate must name one, if an authority of `auth.publicKey.certificates` has signed it, instead of
+    what is said there."""
+
     config: dict[str, Any] = Field(default_factory=dict)
     """What the configuration of this user's logins says differently."""
 
@@ -77,6 +82,7 @@ class _User:
     password: PasswordHash | None
     keys: tuple[AuthorizedKey, ...]
     key_file: Path | None
+    principals: tuple[str, ...]
     config: Mapping[str, Any] = field(repr=False)
     environment: Texts
     metadata: Texts
@@ -146,7 +152,8 @@ class UsersFile:
 
     async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
         """
-        The login that *key* earns under this name, with the restrictions of the first line that fits.
+        The login that *key* earns under this name, with the restrictions of the first line that fits; for a certificate
+        one with the key of its authority.
 
         Raises:
             AuthFailed: no line fits.
@@ -154,16 +161,35 @@ class UsersFile:
         user = (await self._now()).by_name.get(attempt.username)
         keys = await self._keys_of(user) if user else ()
         reason = "no such user" if user is None else "the key is not listed"
+        if user is not None and (certificate := certificate_of(key)):
+            return self._login_by_certificate(attempt, user, certificate, keys)
         for entry in keys:
             if entry.is_authority or entry.key != key:
                 continue
-            if entry.sources and not entry.sources.allow(attempt.remote_address.host):
-                reason = "the key may not be used from this address"
-            elif entry.expires and datetime.now(UTC) >= entry.expires:
-                reason = "the key has expired"
-            elif user is not None:
+            reason = entry.refusal(attempt.remote_address.host)
+            if not reason and user is not None:
                 return self._login(attempt, "pubkey", user, entry)
         raise self._failed(attempt, "pubkey", reason)
+
+    async def authenticate_certificate(
+        self, attempt: AuthAttempt, certificate: Certificate, entries: Collection[AuthorizedKey]
+    ) -> Login:
+        """
+        The login that a certificate of a trusted authority earns under this name, with the restrictions of the first of
+        *entries* that fits.
+
+        Raises:
+            AuthFailed: none fits, or there is no such user.
+        """
+        user = (await self._now()).by_name.get(attempt.username)
+        if user is None:
+            raise self._failed(attempt, "pubkey", "no such user")
+        return self._login_by_certificate(attempt, user, certificate, entries)
+
+    async def principals_of(self, username: str) -> tuple[str, ...]:
+        """The principals that the file gives this user; none of one who does not exist."""
+        user = (await self._now()).by_name.get(username)
+        return user.principals if user else ()
 
     @property
     def chains(self) -> Collection[Chain]:
@@ -198,6 +224,15 @@ class UsersFile:
             return await asyncio.get_running_loop().run_in_executor(self._judges, judge.verify, password)
         finally:
             self._waiting -= 1
+
+    def _login_by_certificate(
+        self, attempt: AuthAttempt, user: _User, certificate: Certificate, entries: Collection[AuthorizedKey]
+    ) -> Login:
+        try:
+            entry, restrictions = authorize(attempt, certificate, entries)
+        except AuthFailed as exc:
+            raise self._failed(attempt, "pubkey", exc.explanation) from exc
+        return self._login(attempt, "pubkey", user, replace(entry, restrictions=restrictions))
 
     def _login(self, attempt: AuthAttempt, kind: str, user: _User, entry: AuthorizedKey | None) -> Login:
         logger.debug(Event(AuthCode.SUCCESSFUL, "Found in the users file", **_labels(attempt, kind)))
@@ -344,6 +379,7 @@ class _Reader:
             self._password(place, config.password.get_secret_value()),
             tuple(self._keys(place, config.authorized_keys)),
             self._folder / config.authorized_keys_file if config.authorized_keys_file else None,
+            config.principals,
             config.config,
             dict(self._environment(place, config.environment)),
             {name: Value(value) for name, value in config.metadata.items()},

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
+from containerssh.config.certificates import CertificatesConfig, SecurityKeysConfig, revoked_problems
 from containerssh.config.http import (
     DEFAULT_CIPHERS,
     DEFAULT_CURVES,
@@ -302,9 +303,27 @@ class PublicKeyAuthConfig(ConfigModel):
 
     webhook: WebhookConfig = WebhookConfig.default()
 
+    certificates: CertificatesConfig = CertificatesConfig.default()
+    """Authorities whose certificates let in, whatever `method` is."""
+
+    security_keys: SecurityKeysConfig = SecurityKeysConfig.default()
+
+    revoked_keys: str = ""
+    """A file with keys and certificates that let nobody in: OpenSSH's binary list (`ssh-keygen -k`), or text with a
+    public key or a fingerprint `SHA256:...` in each line. It is read again when it changes; while it cannot be read,
+    no key lets anybody in."""
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether anybody judges public keys."""
+        return bool(self.method or self.certificates.trusted_user_ca_keys)
+
     def problems(self) -> Iterator[Problem]:
         if self.method == "webhook":
             yield from (problem.under("webhook") for problem in self.webhook.problems())
+        if self.is_configured:
+            yield from (problem.under("certificates") for problem in self.certificates.problems())
+            yield from revoked_problems(self.revoked_keys) if self.revoked_keys else ()
 
 
 class KeyboardInteractiveAuthConfig(ConfigModel):
@@ -454,7 +473,7 @@ class AuthConfig(HTTPClientConfig):
         """The SSH names of the methods that have somebody to judge them, and where that is said."""
         ways = {
             "password": ("password", self.password.method),
-            "publickey": ("publicKey", self.public_key.method),
+            "publickey": ("publicKey", self.public_key.is_configured),
             "keyboard-interactive": ("keyboardInteractive", self.keyboard_interactive.method),
             "gssapi-with-mic": ("gssapi", self.gssapi.method),
         }
@@ -471,8 +490,7 @@ class AuthConfig(HTTPClientConfig):
                     yield Problem(f"authenticationMethods.{number}", text)
         if self.url:
             yield Problem("url", "both password.webhook.url and the former url are set; remove url")
-        ways = (self.password, self.public_key, self.keyboard_interactive, self.gssapi)
-        if not any(way.method for way in ways):
+        if not self.configured_methods:
             yield Problem("", "no authentication method is configured: set password.method or publicKey.method")
         elif self.codes_by_users_file and len(self.configured_methods) == 1:
             text = "a one-time code is a second factor: configure password or publicKey as well"

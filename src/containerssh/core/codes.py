@@ -84,6 +84,9 @@ class AuthCode(Code):
     CONFIG_ERROR = "AUTH_CONFIG_ERROR", "Kerberos/OAuth2 configuration unusable; a users file that cannot be used"
     USERS_FILE_LOADED = "AUTH_USERS_FILE_LOADED", "the users file was read"
     USERS_FILE_FAILED = "AUTH_USERS_FILE_FAILED", "a changed users file, or a line of a key file, cannot be used"
+    KEY_LIST_LOADED = "AUTH_KEY_LIST_LOADED", "a file of authorities' keys, or of revoked keys, was read"
+    KEY_LIST_FAILED = "AUTH_KEY_LIST_FAILED", "a file of authorities' keys, principals or revoked keys cannot be used"
+    KEY_REVOKED = "AUTH_KEY_REVOKED", "a key, or a certificate, that is revoked was refused"
     USERS_FILE_PERMISSIONS = "AUTH_USERS_FILE_PERMISSIONS", "others than its owner may write to the users file"
     KERBEROS_VERIFY_ERROR = "KRB_VERIFY_ERROR", "a ticket, its integrity code, or the principal's name was refused"
 

@@ -16,7 +16,7 @@ from containerssh.keys.certificate import Certificate
 from containerssh.keys.public import parse_public_key
 from containerssh.keys.wire import Malformed, Reader
 
-LARGEST = 8 << 20
+LARGEST = 4 << 20
 """Bytes of a list."""
 
 MAGIC = b"SSHKRL\n\0"
