@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     The namespace's ``action`` says what to do: serve, dump-config, licenses, healthcheck, demo, config-check,
-    config-schema or hash-password.
+    config-explain, config-schema or hash-password.
 
     Raises:
         UsageError: with a text for the user.
@@ -74,6 +74,37 @@ def _processes(text: str) -> int:
     return number or len(os.sched_getaffinity(0))
 
 
+def _add_explain(explain: argparse.ArgumentParser) -> None:
+    methods = ("password", "publickey", "keyboard-interactive", "gssapi-with-mic")
+    explain.add_argument("file", metavar="FILE", nargs="?", default="config.yaml")
+    explain.add_argument("--user", metavar="NAME", required=True, help="whose login")
+    explain.add_argument(
+        "--method", choices=methods, action="append", default=[], help="try this one; may be given several times"
+    )
+    explain.add_argument("--key", metavar="FILE", default="", help="public key or certificate that the client shows")
+    password = explain.add_mutually_exclusive_group()
+    password.add_argument("--password-file", metavar="FILE", default="", help="with the password; - for standard input")
+    password.add_argument("--ask-password", action="store_true", help="ask for the password")
+    explain.add_argument("--answers", metavar="FILE", default="", help="with an answer on each line, for questions")
+    explain.add_argument(
+        "--tickets", metavar="PRINCIPAL", default="", help="show your Kerberos tickets to this service"
+    )
+    explain.add_argument("--address", metavar="IP", default="127.0.0.1", help="of the client (default: %(default)s)")
+    explain.add_argument(
+        "--metadata",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="known already; may be given several times",
+    )
+    explain.add_argument(
+        "--client-version", metavar="TEXT", default="SSH-2.0-ContainerSSH_explain", help="default: %(default)s"
+    )
+    explain.add_argument("--no-webhooks", action="store_true", help="ask no webhook; suppose that they say yes")
+    explain.add_argument("--format", choices=("text", "json"), default="text", help="default: %(default)s")
+    explain.set_defaults(action="config-explain")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="containerssh",
@@ -107,11 +138,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(action="demo")
 
     config = commands.add_parser("config", help="look at a configuration").add_subparsers(
-        title="commands", required=True, metavar="check|schema", parser_class=_Parser
+        title="commands", required=True, metavar="check|explain|schema", parser_class=_Parser
     )
     check = config.add_parser("check", help="show every mistake of a file, with its line")
     check.add_argument("file", metavar="FILE", nargs="?", default="config.yaml")
     check.set_defaults(action="config-check")
+    _add_explain(config.add_parser("explain", help="show what a login would get, and why; nothing is started"))
     schema = config.add_parser("schema", help="print the JSON Schema of the configuration")
     schema.set_defaults(action="config-schema")
 

@@ -83,6 +83,12 @@ def _config_check(parsed: argparse.Namespace) -> int:
     return report(Path(parsed.file))
 
 
+def _config_explain(parsed: argparse.Namespace) -> int:
+    from containerssh.cli.explain import report
+
+    return report(parsed)
+
+
 def _config_schema(_: argparse.Namespace) -> int:
     import json
 
@@ -132,6 +138,7 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "healthcheck": _healthcheck,
     "demo": _demo,
     "config-check": _config_check,
+    "config-explain": _config_explain,
     "config-schema": _config_schema,
     "hash-password": _hash_password,
 }

@@ -37,6 +37,11 @@ def dump_yaml(config: AppConfig) -> str:
     return stream.getvalue()
 
 
+def masked(value: Any, key: str = "") -> Any:
+    """*value*, the content of the configuration's *key*, as plain data that can be shown."""
+    return _plain(value, key)
+
+
 _SECRET_OR_FILE = frozenset({"key", "hostkeys", "privateKey"})
 """Secrets that may also be the name of a file, which is none."""
 

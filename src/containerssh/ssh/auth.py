@@ -206,7 +206,7 @@ class Authentication(Prompts):
             attempt = AuthAttempt(
                 **{name: getattr(known, name) for name in ConnectionMetadata.__dataclass_fields__},
                 client_version=self._link.client_version,
-                username=_username(request.username),
+                username=read_username(request.username),
             )
             match method:
                 case AuthMethod.PASSWORD:
@@ -318,8 +318,13 @@ def _describe(request: AuthRequest) -> tuple[str, dict[str, str]]:
     return f"{name} authentication", {"username": from_wire(request.username), "method": label}
 
 
-def _username(raw: bytes) -> str:
-    """The name as the client gave it: not normalised, so that everybody down the line sees the same."""
+def read_username(raw: bytes) -> str:
+    """
+    The name as the client gave it: not normalised, so that everybody down the line sees the same.
+
+    Raises:
+        AuthFailed: nobody can be called so.
+    """
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -255,14 +255,19 @@ def _environment(login: Login, config: OCIConfig, spec: ContainerSpec) -> dict[s
     if user.name:
         environment |= {"USER": user.name, "LOGNAME": user.name}
     environment |= spec.image.config.env
-    environment |= dict(entry.partition("=")[::2] for entry in config.env)
-    if config.expose_auth_metadata_as_env:
-        environment |= {name: value.value for name, value in login.metadata.items()}
-    environment |= {name: value.value for name, value in login.environment.items()}
+    environment |= own_environment(login, config)
     for name, text in environment.items():
         if not name or "=" in name or "\0" in name + text:
             raise BackendError(OCICode.CONFIG_ERROR, f"{name!r} cannot be an environment variable")
     return environment
+
+
+def own_environment(login: Login, config: OCIConfig) -> dict[str, str]:
+    """The part of a login's variables that does not come from the image, nor from where it runs."""
+    environment: dict[str, str] = dict(entry.partition("=")[::2] for entry in config.env)
+    if config.expose_auth_metadata_as_env:
+        environment |= {name: value.value for name, value in login.metadata.items()}
+    return environment | {name: value.value for name, value in login.environment.items()}
 
 
 def _execution(config: OCIConfig, spec: ContainerSpec) -> Execution:

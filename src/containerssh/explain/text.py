@@ -1,0 +1,126 @@
+"""An explanation for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from containerssh.explain.credentials import printable
+from containerssh.explain.report import Explanation, Permission, Step
+
+_OUTCOMES = {
+    "right": "yes",
+    "more": "yes, but not enough",
+    "refused": "no",
+    "unavailable": "nobody could say",
+    "not asked": "not asked, supposed to say yes",
+}
+_NOISE = frozenset({"AUTH", "HTTP_CLIENT_REQUEST", "CONFIG_REQUEST"})
+"""Codes of messages after which another one says how it went."""
+
+
+def as_text(told: Explanation) -> str:
+    """Lines for a terminal, without anything that would move its cursor."""
+    return "".join(f"{printable(line)}\n" for line in _lines(told))
+
+
+def _lines(told: Explanation) -> Iterator[str]:
+    yield f"Login of {told.username} from {told.address.rpartition(':')[0]}"
+    yield ""
+    yield "Methods that a client is offered:"
+    for method in told.methods:
+        yield f"  {method.name:<22}{'yes' if method.offered else f'no: {method.why_not}'}"
+    for number, step in enumerate(told.steps, 1):
+        yield ""
+        yield from _step(number, step)
+    if told.container:
+        yield ""
+        yield "Configuration of this login:"
+        yield from _changes(told)
+        yield ""
+        yield "What it gets:"
+        yield from _container(told)
+    if told.permissions:
+        yield ""
+        yield "What it may do:"
+        for permission in told.permissions:
+            yield from _permission(permission)
+        if forced := told.force_command:
+            yield f"  whatever is asked for, this runs: {forced['command']} ({forced['by']})"
+    yield ""
+    yield "Limits:"
+    yield from _limits(told.limits)
+    yield ""
+    if told.admitted:
+        supposed = [step.name for step in told.steps if step.supposed or step.outcome == "not asked"]
+        given = f", supposing that this is right: {', '.join(supposed)}" if supposed else ""
+        yield f"Result: {told.username} is let in{given}."
+    else:
+        yield f"Result: {told.username} is not let in ({told.reason})."
+
+
+def _step(number: int, step: Step) -> Iterator[str]:
+    outcome = "supposed to be right" if step.supposed and step.outcome == "right" else _OUTCOMES[step.outcome]
+    yield f"{number}. {step.name}: {outcome}{f' ({step.reason})' if step.reason else ''}"
+    for line in step.log:
+        if line["code"] not in _NOISE:
+            labels = " ".join(f"{name}={value}" for name, value in line["labels"].items())
+            yield f"     {line['code']}: {line['text']}{f' [{labels}]' if labels else ''}"
+    for name, value in step.adds.items():
+        if name == "files":
+            for entry in value:
+                yield f"     file {entry['path']}, {entry['bytes']} bytes{', sensitive' if entry['sensitive'] else ''}"
+        elif isinstance(value, Mapping):
+            for key, entry in value.items():
+                yield f"     {name} {key} = {_value(entry)}"
+        else:
+            yield f"     {name} = {value or '(none)'}"
+
+
+def _value(entry: Mapping[str, Any]) -> str:
+    return "(sensitive)" if entry.get("sensitive") else str(entry["value"])
+
+
+def _changes(told: Explanation) -> Iterator[str]:
+    if not told.changes:
+        yield "  as in the file"
+    for change in told.changes:
+        yield f"  {change.key} = {_plain(change.after)} (by the {change.by}; in the file {_plain(change.before)})"
+
+
+def _container(told: Explanation) -> Iterator[str]:
+    for name, value in told.container.items():
+        if name not in ("environment", "files"):
+            yield f"  {name:<22}{value}"
+    yield f"  {'environment':<22}{' '.join(told.container['environment']) or 'nothing of its own'}"
+    for entry in told.container["files"]:
+        yield f"  {'file':<22}{entry['path']}, {entry['bytes']} bytes, mode {entry['mode']}"
+
+
+def _permission(permission: Permission) -> Iterator[str]:
+    verdict = "yes" if permission.allowed else "no"
+    if permission.excepted:
+        verdict = f"{'all but' if permission.allowed else 'only'} {' '.join(permission.excepted)}"
+        if permission.request.lower().endswith(("forwarding", "listen")):
+            verdict = f"only {' '.join(permission.excepted)}"
+    if permission.denied:
+        verdict += f", never {' '.join(permission.denied)}"
+    yield f"  {permission.request:<22}{verdict} ({permission.by})"
+
+
+def _limits(limits: Mapping[str, Any]) -> Iterator[str]:
+    if limits.get("exempt"):
+        yield "  the address is in ssh.limits.allow: neither numbers of connections nor penalties hold for it"
+    if limits.get("proxyHeader"):
+        yield "  the address is in ssh.proxyProtocol.trusted: it has to send a PROXY header, which names another"
+    for name, value in limits.items():
+        if name not in ("exempt", "proxyHeader", "penalties"):
+            yield f"  {name:<28}{value}"
+    yield f"  {'penalties':<28}{'yes' if limits.get('penalties') else 'no'}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str | Sequence | Mapping):
+        return json.dumps(value, ensure_ascii=False)
+    return {True: "true", False: "false", None: "not set"}.get(value, str(value))
