@@ -5,36 +5,30 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import struct
 from pathlib import Path
 
 import pytest
 
 from containerssh.agent.binaries import agent_binary
-from containerssh.agent.link import FRAMED_ARGUMENTS, AgentLink, Program, framed_link
-from containerssh.core.errors import BackendError, Rejected
-from containerssh.core.requests import ExitSignal, PtyRequest, WindowSize
+from containerssh.agent.link import FRAMED_ARGUMENTS, Program, framed_link
+from containerssh.core.errors import BackendError
+from containerssh.core.requests import ExitSignal
 from tests.support.agent import (
     LIMIT,
     PipeReader,
     PipeWriter,
     agent_link,
-    alive,
-    linked_process,
     read_all,
     read_until,
     run_to_end,
-    until,
+    shell,
 )
 
 transports = pytest.mark.parametrize("transport", ["socket", "framed"])
 
-TERMINAL = PtyRequest("xterm", WindowSize(100, 50))
-NO_ECHO = PtyRequest("xterm", WindowSize(80, 24), struct.pack(">BIB", 53, 0, 0))
 
-
-async def shell(link: AgentLink, script: str, stdin: bytes = b"", **env: str) -> tuple[bytes, int | ExitSignal]:
-    return await run_to_end(await link.start(Program(["/bin/sh", "-c", script], env)), stdin)
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
 
 
 @transports
@@ -191,256 +185,6 @@ async def test_a_command_is_looked_for_in_the_programs_own_path(transport: str, 
     async with agent_link(transport) as link:
         process = await link.start(Program(["own"], {"PATH": f"/nowhere:{tmp_path}"}, cwd="/"))
         assert await run_to_end(process) == (b"/\n", 0)
-
-
-# -- terminals --------------------------------------------------------------------------------------------
-
-
-@transports
-async def test_a_terminal_has_its_size_and_type_from_the_start(transport: str) -> None:
-    async with agent_link(transport) as link:
-        script = "stty size; echo $TERM; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && : </dev/tty && echo controlling"
-        process = await link.start(Program(["sh", "-c", script], {"TERM": "xterm"}, pty=TERMINAL))
-        assert process.stderr is None
-        assert await read_all(process.stdout) == b"50 100\r\nxterm\r\ncontrolling\r\n"
-        assert await process.wait() == 0
-        await process.kill()
-
-
-@transports
-async def test_a_terminal_is_resized_and_the_program_is_told(transport: str) -> None:
-    async with agent_link(transport) as link:
-        script = "trap 'stty size; exit' WINCH; echo up; while :; do sleep 0.05; done"
-        process = await link.start(Program(["sh", "-c", script], pty=TERMINAL))
-        await read_until(process.stdout, b"up")
-        await process.resize(WindowSize(132, 43, 1000, 70_000))
-        assert b"43 132" in await read_all(process.stdout)
-        await process.kill()
-
-
-@transports
-async def test_a_program_without_a_terminal_cannot_be_resized_and_gets_no_break(transport: str) -> None:
-    async with agent_link(transport) as link:
-        process = await link.start(Program(["cat"]))
-        with pytest.raises(BackendError):
-            await process.resize(WindowSize(1, 1))
-        with pytest.raises(Rejected):
-            await process.send_break(500)
-        await process.kill()
-
-
-@pytest.mark.parametrize(
-    ("opcode", "value", "shown"),
-    [
-        (1, 2, "intr = ^B"),
-        (3, 8, "erase = ^H"),
-        (5, 255, "eof = <undef>"),
-        (18, 24, "discard = ^X"),
-        (30, 1, " ignpar"),
-        (36, 0, "-icrnl"),
-        (38, 0, "-ixon"),
-        (41, 1, " imaxbel"),
-        (42, 1, " iutf8"),
-        (50, 0, "-isig"),
-        (51, 0, "-icanon"),
-        (53, 0, "-echo "),
-        (59, 0, "-iexten"),
-        (60, 0, "-echoctl"),
-        (70, 0, "-opost"),
-        (72, 0, "-onlcr"),
-        (91, 1, "cs8"),
-        (93, 1, " parodd"),
-        (129, 19200, "speed 19200 baud"),
-    ],
-)
-async def test_terminal_modes_are_applied(opcode: int, value: int, shown: str) -> None:
-    request = PtyRequest("vt100", WindowSize(500, 24), struct.pack(">BIB", opcode, value, 0))
-    async with agent_link("socket") as link:
-        process = await link.start(Program(["stty", "-a"], pty=request))
-        output = await read_all(process.stdout)
-        await process.kill()
-    assert shown in output.decode()
-
-
-async def test_terminal_modes_that_make_no_sense_do_no_harm() -> None:
-    modes = struct.pack(">BIBIBI", 53, 0, 129, 77777, 11, 1) + b"\x00\x35\0\0\0\1\xc8"
-    async with agent_link("socket") as link:
-        process = await link.start(Program(["stty"], pty=PtyRequest("", WindowSize(0, 0), modes)))
-        assert b"-echo" in await read_all(process.stdout)
-        await process.kill()
-
-
-@transports
-async def test_the_end_of_input_ends_a_program_that_reads_lines_and_the_terminal_stays(transport: str) -> None:
-    async with agent_link(transport) as link:
-        script = "cat; echo after; stty size; exit 6"
-        for typed, shown in (
-            (b"line\n", b"line\r\nafter\r\n50 100\r\n"),
-            (b"part", b"partafter\r\n50 100\r\n"),
-            (b"", b"after\r\n50 100\r\n"),
-        ):
-            request = PtyRequest("xterm", TERMINAL.size, NO_ECHO.modes)
-            assert await run_to_end(await link.start(Program(["sh", "-c", script], pty=request)), typed) == (shown, 6)
-
-
-@transports
-async def test_the_end_of_input_types_nothing_where_single_keys_are_read(transport: str) -> None:
-    async with agent_link(transport) as link:
-        script = "stty raw; echo up; dd bs=1 count=2 2>/dev/null | od -An -c; echo not reached"
-        process = await link.start(Program(["sh", "-c", script], pty=NO_ECHO))
-        await read_until(process.stdout, b"up")
-        await process.stdin.write(b"k")
-        await process.stdin.write_eof()
-        await process.resize(WindowSize(90, 30))
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(process.wait(), 0.3)
-        await process.kill()
-
-
-@transports
-async def test_a_terminals_output_is_complete_and_ends_with_its_program(transport: str) -> None:
-    async with agent_link(transport) as link:
-        script = "stty -opost; head -c 3000000 /dev/zero | tr '\\0' x; setsid sleep 30 & echo end"
-        process = await link.start(Program(["sh", "-c", script], pty=TERMINAL))
-        output = await read_all(process.stdout)
-        assert output == b"x" * 3_000_000 + b"end\n"
-        assert await process.wait() == 0
-        await process.kill()
-
-
-@transports
-async def test_a_break_interrupts_where_the_terminal_says_so(transport: str) -> None:
-    async with agent_link(transport) as link:
-        script = "stty -ignbrk brkint; trap 'echo interrupted; exit 8' INT; echo up; while :; do sleep 0.05; done"
-        process = await link.start(Program(["sh", "-c", script], pty=TERMINAL))
-        await read_until(process.stdout, b"up")
-        await process.send_break(500)
-        assert b"interrupted" in await read_all(process.stdout)
-        assert await process.wait() == 8
-        await process.kill()
-
-
-# -- what is left at the end -------------------------------------------------------------------------------
-
-
-@transports
-async def test_output_is_complete_before_the_status_even_if_others_hold_the_pipe(transport: str) -> None:
-    async with agent_link(transport) as link:
-        process = await link.start(Program(["sh", "-c", "sleep 30 & head -c 60000 /dev/zero; exit 2"]))
-        async with asyncio.timeout(LIMIT):
-            assert await process.wait() == 2
-        received = 0
-        async with asyncio.timeout(0.5):
-            while received < 60000:
-                received += len(await process.stdout.read())
-        await process.kill()
-
-
-@transports
-async def test_kill_ends_a_running_program_with_all_its_children(transport: str, tmp_path: Path) -> None:
-    async with agent_link(transport) as link:
-        script = (
-            "trap '' HUP TERM; echo $$; setsid sh -c 'trap \"\" HUP; echo $$; sleep 60; sleep 60' & "
-            "sh -c 'trap \"\" HUP; echo $$; sleep 60; sleep 60' & wait"
-        )
-        process = await link.start(Program(["sh", "-c", script]))
-        text = b""
-        while text.count(b"\n") < 3:
-            text += await process.stdout.read()
-        pids = [int(word) for word in text.split()]
-        assert all(alive(pid) for pid in pids)
-        await process.kill()
-        assert await process.wait() == ExitSignal("KILL")
-        await until(lambda: not any(alive(pid) for pid in pids), "all have ended")
-
-
-@transports
-async def test_what_a_program_leaves_in_the_background_lives_until_the_link_ends(transport: str) -> None:
-    async with agent_link(transport) as link:
-        script = "setsid sh -c 'sh -c \"trap : HUP; echo \\$\\$; exec sleep 300\" &' & wait"
-        process = await link.start(Program(["sh", "-c", script]))
-        pid = int(await read_until(process.stdout, b"\n"))
-        assert await process.wait() == 0
-        await process.kill()
-        assert await shell(link, "true") == (b"", 0)
-        assert alive(pid)
-    await until(lambda: not alive(pid), "the background program has ended")
-
-
-@transports
-async def test_orphans_are_reaped(transport: str) -> None:
-    async with linked_process(transport) as (link, agent):
-        await shell(link, "for i in 1 2 3 4 5; do (sh -c 'sleep 0.05' &) ; done")
-        await until(lambda: not _children(agent.pid), "the agent has no child left, dead or alive")
-
-
-@transports
-async def test_when_the_gateway_vanishes_the_agent_ends_everything_and_itself(transport: str) -> None:
-    async with linked_process(transport) as (link, agent):
-        process = await link.start(Program(["sh", "-c", "echo $$; exec sleep 300"]))
-        pid = int(await read_until(process.stdout, b"\n"))
-        await link.close()
-        await link.close()
-        with pytest.raises(BackendError):
-            await process.wait()
-        with pytest.raises(ConnectionError):
-            await process.stdout.read()
-        with pytest.raises(ConnectionError):
-            await process.stdin.write(b"x")
-        with pytest.raises(BackendError):
-            await link.start(Program(["true"]))
-        await process.kill()
-        if transport == "framed":
-            assert agent.stdin is not None
-            agent.stdin.close()
-        await asyncio.wait_for(agent.wait(), LIMIT)
-        assert not alive(pid)
-
-
-@transports
-async def test_when_the_agent_is_killed_nothing_pretends_to_have_succeeded(transport: str) -> None:
-    async with linked_process(transport) as (link, agent):
-        process = await link.start(Program(["sh", "-c", "echo $$; exec sleep 300"]))
-        pid = int(await read_until(process.stdout, b"\n"))
-        agent.kill()
-        async with asyncio.timeout(LIMIT):
-            await link.wait_closed()
-            with pytest.raises(BackendError):
-                await process.wait()
-        # Nobody is left inside who could; in a container the first process takes all others along.
-        os.kill(pid, 9)
-
-
-@transports
-async def test_a_cancelled_start_leaves_no_program_behind(transport: str, tmp_path: Path) -> None:
-    async with agent_link(transport) as link:
-        for delay in (0, 0, 0.001, 0.002, 0.004):
-            starting = asyncio.create_task(link.start(Program(["sleep", "301.5"])))
-            await asyncio.sleep(delay)
-            starting.cancel()
-            done = await asyncio.gather(starting, return_exceptions=True)
-            if not isinstance(done[0], BaseException):
-                await done[0].kill()
-        assert await shell(link, "exit 1") == (b"", 1)
-        await until(lambda: not _running(b"301.5"), "no sleep runs")
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
-
-
-def _children(pid: int) -> list[str]:
-    return [word for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()]
-
-
-def _running(argument: bytes) -> bool:
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if argument in entry.read_bytes().split(b"\0"):
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return False
 
 
 # -- files ------------------------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ import os
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from containerssh.agent.binaries import agent_binary
 from containerssh.agent.codec import PREAMBLE, STREAM_PREAMBLE, Frame, FrameType
 from containerssh.agent.dialback import DialBack, dial_back
-from containerssh.agent.link import FRAMED_ARGUMENTS, AgentLink, AgentProcess, framed_link
+from containerssh.agent.link import FRAMED_ARGUMENTS, AgentLink, AgentProcess, Program, framed_link
 from containerssh.agent.streams import SocketStream
 from containerssh.core.handlers import SessionChannel
 from containerssh.core.requests import ExitSignal
@@ -136,14 +136,21 @@ async def run_to_end(process: AgentProcess, stdin: bytes = b"") -> tuple[bytes, 
     """Feed *stdin*, end it; all output, and how the program ended."""
 
     async def feed() -> None:
-        await process.stdin.write(stdin)
-        await process.stdin.write_eof()
+        # One that ends without reading has closed it; what it did with its input shows in its output.
+        with suppress(ConnectionError):
+            await process.stdin.write(stdin)
+            await process.stdin.write_eof()
 
     async with asyncio.timeout(LIMIT):
         output, _ = await asyncio.gather(read_all(process.stdout), feed())
         outcome = await process.wait()
     await process.kill()
     return output, outcome
+
+
+async def shell(link: AgentLink, script: str, stdin: bytes = b"", **env: str) -> tuple[bytes, int | ExitSignal]:
+    """The same of a shell's *script*."""
+    return await run_to_end(await link.start(Program(["/bin/sh", "-c", script], env)), stdin)
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
