@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import asyncssh
@@ -16,6 +13,7 @@ import pytest
 
 from containerssh.core.codes import SecurityCode
 from tests.support.agent import until
+from tests.support.desktop import COOKIE, display, ssh_agent
 from tests.support.forwarding import LIMIT, Forwarding, client, forwarding, refused
 from tests.support.local_backend import LocalBackend, read_public_key
 from tests.support.openssh import Done, OpenSSH, run, ssh_options
@@ -23,29 +21,10 @@ from tests.support.services import wait_until
 from tests.support.ssh_front import host_key, serving
 from tests.support.tools import tool
 
-COOKIE = "0123456789abcdef0123456789abcdef"
-
 
 @pytest.fixture
 def openssh(tmp_path: Path) -> OpenSSH:
     return OpenSSH(tmp_path)
-
-
-@asynccontextmanager
-async def ssh_agent(openssh: OpenSSH) -> AsyncIterator[tuple[Path, Path]]:
-    """The user's agent with one key: its socket and the private key."""
-    socket = openssh.folder / "their-agent"
-    process = await asyncio.create_subprocess_exec(
-        tool("ssh-agent"), "-D", "-a", str(socket), stdout=asyncio.subprocess.DEVNULL
-    )
-    try:
-        await until(socket.exists, "the agent listens")
-        key = await openssh.make_key()
-        (await run(tool("ssh-add"), "-q", key, env={"SSH_AUTH_SOCK": str(socket)})).check()
-        yield socket, key
-    finally:
-        process.send_signal(signal.SIGTERM)
-        await process.wait()
 
 
 async def with_agent(openssh: OpenSSH, server: Forwarding, command: str, socket: Path, *options: str) -> Done:
@@ -120,27 +99,6 @@ async def test_an_agent_is_refused_where_the_operator_says_so(openssh: OpenSSH) 
         done = await with_agent(openssh, server, 'echo "<$SSH_AUTH_SOCK>"', socket)
     assert done.stdout == b"<>\n"
     assert SecurityCode.AGENT_FORWARDING_REJECTED in server.front.log
-
-
-@asynccontextmanager
-async def display(folder: Path) -> AsyncIterator[dict[str, str]]:
-    """A real X server without a screen; the variables for its programs."""
-    authority = folder / "authority"
-    (await run(tool("xauth"), "-q", "-f", authority, "add", ":0", ".", COOKIE[::-1])).check()
-    reader, writer = os.pipe()
-    argv = [tool("Xvfb"), "-displayfd", str(writer), "-auth", str(authority), "-nolisten", "tcp", "-noreset"]
-    quiet = asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(*argv, pass_fds=(writer,), stdout=quiet, stderr=quiet)
-    os.close(writer)
-    try:
-        async with asyncio.timeout(LIMIT):
-            number = (await asyncio.to_thread(os.read, reader, 16)).decode().strip()
-        (await run(tool("xauth"), "-q", "-f", authority, "add", f":{number}", ".", COOKIE[::-1])).check()
-        yield {"DISPLAY": f":{number}", "XAUTHORITY": str(authority)}
-    finally:
-        os.close(reader)
-        process.terminate()
-        await process.wait()
 
 
 async def test_a_real_clock_is_shown_on_the_clients_display(openssh: OpenSSH) -> None:

@@ -22,6 +22,7 @@ _SOURCE = Path(__file__).with_name("probe.c")
 _VERSION = sha256(_SOURCE.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:12]
 """Another one when the images would be others."""
 _DEBIAN_LIMIT = 300
+_DEBIAN_PACKAGES = "python3,openssh-client,xauth"
 _NOT_NEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt/lists")
 
 
@@ -77,13 +78,13 @@ def _busybox(root: Path) -> None:
 
 
 def _debian(root: Path) -> None:
-    """Debian's own smallest system, Python and scp. It takes half a minute and is kept."""
-    kept = cache_folder() / "debian-bookworm-python.tar"
+    """Debian's own smallest system with a few programs. It takes half a minute and is kept."""
+    kept = cache_folder() / "debian-bookworm-programs.tar"
     if not kept.exists():
         with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
             fresh = Path(name) / "root"
             subprocess.run(
-                [tool("debootstrap"), "--variant=minbase", "--include=python3,openssh-client", "bookworm", fresh],
+                [tool("debootstrap"), "--variant=minbase", f"--include={_DEBIAN_PACKAGES}", "bookworm", fresh],
                 stdout=subprocess.DEVNULL,
                 timeout=_DEBIAN_LIMIT,
                 check=True,

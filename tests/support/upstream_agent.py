@@ -60,13 +60,15 @@ esac
 IMAGE = f"containerssh-test/upstream-agent:{hashlib.sha256(_SCRIPT.encode()).hexdigest()[:12]}"
 
 
-def agent_image(engine: Engine, name: str = IMAGE, script: str = _SCRIPT, *, extra: str = "") -> str:
-    """An image with busybox and *script* as its agent, after the Dockerfile's line *extra*; its name."""
+def agent_image(
+    engine: Engine, name: str = IMAGE, script: str = _SCRIPT, *, base: str = "bb:latest", extra: str = ""
+) -> str:
+    """An image that is *base* with *script* as its agent, after the Dockerfile's line *extra*; its name."""
     if engine.has_image(name) and name == IMAGE:
         return name
     encoded = base64.b64encode(script.encode()).decode()
     change = f"RUN echo {encoded} | base64 -d >{PATH} && chmod 755 {PATH}"
-    return build_image(engine, name, "bb:latest", *([extra] if extra else []), change)
+    return build_image(engine, name, base, *([extra] if extra else []), change)
 
 
 @cache
@@ -80,9 +82,10 @@ def forwarder() -> Path:
     return program
 
 
-def forwarding_image(engine: Engine) -> str:
-    """An image with busybox and the whole agent; its name."""
-    name, base = "containerssh-test/upstream-forwarder:latest", agent_image(engine)
+def forwarding_image(engine: Engine, base: str = "") -> str:
+    """An image that is *base*, or busybox, with the whole agent; its name."""
+    name = "containerssh-test/upstream-forwarder" + (f"-{base.partition('/')[2].partition(':')[0]}" if base else "")
+    base = agent_image(engine, f"{name}-script", base=base) if base else agent_image(engine)
     content = forwarder().read_bytes()
     context = BytesIO()
     with tarfile.open(fileobj=context, mode="w") as archive:
