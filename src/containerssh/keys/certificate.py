@@ -63,7 +63,8 @@ class Certificate:
     @property
     def name(self) -> str:
         """The key id, fit for a log."""
-        return self.key_id.decode("utf-8", "backslashreplace")
+        text = self.key_id.decode("utf-8", "backslashreplace")
+        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
     def invalid(self, now: float) -> str:
         """Why it does not hold at the moment *now*; empty if it does."""
