@@ -125,7 +125,7 @@ def test_a_hosts_certificate_is_told_from_a_users(tmp_path: Path) -> None:
 def test_what_one_forges_with_the_right_key_is_a_certificate() -> None:
     """The other tests here would be worth nothing if it were not."""
     certificate = read_certificate(forge(extensions=option(b"permit-pty")))
-    assert (certificate.principals, certificate.extensions) == (("alice",), {"permit-pty"})
+    assert (certificate.principals, certificate.extensions) == (("alice",), frozenset({"permit-pty"}))
     assert not certificate.invalid(time.time())
 
 
