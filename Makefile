@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak fuzz bench docs wheel format clean
+.PHONY: help demo test cluster check soak fuzz bench docs wheel format clean
 
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -31,6 +31,10 @@ test: ## Run all tests (ARGS="-k word" for some), the agent's included
 	@scripts/setup test
 	cd agent && go test ./...
 	$(ROOT) .venv/bin/python -m pytest $(ARGS)
+
+cluster: ## Build the Kubernetes that some tests run on, once (10 to 20 minutes); without it they are skipped
+	@scripts/setup cluster
+	$(ROOT) scripts/cluster build
 
 check: lint types imports agent manual ## Formatting, lint, types, import contracts, go vet, docs
 

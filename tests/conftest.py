@@ -13,6 +13,7 @@ import pytest
 
 from containerssh.backends.docker.backend import DockerBackend
 from containerssh.core.instance import Instance, open_instance
+from tests.support.cluster import Cluster, running_cluster
 from tests.support.podman import Podman, running_podman
 from tests.support.registry import Registry, running_registry
 from tests.support.services import Engine, running_engine
@@ -47,6 +48,20 @@ def podman_rootless() -> Iterator[Podman]:
     """Podman's service of an ordinary user, who is gone afterwards."""
     with running_podman(rootless=True) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Kubernetes of this run; skips the test where none was built."""
+    with running_cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of :func:`cluster` for one test."""
+    with cluster.namespace() as name:
+        yield name
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ PACKAGES = {
     "busybox": "busybox-static",
     "chromium": "chromium",
     "crun": "crun",
+    "ctr": "containerd",
     "dbclient": "dropbear-bin",
     "debootstrap": "debootstrap",
     "docker": "docker.io",
