@@ -1,12 +1,11 @@
-"""asyncssh's connection, bent to our needs: what clients ask for. How bytes flow is :mod:`containerssh.ssh.flow`'s.
+"""asyncssh's connection, bent to our needs: what clients ask for. How bytes flow is
+:mod:`containerssh.ssh.flow`'s, how keys are exchanged :mod:`containerssh.ssh.key_exchange`'s.
 
 What is changed, and why:
 
 * Authentication and global requests are ours: the library would answer before a handler was asked, and would mix the
   names of attempts.
-* A limit on the time and the number of key exchanges; no rereading of host keys at each login.
-* A host key signs with the algorithm agreed in its own connection; the library keeps it in an object shared by all.
-* A guessed first packet of a key exchange is judged as RFC 4253 section 7 says, or as the ``kexguess2`` extension says.
+* Sessions and forwards are opened and refused by the front.
 
 :mod:`containerssh.ssh.selfcheck` refuses a library that lacks what is overridden here.
 """
@@ -15,22 +14,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from asyncssh import constants
-from asyncssh.connection import SSHServerConnection, SSHServerConnectionOptions
 from asyncssh.misc import ConnectionLost, DisconnectError
 from asyncssh.packet import Boolean, NameList, SSHPacket, String, UInt32
-from asyncssh.public_key import SSHKeyPair
 
 from containerssh.core.codes import SSHCode
-from containerssh.ssh import presence
 from containerssh.ssh.channel_adapter import PACKET_MIN, AdapterChannel
-from containerssh.ssh.flow import FlowConnection
 from containerssh.ssh.host_keys import HostKey
-from containerssh.ssh.limits import Rekeyings
+from containerssh.ssh.key_exchange import KexConnection, Offer, prepare
 
 if TYPE_CHECKING:
     from containerssh.ssh.connection import Connection
@@ -44,7 +39,6 @@ _MSG_USERAUTH_INFO_REQUEST = 60
 _MSG_USERAUTH_INFO_RESPONSE = 61
 _MSG_PING = 192
 _MSG_PONG = 193
-_KEXGUESS2 = b"kexguess2@matt.ucc.asn.au"
 
 
 @dataclass(frozen=True)
@@ -56,36 +50,6 @@ class AuthRequest:
     payload: bytes
     head: bytes
     """Everything before *payload*, as signatures cover it."""
-
-
-@dataclass(eq=False)
-class _Signer:
-    """A host key with the signature algorithm of one connection."""
-
-    key: HostKey
-    algorithm: str
-
-    @property
-    def public_data(self) -> bytes:
-        return self.key.blob
-
-    def sign(self, data: bytes) -> bytes:
-        return self.key.sign(data, self.algorithm)
-
-
-@dataclass(frozen=True, eq=False)
-class Offer:
-    """What a server tells each of its clients alike; made by :func:`prepare`."""
-
-    library: SSHServerConnectionOptions
-    keys: Mapping[bytes, HostKey]
-    """By the names of their signature algorithms."""
-    algorithms: Sequence[bytes]
-    """These names."""
-    signatures: Sequence[bytes]
-    """The algorithms that clients may sign with."""
-    announced: bytes
-    """The host keys as HOSTKEYS-00 lists them (OpenSSH's PROTOCOL, section 2.5)."""
 
 
 class _Answers:
@@ -122,49 +86,7 @@ class _Tokens(_Answers):
         return self._exchange.received(pkttype, packet)
 
 
-async def prepare(
-    options: ServerOptions,
-    keys: Sequence[HostKey],
-    kex: Sequence[str],
-    ciphers: Sequence[str],
-    macs: Sequence[str],
-    signatures: Sequence[str],
-) -> Offer:
-    """What connections of a server with these options are made with."""
-    version = options.server_version.removeprefix("SSH-2.0-")
-    library: SSHServerConnectionOptions = await SSHServerConnectionOptions.construct(
-        config=None,
-        server_host_keys=[key.key for key in keys],
-        gss_host=None,
-        gss_auth=False,
-        gss_kex=False,
-        server_version=version,
-        kex_algs=list(kex),
-        encryption_algs=list(ciphers),
-        mac_algs=list(macs),
-        compression_algs=["none"],
-        encoding=None,
-        line_editor=False,
-        allow_scp=False,
-        agent_forwarding=False,
-        x11_forwarding=False,
-        login_timeout=0,
-        keepalive_interval=options.client_alive_interval.total_seconds(),
-        keepalive_count_max=options.client_alive_count_max,
-        rekey_bytes=options.rekey_bytes,
-        rekey_seconds=3600,
-    )
-    by_algorithm = {name.encode(): key for key in keys for name in key.algorithms}
-    return Offer(
-        library,
-        by_algorithm,
-        list(by_algorithm),
-        [name.encode() for name in signatures],
-        b"".join(String(key.blob) for key in keys),
-    )
-
-
-class AdapterConnection(FlowConnection):
+class AdapterConnection(KexConnection):
     """A TCP connection; :attr:`front` is told what the client asks, and answers with the methods of the first part."""
 
     def __init__(
@@ -174,18 +96,11 @@ class AdapterConnection(FlowConnection):
         options: ServerOptions,
         front: Connection,
     ) -> None:
-        super().__init__(loop, offer.library, options, front)
-        self._offer = offer
+        super().__init__(loop, offer, options, front)
         self._gss = None
-        self._keys = offer.keys
-        self._signer: _Signer | None = None
-        self._server_host_key_algs = offer.algorithms
         self._sig_algs = offer.signatures
         self._extensions_to_send[b"ping@openssh.com"] = b"0"
 
-        self._rekeyings: Rekeyings | None = None
-        self._client_kex: Sequence[bytes] = ()
-        self._client_guessed = False
         self._no_more_sessions = False
         self._proofs: dict[tuple[HostKey, str], bytes] = {}
 
@@ -250,90 +165,6 @@ class AdapterConnection(FlowConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.front.connected(self)
         super().connection_made(transport)
-
-    # -- key exchange --------------------------------------------------------------------------------
-
-    def _get_extra_kex_algs(self) -> list[bytes]:
-        return [*super()._get_extra_kex_algs(), _KEXGUESS2]
-
-    def _process_kexinit(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
-        if self._session_id and not self._auth_complete:
-            # A stranger could have us compute signatures for as long as it may take to log in.
-            raise DisconnectError(constants.DISC_PROTOCOL_ERROR, "Another key exchange before the login")
-        if self._session_id and not self._kexinit_sent:
-            self._client_rekeys()
-        # Read here as well: what is wrong in it must be found before the library's coroutine runs.
-        copy = SSHPacket(packet.get_full_payload())
-        copy.get_bytes(17)
-        self._client_kex, _, to_us, to_client = (copy.get_namelist() for _ in range(4))
-        for _ in range(6):
-            copy.get_string()
-        self._client_guessed = copy.get_boolean()
-        copy.get_uint32()
-        copy.check_end()
-        # A client with which we have nothing in common has found out as well, and is about to leave.
-        self._choose_alg("key exchange", self._kex_algs, self._client_kex)
-        self._choose_alg("encryption", self._enc_algs, to_us)
-        self._choose_alg("encryption", self._enc_algs, to_client)
-        return super()._process_kexinit(pkttype, pktid, packet)
-
-    def _client_rekeys(self) -> None:
-        now = self._loop.time()
-        if self._rekeyings is None:
-            self._rekeyings = Rekeyings(self._limits.rekeys, now)
-        sock = self._transport.get_extra_info("socket") if self._transport else None
-        if not self._rekeyings.begins(now, presence.traffic(sock) if sock else 0):
-            self.front.limit_reached(SSHCode.LIMIT_REKEYS, "The client exchanges keys too often")
-            raise DisconnectError(constants.DISC_BY_APPLICATION, "Too many key exchanges")
-
-    def choose_server_host_key(self, peer_host_key_algs: Sequence[bytes]) -> bool:
-        for name in peer_host_key_algs:
-            if name in self._keys:
-                self._signer = _Signer(self._keys[name], name.decode("ascii"))
-                break
-        else:
-            return False
-        # The library has chosen the key exchange just before it calls this.
-        if self._client_guessed and self._kex:
-            ours = self._kex_algs if _KEXGUESS2 not in self._client_kex else [self._kex.algorithm]
-            keys = list(self._keys) if _KEXGUESS2 not in self._client_kex else [name]
-            self._ignore_first_kex = (self._client_kex[0], peer_host_key_algs[0]) != (ours[0], keys[0])
-        return True
-
-    def get_server_host_key(self) -> SSHKeyPair | None:
-        # All that the key exchange wants is the public half and a signature.
-        return cast("SSHKeyPair | None", self._signer)
-
-    def _send_version(self) -> None:
-        super()._send_version()
-        # Without waiting for the client's version: that saves it a round trip (RFC 4253 section 4.2).
-        self._send_kexinit()
-        self._kexinit_sent = True
-
-    def _send_kexinit(self) -> None:
-        if self._kexinit_sent:
-            return
-        super()._send_kexinit()
-        if self._auth_complete and self._rekey_timer is None:
-            self._rekey_timer = self._loop.call_later(self._limits.rekey.total_seconds(), self._rekey_too_slow)
-
-    def _rekey_too_slow(self) -> None:
-        self.front.limit_reached(SSHCode.LIMIT_REKEY, "The client does not finish the key exchange")
-        self.end("The key exchange took too long", constants.DISC_KEY_EXCHANGE_FAILED)
-
-    def send_newkeys(self, k: bytes, h: bytes) -> None:
-        super().send_newkeys(k, h)
-        # All that was wanted for the key exchange alone goes.
-        self._client_kexinit = self._server_kexinit = b""
-        self._client_kex = ()
-        self._extensions_to_send.clear()
-        # The predictable start of a CBC packet is what an IGNORE packet hides (RFC 4253 section 9.3.1).
-        self._quiet = not self._enc_alg_sc.endswith(b"-cbc")
-        if self._rekey_timer:
-            self._rekey_timer.cancel()
-            self._rekey_timer = None
-        if self.ready:
-            self._flush_channels()
 
     # -- authentication --------------------------------------------------------------------------------
 
@@ -461,8 +292,7 @@ class AdapterConnection(FlowConnection):
         self.send_channel_open_failure(number, code, reason, "")
 
     _packet_handlers = {  # noqa: RUF012  the library's own attribute
-        **SSHServerConnection._packet_handlers,
-        constants.MSG_KEXINIT: _process_kexinit,
+        **KexConnection._packet_handlers,
         constants.MSG_SERVICE_REQUEST: _process_service_request,
         constants.MSG_USERAUTH_REQUEST: _process_userauth_request,
         constants.MSG_GLOBAL_REQUEST: _process_global_request,

@@ -1,4 +1,4 @@
-"""Whether the installed asyncssh is the one whose private parts ``flow``, ``adapter``, ``channel_adapter`` override."""
+"""Whether the installed asyncssh is the one whose private parts are overridden here."""
 
 from __future__ import annotations
 
@@ -67,14 +67,15 @@ _CHANNEL = {
 }
 # Attributes that the constructors set.
 _CONNECTION_FIELDS = (
-    "_auth", "_auth_complete", "_auth_final", "_auth_in_progress", "_channels", "_deferred_packets", "_enc_alg_sc",
+    "_auth", "_auth_complete", "_auth_final", "_auth_in_progress", "_can_send_ext_info", "_channels",
+    "_client_kexinit", "_cmp_alg_cs", "_cmp_alg_sc", "_deferred_packets", "_enc_alg_cs", "_enc_alg_sc",
     "_extensions_to_send", "_ignore_first_kex", "_inpbuf", "_keepalive_count", "_keepalive_interval",
     "_keepalive_timer", "_kex", "_kex_algs", "_kex_complete",
-    "_kexinit_sent", "_max_recv_pktlen", "_next_recv_encryption", "_next_service", "_packet", "_pktlen",
-    "_recv_blocksize",
+    "_kexinit_sent", "_mac_alg_cs", "_mac_alg_sc", "_max_recv_pktlen", "_next_recv_encryption", "_next_service",
+    "_packet", "_pktlen", "_recv_blocksize",
     "_recv_encryption", "_recv_handler", "_recv_seq", "_rekey_bytes", "_rekey_bytes_sent", "_rekey_seconds",
     "_rekey_time", "_send_blocksize", "_send_encryption", "_send_seq",
-    "_server_host_key_algs", "_session_id", "_sig_algs", "_tasks", "_transport",
+    "_server_host_key_algs", "_server_kexinit", "_session_id", "_sig_algs", "_strict_kex", "_tasks", "_transport",
 )  # fmt: skip
 _CHANNEL_FIELDS = (
     "_conn", "_init_recv_window", "_recv_buf", "_recv_chan", "_recv_paused", "_recv_state", "_recv_window",
