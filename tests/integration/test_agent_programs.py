@@ -178,6 +178,19 @@ async def test_the_environment_is_the_containers_and_the_programs_each_name_once
 
 
 @transports
+async def test_no_variable_of_the_agents_own_reaches_a_program(transport: str) -> None:
+    async with agent_link(transport) as link:
+        # Our own servers are started with some.
+        await run_to_end(await link.start(Program(["any-name", "version"], {}, agent=True)))
+        process = await link.start(Program(["env", "-0"], {"OURS": "x"}))
+        output, _ = await run_to_end(process)
+    found = dict(entry.split(b"=", 1) for entry in output.split(b"\0") if entry)
+    # Python does not know of those that a library, readline, has set.
+    assert found.keys() - {b"COLUMNS", b"LINES"} == {*os.environb, b"OURS"} - {b"COLUMNS", b"LINES"}
+    assert found.items() >= {**os.environb, b"OURS": b"x"}.items()
+
+
+@transports
 async def test_a_command_is_looked_for_in_the_programs_own_path(transport: str, tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.write_text("#!/bin/sh\npwd\n")

@@ -63,6 +63,17 @@ async def test_a_login_runs_programs_in_a_container_of_its_own(
     assert containers_of(engine, login) == []
 
 
+@ways_in(*DOCKER)
+async def test_a_program_has_the_engines_variables_and_none_of_the_agents(
+    engine: Engine, backend: DockerBackend, transport: str
+) -> None:
+    async with logged_in(backend, a_login(), config(engine, agentTransport=transport)) as handler:
+        for process in ("self", "1"):
+            shown, _ = await run(handler, f"cat /proc/{process}/environ")
+            names = {entry.partition(b"=")[0] for entry in shown.split(b"\0") if entry}
+            assert names - {b"PWD", b"SHLVL"} == {b"PATH", b"HOSTNAME", b"HOME"}
+
+
 @on("docker")
 async def test_programs_of_a_login_share_its_container(engine: Engine, backend: DockerBackend) -> None:
     login = a_login()

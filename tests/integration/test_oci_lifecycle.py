@@ -111,6 +111,14 @@ async def test_environment_of_image_configuration_and_webhooks_arrives_in_this_o
         assert (await run(connection, show)).stdout == "config,env,,env,/root,root,/bin/sh\n"
 
 
+async def test_a_program_has_the_usual_variables_and_none_of_the_agents() -> None:
+    async with logged_in() as connection:
+        for process in ("self", "1"):
+            shown = (await run(connection, f"cat /proc/{process}/environ")).stdout
+            names = {entry.partition("=")[0] for entry in shown.split("\0") if entry}
+            assert names - {"PWD", "SHLVL"} == {"PATH", "HOSTNAME", "HOME", "SHELL", "USER", "LOGNAME"}
+
+
 async def test_files_of_webhooks_are_there_before_the_first_program(caplog: pytest.LogCaptureFixture) -> None:
     files = {"/root/.token": Value(b"t0ken", sensitive=True), "/new/folder/x": Value(b"x"), "/proc/nope": Value(b"")}
     async with logged_in(login(files=files)) as connection:
