@@ -1,4 +1,4 @@
-"""Webhooks written in Python: the manual's example, all four of them, and the test server, asked by a whole server."""
+"""Webhooks written in Python: the manual's example, all of them, and the test server, asked by a whole server."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ from containerssh.webhook import (
     AuthorizationRequest,
     ConfigAnswer,
     ConfigRequest,
+    InteractiveAnswer,
+    InteractiveRequest,
     PasswordRequest,
+    Prompt,
     PublicKeyRequest,
+    Question,
     Value,
     app,
 )
@@ -85,7 +89,7 @@ def hooks(url: str) -> dict[str, Any]:
     method = {"method": "webhook", "webhook": {"url": url}}
     return {
         **OCI,
-        "auth": {"password": method, "publicKey": method, "authz": method},
+        "auth": {"password": method, "publicKey": method, "keyboardInteractive": method, "authz": method},
         "configserver": {"url": f"{url}/config"},
     }
 
@@ -131,7 +135,7 @@ async def test_the_manuals_example_lets_alice_in_and_nobody_else(tmp_path: Path)
 
 
 @pytest.mark.oci
-async def test_all_four_are_asked_and_all_that_is_said_is_as_documented(tmp_path: Path) -> None:
+async def test_all_are_asked_and_all_that_is_said_is_as_documented(tmp_path: Path) -> None:
     client = OpenSSH(tmp_path)
     key = await client.make_key()
     public = " ".join(key.with_suffix(".pub").read_text().split()[:2])
@@ -156,18 +160,29 @@ async def test_all_four_are_asked_and_all_that_is_said_is_as_documented(tmp_path
             environment={"HOW": Value(f"{asked.metadata['by'].value} {asked.authenticated_username}")},
         )
 
+    async def interactive(asked: InteractiveRequest) -> InteractiveAnswer:
+        if asked.round < 2:
+            prompt = Prompt(instruction=f"Round {asked.round}.", questions=[Question("Word: "), Question("Next: ")])
+            return InteractiveAnswer(success=False, prompt=prompt, state=f"{asked.state}{asked.round}")
+        right = (asked.state, list(asked.answers)) == ("01", ["secret", "secret"])
+        return InteractiveAnswer(success=right, authenticated_username="Alice", metadata={"by": Value("answers")})
+
     seen: list[tuple[str, int, list[str]]] = []
-    served = app(password=password, public_key=public_key, authorization=authorization, config=config)
+    served = app(
+        password=password, public_key=public_key, authorization=authorization, config=config, interactive=interactive
+    )
     served.middlewares.append(recording(document(), seen))
     async with listening(served) as url, product.serving(hooks(url)) as server:
         command = "echo $HOW $TOKEN; cat /etc/motto"
         done = await client.run(server, command, "-i", str(key))
         assert done.check().stdout.split(b"\n") == [b"key t0ken", b"per aspera"]
-        done = await client.run(server, command, "-o", "PubkeyAuthentication=no")
+        done = await client.run(server, command, "-o", "PreferredAuthentications=password")
         assert done.check().stdout.split(b"\n") == [b"password Alice", b"per aspera"]
-        refused = await OpenSSH(tmp_path, "bob").run(server, "true", "-o", "PubkeyAuthentication=no")
+        done = await client.run(server, command, "-o", "PreferredAuthentications=keyboard-interactive")
+        assert done.check().stdout.split(b"\n") == [b"answers Alice", b"per aspera"]
+        refused = await OpenSSH(tmp_path, "bob").run(server, "true", "-o", "PreferredAuthentications=password")
         assert refused.status == 255
-    assert {path for path, _, _ in seen} == {"/password", "/pubkey", "/authz", "/config"}
+    assert {path for path, _, _ in seen} == {"/password", "/pubkey", "/authz", "/config", "/interactive"}
     assert [entry for entry in seen if entry[1] != 200 or entry[2]] == []
 
 
@@ -203,6 +218,14 @@ async def test_whom_the_test_server_lets_in(allow_all: bool) -> None:
 
         for path, bob in (("/password", allow_all), ("/pubkey", False), ("/authz", allow_all)):
             assert [(await said(path, user))["success"] for user in ("foo", "busybox", "bob")] == [True, True, bob]
+        for user in ("foo", "bob"):
+            asked = {"username": user, "round": 0}
+            async with client.post("/interactive", json=ASKED | asked) as response:
+                prompt = (await response.json())["prompt"]
+            assert [question["echo"] for question in prompt["questions"]] == [True]
+            answered = {"username": user, "round": 1, "state": "asked", "answers": ["blue"]}
+            async with client.post("/interactive", json=ASKED | answered) as response:
+                assert (await response.json())["success"] is (allow_all or user == "foo")
         assert await said("/config", "foo") == {}
         config = AppConfig.model_validate((await said("/config", "busybox"))["config"]).docker
         assert config.execution.container["Image"] == "busybox"

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_TYPES = {"object": dict, "string": str, "boolean": bool}
+_TYPES = {"object": dict, "string": str, "boolean": bool, "integer": int, "array": list}
 _KNOWN = {
     "$ref", "type", "description", "properties", "required", "additionalProperties", "pattern", "enum", "default",
-    "contentEncoding",
+    "contentEncoding", "items", "minimum", "maxItems", "maxLength", "minLength",
 }  # fmt: skip
 
 
@@ -25,6 +25,15 @@ def problems(document: Mapping[str, Any], schema: Mapping[str, Any], value: obje
     if type(value) is not _TYPES[schema["type"]]:
         return [f"{where} is no {schema['type']}"]
     found = []
+    if isinstance(value, str | list):
+        longest = schema.get("maxLength", schema.get("maxItems", len(value)))
+        if not schema.get("minLength", 0) <= len(value) <= longest:
+            found.append(f"{where} is too long or too short")
+    if isinstance(value, int) and value < schema.get("minimum", value):
+        found.append(f"{where} is too small")
+    if isinstance(value, list):
+        for number, entry in enumerate(value):
+            found += problems(document, schema["items"], entry, f"{where}.{number}")
     if isinstance(value, str):
         if "pattern" in schema and not re.search(schema["pattern"], value):
             found.append(f"{where} does not match")

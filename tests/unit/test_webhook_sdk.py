@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import tomllib
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from importlib import resources
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from containerssh.auth.fields import question, read_object, read_text, read_values
+from containerssh.auth.interview import read_prompt, read_state
 from containerssh.cli.testauthconfigserver import main
 from containerssh.core.metadata import AuthAttempt
 from containerssh.webhook import (
@@ -24,9 +26,13 @@ from containerssh.webhook import (
     AuthorizationRequest,
     ConfigAnswer,
     ConfigRequest,
+    InteractiveAnswer,
+    InteractiveRequest,
     InvalidRequest,
     PasswordRequest,
+    Prompt,
     PublicKeyRequest,
+    Question,
     SocketAddress,
     Value,
     read_request,
@@ -95,7 +101,74 @@ def test_what_a_webhook_answers_arrives_at_the_gateway(
     assert (values.environment, values.files) == (environment, contents)
 
 
-@pytest.mark.parametrize("kind", [PasswordRequest, PublicKeyRequest, AuthorizationRequest, ConfigRequest])
+@given(attempts, st.integers(0, 10), texts, st.lists(texts, max_size=16))
+def test_a_question_about_answers_is_read_to_the_letter(
+    attempt: AuthAttempt, number: int, state: str, answers: list[str]
+) -> None:
+    said = {**question(attempt), "round": number, "state": state, "answers": answers}
+    assert problems(DOCUMENT, body_schema(DOCUMENT, "/interactive"), said) == []
+    asked = read_request(InteractiveRequest, json.dumps(said).encode())
+    assert (asked.round, asked.state, list(asked.answers)) == (number, state, answers)
+    first = read_request(InteractiveRequest, json.dumps({**question(attempt), "round": 0}).encode())
+    assert (first.state, list(first.answers)) == ("", [])
+
+
+@given(
+    texts,
+    st.lists(
+        st.builds(Question, st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.booleans()), max_size=16
+    ),
+    texts,
+)
+def test_what_is_to_be_asked_arrives_at_the_gateway(instruction: str, questions: list[Question], state: str) -> None:
+    answer = InteractiveAnswer(success=False, prompt=Prompt(instruction=instruction, questions=questions), state=state)
+    said = json.loads(write_answer(answer))
+    assert problems(DOCUMENT, body_schema(DOCUMENT, "/interactive", 200), said) == []
+    told = read_object(said)
+    prompt = read_prompt(told)
+    assert prompt is not None
+    assert (prompt.instruction, read_state(told)) == (instruction, state)
+    assert list(prompt.questions) == [(asked.text, asked.echo) for asked in questions]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Question(""),
+        lambda: Question("x" * 4097),
+        lambda: Prompt(instruction="x" * 4097),
+        lambda: Prompt(questions=[Question("?")] * 17),
+        lambda: InteractiveAnswer(success=True, prompt=Prompt()),
+        lambda: InteractiveAnswer(success=False, state="x" * 65_537),
+    ],
+)
+def test_what_the_gateway_would_not_ask_is_refused_where_it_is_written(make: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"characters|questions|prompt"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({}, "round is missing"),
+        ({"round": -1}, "round is no count"),
+        ({"round": True}, "round is no count"),
+        ({"round": 1.0}, "round is no count"),
+        ({"round": 1, "answers": "x"}, "answers is no list"),
+        ({"round": 1, "answers": [1]}, "an entry of answers is no text"),
+        ({"round": 1, "answers": ["x"] * (MOST_ENTRIES + 1)}, "answers has more than"),
+        ({"round": 1, "state": None}, "state is no text"),
+    ],
+)
+def test_a_round_that_cannot_be_is_refused(change: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{problem}"):
+        read_request(InteractiveRequest, json.dumps(ASKED | change).encode())
+
+
+KINDS = [PasswordRequest, PublicKeyRequest, AuthorizationRequest, ConfigRequest, InteractiveRequest]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @given(
     st.one_of(
         st.binary(),
@@ -174,7 +247,8 @@ def test_fields_that_are_not_known_do_not_matter() -> None:
 def test_secrets_are_not_in_a_repr() -> None:
     asked = read_request(PasswordRequest, json.dumps(ASKED | {"passwordBase64": "aGlkZGVu"}).encode())
     answer = ConfigAnswer(config={"a": "hidden"}, files={"/x": Value(b"hidden")}, metadata={"b": Value("hidden", True)})
-    assert "hidden" not in repr(asked) + repr(answer)
+    answered = read_request(InteractiveRequest, json.dumps(ASKED | {"round": 1, "answers": ["hidden"]}).encode())
+    assert "hidden" not in repr(asked) + repr(answer) + repr(answered)
 
 
 @pytest.mark.parametrize("success", [1, "true", None])

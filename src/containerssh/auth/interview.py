@@ -13,6 +13,7 @@ from containerssh.config.auth import WebhookConfig
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable
 from containerssh.core.handlers import Prompts
+from containerssh.core.interview import LONGEST_STATE, LONGEST_TEXT, MOST_QUESTIONS
 from containerssh.core.messages import Event, LabelValue
 from containerssh.core.metadata import AuthAttempt, Login
 from containerssh.web.client import HTTPClient, WebhookError, open_http_client
@@ -21,15 +22,6 @@ logger = logging.getLogger(__name__)
 
 MOST_ROUNDS = 10
 """Prompts in one attempt."""
-
-MOST_QUESTIONS = 16
-"""In one prompt."""
-
-LONGEST_TEXT = 4096
-"""Characters of an instruction and of a question."""
-
-LONGEST_STATE = 65_536
-"""Characters."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,12 @@ from containerssh.webhook import (
     AuthorizationRequest,
     ConfigAnswer,
     ConfigRequest,
+    InteractiveAnswer,
+    InteractiveRequest,
     PasswordRequest,
+    Prompt,
     PublicKeyRequest,
+    Question,
     app,
 )
 
@@ -24,7 +28,8 @@ USERS = ("foo", "busybox")
 
 def application(*, allow_all: bool) -> web.Application:
     """
-    Webhooks that let :data:`USERS` in with any password and any key; with *allow_all*, everybody with any password.
+    Webhooks that let :data:`USERS` in with any password, any key and any answer; with *allow_all*, everybody with any
+    password or answer.
 
     A login as ``busybox`` gets the image ``busybox``, anybody else what the configuration file says.
     """
@@ -50,15 +55,24 @@ def application(*, allow_all: bool) -> web.Application:
         }
         return ConfigAnswer(config={"docker": {"execution": execution}})
 
-    return app(password=password, public_key=public_key, authorization=authorization, config=config)
+    async def interactive(asked: InteractiveRequest) -> InteractiveAnswer:
+        if not asked.answers:
+            question = Question("What is your favourite colour? ", echo=True)
+            return InteractiveAnswer(success=False, prompt=Prompt(questions=[question]), state="asked")
+        known = asked.state == "asked" and (allow_all or asked.username in USERS)
+        return InteractiveAnswer(success=known, authenticated_username=asked.username if known else "")
+
+    return app(
+        password=password, public_key=public_key, authorization=authorization, config=config, interactive=interactive
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; the exit status."""
     parser = argparse.ArgumentParser(
         prog="containerssh-testauthconfigserver",
-        description="Webhooks that let foo and busybox in with any password or key. For tries only.",
-        epilog="With CONTAINERSSH_ALLOW_ALL=1 in the environment everybody gets in with any password.",
+        description="Webhooks that let foo and busybox in with any password, key or answer. For tries only.",
+        epilog="With CONTAINERSSH_ALLOW_ALL=1 in the environment everybody gets in with any password or answer.",
     )
     parser.add_argument("--listen", default="0.0.0.0:8080", metavar="HOST:PORT", help="default: %(default)s")
     host, _, port = parser.parse_args(arguments).listen.rpartition(":")

@@ -1,7 +1,7 @@
 """
 For webhooks written in Python: what the gateway asks and is answered, and an application that serves them.
 
-:func:`app` makes a server of up to four asynchronous functions; the manual's page ``auth/sdk`` shows one. Nothing in
+:func:`app` makes a server of up to five asynchronous functions; the manual's page ``auth/sdk`` shows one. Nothing in
 here needs the rest of the gateway.
 """
 
@@ -11,8 +11,12 @@ from containerssh.webhook.messages import (
     AuthorizationRequest,
     ConfigAnswer,
     ConfigRequest,
+    InteractiveAnswer,
+    InteractiveRequest,
     PasswordRequest,
+    Prompt,
     PublicKeyRequest,
+    Question,
 )
 from containerssh.webhook.server import app
 from containerssh.webhook.wire import InvalidRequest, read_request, write_answer
@@ -23,9 +27,13 @@ __all__ = [
     "ConfigAnswer",
     "ConfigRequest",
     "Files",
+    "InteractiveAnswer",
+    "InteractiveRequest",
     "InvalidRequest",
     "PasswordRequest",
+    "Prompt",
     "PublicKeyRequest",
+    "Question",
     "SocketAddress",
     "Texts",
     "Value",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from containerssh.core.interview import LONGEST_STATE, LONGEST_TEXT, MOST_QUESTIONS
 from containerssh.core.metadata import Files, SocketAddress, Texts
+
+Answers = Sequence[str]
 
 # The text beside a type is the field's description in the OpenAPI document.
 
@@ -59,6 +62,17 @@ class ConfigRequest(AuthorizationRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InteractiveRequest(Request):
+    """What is the user asked next? An addition to ContainerSSH 0.6."""
+
+    round: Annotated[int, "0 with the first request of an attempt, then 1, 2 and so on up to 10."]
+    state: Annotated[str, "What the webhook said before; left out at first."] = field(default="", repr=False)
+    answers: Annotated[Answers, "To the last questions, in their order; left out at first."] = field(
+        default=(), repr=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entries:
     """What every webhook may add to a login; raises ValueError as below."""
 
@@ -77,7 +91,19 @@ class Entries:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer(Entries):
+class Decision(Entries):
+    """Yes or no; raises as below."""
+
+    success: Annotated[bool, "Only true is a yes."]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.success, bool):
+            raise TypeError("success is neither True nor False")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Decision):
     """
     Yes or no to a password, a public key or a login; what comes with a no is thrown away by the gateway.
 
@@ -86,12 +112,69 @@ class Answer(Entries):
         ValueError: a variable or a path cannot be one.
     """
 
-    success: Annotated[bool, "Only true is a yes."]
+
+@dataclass(frozen=True)
+class Question:
+    """
+    A question to the user.
+
+    Raises:
+        ValueError: it has no text, or too much.
+    """
+
+    text: Annotated[str, "What the user reads, not empty."] = field(metadata={"longest": LONGEST_TEXT, "shortest": 1})
+    echo: Annotated[bool, "Whether the answer is shown while it is typed."] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.text) <= LONGEST_TEXT:
+            raise ValueError(f"a question has between 1 and {LONGEST_TEXT} characters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """
+    What the user is asked at once.
+
+    Raises:
+        ValueError: there is too much of it.
+    """
+
+    instruction: Annotated[str, "Shown before the questions, or alone."] = field(
+        default="", metadata={"longest": LONGEST_TEXT}
+    )
+    questions: Annotated[Questions, "What is asked; it may be nothing."] = field(
+        default=(), metadata={"longest": MOST_QUESTIONS}
+    )
+
+    def __post_init__(self) -> None:
+        if len(self.instruction) > LONGEST_TEXT or len(self.questions) > MOST_QUESTIONS:
+            raise ValueError(f"a prompt has at most {LONGEST_TEXT} characters and {MOST_QUESTIONS} questions")
+
+
+Questions = Sequence[Question]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InteractiveAnswer(Decision):
+    """
+    Yes or no; with a prompt neither: the user is asked, and then the webhook again.
+
+    Raises:
+        TypeError: *success* is neither True nor False.
+        ValueError: a variable or a path cannot be one, *state* is too long, or there is a prompt with a yes.
+    """
+
+    prompt: Annotated[Prompt | None, "What to ask; not with a yes. Without it, what is not true is a no."] = None
+    state: Annotated[str, "Comes back with the next request, never shown to the user."] = field(
+        default="", repr=False, metadata={"longest": LONGEST_STATE}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.success, bool):
-            raise TypeError("success is neither True nor False")
+        if self.success and self.prompt is not None:
+            raise ValueError("a yes cannot come with a prompt")
+        if len(self.state) > LONGEST_STATE:
+            raise ValueError(f"state has more than {LONGEST_STATE} characters")
 
 
 @dataclass(frozen=True, kw_only=True)

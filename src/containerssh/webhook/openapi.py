@@ -1,4 +1,4 @@
-"""The OpenAPI document of the four webhooks, made of the messages' types; ``openapi.json`` holds it as published."""
+"""The OpenAPI document of the webhooks, made of the messages' types; ``openapi.json`` holds it as published."""
 
 from __future__ import annotations
 
@@ -10,27 +10,35 @@ from typing import Any
 from containerssh.core.metadata import Files, SocketAddress, Texts
 from containerssh.webhook.messages import (
     Answer,
+    Answers,
     AuthorizationRequest,
     ConfigAnswer,
     ConfigRequest,
     Entries,
+    InteractiveAnswer,
+    InteractiveRequest,
     PasswordRequest,
+    Prompt,
     PublicKeyRequest,
+    Question,
+    Questions,
     Request,
 )
-from containerssh.webhook.wire import Field, message_fields
+from containerssh.webhook.wire import Field, Message, message_fields
 
 WEBHOOKS: dict[str, tuple[type[Request], type[Entries]]] = {
     "/password": (PasswordRequest, Answer),
     "/pubkey": (PublicKeyRequest, Answer),
     "/authz": (AuthorizationRequest, Answer),
     "/config": (ConfigRequest, ConfigAnswer),
+    "/interactive": (InteractiveRequest, InteractiveAnswer),
 }
 
 
 def document() -> dict[str, Any]:
     """The document (OpenAPI 3.1)."""
-    kinds: dict[str, type[Request | Entries]] = {kind.__name__: kind for pair in WEBHOOKS.values() for kind in pair}
+    asked: list[type[Message]] = [kind for pair in WEBHOOKS.values() for kind in pair]
+    kinds = {kind.__name__: kind for kind in (*asked, Prompt, Question)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -94,7 +102,7 @@ def _summary(kind: type) -> str:
     return inspect.cleandoc(kind.__doc__ or "").split("\n")[0]
 
 
-def _message(kind: type[Request | Entries]) -> dict[str, Any]:
+def _message(kind: type[Message]) -> dict[str, Any]:
     found = message_fields(kind)
     return {
         "type": "object",
@@ -118,7 +126,22 @@ def _schema(item: Field) -> dict[str, Any]:
         return {"type": "string", "pattern": "^(\\[[0-9a-f:.]+(%.+)?\\]|[0-9.]+):[0-9]{1,5}$"}
     if shape is bytes:
         return {"type": "string", "contentEncoding": "base64"}
-    return {"type": {str: "string", bool: "boolean"}.get(shape, "object")}
+    if shape is int:
+        return {"type": "integer", "minimum": 0}
+    if shape == Answers:
+        return {"type": "array", "items": {"type": "string"}}
+    if shape == Questions:
+        return {"type": "array", "items": _reference("Question"), **_limits(item, "maxItems")}
+    if shape == Prompt | None:
+        return _reference("Prompt")
+    if shape is str:
+        return {"type": "string", **_limits(item, "maxLength", "minLength")}
+    return {"type": "boolean" if shape is bool else "object"}
+
+
+def _limits(item: Field, longest: str, shortest: str = "") -> dict[str, int]:
+    found = {longest: item.longest, shortest: item.shortest}
+    return {name: number for name, number in found.items() if number is not None}
 
 
 def _entries(value: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from containerssh.webhook.messages import (
     AuthorizationRequest,
     ConfigAnswer,
     ConfigRequest,
+    InteractiveAnswer,
+    InteractiveRequest,
     PasswordRequest,
     PublicKeyRequest,
     Request,
@@ -24,7 +26,7 @@ from containerssh.webhook.wire import LARGEST_REQUEST, InvalidRequest, read_requ
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Request)
-A = TypeVar("A", Answer, ConfigAnswer)
+A = TypeVar("A", Answer, ConfigAnswer, InteractiveAnswer)
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 _PATIENCE = 30.0
@@ -37,9 +39,11 @@ def app(
     public_key: Callable[[PublicKeyRequest], Awaitable[Answer]] | None = None,
     authorization: Callable[[AuthorizationRequest], Awaitable[Answer]] | None = None,
     config: Callable[[ConfigRequest], Awaitable[ConfigAnswer]] | None = None,
+    interactive: Callable[[InteractiveRequest], Awaitable[InteractiveAnswer]] | None = None,
 ) -> web.Application:
     """
-    An application with ``/password``, ``/pubkey``, ``/authz`` and ``/config``, each where there is a function for it.
+    An application with ``/password``, ``/pubkey``, ``/authz``, ``/config`` and ``/interactive``, each where there is a
+    function for it.
 
     Run it with ``aiohttp.web.run_app``, or make it a part of another application (``add_subapp``). Who may ask is
     settled in front of it: by TLS with client certificates, a private network, or a middleware.
@@ -56,6 +60,8 @@ def app(
         application.router.add_post("/authz", _handler(AuthorizationRequest, Answer, authorization))
     if config is not None:
         application.router.add_post("/config", _handler(ConfigRequest, ConfigAnswer, config))
+    if interactive is not None:
+        application.router.add_post("/interactive", _handler(InteractiveRequest, InteractiveAnswer, interactive))
     return application
 
 

@@ -13,7 +13,16 @@ from datetime import timedelta
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from containerssh.core.metadata import Files, SocketAddress, Texts, Value
-from containerssh.webhook.messages import Answer, ConfigAnswer, Entries, Request
+from containerssh.webhook.messages import (
+    Answers,
+    ConfigAnswer,
+    Decision,
+    Entries,
+    InteractiveAnswer,
+    Prompt,
+    Question,
+    Request,
+)
 
 R = TypeVar("R", bound=Request)
 
@@ -22,6 +31,8 @@ LARGEST_REQUEST = 8 << 20
 
 MOST_ENTRIES = 10_000
 """Of each kind in one request."""
+
+Message = Request | Entries | Prompt | Question
 
 
 class InvalidRequest(Exception):
@@ -55,7 +66,7 @@ def read_request(kind: type[R], body: bytes) -> R:
     return kind(**values)
 
 
-def write_answer(answer: Answer | ConfigAnswer) -> bytes:
+def write_answer(answer: Decision | ConfigAnswer) -> bytes:
     """
     *answer* as one line of JSON; empty fields are left out.
 
@@ -64,12 +75,14 @@ def write_answer(answer: Answer | ConfigAnswer) -> bytes:
         TypeError: it holds what JSON does not have.
     """
     said: dict[str, Any] = {}
-    if isinstance(answer, Answer):
+    if isinstance(answer, Decision):
         said["success"] = answer.success
     elif answer.config:
         said["config"] = _plain(answer.config)
     if isinstance(answer, ConfigAnswer) and answer.overlay:
         said["configMode"] = "overlay"
+    if isinstance(answer, InteractiveAnswer):
+        said |= _asking(answer)
     if answer.authenticated_username:
         said["authenticatedUsername"] = answer.authenticated_username
     for key, texts in (("metadata", answer.metadata), ("environment", answer.environment)):
@@ -83,6 +96,16 @@ def write_answer(answer: Answer | ConfigAnswer) -> bytes:
     return json.dumps(said, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
+def _asking(answer: InteractiveAnswer) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    if prompt := answer.prompt:
+        questions = [{"text": question.text, "echo": question.echo} for question in prompt.questions]
+        said["prompt"] = {"instruction": prompt.instruction, "questions": questions}
+    if answer.state:
+        said["state"] = answer.state
+    return said
+
+
 @dataclass(frozen=True)
 class Field:
     """A field of a message: its name here and on the wire, its type, its description, and the form its text has."""
@@ -93,12 +116,15 @@ class Field:
     description: str
     required: bool
     pattern: str | None
+    shortest: int | None
+    longest: int | None
+    """Characters of a text, or entries of a list."""
 
 
 _FIELDS: dict[type, Sequence[Field]] = {}
 
 
-def message_fields(kind: type[Request | Entries]) -> Sequence[Field]:
+def message_fields(kind: type[Message]) -> Sequence[Field]:
     """The fields of a kind of message, in upstream's order."""
     known = _FIELDS.get(kind)
     if known is None:
@@ -106,14 +132,15 @@ def message_fields(kind: type[Request | Entries]) -> Sequence[Field]:
     return known
 
 
-def _read_fields(kind: type[Request | Entries]) -> Sequence[Field]:
+def _read_fields(kind: type[Message]) -> Sequence[Field]:
     hints = get_type_hints(kind, include_extras=True)
     found = []
     for item in fields(kind):
         shape, description = get_args(hints[item.name])
         wire = item.metadata.get("wire") or re.sub("_([a-z])", lambda match: match[1].upper(), item.name)
         required = item.default is MISSING and item.default_factory is MISSING
-        found.append(Field(item.name, wire, shape, description, required, item.metadata.get("pattern")))
+        limits = (item.metadata.get(name) for name in ("pattern", "shortest", "longest"))
+        found.append(Field(item.name, wire, shape, description, required, *limits))
     return found
 
 
@@ -143,6 +170,20 @@ def _text(value: object, what: str) -> str:
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidRequest(f"{what} holds what is no character")
     return value
+
+
+def _count(value: object, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidRequest(f"{what} is no count")
+    return value
+
+
+def _list(value: object, what: str) -> Answers:
+    if not isinstance(value, list):
+        raise InvalidRequest(f"{what} is no list")
+    if len(value) > MOST_ENTRIES:
+        raise InvalidRequest(f"{what} has more than {MOST_ENTRIES} entries")
+    return tuple(_text(entry, f"an entry of {what}") for entry in value)
 
 
 def _bytes(value: object, what: str) -> bytes:
@@ -194,6 +235,8 @@ def _files(value: object, what: str) -> Files:
 _READERS: dict[Any, Callable[[object, str], Any]] = {
     str: _text,
     bytes: _bytes,
+    int: _count,
+    Answers: _list,
     SocketAddress: _address,
     Texts: _texts,
     Files: _files,
