@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from containerssh.app import before_the_configuration
 from containerssh.config.address import split_address
 from containerssh.config.load import Loaded, load
 from containerssh.core.codes import CoreCode, ServiceCode
@@ -27,6 +26,7 @@ from containerssh.core.errors import ContainerSSHError
 from containerssh.core.instance import default_runtime_folder, make_private
 from containerssh.core.messages import Event
 from containerssh.logs.setup import LogSetup, setup_logging
+from containerssh.process import before_the_configuration
 from containerssh.ssh.server import listen
 from containerssh.ssh.shared_counts import SharedTable, Size, shared_table
 from containerssh.systemd import PEER_CREDENTIALS, WORKER, Notifier, inherited_sockets, sender

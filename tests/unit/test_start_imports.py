@@ -48,14 +48,14 @@ def test_the_version_is_the_packages() -> None:
 
 
 def test_a_server_without_webhooks_has_no_http_client() -> None:
-    modules = loaded("import containerssh.app")
+    modules = loaded("import containerssh.process")
     assert "asyncssh" in modules
     assert "aiohttp" not in modules
 
 
 def test_no_section_is_built_before_there_is_a_configuration() -> None:
     code = """
-import containerssh.app
+import containerssh.process
 from containerssh.config.model import ConfigModel
 def sections(model):
     for kind in model.__subclasses__():

@@ -37,7 +37,7 @@ def _serve(parsed: argparse.Namespace) -> int:
         from containerssh.supervisor import supervise
 
         return supervise(Path(parsed.config), parsed.processes)
-    from containerssh.app import serve
+    from containerssh.process import serve
 
     return serve(Path(parsed.config))
 
@@ -63,7 +63,7 @@ def _licenses(_: argparse.Namespace) -> int:
 
 
 def _healthcheck(parsed: argparse.Namespace) -> int:
-    from containerssh.app import healthcheck
+    from containerssh.process import healthcheck
 
     return healthcheck(Path(parsed.config))
 
