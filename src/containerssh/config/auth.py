@@ -20,6 +20,7 @@ from containerssh.config.http import (
     HTTPServerConfig,
     TLSVersion,
 )
+from containerssh.config.ldap import LDAPConfig
 from containerssh.config.model import ConfigModel, Duration, Problem, Secret, default_for_zero, seconds
 
 
@@ -279,8 +280,8 @@ class OAuth2Config(ConfigModel):
 class PasswordAuthConfig(ConfigModel):
     """Passwords."""
 
-    method: Literal["", "webhook", "users", "kerberos"] = ""
-    """Who judges them: `webhook`, `users` (the users file), `kerberos`, or nobody."""
+    method: Literal["", "webhook", "users", "ldap", "kerberos"] = ""
+    """Who judges them: `webhook`, `users` (the users file), `ldap` (a directory), `kerberos`, or nobody."""
 
     webhook: WebhookConfig = WebhookConfig.default()
     kerberos: KerberosConfig = KerberosConfig.default()
@@ -298,8 +299,8 @@ class PasswordAuthConfig(ConfigModel):
 class PublicKeyAuthConfig(ConfigModel):
     """Public keys."""
 
-    method: Literal["", "webhook", "users"] = ""
-    """Who judges them: `webhook`, `users` (the users file), or nobody."""
+    method: Literal["", "webhook", "users", "ldap"] = ""
+    """Who judges them: `webhook`, `users` (the users file), `ldap` (a directory), or nobody."""
 
     webhook: WebhookConfig = WebhookConfig.default()
 
@@ -329,9 +330,9 @@ class PublicKeyAuthConfig(ConfigModel):
 class KeyboardInteractiveAuthConfig(ConfigModel):
     """Questions and answers."""
 
-    method: Literal["", "oauth2", "users", "webhook"] = ""
-    """`oauth2`, `users` (one-time codes by the users file, as a second factor), `webhook` (any questions), or
-    nothing."""
+    method: Literal["", "oauth2", "users", "ldap", "webhook"] = ""
+    """`oauth2`, `users` (one-time codes by the users file, as a second factor), `ldap` (the directory's password),
+    `webhook` (any questions), or nothing."""
 
     oauth2: OAuth2Config = OAuth2Config.default()
     webhook: WebhookConfig = WebhookConfig.default()
@@ -422,6 +423,9 @@ class AuthConfig(HTTPClientConfig):
     authz: AuthorizationConfig = AuthorizationConfig.default()
     """A webhook that is asked after the credentials proved right."""
 
+    ldap: LDAPConfig = LDAPConfig.default()
+    """The directory, for the method `ldap`."""
+
     users: UsersConfig = UsersConfig.default()
     """The users file, for the method `users`."""
 
@@ -462,6 +466,11 @@ class AuthConfig(HTTPClientConfig):
     def uses_users_file(self) -> bool:
         """Whether any method is judged by the users file."""
         return "users" in (self.password.method, self.public_key.method, self.keyboard_interactive.method)
+
+    @property
+    def uses_ldap(self) -> bool:
+        """Whether any method is judged by the directory."""
+        return "ldap" in (self.password.method, self.public_key.method, self.keyboard_interactive.method)
 
     @property
     def codes_by_users_file(self) -> bool:
@@ -505,3 +514,7 @@ class AuthConfig(HTTPClientConfig):
             yield from (problem.under(path) for problem in block.problems())
         if self.uses_users_file:
             yield from (problem.under("users") for problem in self.users.problems())
+        if self.uses_ldap:
+            yield from (problem.under("ldap") for problem in self.ldap.problems())
+            if self.public_key.method == "ldap" and self.ldap.user_bind and not self.ldap.bind_dn:
+                yield Problem("ldap.bindDN", "a key brings no password to look users up with: set it for publicKey")

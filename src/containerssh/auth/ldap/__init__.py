@@ -1,0 +1,1 @@
+"""Passwords and public keys judged by a directory (LDAP, Active Directory)."""

@@ -1,0 +1,237 @@
+"""The gateway's side: which server is asked, and what is made of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from containerssh.auth.helper import HelperProcess
+from containerssh.auth.ldap.limits import CHILDREN
+from containerssh.config.ldap import LDAPConfig
+from containerssh.config.pem import is_pem
+from containerssh.core.codes import AuthCode
+from containerssh.core.errors import AuthFailed, AuthUnavailable, ConfigError, describe
+from containerssh.core.messages import Event, LabelValue
+from containerssh.core.retry import retry
+
+logger = logging.getLogger(__name__)
+
+AVOIDED = 30.0
+"""Seconds for which a server that did not answer is asked after the others."""
+
+MOST_WAITING = 256
+"""Attempts, those that are being judged included; who comes after them is told that nobody can judge."""
+
+_FIRST_PAUSE = timedelta(seconds=1)
+_LONGEST_PAUSE = timedelta(seconds=5)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A user's entry."""
+
+    dn: str
+    names: Sequence[str]
+    """The values of `usernameAttribute`."""
+    groups: Sequence[str]
+    attributes: Mapping[str, Sequence[bytes]]
+
+
+class DirectoryFailure(Exception):
+    """A server did not judge."""
+
+    def __init__(self, reason: str, *, passing: bool) -> None:
+        super().__init__(reason)
+        self.passing = passing
+        """Whether to ask again could help."""
+
+
+class Helper(HelperProcess):
+    """The helper process for one directory."""
+
+    libraries = "LDAP"
+    worker = "containerssh.auth.ldap.worker"
+
+    def __init__(self, config: LDAPConfig, authorities: str) -> None:
+        super().__init__(CHILDREN)
+        self._config = config
+        # It runs in another folder.
+        self._authorities = str(Path(authorities).absolute()) if authorities else ""
+
+    @property
+    def arguments(self) -> Sequence[str]:
+        config = self._config
+        settings = {
+            "start_tls": config.start_tls,
+            "authorities": self._authorities,
+            "tls_version": config.tls_version,
+            "timeout": config.timeout.total_seconds(),
+            "bind_dn": config.bind_dn,
+            "bind_password_file": str(Path(config.bind_password_file).absolute()) if config.bind_dn else "",
+            "user_bind": config.user_bind,
+            "user_base": config.user_base,
+            "user_scope": config.user_scope,
+            "user_filter": config.user_filter,
+            "username_attribute": config.username_attribute,
+            "required_groups": config.required_groups,
+            "group_attribute": config.group_attribute,
+            "group_base": config.group_base,
+            "group_filter": config.group_filter,
+            "attributes": sorted({*config.metadata.values(), config.public_key_attribute} - {""}),
+        }
+        return (json.dumps(settings),)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        # Neither files nor variables of the machine's other LDAP clients have a say.
+        return {"LDAPNOINIT": "1"}
+
+    def greeted(self, greeting: Any) -> None:
+        if not isinstance(greeting, dict) or "ok" not in greeting:
+            reason = greeting.get("unavailable") if isinstance(greeting, dict) else "it says nonsense"
+            raise ConfigError(AuthCode.CONFIG_ERROR, f"The directory cannot be used: {reason}")
+
+
+class Directory:
+    """The servers of one directory; made by :func:`open_directory`."""
+
+    def __init__(self, config: LDAPConfig, helper: Helper) -> None:
+        self._config = config
+        self._helper = helper
+        self._avoided: dict[str, float] = {}
+        self._waiting = 0
+
+    async def judge_password(self, username: str, password: bytes, labels: Mapping[str, LabelValue]) -> Found:
+        """
+        The user's entry, once a server found that the password is right.
+
+        Raises:
+            AuthFailed: it is wrong, or the user is not wanted.
+            AuthUnavailable: no server could tell. It has been logged.
+        """
+        encoded = base64.b64encode(password).decode()
+        return await self._ask({"do": "password", "user": username, "password": encoded}, labels)
+
+    async def look_up(self, username: str, labels: Mapping[str, LabelValue]) -> Found:
+        """The user's entry, without a proof; raises as above."""
+        return await self._ask({"do": "keys", "user": username}, labels)
+
+    async def _ask(self, order: Mapping[str, str], labels: Mapping[str, LabelValue]) -> Found:
+        if self._waiting >= MOST_WAITING:
+            raise AuthUnavailable(AuthCode.BACKEND_ERROR, "too many attempts wait for the directory")
+        self._waiting += 1
+        try:
+            return await retry(
+                lambda: self._ask_servers(order, labels),
+                on=DirectoryFailure,
+                within=self._config.auth_timeout,
+                every=_FIRST_PAUSE,
+                at_most=_LONGEST_PAUSE,
+                unless=lambda exc: isinstance(exc, DirectoryFailure) and not exc.passing,
+            )
+        except (DirectoryFailure, TimeoutError) as exc:
+            reason = describe(exc) if isinstance(exc, DirectoryFailure) else "no answer in time"
+            text = f"Directory request failed, giving up ({reason})"
+            logger.error(Event(AuthCode.BACKEND_ERROR, text, **labels))  # noqa: TRY400  told by its own words
+            raise AuthUnavailable(AuthCode.BACKEND_ERROR, "the directory is not available") from exc
+        finally:
+            self._waiting -= 1
+
+    async def _ask_servers(self, order: Mapping[str, str], labels: Mapping[str, LabelValue]) -> Found:
+        now = asyncio.get_running_loop().time()
+        last = DirectoryFailure("no server", passing=False)
+        # Sorting keeps the order of those that are alike.
+        for url in sorted(self._config.urls, key=lambda url: self._avoided.get(url, 0) > now):
+            told = {**labels, "url": url}
+            logger.debug(Event(AuthCode.REQUEST, "Directory request", **told))
+            try:
+                return await self._ask_server(url, order)
+            except DirectoryFailure as exc:
+                logger.debug(Event(AuthCode.BACKEND_ERROR, f"Directory request failed ({exc})", **told))
+                last = exc
+                if not exc.passing:
+                    # Another server of the directory has the same account with the same mistake.
+                    break
+                self._avoided[url] = asyncio.get_running_loop().time() + AVOIDED
+        raise last
+
+    async def _ask_server(self, url: str, order: Mapping[str, str]) -> Found:
+        try:
+            async with self._helper.child() as child:
+                answer = await child.ask({**order, "url": url})
+        except AuthUnavailable as exc:
+            raise DirectoryFailure(describe(exc), passing=True) from exc
+        return read_answer(answer)
+
+
+def read_answer(answer: Any) -> Found:
+    """
+    The entry in what a child says, which has read what a server sent.
+
+    Raises:
+        AuthFailed: the user is refused.
+        DirectoryFailure: nobody can tell.
+    """
+    match answer:
+        case {
+            "ok": {
+                "dn": str() as dn,
+                "names": list() as names,
+                "groups": list() as groups,
+                "attributes": dict() as more,
+            }
+        } if all(isinstance(text, str) for text in (*names, *groups)):
+            try:
+                return Found(
+                    dn, names, groups, {str(name): [_decoded(v) for v in values] for name, values in more.items()}
+                )
+            except (ValueError, TypeError) as exc:
+                raise DirectoryFailure("the helper process for LDAP sent nonsense", passing=True) from exc
+        case {"refused": str() as reason}:
+            raise AuthFailed(AuthCode.FAILED, reason)
+        case {"unavailable": str() as reason, "passing": bool() as passing}:
+            raise DirectoryFailure(reason, passing=passing)
+        case _:
+            raise DirectoryFailure("the helper process for LDAP sent nonsense", passing=True)
+
+
+def _decoded(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return base64.b64decode(value, validate=True)
+
+
+@asynccontextmanager
+async def open_directory(config: LDAPConfig) -> AsyncIterator[Directory]:
+    """
+    A directory for the server's life, with a helper process that ends with it.
+
+    Raises:
+        ConfigError: the libraries, or names in the configuration, cannot be used.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="containerssh-ldap-"))
+    try:
+        authorities = config.authorities
+        if is_pem(authorities):
+            # The libraries take a file's name only.
+            path = folder / "authorities.pem"
+            await asyncio.to_thread(path.write_text, authorities, encoding="ascii")
+            authorities = str(path)
+        helper = Helper(config, authorities)
+        try:
+            await helper.start()
+            yield Directory(config, helper)
+        finally:
+            await helper.close()
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

@@ -1,0 +1,324 @@
+"""The helper process: a conversation with one server of the directory for each attempt, by OpenLDAP's libraries.
+
+An order is answered with ``{"ok": entry}``, ``{"refused": reason}`` or ``{"unavailable": reason, "passing": bool}``;
+``passing`` says whether to ask again could help.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import socket
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ldap
+from ldap.controls.ppolicy import PasswordPolicyControl
+from ldap.ldapobject import LDAPObject
+
+from containerssh.auth.ldap.limits import CHILDREN, ENTRY_BYTES
+from containerssh.auth.ldap.names import UnusableNameError, in_filter, normal_dn, to_bind
+from containerssh.auth.worker import begin, bounded, receive, send, serve
+
+_MEMORY = 1 << 29
+_MESSAGES = 2000
+_GROUPS = 1000
+_SCOPES = {"sub": ldap.SCOPE_SUBTREE, "one": ldap.SCOPE_ONELEVEL}
+_TLS = {"1.2": 0x303, "1.3": 0x304}
+# What a server answers to a password that is wrong, or not good for a login (RFC 4511 appendix A).
+_WRONG = (
+    ldap.INVALID_CREDENTIALS,
+    ldap.INAPPROPRIATE_AUTH,
+    ldap.INSUFFICIENT_ACCESS,
+    ldap.CONSTRAINT_VIOLATION,
+    ldap.UNWILLING_TO_PERFORM,
+    ldap.NO_SUCH_OBJECT,
+    ldap.INVALID_DN_SYNTAX,
+)
+_PASSING = (ldap.SERVER_DOWN, ldap.CONNECT_ERROR, ldap.TIMEOUT, ldap.BUSY, ldap.UNAVAILABLE, ldap.LOCAL_ERROR)
+_POLICY = {0: "the password has expired", 1: "the account is locked", 2: "the password must be changed"}
+# Active Directory's ADS_UF_ACCOUNTDISABLE; OpenLDAP's password policy; 389 Directory Server.
+_DISABLED_BIT = 2
+_STATE = ("userAccountControl", "pwdAccountLockedTime", "nsAccountLock")
+_LOCKED_FOR_GOOD = b"000001010000Z"
+
+
+class RefusedError(Exception):
+    """The credentials were judged and found wrong."""
+
+
+class UnavailableError(Exception):
+    """They could not be judged, and asking again would not help."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the gateway's administrator has configured."""
+
+    start_tls: bool
+    authorities: str
+    """A file; empty where nothing is encrypted."""
+    tls_version: str
+    timeout: float
+    """Seconds."""
+    bind_dn: str
+    bind_password_file: str
+    user_bind: str
+    user_base: str
+    user_scope: str
+    user_filter: str
+    username_attribute: str
+    required_groups: Sequence[str]
+    group_attribute: str
+    group_base: str
+    group_filter: str
+    attributes: Sequence[str]
+    """Of the user's entry, beside those named above."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a search found."""
+
+    dn: str
+    attributes: Mapping[str, Sequence[bytes]]
+    """By name in lower case."""
+
+    def values(self, name: str) -> Sequence[bytes]:
+        return self.attributes.get(name.lower(), ())
+
+    def text(self, name: str) -> Sequence[str]:
+        return [value.decode("utf-8", "replace") for value in self.values(name)]
+
+
+def main(descriptor: int, text: str) -> None:
+    """The whole life of the helper; *text* is the settings in JSON."""
+    gateway = begin(descriptor)
+    settings = Settings(**json.loads(text))
+    try:
+        for group in settings.required_groups:
+            normal_dn(group)
+        send(gateway, {"ok": ldap.VENDOR_VERSION})
+    except ValueError as exc:
+        send(gateway, {"unavailable": str(exc)})
+        return
+    serve(gateway, lambda child: _attempt(child, settings), children=CHILDREN, memory=_MEMORY)
+
+
+def _attempt(gateway: socket.socket, settings: Settings) -> None:
+    order = receive(gateway)
+    with bounded(gateway, settings.timeout):
+        answer = _answer(settings, order)
+    send(gateway, answer)
+
+
+def _answer(settings: Settings, order: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        conversation = Conversation(settings, order["url"])
+        if order["do"] == "password":
+            return {"ok": conversation.password(order["user"], base64.b64decode(order["password"]))}
+        return {"ok": conversation.keys(order["user"])}
+    except (RefusedError, UnusableNameError) as exc:
+        return {"refused": _text(exc)}
+    except UnavailableError as exc:
+        return {"unavailable": _text(exc), "passing": False}
+    except ldap.LDAPError as exc:
+        return {"unavailable": _text(exc), "passing": isinstance(exc, _PASSING)}
+    except (OSError, ValueError, MemoryError) as exc:
+        return {"unavailable": _text(exc) or type(exc).__name__, "passing": True}
+
+
+class Conversation:
+    """A connection to one server, which ends with this process."""
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self._settings = settings
+        self._connection: LDAPObject = ldap.initialize(url)
+        options = {
+            ldap.OPT_PROTOCOL_VERSION: ldap.VERSION3,
+            # Another server would be shown our passwords because this one says so.
+            ldap.OPT_REFERRALS: ldap.OPT_OFF,
+            ldap.OPT_NETWORK_TIMEOUT: settings.timeout,
+            ldap.OPT_TIMEOUT: settings.timeout,
+        }
+        encrypted = url.lower().startswith("ldaps://") or settings.start_tls
+        if encrypted:
+            options |= {
+                ldap.OPT_X_TLS_CACERTFILE: settings.authorities,
+                ldap.OPT_X_TLS_REQUIRE_CERT: ldap.OPT_X_TLS_DEMAND,
+                ldap.OPT_X_TLS_PROTOCOL_MIN: _TLS[settings.tls_version],
+                # Last: what was set takes effect.
+                ldap.OPT_X_TLS_NEWCTX: 0,
+            }
+        for option, value in options.items():
+            self._connection.set_option(option, value)
+        if encrypted and not url.lower().startswith("ldaps://"):
+            self._connection.start_tls_s()
+
+    def password(self, username: str, password: bytes) -> Mapping[str, Any]:
+        """
+        The user's entry, if the password is right.
+
+        Raises:
+            RefusedError: it is not, there is no such user, or a group is missing.
+            UnavailableError, ldap.LDAPError: nobody can tell.
+        """
+        settings = self._settings
+        if not password or not username:
+            # A name without a password is nobody's, and binds (RFC 4513 section 5.1.2).
+            raise RefusedError("an empty password")
+        if not settings.user_bind:
+            self._bind_account()
+            entry = self._find(username)
+            found = self._described(username, entry)
+            # Who does not exist is asked for as well, so that it takes as long.
+            self._bind(entry.dn if entry else self._nobody, password)
+            if entry is None:
+                raise RefusedError("there is no such user")
+        else:
+            name = to_bind(settings.user_bind, username)
+            self._bind(name, password)
+            entry = self._read(name, username) if "=" in settings.user_bind else self._find(username)
+            if entry is None:
+                raise RefusedError("the password is right, but there is no entry like userFilter")
+            if "=" not in settings.user_bind:
+                # The name that was bound with and the attribute that was looked for may be two people's.
+                self._bind(entry.dn, password)
+            found = self._described(username, entry)
+        self._check_groups(found["groups"])
+        return found
+
+    def keys(self, username: str) -> Mapping[str, Any]:
+        """The user's entry, without a proof; raises as above."""
+        self._bind_account()
+        entry = self._find(username)
+        found = self._described(username, entry)
+        if entry is None:
+            raise RefusedError("there is no such user")
+        if _is_disabled(entry):
+            raise RefusedError("the account is disabled")
+        self._check_groups(found["groups"])
+        return found
+
+    @property
+    def _nobody(self) -> str:
+        return f"cn={secrets.token_hex(8)},{self._settings.user_base}"
+
+    def _bind_account(self) -> None:
+        settings = self._settings
+        if not settings.bind_dn:
+            return
+        password = Path(settings.bind_password_file).read_bytes().rstrip(b"\r\n")
+        if not password:
+            raise UnavailableError("bindPasswordFile is empty")
+        try:
+            self._bind(settings.bind_dn, password)
+        except RefusedError as exc:
+            # Not again: after some tries directories lock an account.
+            raise UnavailableError(f"the directory refuses the account bindDN: {exc}") from exc
+
+    def _bind(self, name: str, password: bytes) -> None:
+        """Become *name*; raises RefusedError if the password is wrong or not good for a login."""
+        number = self._connection.simple_bind(name, password, serverctrls=[PasswordPolicyControl()])
+        try:
+            _, _, _, controls, *_ = self._connection.result4(number, timeout=self._settings.timeout)
+        except _WRONG as exc:
+            raise RefusedError(_text(exc)) from exc
+        for control in controls:
+            if isinstance(control, PasswordPolicyControl) and control.error in _POLICY:
+                raise RefusedError(_POLICY[control.error])
+
+    def _find(self, username: str) -> Entry | None:
+        """The one entry of this user; raises RefusedError where there is more than one."""
+        settings = self._settings
+        wanted = in_filter(settings.user_filter, {"username": username})
+        return self._only(settings.user_base, _SCOPES[settings.user_scope], wanted)
+
+    def _read(self, dn: str, username: str) -> Entry | None:
+        return self._only(dn, ldap.SCOPE_BASE, in_filter(self._settings.user_filter, {"username": username}))
+
+    def _only(self, base: str, scope: int, wanted: str) -> Entry | None:
+        settings = self._settings
+        names = {settings.username_attribute, settings.group_attribute, *settings.attributes, *_STATE} - {""}
+        found = list(self._search(base, scope, wanted, sorted(names), limit=1))
+        if len(found) > 1:
+            raise RefusedError("userFilter fits more than one entry")
+        return found[0] if found else None
+
+    def _search(self, base: str, scope: int, wanted: str, names: Collection[str], limit: int) -> Iterator[Entry]:
+        """Entries, one more than *limit* at most; references to other servers are left alone."""
+        number = self._connection.search_ext(base, scope, wanted, list(names), sizelimit=limit + 1)
+        size = count = 0
+        for _ in range(_MESSAGES):
+            try:
+                kind, data, *_ = self._connection.result4(number, all=0, timeout=self._settings.timeout)
+            except ldap.SIZELIMIT_EXCEEDED:
+                if count > limit:
+                    return
+                raise
+            if kind == ldap.RES_SEARCH_RESULT:
+                return
+            if kind != ldap.RES_SEARCH_ENTRY:
+                continue
+            for dn, attributes in data:
+                size += len(dn) + sum(len(name) + sum(map(len, values)) for name, values in attributes.items())
+                if size > ENTRY_BYTES:
+                    raise UnavailableError(f"what was found has more than {ENTRY_BYTES >> 10} KiB")
+                # A name with an option (";lang-de") is another attribute; nobody asked for it.
+                yield Entry(dn, {name.lower(): values for name, values in attributes.items()})
+                count += 1
+                if count > limit:
+                    return
+        raise UnavailableError("the directory sends more than was asked for")
+
+    def _described(self, username: str, entry: Entry | None) -> dict[str, Any]:
+        """What the gateway is told of *entry*; the directory is asked the same without one."""
+        settings = self._settings
+        groups = list(entry.text(settings.group_attribute)) if entry else []
+        if settings.group_filter:
+            names = {"dn": entry.dn if entry else self._nobody, "username": username}
+            wanted = in_filter(settings.group_filter, names)
+            found = self._search(settings.group_base, ldap.SCOPE_SUBTREE, wanted, [ldap.NO_ATTRS], limit=_GROUPS)
+            groups += [group.dn for group in found]
+        return {
+            "dn": entry.dn if entry else "",
+            "names": entry.text(settings.username_attribute) if entry else [],
+            "groups": list(dict.fromkeys(groups)),
+            "attributes": {
+                name: [base64.b64encode(value).decode() for value in entry.values(name)] if entry else []
+                for name in settings.attributes
+            },
+        }
+
+    def _check_groups(self, groups: Collection[str]) -> None:
+        if not self._settings.required_groups:
+            return
+        required = {normal_dn(group) for group in self._settings.required_groups}
+        for group in groups:
+            try:
+                if normal_dn(group) in required:
+                    return
+            except ValueError:
+                continue
+        raise RefusedError("the user is in none of requiredGroups")
+
+
+def _is_disabled(entry: Entry) -> bool:
+    """Whether a password would be refused in any case; a bind tells that by itself."""
+    control, locked, disabled = (entry.text(name) for name in _STATE)
+    return (
+        any(value.isdecimal() and int(value) & _DISABLED_BIT for value in control)
+        or _LOCKED_FOR_GOOD.decode() in locked
+        or any(value.lower() == "true" for value in disabled)
+    )
+
+
+def _text(error: BaseException) -> str:
+    """What an error says, for the administrator."""
+    if isinstance(error, ldap.LDAPError) and error.args and isinstance(error.args[0], dict):
+        said = (error.args[0].get("desc"), error.args[0].get("info"))
+        return ": ".join(str(part) for part in said if part)[:500] or type(error).__name__
+    return str(error)[:500] or type(error).__name__
