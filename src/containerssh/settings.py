@@ -33,6 +33,7 @@ def server_options(
     host, port = split_address(ssh.listen)
     return ServerOptions(
         host_keys=_host_keys(config, instance, without_slow_keys),
+        host_certificates=ssh.host_certificates,
         host=host,
         port=port,
         server_version=ssh.server_version,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
+)
 
-from containerssh.config.pem import read_pem
+from containerssh.config.pem import read_pem, read_text
+from containerssh.keys.certificate import Certificate, is_certificate, parse_certificate
 
 _KINDS = (rsa.RSAPrivateKey, ed25519.Ed25519PrivateKey, ec.EllipticCurvePrivateKey)
 SHORTEST_RSA = 2048
@@ -27,6 +34,32 @@ def check_private_key(value: str) -> None:
         raise ValueError("unsupported host key algorithm; use Ed25519, ECDSA or RSA")
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size < SHORTEST_RSA:
         raise ValueError(f"an RSA key of {key.key_size} bits is too short; clients want {SHORTEST_RSA} at least")
+
+
+def public_half(value: str) -> bytes:
+    """
+    The wire encoding of the public half of a private key, which is PEM text or the name of a file.
+
+    Raises:
+        ValueError: it cannot be read, or is encrypted.
+    """
+    key = _load(read_pem(value).encode())
+    text = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    return base64.b64decode(text.split()[1])
+
+
+def read_host_certificate(value: str) -> tuple[bytes, Certificate]:
+    """
+    A host's certificate, which is its text or the name of a file: its wire encoding, and what it says.
+
+    Raises:
+        ValueError: it cannot be read, or is none, or a user's.
+    """
+    text = value if is_certificate(value.strip().partition(" ")[0]) else read_text(value.strip())
+    blob, certificate = parse_certificate(text)
+    if certificate.kind != "host":
+        raise ValueError("this is a user's certificate; ssh-keygen makes a host's with -h")
+    return blob, certificate
 
 
 def _load(pem: bytes) -> Any:

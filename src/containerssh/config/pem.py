@@ -22,7 +22,16 @@ def read_pem(value: str) -> str:
     """
     if is_pem(value):
         return value.strip() + "\n"
-    name = value.strip()
+    return read_text(value.strip(), "PEM text")
+
+
+def read_text(name: str, what: str = "text") -> str:
+    """
+    The text of a file that should hold *what*.
+
+    Raises:
+        ValueError: it cannot be read, or is no text; the message names it.
+    """
     try:
         with Path(name).open("rb") as file:
             content = file.read(LARGEST + 1)
@@ -34,4 +43,4 @@ def read_pem(value: str) -> str:
     try:
         return content.decode("ascii")
     except UnicodeDecodeError as exc:
-        raise ValueError(f"{name!r} is not PEM text") from exc
+        raise ValueError(f"{name!r} is not {what}") from exc

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, field_validator
 from pydantic.alias_generators import to_camel
 
 from containerssh.config.address import split_address
-from containerssh.config.host_keys import check_private_key
+from containerssh.config.host_keys import check_private_key, read_host_certificate
 from containerssh.config.model import ConfigModel, Duration, Problem, Secret, default_for_zero, seconds
 
 KEX = (
@@ -284,6 +284,10 @@ class SSHConfig(ConfigModel):
     """Private host keys without passphrase (Ed25519, ECDSA or RSA): each PEM text, or the name of a file. Empty: keys
     are made at the first start and kept in `hostKeyDirectory`."""
 
+    host_certificates: tuple[str, ...] = ()
+    """Certificates of the host keys, made with `ssh-keygen -s ... -h`: each its text, or the name of a file. Clients
+    that trust the authority (`@cert-authority` in known_hosts) then need not know the keys."""
+
     host_key_directory: str = ""
     """Where generated host keys are kept. Empty: `hostkeys` in the server's state folder."""
 
@@ -334,5 +338,10 @@ class SSHConfig(ConfigModel):
                 check_private_key(key.get_secret_value())
             except ValueError as exc:
                 yield Problem(f"hostkeys.{number}", str(exc))
+        for number, certificate in enumerate(self.host_certificates):
+            try:
+                read_host_certificate(certificate)
+            except ValueError as exc:
+                yield Problem(f"hostCertificates.{number}", str(exc))
         if self.host_key_directory and not Path(self.host_key_directory).is_absolute():
             yield Problem("hostKeyDirectory", "must be an absolute path")

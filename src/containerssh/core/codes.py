@@ -15,6 +15,10 @@ class CoreCode(Code):
         "CORE_HOST_KEY_GENERATION_FAILED",
         "a host key could not be made or saved",
     )
+    HOST_CERTIFICATE_UNUSED = (
+        "CORE_HOST_CERTIFICATE_UNUSED",
+        "a host certificate fits no host key, or does not hold now",
+    )
     CONFIG_FILE = "CORE_CONFIG_FILE", "which config file is used"
     CONFIG_RELOADED = "CORE_CONFIG_RELOADED", "SIGHUP: the configuration was read again, and holds for new connections"
     CONFIG_RELOAD_FAILED = "CORE_CONFIG_RELOAD_FAILED", "SIGHUP: the new configuration cannot be used; nothing changed"

@@ -23,6 +23,7 @@ from asyncssh.misc import ConnectionLost, DisconnectError
 from asyncssh.packet import Boolean, NameList, SSHPacket, String, UInt32
 
 from containerssh.core.codes import SSHCode
+from containerssh.keys.certificate import plain_name
 from containerssh.ssh.channel_adapter import PACKET_MIN, AdapterChannel
 from containerssh.ssh.host_keys import HostKey
 from containerssh.ssh.key_exchange import KexConnection, Offer, prepare
@@ -232,7 +233,8 @@ class AdapterConnection(KexConnection):
             asked.add(blob)
             key = keys[blob]
             # An RSA key proves itself with the algorithm of the key exchange, if that used it.
-            used = self._signer.algorithm if self._signer and self._signer.key is key else key.algorithms[0]
+            signer = self._signer
+            used = plain_name(signer.algorithm) if signer and signer.key is key else key.algorithms[0]
             # Made once: signatures take time, and a client can ask without end.
             if (key, used) not in self._proofs:
                 signed = String("hostkeys-prove-00@openssh.com") + String(self.session_id) + String(blob)

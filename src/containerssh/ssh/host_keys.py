@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncssh
 
+from containerssh.config.host_keys import read_host_certificate
 from containerssh.core.codes import CoreCode
 from containerssh.core.errors import ConfigError
+from containerssh.core.messages import Event
+from containerssh.keys.certificate import certificate_name, is_certificate, plain_name
 from containerssh.ssh.algorithms import HOST_KEY_ALGORITHMS
+
+logger = logging.getLogger(__name__)
 
 _QUICK: Mapping[str, tuple[str, dict[str, int]]] = {
     "ssh_host_ed25519_key": ("ssh-ed25519", {}),
@@ -23,9 +30,13 @@ _SLOW: Mapping[str, tuple[str, dict[str, int]]] = {"ssh_host_rsa_key": ("ssh-rsa
 
 @dataclass(frozen=True)
 class HostKey:
-    """A private host key."""
+    """A private host key, perhaps with a certificate."""
 
     key: asyncssh.SSHKey
+    certificate: bytes = b""
+    """The wire encoding of the key's certificate, as clients get it; empty for none."""
+    valid: tuple[int, int] = (0, 0)
+    """When the certificate holds: seconds of the epoch, the end not included."""
 
     @property
     def type(self) -> str:
@@ -43,6 +54,15 @@ class HostKey:
         return HOST_KEY_ALGORITHMS[self.type]
 
     @property
+    def certificate_algorithms(self) -> tuple[str, ...]:
+        """Those offered with its certificate, if it has one."""
+        return tuple(certificate_name(name) for name in self.algorithms) if self.certificate else ()
+
+    def public_data(self, algorithm: str) -> bytes:
+        """What a client is shown for one of these algorithms: the key, or the certificate."""
+        return self.certificate if is_certificate(algorithm) else self.blob
+
+    @property
     def fingerprint(self) -> str:
         """``SHA256:...`` as OpenSSH shows it."""
         return self.key.get_fingerprint("sha256")
@@ -53,8 +73,8 @@ class HostKey:
         return self.key.export_public_key("openssh").decode("ascii").strip()
 
     def sign(self, data: bytes, algorithm: str) -> bytes:
-        """The signature blob of *data* (RFC 4253 section 6.6) by one of :attr:`algorithms`."""
-        return self.key.sign(data, algorithm.encode("ascii"))
+        """The signature blob of *data* (RFC 4253 section 6.6) by one of these algorithms."""
+        return self.key.sign(data, plain_name(algorithm).encode("ascii"))
 
 
 def load_host_keys(sources: Iterable[str]) -> list[HostKey]:
@@ -79,6 +99,33 @@ def load_host_keys(sources: Iterable[str]) -> list[HostKey]:
         raise _error("ssh.hostkeys is empty: a server needs at least one host key.")
     order = list(HOST_KEY_ALGORITHMS)
     return sorted(keys.values(), key=lambda key: order.index(key.type))
+
+
+def with_certificates(keys: Sequence[HostKey], sources: Iterable[str]) -> list[HostKey]:
+    """
+    *keys* with the certificates of *sources*, each a certificate's text or the path of a file.
+
+    One that fits no key, or does not hold now, is told to the log: clients go on with the plain key.
+
+    Raises:
+        ConfigError: a source cannot be read, or is no host's certificate.
+    """
+    certified = {key.blob: key for key in keys}
+    for number, source in enumerate(sources):
+        where = f"ssh.hostCertificates[{number}]"
+        try:
+            blob, certificate = read_host_certificate(source)
+        except ValueError as exc:
+            raise _error(f"{where}: {exc}") from exc
+        key = certified.get(certificate.key)
+        problem = certificate.invalid(time.time()) if key else "it is for none of the host keys"
+        if problem:
+            text = f"{where} is not shown to clients: {problem}"
+            logger.warning(Event(CoreCode.HOST_CERTIFICATE_UNUSED, text, certificate=certificate.name))
+        if key:
+            valid = (certificate.valid_after, certificate.valid_before)
+            certified[key.blob] = replace(key, certificate=blob, valid=valid)
+    return list(certified.values())
 
 
 def generate_host_keys(folder: Path, *, without_slow: bool = False) -> Sequence[HostKey]:

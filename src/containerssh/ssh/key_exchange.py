@@ -14,7 +14,7 @@ import asyncio
 import os
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from asyncssh import constants
@@ -50,7 +50,7 @@ class _Signer:
 
     @property
     def public_data(self) -> bytes:
-        return self.key.blob
+        return self.key.public_data(self.algorithm)
 
     def sign(self, data: bytes) -> bytes:
         return self.key.sign(data, self.algorithm)
@@ -96,14 +96,23 @@ class Offer:
 
     library: SSHServerConnectionOptions
     keys: Mapping[bytes, HostKey]
-    """By the names of their signature algorithms."""
-    algorithms: Sequence[bytes]
-    """These names."""
+    """By the names of their signature algorithms, those that come with a certificate first."""
     signatures: Sequence[bytes]
     """The algorithms that clients may sign with."""
     announced: bytes
     """The host keys as HOSTKEYS-00 lists them (OpenSSH's PROTOCOL, section 2.5)."""
+    certified: Mapping[bytes, HostKey]
+    """By the names of the algorithms that come with a certificate, whether it holds now or not."""
     remembered: _Remembered = field(default_factory=_Remembered)
+
+    def at(self, now: float) -> Offer:
+        """The same with the certificates that hold at the moment *now*, in seconds of the epoch, and no others."""
+        hold = {name: key for name, key in self.certified.items() if key.valid[0] <= now < key.valid[1]}
+        offered = [name for name in self.keys if name in self.certified]
+        if list(hold) == offered:
+            return self
+        plain = {name: key for name, key in self.keys.items() if name not in self.certified}
+        return replace(self, keys=hold | plain, remembered=_Remembered())
 
 
 async def prepare(
@@ -138,14 +147,14 @@ async def prepare(
         rekey_bytes=options.rekey_bytes,
         rekey_seconds=3600,
     )
-    by_algorithm = {name.encode(): key for key in keys for name in key.algorithms}
-    return Offer(
+    offer = Offer(
         library,
-        by_algorithm,
-        list(by_algorithm),
+        {name.encode(): key for key in keys for name in key.algorithms},
         [name.encode() for name in signatures],
         b"".join(String(key.blob) for key in keys),
+        {name.encode(): key for key in keys for name in key.certificate_algorithms},
     )
+    return offer.at(time.time())
 
 
 class KexConnection(FlowConnection):
@@ -162,7 +171,7 @@ class KexConnection(FlowConnection):
         self._offer = offer
         self._keys = offer.keys
         self._signer: _Signer | None = None
-        self._server_host_key_algs = offer.algorithms
+        self._server_host_key_algs = list(offer.keys)
         self._rekeyings: Rekeyings | None = None
         self._client_kex: Sequence[bytes] = ()
         self._client_guessed = False

@@ -93,6 +93,8 @@ class ServerOptions:
 
     host_keys: Sequence[str]
     """Private keys, each as text (PEM or OpenSSH) or as the path of a file."""
+    host_certificates: Sequence[str] = ()
+    """Certificates of them, each as text or as the path of a file."""
     host: str = "0.0.0.0"  # noqa: S104  upstream's default: a server that is meant to be reached
     """An address or name; every address it resolves to is bound. Empty: all interfaces, IPv4 and IPv6."""
     port: int = 2222

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from containerssh.core.codes import ServiceCode, SSHCode
+from containerssh.core.codes import CoreCode, ServiceCode, SSHCode
 from containerssh.core.errors import BackendError, ProtocolError, describe
 from containerssh.core.handlers import ServerHandler
 from containerssh.core.messages import Code, Event, log_labels
@@ -19,7 +20,7 @@ from containerssh.ssh.adapter import AdapterConnection, Offer, prepare
 from containerssh.ssh.admission import Door, Refused, is_within
 from containerssh.ssh.algorithms import CLIENT_SIGNATURES, Kind, check
 from containerssh.ssh.connection import Connection, Registry
-from containerssh.ssh.host_keys import HostKey, load_host_keys
+from containerssh.ssh.host_keys import HostKey, load_host_keys, with_certificates
 from containerssh.ssh.limits import count, log_reached
 from containerssh.ssh.options import ServerOptions
 from containerssh.ssh.refusal import LOG_EVERY, Refusals
@@ -65,7 +66,7 @@ class Settings:
         """Raises ConfigError: an option cannot be used."""
         return cls(
             options,
-            load_host_keys(options.host_keys),
+            with_certificates(load_host_keys(options.host_keys), options.host_certificates),
             check(options.kex, Kind.KEX),
             check(options.ciphers, Kind.CIPHERS),
             check(options.macs, Kind.MACS),
@@ -252,8 +253,12 @@ class SSHServer:
                 self._door.left(ticket)
 
     def _protocol(self, settings: Settings, front: Connection) -> Callable[[], AdapterConnection]:
-        loop, offer = asyncio.get_running_loop(), settings.offer
-        assert offer is not None
+        assert settings.offer is not None
+        loop, offer = asyncio.get_running_loop(), settings.offer.at(time.time())
+        if offer is not settings.offer and settings is self._settings:
+            text = "A host certificate has begun to hold, or holds no more: clients get what holds now"
+            logger.warning(Event(CoreCode.HOST_CERTIFICATE_UNUSED, text, module="ssh"))
+            self._settings = replace(settings, offer=offer)
         return lambda: AdapterConnection(loop, offer, settings.options, front)
 
     async def _look_for_the_gone(self) -> None:
