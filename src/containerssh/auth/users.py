@@ -140,15 +140,19 @@ class UsersFile:
         """
         users = await self._now()
         user = users.by_name.get(attempt.username)
-        known = user.password if user else None
-        judge = known or users.stand_in
+        judge = (user.password if user else None) or users.stand_in
         right = judge is not None and len(password) <= LONGEST_PASSWORD and await self._judge(judge, password)
-        if user is None or known is None or not right:
-            reason = (
-                "no such user" if user is None else "the user has no password" if known is None else "wrong password"
-            )
-            raise self._failed(attempt, "password", reason)
-        return self._login(attempt, "password", user, None)
+        return self._login_by_password(attempt, user, right=right)
+
+    async def suppose_password(self, attempt: AuthAttempt) -> Login:
+        """
+        The login that the right password would earn; no client gets here.
+
+        Raises:
+            AuthFailed: this user has none.
+        """
+        user = (await self._now()).by_name.get(attempt.username)
+        return self._login_by_password(attempt, user, right=True)
 
     async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
         """
@@ -191,6 +195,11 @@ class UsersFile:
         user = (await self._now()).by_name.get(username)
         return user.principals if user else ()
 
+    async def keys_of(self, username: str) -> Collection[AuthorizedKey]:
+        """The keys of this user, in the order in which they are looked at; none of one who does not exist."""
+        user = (await self._now()).by_name.get(username)
+        return await self._keys_of(user) if user else ()
+
     @property
     def chains(self) -> Collection[Chain]:
         """The methods that must succeed one after another, of all users together."""
@@ -225,6 +234,12 @@ class UsersFile:
         finally:
             self._waiting -= 1
 
+    def _login_by_password(self, attempt: AuthAttempt, user: _User | None, *, right: bool) -> Login:
+        if user is None or user.password is None or not right:
+            missing = "no such user" if user is None else "the user has no password" if user.password is None else ""
+            raise self._failed(attempt, "password", missing or "wrong password")
+        return self._login(attempt, "password", user, None)
+
     def _login_by_certificate(
         self, attempt: AuthAttempt, user: _User, certificate: Certificate, entries: Collection[AuthorizedKey]
     ) -> Login:
@@ -235,7 +250,10 @@ class UsersFile:
         return self._login(attempt, "pubkey", user, replace(entry, restrictions=restrictions))
 
     def _login(self, attempt: AuthAttempt, kind: str, user: _User, entry: AuthorizedKey | None) -> Login:
-        logger.debug(Event(AuthCode.SUCCESSFUL, "Found in the users file", **_labels(attempt, kind)))
+        labels = _labels(attempt, kind)
+        if entry is not None:
+            labels |= {"place": entry.place, "fingerprint": entry.key.fingerprint}
+        logger.debug(Event(AuthCode.SUCCESSFUL, "Found in the users file", **labels))
         more: dict[str, Any] = {"config_overlay": user.config}
         environment = dict(user.environment)
         if entry is not None:
@@ -300,7 +318,7 @@ class UsersFile:
         for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
             try:
                 if entry := parse_authorized_key(line):
-                    yield entry
+                    yield replace(entry, place=f"line {number} of {path}")
             except UnusableLine as exc:
                 # Not its text: the file may be its user's, and a link to one that only we may read.
                 text = f"Line {number} of {path} lets nobody in: {exc.kind}"
@@ -400,7 +418,7 @@ class _Reader:
         for number, line in enumerate(lines):
             try:
                 if entry := parse_authorized_key(line):
-                    yield entry
+                    yield replace(entry, place=".".join((*place, "authorizedKeys", str(number))))
             except UnusableLine as exc:
                 self.add((*place, "authorizedKeys", str(number)), str(exc))
 
