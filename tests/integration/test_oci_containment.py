@@ -244,9 +244,41 @@ async def test_a_working_directory_that_an_image_links_to_the_host_is_refused(ru
 async def test_no_descriptor_of_the_host_gets_in(runtime: str) -> None:
     done = await tried(runtime, "ls -l /proc/1/fd /proc/self/fd")
     targets = {line.split(" -> ")[1].split(":")[0] for line in done.stdout.splitlines() if " -> " in line}
-    # The last is where the container's own output goes: a file system for this one container, with nothing else on it.
-    allowed = {"/dev/null", "pipe", "socket", "anon_inode", "/mnt/output"}
+    allowed = {"/dev/null", "pipe", "socket", "anon_inode"}
+    if runtime == "crun":
+        # Where the container's own output goes: a file system for this one container, with nothing else on it.
+        allowed.add("/mnt/output")
     assert {target for target in targets if not target.startswith("/proc/")} <= allowed
+
+
+async def test_a_containers_own_output_goes_to_a_small_file_system_of_its_own() -> None:
+    """Its first program has it for appending only, and the file system has no path inside. (runc makes pipes.)"""
+    look = (
+        "for number in 1 2; do readlink /proc/1/fd/$number; sed -n 's/flags:.//p' /proc/1/fdinfo/$number; done;"
+        " stat -L -c '%d %h' /proc/1/fd/1; stat -L -f -c '%t %b %S' /proc/1/fd/1;"
+        " sed -n 's/mnt_id:.//p' /proc/1/fdinfo/1;"
+        " ls /proc/1/fd/1/.. >/dev/null 2>&1; echo $?; cut -d ' ' -f 1 /proc/self/mountinfo;"
+        " head -c 3000000 /dev/zero >> /proc/1/fd/1; echo; wc -c < /proc/1/fd/1"
+    )
+    devices = []
+    async with logged_in(runtime="crun") as one, logged_in(runtime="crun") as other:
+        for connection in (one, other):
+            done = await run(connection, look)
+            path, flags, *same, device, links, kind, blocks, size, mount, entered = done.stdout.split()[:11]
+            *mounts, written = done.stdout.split()[11:]
+            assert [path, flags] == same
+            assert path == "/mnt/output"
+            assert int(flags, 8) & (os.O_ACCMODE | os.O_APPEND) == os.O_WRONLY | os.O_APPEND
+            assert links == "1"
+            assert kind == "1021994", "a tmpfs, by statfs(2)"
+            assert int(blocks) * int(size) == 1 << 20
+            assert mounts
+            assert mount not in mounts
+            assert entered != "0"
+            assert int(written) == 1 << 20, "all that there is, and no more"
+            assert done.stderr.startswith("head: standard output: ")
+            devices.append(device)
+    assert len(set(devices)) == 2
 
 
 async def test_the_runtime_holds_nothing_of_the_helper(runtime: str) -> None:
