@@ -6,8 +6,6 @@ import asyncio
 import json
 import random
 import re
-import socket
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -16,14 +14,13 @@ from typing import Any, cast
 from urllib.parse import urlencode
 
 import aiohttp
-from yarl import URL
 
-from containerssh.backends.kubernetes.credentials import Access, Credentials
+from containerssh.backends.kubernetes.connections import Away, Connections, read_all, read_more
+from containerssh.backends.kubernetes.credentials import Credentials
 from containerssh.backends.kubernetes.errors import ERROR_LIMIT, APIError, broken, refusal
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
 from containerssh.backends.kubernetes.limiter import Limiter
 from containerssh.backends.kubernetes.opening import StreamOpener
-from containerssh.backends.kubernetes.upgrade import watch_peer
 from containerssh.backends.kubernetes.watch import (
     Known,
     Lines,
@@ -34,7 +31,7 @@ from containerssh.backends.kubernetes.watch import (
     version_of,
 )
 from containerssh.config.kubernetes import KubernetesConnectionConfig
-from containerssh.core.errors import ContainerSSHError, ProtocolError, describe
+from containerssh.core.errors import ContainerSSHError, ProtocolError
 from containerssh.core.tasks import time_limit
 
 _OBJECT_LIMIT = 16 << 20
@@ -45,9 +42,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _WATCH_SECONDS = (240, 480)
 """Between these the server ends a watch, so that those of many logins do not end together."""
 _PAUSES = (0.2, 10.0)
-_CONNECTIONS = 1024
 _RETRY_AFTER_LIMIT = 10.0
-_AWAY = (aiohttp.ClientError, OSError, ssl.SSLError)
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ class KubernetesClient:
         self._limiter = Limiter(None, 0)
         self._credentials = Credentials(config)
         self._streams = StreamOpener(self._credentials)
-        self._http = _Session()
+        self._http = Connections()
 
     def for_login(self) -> KubernetesClient:
         """The same client for one login, with a rate limit of its own; it need not be closed."""
@@ -95,6 +90,11 @@ class KubernetesClient:
         view.__dict__.update(self.__dict__)
         view._limiter = Limiter(self._config.qps, self._config.burst)
         return view
+
+    @property
+    def by_spdy(self) -> bool:
+        """Whether programs are reached by SPDY, since the server refused WebSockets."""
+        return self._streams.by_spdy
 
     async def close(self) -> None:
         """Close the connections; watches and streams end with their scopes."""
@@ -219,7 +219,7 @@ class KubernetesClient:
         lines = Lines()
         deadline = asyncio.get_running_loop().time() + seconds + self._timeout.total_seconds()
         async with self._request(doing, "GET", f"{path}?{urlencode(asked)}") as response:
-            while data := await _more(response, deadline, doing):
+            while data := await read_more(response, deadline, doing):
                 for line in lines.feed(data):
                     for event in known.take(parse_event(line, doing)):
                         yield event
@@ -315,8 +315,8 @@ class KubernetesClient:
         return f"{path}/{kind.plural}" + (f"/{name}" if name else "")
 
     async def _ask(self, doing: str, method: str, target: str, body: Any = None, limit: int = _OBJECT_LIMIT) -> bytes:
-        async with self._soon(doing), self._request(doing, method, target, body) as response, _away(doing):
-            return await _read(response, limit, doing)
+        async with self._soon(doing), self._request(doing, method, target, body) as response, Away(doing):
+            return await read_all(response, limit, doing)
 
     @asynccontextmanager
     async def _request(
@@ -328,13 +328,13 @@ class KubernetesClient:
         while True:
             await self._limiter.take()
             access = await self._credentials.access()
-            async with self._soon(doing), _away(doing):
+            async with self._soon(doing), Away(doing):
                 response = await self._http.request(access, method, target, body)
             async with response:
                 if 200 <= response.status < 300:
                     yield response
                     return
-                async with self._soon(doing), _away(doing):
+                async with self._soon(doing), Away(doing):
                     said = await response.content.read(ERROR_LIMIT)
             error = refusal(doing, response.status, said, retry_after=response.headers.get("Retry-After"))
             if error.status == 401 and not renewed and self._credentials.refused(access):
@@ -352,89 +352,6 @@ class KubernetesClient:
             return APIError(doing, status=0, message=f"no answer within {self._timeout.total_seconds():g} s")
 
         return time_limit(self._timeout, late)
-
-
-class _Session:
-    """Kept connections; opened with the first request, since it belongs to a running event loop."""
-
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
-
-    async def request(self, access: Access, method: str, target: str, body: Any) -> aiohttp.ClientResponse:
-        headers = [("User-Agent", "ContainerSSH"), ("Accept", "application/json"), ("Accept-Encoding", "identity")]
-        data = None
-        if body is not None:
-            kind = "merge-patch+json" if method == "PATCH" else "json"
-            headers.append(("Content-Type", f"application/{kind}"))
-            data = json.dumps(body).encode()
-        return await self._open().request(
-            method,
-            URL(f"{access.scheme}://{access.authority}{target}", encoded=True),
-            headers=[*headers, *access.headers],
-            data=data,
-            ssl=access.tls if access.tls is not None else True,
-            server_hostname=access.server_name if access.tls is not None else None,
-            allow_redirects=False,
-        )
-
-    async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=_CONNECTIONS, socket_factory=_open_socket),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-            )
-        return self._session
-
-
-def _open_socket(info: aiohttp.AddrInfoType) -> socket.socket:
-    family, kind, protocol, _, _ = info
-    opened = socket.socket(family, kind, protocol)
-    watch_peer(opened)
-    return opened
-
-
-class _Away:
-    """Turns what a lost connection raises into our error."""
-
-    def __init__(self, doing: str) -> None:
-        self._doing = doing
-
-    async def __aenter__(self) -> None:
-        pass
-
-    async def __aexit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
-        if isinstance(exc, TimeoutError):
-            raise APIError(self._doing, status=0, message="the answer took too long") from exc
-        if isinstance(exc, _AWAY):
-            why = "it closed the connection" if isinstance(exc, aiohttp.ServerDisconnectedError) else describe(exc)
-            raise APIError(self._doing, status=0, message=f"the API server is not available ({why})") from exc
-
-
-def _away(doing: str) -> _Away:
-    return _Away(doing)
-
-
-async def _more(response: aiohttp.ClientResponse, deadline: float, doing: str) -> bytes:
-    # Only around the waiting: whoever gets the events does so in the same task.
-    async with _away(doing), asyncio.timeout_at(deadline):
-        return await response.content.readany()
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int, doing: str) -> bytes:
-    body = bytearray()
-    async for data in response.content.iter_any():
-        body += data
-        if len(body) > limit:
-            raise broken(f"{doing}: the API server's answer is longer than {limit >> 20} MiB")
-    return bytes(body)
 
 
 def _parse(data: bytes) -> dict[str, Any]:

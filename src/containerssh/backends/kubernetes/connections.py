@@ -1,0 +1,99 @@
+"""HTTP connections to the API server that are kept, and what happens on them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from containerssh.backends.kubernetes.credentials import Access
+from containerssh.backends.kubernetes.errors import APIError, broken
+from containerssh.backends.kubernetes.upgrade import watch_peer
+from containerssh.core.errors import describe
+
+_CONNECTIONS = 1024
+_AWAY = (aiohttp.ClientError, OSError, ssl.SSLError)
+
+
+class Connections:
+    """Kept connections; opened with the first request, since it belongs to a running event loop."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def request(self, access: Access, method: str, target: str, body: Any) -> aiohttp.ClientResponse:
+        headers = [("User-Agent", "ContainerSSH"), ("Accept", "application/json"), ("Accept-Encoding", "identity")]
+        data = None
+        if body is not None:
+            kind = "merge-patch+json" if method == "PATCH" else "json"
+            headers.append(("Content-Type", f"application/{kind}"))
+            data = json.dumps(body).encode()
+        return await self._open().request(
+            method,
+            URL(f"{access.scheme}://{access.authority}{target}", encoded=True),
+            headers=[*headers, *access.headers],
+            data=data,
+            ssl=access.tls if access.tls is not None else True,
+            server_hostname=access.server_name if access.tls is not None else None,
+            allow_redirects=False,
+        )
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=_CONNECTIONS, socket_factory=_open_socket),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+            )
+        return self._session
+
+
+def _open_socket(info: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, _ = info
+    opened = socket.socket(family, kind, protocol)
+    watch_peer(opened)
+    return opened
+
+
+class Away:
+    """Turns what a lost connection raises into our error."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if isinstance(exc, TimeoutError):
+            raise APIError(self._doing, status=0, message="the answer took too long") from exc
+        if isinstance(exc, _AWAY):
+            why = "it closed the connection" if isinstance(exc, aiohttp.ServerDisconnectedError) else describe(exc)
+            raise APIError(self._doing, status=0, message=f"the API server is not available ({why})") from exc
+
+
+async def read_more(response: aiohttp.ClientResponse, deadline: float, doing: str) -> bytes:
+    # Only around the waiting: whoever gets the events does so in the same task.
+    async with Away(doing), asyncio.timeout_at(deadline):
+        return await response.content.readany()
+
+
+async def read_all(response: aiohttp.ClientResponse, limit: int, doing: str) -> bytes:
+    body = bytearray()
+    async for data in response.content.iter_any():
+        body += data
+        if len(body) > limit:
+            raise broken(f"{doing}: the API server's answer is longer than {limit >> 20} MiB")
+    return bytes(body)

@@ -1,0 +1,69 @@
+"""A TCP relay that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Relay:
+    """Passes connections on to another port while it is open."""
+
+    port: int = 0
+    up: bool = True
+    """Whether it takes new connections."""
+    opened: int = 0
+    """Connections so far."""
+    _writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    def cut(self) -> None:
+        """End all connections at once."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+
+@asynccontextmanager
+async def relay_to(port: int) -> AsyncIterator[Relay]:
+    """A relay from a port of its own to *port*, both on 127.0.0.1."""
+    relay = Relay()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            if not relay.up:
+                return
+            relay.opened += 1
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+            relay._writers += [writer, there_writer]
+            await asyncio.gather(_copy(reader, there_writer), _copy(there_reader, writer))
+        except OSError:
+            pass
+        finally:
+            tasks.discard(task)
+            writer.transport.abort()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    relay.port = server.sockets[0].getsockname()[1]
+    try:
+        yield relay
+    finally:
+        server.close()
+        relay.cut()
+        for task in tuple(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(64 * 1024):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
