@@ -184,7 +184,6 @@ MISSING: dict[str, tuple[dict[str, Any], str]] = {
     "GeoIP": ({**AUTH, "geoip": {"provider": "maxmind"}}, "geoip.provider"),
     "syslog": ({**AUTH, "log": {"destination": "syslog"}}, "log.destination"),
     "the test log": ({**AUTH, "log": {"destination": "test"}}, "log.destination"),
-    "Kubernetes": ({**AUTH, "backend": "kubernetes"}, "backend"),
     "the proxy": ({**AUTH, "backend": "sshproxy"}, "backend"),
 }
 

@@ -170,7 +170,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a key in two cases": ({"security": {"maxSessions": 1, "MaxSessions": 2}}, "given twice"),
     "a negative number": ({"security": {"maxSessions": -7}}, "security.maxSessions"),
     "a bad duration": ({"docker": {"timeouts": {"http": "soon"}}}, "docker.timeouts.http"),
-    "another backend": ({"backend": "kubernetes"}, "kubernetes is not available"),
+    "another backend": ({"backend": "sshproxy"}, "sshproxy is not available"),
     "a proxy's short key": ({"backend": "sshproxy", "sshproxy": {"server": "a", "privateKey": "x"}}, "privateKey"),
     "a pod's negative number": ({"kubernetes": {"pod": {"consoleContainerNumber": -1}}}, "consoleContainerNumber"),
     "a pod's unknown key": ({"kubernetes": {"pod": {"spec": {"contaners": []}}}}, "did you mean containers"),

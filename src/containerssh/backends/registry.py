@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from containerssh.config.app import AppConfig
 from containerssh.config.docker import DEFAULT_HOST, DockerConfig
 from containerssh.core.codes import BackendCode, OCICode
-from containerssh.core.errors import BackendError, describe
+from containerssh.core.errors import BackendError, ConfigError, describe
 from containerssh.core.handlers import ConnectionHandler, Notices
 from containerssh.core.instance import Instance
 from containerssh.core.messages import NOTICE, Event
@@ -21,6 +21,7 @@ from containerssh.core.metadata import Login
 
 if TYPE_CHECKING:
     from containerssh.backends.docker.backend import DockerBackend
+    from containerssh.backends.kubernetes.backend import KubernetesBackend
     from containerssh.backends.oci.backend import OCIBackend
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,20 @@ class OCILogins:
         return self.backend.login(login, config.oci, notices)
 
 
-ByName = Mapping[str, DockerLogins | OCILogins]
+@dataclass(eq=False)
+class KubernetesLogins:
+    """The kubernetes backend with the section that belongs to it."""
+
+    backend: KubernetesBackend
+
+    def login(
+        self, login: Login, config: AppConfig, notices: Notices
+    ) -> AbstractAsyncContextManager[ConnectionHandler]:
+        return self.backend.login(login, config.kubernetes, notices)
+
+
+Logins = DockerLogins | OCILogins | KubernetesLogins
+ByName = Mapping[str, Logins]
 
 
 @dataclass(eq=False)
@@ -71,6 +85,7 @@ class Backends:
     instance: Instance
     _docker: DockerBackend | None = field(default=None, init=False)
     _oci: OCIBackend | None = field(default=None, init=False)
+    _kubernetes: KubernetesBackend | None = field(default=None, init=False)
     _cleared: set[str] = field(default_factory=set, init=False)
 
     @classmethod
@@ -85,6 +100,8 @@ class Backends:
                 await backends._docker.close()
             if backends._oci is not None:
                 await backends._oci.close()
+            if backends._kubernetes is not None:
+                await backends._kubernetes.close()
 
     @property
     def docker(self) -> DockerBackend:
@@ -102,6 +119,14 @@ class Backends:
             self._oci = OCIBackend(self.instance)
         return self._oci
 
+    @property
+    def kubernetes(self) -> KubernetesBackend:
+        if self._kubernetes is None:
+            from containerssh.backends.kubernetes.backend import KubernetesBackend
+
+            self._kubernetes = KubernetesBackend(self.instance)
+        return self._kubernetes
+
     async def choose(self, config: AppConfig) -> ByName:
         """
         The backends by their names. If ``auto`` is configured, what it means here is settled: Docker where it answers,
@@ -109,9 +134,12 @@ class Backends:
 
         Raises:
             BackendError: the configured backend is ``auto`` and none works.
+            ConfigError: files that the chosen backend's section names cannot be used.
         """
         named = _Named(self, await self._choose(config) if config.backend == "auto" else None)
         named.get(config.backend)  # now, and not at the first login
+        if config.backend == "kubernetes" and not config.configserver.url:
+            await self.kubernetes.check(config.kubernetes)
         return named
 
     async def _choose(self, config: AppConfig) -> DockerLogins | OCILogins:
@@ -156,10 +184,18 @@ class Backends:
             logger.debug(
                 Event(OCICode.CONTAINER_REMOVE_FAILED, f"Unused images could not be removed ({describe(exc)})")
             )
+        removed = 0
+        if config.backend == "kubernetes" or self._kubernetes is not None:
+            try:
+                ours = config.kubernetes if config.backend == "kubernetes" else None
+                removed = await self.kubernetes.reap(ours, dead)
+            except (BackendError, ConfigError) as exc:
+                logger.warning(exc.event())
+                return
         if not dead:
             return
-        removed = await self.oci.reap(config.oci)
-        if config.backend != "oci":
+        removed += await self.oci.reap(config.oci)
+        if config.backend not in ("oci", "kubernetes"):
             try:
                 removed += await self.docker.reap(_engine(config, by_name))
             except BackendError as exc:
@@ -176,24 +212,26 @@ class Backends:
 
 
 @dataclass(eq=False)
-class _Named(Mapping[str, "DockerLogins | OCILogins"]):
+class _Named(Mapping[str, Logins]):
     backends: Backends
     auto: DockerLogins | OCILogins | None
 
-    def __getitem__(self, name: str) -> DockerLogins | OCILogins:
+    def __getitem__(self, name: str) -> Logins:
         if name == "docker":
             return DockerLogins(self.backends.docker)
         if name == "oci":
             return OCILogins(self.backends.oci)
+        if name == "kubernetes":
+            return KubernetesLogins(self.backends.kubernetes)
         if name == "auto" and self.auto is not None:
             return self.auto
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(("docker", "oci", *(("auto",) if self.auto else ())))
+        return iter(("docker", "oci", "kubernetes", *(("auto",) if self.auto else ())))
 
     def __len__(self) -> int:
-        return 3 if self.auto else 2
+        return 4 if self.auto else 3
 
 
 def _tell_chosen(name: str, what: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from containerssh.config.app import AppConfig
 from containerssh.config.model import Problem
 
-_BACKENDS = ("kubernetes", "sshproxy")
+_BACKENDS = ("sshproxy",)
 
 
 def unavailable(config: AppConfig) -> list[Problem]:

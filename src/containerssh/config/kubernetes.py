@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
@@ -12,11 +13,26 @@ from containerssh.config.model import ConfigModel, Duration, Problem, Secret, de
 
 DEFAULT_IMAGE = "containerssh/containerssh-guest-image"
 DEFAULT_METADATA: Mapping[str, Any] = {"namespace": "default", "generateName": "containerssh-"}
+DEFAULT_AGENT_PATH = "/usr/bin/containerssh-agent"
+DEFAULT_IDLE_COMMAND = (DEFAULT_AGENT_PATH, "wait-signal", "--signal", "INT", "--signal", "TERM")
+Agent = Literal["auto", "injected", "image", "none"]
 DEFAULT_CONTAINER: Mapping[str, Any] = {"name": "shell", "image": DEFAULT_IMAGE}
 
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
+
+
+_VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+_LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_LABEL_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
+def is_qualified_name(text: str) -> bool:
+    """Whether the API takes *text* as a label's or an annotation's name."""
+    prefix, slash, name = text.rpartition("/")
+    fits = not slash or (len(prefix) <= 253 and _LABEL_PREFIX.fullmatch(prefix) is not None)
+    return fits and _LABEL_NAME.fullmatch(name) is not None
 
 
 METADATA_KEYS = _names(
@@ -186,19 +202,35 @@ class KubernetesPodConfig(ConfigModel):
     console_container_number: Annotated[int, Field(ge=0)] = 0
     """In which of the containers programs run."""
 
-    idle_command: tuple[str, ...] = (
-        "/usr/bin/containerssh-agent", "wait-signal", "--signal", "INT", "--signal", "TERM",
-    )  # fmt: skip
-    """What keeps the container running in connection mode."""
+    idle_command: tuple[str, ...] = DEFAULT_IDLE_COMMAND
+    """What keeps the container running. The default stands for the server's own agent that waits, or, without
+    ``agentImage``, for a shell that does; another program runs as it is."""
 
     shell_command: tuple[str, ...] = ("/bin/bash",)
     """What a shell request starts."""
 
-    agent_path: str = "/usr/bin/containerssh-agent"
-    """Where images for ContainerSSH 0.5 and 0.6 keep their agent."""
+    agent: Agent = "auto"
+    """Who starts programs. ``injected``: the agent that the server brings along. ``image``: the agent of ContainerSSH
+    0.5 and 0.6 that the image has at ``agentPath``. ``none``: the cluster's exec. ``auto``: the first of these that is
+    possible. With an ``agentPath`` of its own, ``image`` is the default."""
+
+    agent_image: str = ""
+    """An image with the server's agent at ``/containerssh-agent``, from which an init container copies it into the pod.
+    Without one the agent is uploaded through a shell of the console container."""
+
+    agent_image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
+    """When that image is pulled; empty for the cluster's own rule."""
+
+    agent_path: str = DEFAULT_AGENT_PATH
+    """Where images for ContainerSSH 0.5 and 0.6 keep their agent. Any other path than the default asks for that agent,
+    unless ``agent`` says otherwise."""
 
     disable_agent: bool = False
-    """Do not use a guest agent."""
+    """The same as ``agent: none``."""
+
+    background_processes: Literal["hangUp", "end", "keep"] = "hangUp"
+    """What becomes of processes that a session has left behind when it ends, as in the docker section. In persistent
+    mode the login's end is the end of all of them."""
 
     subsystems: dict[str, str] = Field(default_factory=lambda: {"sftp": "/usr/lib/openssh/sftp-server"})
     """Subsystem names, and the program of each."""
@@ -227,8 +259,10 @@ class KubernetesPodConfig(ConfigModel):
             yield Problem("consoleContainerNumber", "there is no such container")
         if not self.metadata.get("namespace"):
             yield Problem("metadata.namespace", "must be set")
-        if not self.agent_path and not self.disable_agent:
-            yield Problem("agentPath", "must be set")
+        yield from self._agent_problems()
+        yield from self._exposed_problems()
+        if self.mode == "persistent" and not self.metadata.get("name"):
+            yield Problem("metadata.name", "must be set in the mode persistent")
         if self.create_missing_pods and self.mode != "persistent":
             yield Problem("createMissingPods", "needs the mode persistent")
         waits = self.mode == "connection" or self.create_missing_pods
@@ -239,16 +273,78 @@ class KubernetesPodConfig(ConfigModel):
         if self.mode == "session" and self.spec.get("restartPolicy", "") not in ("", "Never"):
             yield Problem("spec.restartPolicy", "must be Never in session mode")
 
+    @property
+    def agent_in_use(self) -> Agent:
+        """``agent``, with ``disableAgent`` and ``agentPath`` taken into account."""
+        if self.disable_agent:
+            return "none"
+        if "agent" not in self.model_fields_set and self.agent_path not in ("", DEFAULT_AGENT_PATH):
+            return "image"
+        return self.agent
+
+    @property
+    def idles_by_default(self) -> bool:
+        """Whether the idle command is an agent that waits, in whose place another one may stand."""
+        command = self.idle_command
+        return command == DEFAULT_IDLE_COMMAND or command[:2] == (self.agent_path, "wait-signal")
+
+    @property
+    def console(self) -> dict[str, Any]:
+        """The container that programs run in."""
+        found: dict[str, Any] = self.spec["containers"][self.console_container_number]
+        return found
+
+    def _agent_problems(self) -> Iterator[Problem]:
+        if self.disable_agent and self.agent != "none" and "agent" in self.model_fields_set:
+            yield Problem("disableAgent", f"contradicts agent: {self.agent}")
+        way = self.agent_in_use
+        if not self.agent_path and way != "none":
+            yield Problem("agentPath", "must be set")
+        elif way == "image" and not self.agent_path.startswith("/"):
+            yield Problem("agentPath", "must be an absolute path for agent: image")
+        if self.agent_image and way in ("image", "none"):
+            yield Problem("agentImage", f"is not used with agent: {way}")
+        if "background_processes" in self.model_fields_set and way in ("image", "none"):
+            yield Problem("backgroundProcesses", "is for the agent that the server brings along")
+
+    def _exposed_problems(self) -> Iterator[Problem]:
+        for key, name in self.expose_auth_metadata_as_env.items():
+            if not _VARIABLE.fullmatch(name):
+                yield Problem(f"exposeAuthMetadataAsEnv.{key}", f"{name!r} is no name for a variable")
+        named = {
+            "exposeAuthMetadataAsLabels": self.expose_auth_metadata_as_labels,
+            "exposeAuthMetadataAsAnnotations": self.expose_auth_metadata_as_annotations,
+        }
+        for where, names in named.items():
+            for key, name in names.items():
+                if not is_qualified_name(name):
+                    yield Problem(f"{where}.{key}", f"{name!r} is no name for a label or an annotation")
+
 
 class KubernetesTimeouts(ConfigModel):
     """How long the steps may take."""
 
     pod_start: Duration = seconds(60)
+    """From the start of a login until its pod is ready."""
+
+    pod_trouble: Duration = seconds(5)
+    """For how long the cluster may say that something is wrong (no node takes the pod, its image cannot be pulled)
+    before the login is ended with its words. What cannot change ends it at once."""
+
     pod_stop: Duration = seconds(60)
+    """Removing the pod. What takes longer goes on in the background."""
+
     command_start: Duration = seconds(60)
+    """Starting a program; in session mode with its pod. Also writing one file."""
+
     signal: Duration = seconds(60)
+    """Delivering a signal."""
+
     window: Duration = seconds(60)
+    """Passing on the size of a terminal."""
+
     http: Duration = seconds(15)
+    """One request to the API."""
 
     _zeros = field_validator("*")(default_for_zero)
 

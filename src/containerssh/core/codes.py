@@ -304,6 +304,29 @@ class KubernetesCode(Code):
     API_REFUSED = "KUBERNETES_API_REFUSED", "the Kubernetes API refused a request; its reason is in the text"
     PROTOCOL_ERROR = "KUBERNETES_PROTOCOL_ERROR", "what the Kubernetes API sent cannot be understood"
     EXEC_FAILED = "KUBERNETES_EXEC_FAILED", "a program in a pod could not be started, or its stream broke"
+    POD_CREATE = "KUBERNETES_POD_CREATE", "creating a pod"
+    POD_CREATE_FAILED = "KUBERNETES_POD_CREATE_FAILED", "the cluster refused the pod, or it did not become ready"
+    POD_WAIT = "KUBERNETES_POD_WAIT", "waiting until a pod is ready"
+    POD_WAIT_FAILED = "KUBERNETES_POD_WAIT_FAILED", "a pod could not be followed"
+    POD_NOT_FOUND = "KUBERNETES_POD_NOT_FOUND", "persistent mode: there is no such pod"
+    POD_ENDED = "KUBERNETES_POD_ENDED", "a pod ended, or was deleted, while it was in use"
+    POD_REMOVE = "KUBERNETES_POD_REMOVE", "removing a pod"
+    POD_REMOVE_SUCCESSFUL = "KUBERNETES_POD_REMOVE_SUCCESSFUL", "the cluster is removing a pod"
+    POD_REMOVE_FAILED = "KUBERNETES_POD_REMOVE_FAILED", "a pod could not be removed"
+    ORPHAN_REMOVED = "KUBERNETES_ORPHAN_REMOVED", "a pod that an ended server process had left was removed"
+    LEASE = "KUBERNETES_LEASE", "this process has a Lease, by which others see that it lives"
+    LEASE_FAILED = "KUBERNETES_LEASE_FAILED", "no Lease could be had: other servers cannot clean up after this one"
+    FILE_WRITE = "KUBERNETES_FILE_WRITE", "writing a file"
+    FILE_WRITE_FAILED = "KUBERNETES_FILE_WRITE_FAILED", "a file could not be written into the pod"
+    GUEST_AGENT_DISABLED = "KUBERNETES_GUEST_AGENT_DISABLED", "programs are started without the server's own agent"
+    AGENT_KEPT_OUT = "KUBERNETES_AGENT_KEPT_OUT", "the guest agent could not be brought into a pod"
+    AGENT_LOG = "KUBERNETES_AGENT_LOG", "agent stderr (untrusted text)"
+    PID_READ_FAILED = "KUBERNETES_EXEC_PID_READ_FAILED", "the image's agent reported no process id"
+    EXEC_SIGNAL_FAILED = "KUBERNETES_EXEC_SIGNAL_FAILED", "a signal was not delivered"
+    EXEC_SIGNAL_FAILED_NO_AGENT = (
+        "KUBERNETES_EXEC_SIGNAL_FAILED_NO_AGENT",
+        "a signal was refused: there is no agent",
+    )
 
 
 class GeneralCode(Code):

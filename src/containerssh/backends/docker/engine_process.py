@@ -11,6 +11,7 @@ from containerssh.backends.docker.engine_error import Cure, EngineError
 from containerssh.backends.docker.exec_client import End
 from containerssh.backends.docker.frames import STDERR, AttachedInput, Demultiplexer
 from containerssh.backends.docker.wire import Wire
+from containerssh.backends.terminal_input import TerminalInput
 from containerssh.core.codes import AgentCode, DockerCode
 from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, Rejected
 from containerssh.core.messages import Event
@@ -19,7 +20,6 @@ from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
 
 logger = logging.getLogger(__name__)
 
-_END_OF_FILE = b"\x04"
 _FIRST_LOOK, _SLOWEST_LOOK = 0.01, 1.0
 _PATIENCE = 60.0
 """For how many seconds an engine that is away is asked again how a program ended."""
@@ -51,29 +51,6 @@ class Pipe(ByteReader):
         if not piece:
             self._last = piece
         return piece
-
-
-class TerminalInput(ByteWriter):
-    """
-    What is typed on a terminal. Its end is the end-of-file character, as on any terminal: the engine would take the end
-    of the stream for the end of the output as well.
-    """
-
-    def __init__(self, inner: ByteWriter) -> None:
-        self._inner = inner
-        self._in_line = False
-        self._ended = False
-
-    async def write(self, data: bytes) -> None:
-        if data:
-            self._in_line = data[-1:] not in (b"\n", b"\r")
-        await self._inner.write(data)
-
-    async def write_eof(self) -> None:
-        if not self._ended:
-            self._ended = True
-            # In the middle of a line the character only hands over what there is of it.
-            await self._inner.write(_END_OF_FILE * 2 if self._in_line else _END_OF_FILE)
 
 
 class EngineProcess(ABC):

@@ -1,0 +1,249 @@
+"""The kubernetes backend: a pod for each login, for each of its sessions, or one that stays."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from containerssh.backends.kubernetes.client import KubernetesClient
+from containerssh.backends.kubernetes.credentials import Credentials
+from containerssh.backends.kubernetes.errors import APIError
+from containerssh.backends.kubernetes.following import Followers
+from containerssh.backends.kubernetes.launch import OwnPod
+from containerssh.backends.kubernetes.lease import Rhythm
+from containerssh.backends.kubernetes.persistent import PersistentStart
+from containerssh.backends.kubernetes.plain import connection
+from containerssh.backends.kubernetes.presence import Presence
+from containerssh.backends.kubernetes.start import Start
+from containerssh.config.kubernetes import KubernetesConfig, KubernetesConnectionConfig
+from containerssh.core.codes import KubernetesCode
+from containerssh.core.handlers import ConnectionHandler, Notices, SessionChannel, SessionHandler
+from containerssh.core.instance import Instance
+from containerssh.core.messages import Event
+from containerssh.core.metadata import Login
+from containerssh.core.tasks import finish
+
+logger = logging.getLogger(__name__)
+
+_CLUSTERS = 64
+_NAMESPACES = 256
+_REMOVE_AGAIN = timedelta(seconds=30)
+_LAST_TRY = timedelta(seconds=10)
+
+
+class Cluster:
+    """A cluster that logins were sent to: its client, its watches, and our presence in its namespaces."""
+
+    def __init__(self, client: KubernetesClient) -> None:
+        self.client = client
+        self.followers = Followers(client)
+        self.presences: dict[str, Presence] = {}
+        self.shell_less: set[str] = set()
+        self.users = 0
+
+
+class KubernetesBackend:
+    """Starts pods in clusters; the server has one of it."""
+
+    name = "kubernetes"
+
+    def __init__(self, instance: Instance, rhythm: Rhythm = Rhythm()) -> None:  # noqa: B008  frozen
+        self._instance = instance
+        self._rhythm = rhythm
+        self._clusters: dict[tuple[KubernetesConnectionConfig, timedelta], Cluster] = {}
+        self._left: set[OwnPod] = set()
+        self._held: set[str] = set()
+        self._janitor: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def login(self, login: Login, config: KubernetesConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
+        """
+        A login's scope: its pod is ready inside; afterwards it is gone, unless it is one that stays.
+
+        Raises:
+            ConfigError: the way to the cluster cannot be used.
+            BackendError: there is no pod; the text has the cluster's words.
+        """
+        namespace = str(config.pod.metadata["namespace"])
+        persistent = config.pod.mode == "persistent"
+        async with self._used(config) as cluster:
+            lease = "" if persistent else await self._lease(cluster, namespace)
+            kind = PersistentStart if persistent else Start
+            start = kind(
+                cluster.client.for_login(),
+                cluster.followers,
+                self._instance,
+                config,
+                login,
+                notices,
+                self._remember,
+                lease,
+                self._held,
+                cluster.shell_less,
+            )
+            presence = cluster.presences.get(namespace)
+            if presence is not None:
+                presence.users += 1
+            try:
+                if config.pod.mode == "session":
+                    yield SessionModeConnection(start)
+                else:
+                    async with (
+                        start.run(config.timeouts.pod_start) as inside,
+                        connection(inside, config) as handler,
+                    ):
+                        yield handler
+            finally:
+                if presence is not None:
+                    presence.users -= 1
+                    presence.last_used = asyncio.get_running_loop().time()
+
+    async def probe(self, config: KubernetesConfig) -> str:
+        """
+        Which cluster answers, in words.
+
+        Raises:
+            ConfigError, BackendError: none does.
+        """
+        async with self._used(config) as cluster:
+            version = await cluster.client.version()
+            return f"Kubernetes {version.get('gitVersion', '?')}"
+
+    async def check(self, config: KubernetesConfig) -> None:
+        """Raises ConfigError: what the configuration names (files, a context) cannot be used."""
+        await Credentials(config.connection).access()
+
+    async def reap(self, config: KubernetesConfig | None, dead: Collection[str]) -> int:
+        """
+        Remove the pods of *dead* instances of this machine from all namespaces that logins were sent to, and from that
+        of *config*, where our Lease stays from now on; how many there were.
+
+        Raises:
+            ConfigError: the way to the cluster cannot be used.
+            BackendError: the API does not answer, or one could not be removed.
+        """
+        if config is not None:
+            async with self._used(config) as cluster:
+                self._presence(cluster, str(config.pod.metadata["namespace"]), stays=True)
+        await self._tidy_presences()
+        if not dead:
+            return 0
+        presences = [presence for cluster in self._clusters.values() for presence in cluster.presences.values()]
+        return sum([await presence.remove_dead(dead) for presence in presences])
+
+    async def close(self) -> None:
+        """After the last login: one more try to remove what is left, then everything is closed."""
+        if self._janitor is not None:
+            self._janitor.cancel()
+            await asyncio.wait([self._janitor])
+        if self._left:
+            await finish(self._remove_left, within=_LAST_TRY)
+        release = not self._left
+        for pod in self._left:
+            pod.give_up()
+        clusters = list(self._clusters.values())
+        self._clusters.clear()
+        await asyncio.gather(*(self._close(cluster, release=release) for cluster in clusters), *self._closing)
+
+    @asynccontextmanager
+    async def _used(self, config: KubernetesConfig) -> AsyncIterator[Cluster]:
+        key = (config.connection, config.timeouts.http)
+        cluster = self._clusters.get(key)
+        if cluster is None:
+            cluster = self._clusters[key] = Cluster(KubernetesClient(*key))
+        cluster.users += 1
+        try:
+            yield cluster
+        finally:
+            cluster.users -= 1
+            if len(self._clusters) > _CLUSTERS:
+                self._forget_one()
+
+    def _forget_one(self) -> None:
+        for key, cluster in self._clusters.items():
+            if not cluster.users and not any(presence.stays for presence in cluster.presences.values()):
+                del self._clusters[key]
+                task = asyncio.create_task(self._close(cluster, release=True))
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+                return
+
+    async def _close(self, cluster: Cluster, *, release: bool) -> None:
+        await asyncio.gather(*(presence.close(release=release) for presence in cluster.presences.values()))
+        await cluster.client.close()
+
+    async def _lease(self, cluster: Cluster, namespace: str) -> str:
+        presence = self._presence(cluster, namespace)
+        return "" if presence is None else await presence.lease()
+
+    def _presence(self, cluster: Cluster, namespace: str, *, stays: bool = False) -> Presence | None:
+        presence = cluster.presences.get(namespace)
+        if presence is None and (stays or len(cluster.presences) < _NAMESPACES):
+            presence = cluster.presences[namespace] = Presence(
+                cluster.client, namespace, self._instance.id, self._held, self._rhythm, stays=stays
+            )
+        if presence is not None:
+            presence.stays = presence.stays or stays
+            presence.last_used = asyncio.get_running_loop().time()
+        return presence
+
+    async def _tidy_presences(self) -> None:
+        for cluster in list(self._clusters.values()):
+            for namespace, presence in list(cluster.presences.items()):
+                if presence.is_idle:
+                    del cluster.presences[namespace]
+                    await presence.close(release=True)
+
+    def _remember(self, pod: OwnPod) -> None:
+        text = "The pod could not be removed; that is tried again in the background"
+        logger.error(Event(KubernetesCode.POD_REMOVE_FAILED, text, podName=pod.name))
+        self._left.add(pod)
+        if self._janitor is None or self._janitor.done():
+            self._janitor = asyncio.create_task(self._tidy())
+
+    async def _tidy(self) -> None:
+        while self._left:
+            await asyncio.sleep(_REMOVE_AGAIN.total_seconds())
+            await finish(self._remove_left, within=_REMOVE_AGAIN)
+
+    async def _remove_left(self) -> None:
+        await asyncio.gather(*(self._remove_one(pod) for pod in list(self._left)))
+
+    async def _remove_one(self, pod: OwnPod) -> None:
+        try:
+            await pod.remove()
+        except APIError as exc:
+            # The cluster understood, and refuses: it would refuse again.
+            logger.warning(exc.event())
+        self._left.discard(pod)
+        self._held.discard(pod.launch)
+
+
+@dataclass(eq=False)
+class SessionModeConnection(ConnectionHandler):
+    """A login in session mode: no pod of its own, so nothing to forward to either."""
+
+    start: Start
+    _open: set[ConnectionHandler] = field(default_factory=set, init=False)
+
+    @asynccontextmanager
+    async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
+        config = self.start.config
+        async with (
+            self.start.again().run(config.timeouts.command_start) as inside,
+            connection(inside, config) as handler,
+        ):
+            self._open.add(handler)
+            try:
+                async with handler.session(channel) as session:
+                    yield session
+            finally:
+                self._open.discard(handler)
+
+    async def terminate(self) -> None:
+        await asyncio.gather(*(handler.terminate() for handler in self._open))

@@ -1,0 +1,166 @@
+"""Following pods: one watch for all of this server's pods in a namespace, and one for each pod that stays."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from containerssh.backends.kubernetes.client import PODS, KubernetesClient
+from containerssh.core.codes import KubernetesCode
+from containerssh.core.errors import BackendError, ContainerSSHError, describe
+from containerssh.core.flag import Flag
+from containerssh.core.messages import Event
+
+logger = logging.getLogger(__name__)
+
+_AGAIN = 2.0
+
+
+class Followed:
+    """What is known of one pod, by its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.uid = ""
+        """That of the pod that is meant; empty: whichever bears the name."""
+        self.pod: Mapping[str, Any] | None = None
+        """As it was last; None before it was seen."""
+        self.gone = False
+        """It was deleted, and its processes have ended."""
+        self.failure: ContainerSSHError | None = None
+        """Why it cannot be followed any more."""
+        self.changed = Flag()
+
+    def see(self, pod: Mapping[str, Any]) -> None:
+        """It is like this now."""
+        if self._is_meant(pod):
+            self.pod = pod
+            self.changed.set()
+
+    def deleted(self, pod: Mapping[str, Any]) -> None:
+        """It is gone."""
+        if self._is_meant(pod):
+            self.gone = True
+            self.changed.set()
+
+    def fail(self, failure: ContainerSSHError) -> None:
+        """It cannot be followed any more."""
+        self.failure = failure
+        self.changed.set()
+
+    async def news(self) -> None:
+        """
+        Returns when something has changed since the last call.
+
+        Raises:
+            BackendError: it cannot be followed any more.
+        """
+        await self.changed.wait()
+        self.changed.clear()
+        if self.failure is not None:
+            raise BackendError(KubernetesCode.POD_WAIT_FAILED, describe(self.failure))
+
+    def _is_meant(self, pod: Mapping[str, Any]) -> bool:
+        return not self.uid or pod["metadata"].get("uid") == self.uid
+
+
+class Follower:
+    """A watch, and those who want to hear of its pods. It runs while there is anybody."""
+
+    def __init__(self, client: KubernetesClient, namespace: str, selectors: Mapping[str, str]) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._selectors = selectors
+        self._followed: dict[str, list[Followed]] = {}
+        self._seen: dict[str, Mapping[str, Any]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody wants to hear of its pods."""
+        return bool(self._followed)
+
+    @asynccontextmanager
+    async def follow(self, name: str) -> AsyncIterator[Followed]:
+        """The pod *name*, now and while the scope lasts."""
+        followed = Followed(name)
+        self._followed.setdefault(name, []).append(followed)
+        if (known := self._seen.get(name)) is not None:
+            followed.see(known)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._watch())
+        try:
+            yield followed
+        finally:
+            others = self._followed[name]
+            others.remove(followed)
+            if not others:
+                del self._followed[name]
+                self._seen.pop(name, None)
+            if not self._followed and self._task is not None:
+                task, self._task = self._task, None
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                async with aclosing(
+                    self._client.watch(
+                        PODS,
+                        self._namespace,
+                        label_selector=self._selectors.get("label", ""),
+                        field_selector=self._selectors.get("field", ""),
+                    )
+                ) as events:
+                    async for event in events:
+                        self._take(event.type, event.object)
+            except ContainerSSHError as exc:
+                if getattr(exc, "passing", False):
+                    logger.debug(Event(KubernetesCode.POD_WAIT, f"Pods cannot be watched; trying again: {exc}"))
+                    await asyncio.sleep(_AGAIN)
+                    continue
+                for others in self._followed.values():
+                    for followed in others:
+                        followed.fail(exc)
+                self._task = None
+                return
+
+    def _take(self, kind: str, pod: Mapping[str, Any]) -> None:
+        name = str(pod["metadata"].get("name"))
+        for followed in self._followed.get(name, ()):
+            if kind == "DELETED":
+                followed.deleted(pod)
+            else:
+                followed.see(pod)
+        # Only of pods that somebody follows: others' may be many.
+        if kind != "DELETED" and name in self._followed:
+            self._seen[name] = pod
+        else:
+            self._seen.pop(name, None)
+
+
+class Followers:
+    """The watches of one client, each made when it is first needed."""
+
+    def __init__(self, client: KubernetesClient) -> None:
+        self._client = client
+        self._by_selector: dict[tuple[str, str, str], Follower] = {}
+
+    @asynccontextmanager
+    async def follow(self, namespace: str, name: str, *, label: str = "") -> AsyncIterator[Followed]:
+        """The pod *name*; with *label* all pods that have it share one watch."""
+        field = "" if label else f"metadata.name={name}"
+        key = (namespace, label, field)
+        follower = self._by_selector.get(key)
+        if follower is None:
+            follower = self._by_selector[key] = Follower(self._client, namespace, {"label": label, "field": field})
+        try:
+            async with follower.follow(name) as followed:
+                yield followed
+        finally:
+            if not follower.in_use and self._by_selector.get(key) is follower:
+                del self._by_selector[key]

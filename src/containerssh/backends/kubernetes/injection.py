@@ -1,0 +1,228 @@
+"""Bringing the server's agent into a pod, and its link, both through one exec."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import cache
+
+from containerssh.agent.binaries import agent_binary
+from containerssh.agent.link import FRAMED_ARGUMENTS, AgentLink, framed_link
+from containerssh.backends.kubernetes.client import KubernetesClient
+from containerssh.backends.kubernetes.errors import one_line
+from containerssh.backends.kubernetes.exec_stream import RemoteStream
+from containerssh.backends.kubernetes.pod import AGENT_FOLDER
+from containerssh.core.codes import KubernetesCode
+from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, describe
+from containerssh.core.messages import Event
+from containerssh.core.streams import ByteReader
+
+logger = logging.getLogger(__name__)
+
+FOLDERS = (AGENT_FOLDER, "/dev/shm", "/tmp", "/var/tmp", "/run", "")  # noqa: S108  tried in turn, a new folder in each
+"""Where the agent may lie for a moment; the last one stands for the root."""
+
+_GREETING = b"containerssh "
+_FIRST_WORDS = 64 * 1024
+_AGENT_LINES = 50
+_LAST_WORDS = 1.0
+
+# The agent's file is gone as soon as it runs: shared pods do not fill up, and nobody finds it there. What comes on
+# standard input is read to the byte ("head" may read ahead: nothing follows before the agent has spoken). The shell
+# stays until then, since containerd drops input once the first program's output is closed.
+_UPLOAD = r"""
+umask 077
+name=$1
+shift
+folder=
+for place in "$@"; do
+    try=$place/$name
+    mkdir "$try" 2>/dev/null || continue
+    if (printf '#!/bin/sh\nexit 0\n' >"$try/agent" && chmod 700 "$try/agent" && "$try/agent") 2>/dev/null; then
+        folder=$try
+        break
+    fi
+    rm -rf "$try"
+done
+if [ -z "$folder" ]; then
+    echo "no folder in which a program may be put and executed" >&2
+    exit 91
+fi
+trap 'rm -rf "$folder"' EXIT
+echo "containerssh $(uname -m)"
+read -r size sum || exit 92
+head -c "$size" >"$folder/agent" || exit 92
+if [ "$(wc -c <"$folder/agent")" -ne "$size" ]; then
+    echo "the agent did not arrive whole" >&2
+    exit 92
+fi
+if command -v sha256sum >/dev/null && [ "$(sha256sum <"$folder/agent")" != "$sum  -" ]; then
+    echo "the agent did not arrive as it was sent" >&2
+    exit 93
+fi
+chmod 700 "$folder/agent"
+exec 9<"$folder/agent"
+rm -rf "$folder"
+trap - EXIT
+unset name folder place try size sum OLDPWD
+exec /proc/self/fd/9 serve --stdio
+"""
+
+
+class KeptOut(BackendError):
+    """The agent cannot be brought into this container; it runs, and programs may be started otherwise."""
+
+    default_user_message = "The container does not take what is needed for this login."
+
+
+@dataclass(frozen=True)
+class Place:
+    """A container of a pod."""
+
+    client: KubernetesClient
+    namespace: str
+    pod: str
+    container: str
+
+
+class LinkReader(ByteReader):
+    """What comes from the agent. When that ends, *why* says what has become of the pod, if it has to do with it."""
+
+    def __init__(self, stream: RemoteStream, why: Callable[[], Awaitable[ContainerSSHError | None]]) -> None:
+        self._stream = stream
+        self._why = why
+        self._before = b""
+
+    async def line(self) -> bytes:
+        """The first line, without its end; empty if the output ends before there is one. Raises ConnectionError."""
+        while b"\n" not in self._before:
+            data = await self._stream.stdout.read()
+            if not data or len(self._before) > _FIRST_WORDS:
+                return b""
+            self._before += data
+        line, _, self._before = self._before.partition(b"\n")
+        return line
+
+    async def read(self) -> bytes:
+        if self._before:
+            data, self._before = self._before, b""
+            return data
+        try:
+            data = await self._stream.stdout.read()
+        except ConnectionError:
+            if (reason := await self._why()) is not None:
+                raise reason from None
+            raise
+        if not data and (reason := await self._why()) is not None:
+            raise reason
+        return data
+
+
+async def injected_link(
+    undo: AsyncExitStack,
+    place: Place,
+    *,
+    installed: bool,
+    name: str,
+    why: Callable[[], Awaitable[ContainerSSHError | None]],
+) -> AgentLink:
+    """
+    The link of an agent that is started in *place*; *undo* closes it, and with that the agent ends. *installed*: an
+    init container has put it there, else it is uploaded, into a folder named after *name*.
+
+    Raises:
+        KeptOut: the container has no shell, or no place for the agent.
+        BackendError, ProtocolError: the cluster refuses, or the agent does not answer.
+    """
+    if installed:
+        command: tuple[str, ...] = (f"{AGENT_FOLDER}/agent", *FRAMED_ARGUMENTS)
+    else:
+        command = ("sh", "-c", _UPLOAD, "sh", f".containerssh-{name}", *FOLDERS)
+    stream = await undo.enter_async_context(place.client.exec(place.namespace, place.pod, place.container, command))
+    words = _Words(stream)
+    undo.push_async_callback(words.close)
+    reader = LinkReader(stream, why)
+    try:
+        if not installed:
+            await _upload(stream, reader)
+        return await undo.enter_async_context(framed_link(reader, stream.stdin))
+    except (OSError, ProtocolError, BackendError) as exc:
+        raise await _failure(stream, words, exc, installed=installed) from exc
+
+
+async def _upload(stream: RemoteStream, reader: LinkReader) -> None:
+    line = await reader.line()
+    if not line.startswith(_GREETING):
+        raise ConnectionResetError("the container's shell does not answer")
+    machine = line.removeprefix(_GREETING).decode("ascii", "replace").strip()[:32]
+    content, digest = await asyncio.to_thread(_agent, machine)
+    await stream.stdin.write(f"{len(content)} {digest}\n".encode())
+    await stream.stdin.write(content)
+
+
+@cache
+def _agent(machine: str) -> tuple[bytes, str]:
+    content = agent_binary(machine or None).read_bytes()
+    return content, hashlib.sha256(content).hexdigest()
+
+
+async def _failure(stream: RemoteStream, words: _Words, error: Exception, *, installed: bool) -> ContainerSSHError:
+    """The one error to tell: the end of the exec explains that the agent does not answer."""
+    if isinstance(error, BackendError) and error.code == KubernetesCode.POD_ENDED:
+        return error
+    status: int | None = None
+    said = ""
+    try:
+        async with asyncio.timeout(_LAST_WORDS):
+            status = await stream.wait()
+            await words.whole()
+    except TimeoutError:
+        pass
+    except ContainerSSHError as exc:
+        said = exc.explanation
+    said = one_line(" ".join(filter(None, (said, words.text))))
+    lowered = said.lower()
+    # The runtime's words for a program that is not there, or that its policy forbids.
+    missing = any(text in lowered for text in ("executable file not found", "no such file or directory"))
+    if status in (91, 126, 127) or (status is None and (missing or "permission denied" in lowered)):
+        what = "the agent is not where the init container should have put it" if installed else "it has no shell"
+        return KeptOut(KubernetesCode.AGENT_KEPT_OUT, f"the container does not take the agent: {said or what}")
+    end = f", it ended with status {status}" if status is not None else ""
+    text = f"the agent in the pod cannot be reached ({describe(error)}{end}{': ' if said else ''}{said})"
+    return BackendError(KubernetesCode.EXEC_FAILED, text)
+
+
+class _Words:
+    """What the agent says on standard error: for the log, up to a limit; all of it is read."""
+
+    def __init__(self, stream: RemoteStream) -> None:
+        self._stream = stream
+        self._lines = 0
+        self.text = ""
+        """The last of it."""
+        self._task = asyncio.create_task(self._hear())
+
+    async def whole(self) -> None:
+        """Returns when there is no more."""
+        await asyncio.shield(self._task)
+
+    async def close(self) -> None:
+        """Hear no more."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _hear(self) -> None:
+        stderr = self._stream.stderr
+        assert stderr is not None
+        try:
+            while data := await stderr.read():
+                self.text = one_line(data.decode("utf-8", "replace"))
+                self._lines += 1
+                if self._lines <= _AGENT_LINES:
+                    logger.info(Event(KubernetesCode.AGENT_LOG, self.text))
+        except ConnectionError:
+            return

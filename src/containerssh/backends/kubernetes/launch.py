@@ -1,0 +1,195 @@
+"""One pod of ours, from the request to create it until the cluster has been told to remove it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from containerssh.backends.kubernetes.client import PODS, KubernetesClient
+from containerssh.backends.kubernetes.errors import APIError
+from containerssh.backends.kubernetes.pod import LABEL_LAUNCH
+from containerssh.core.codes import KubernetesCode
+from containerssh.core.errors import BackendError, ContainerSSHError
+from containerssh.core.messages import Event
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PAUSES = (0.3, 3.0)
+_LOOKS_AFTER = (0.0, 1.0, 3.0)
+
+
+class PodError(BackendError):
+    """There is no pod, or it is of no use."""
+
+    default_user_message = "The pod could not be started."
+
+    def __init__(
+        self, explanation: str, *, user_message: str | None = None, reason: str = "", code: KubernetesCode | None = None
+    ) -> None:
+        super().__init__(code or KubernetesCode.POD_CREATE_FAILED, explanation, user_message=user_message)
+        self.reason = reason
+        """The cluster's word for it, where it has one."""
+
+
+async def persist(once: Callable[[], Awaitable[T]], *, on_error: Callable[[APIError], None]) -> T:
+    """
+    The result of *once*, tried again while that can help; the caller limits the time.
+
+    Raises:
+        APIError: the cluster refused.
+    """
+    pause = _PAUSES[0]
+    while True:
+        try:
+            return await once()
+        except APIError as exc:
+            if not exc.passing:
+                raise
+            on_error(exc)
+            logger.debug(Event(exc.code, f"{exc.explanation}; trying again"))
+            wait = exc.retry_after or pause
+        await asyncio.sleep(wait)
+        pause = min(2 * pause, _PAUSES[1])
+
+
+class OwnPod:
+    """A pod that may or may not exist: the reply to the create request can be lost."""
+
+    def __init__(self, client: KubernetesClient, namespace: str, name: str) -> None:
+        self.client = client
+        self.namespace = namespace
+        self.name = name
+        self.launch = secrets.token_hex(16)
+        """The value of its label ``containerssh_launch``."""
+        self.uid = ""
+        self._attempt: asyncio.Task[dict[str, Any]] | None = None
+        self._unknown = False
+
+    async def create(self, body: Mapping[str, Any], *, on_error: Callable[[APIError], None]) -> dict[str, Any]:
+        """
+        Create it; tried again while that can help, the caller limits the time. When cancelled, the request goes on:
+        :meth:`remove` waits for what comes of it.
+
+        Raises:
+            PodError: the cluster refused, or somebody else's pod bears the name.
+        """
+        logger.debug(Event(KubernetesCode.POD_CREATE, "Creating the pod", podName=self.name))
+        try:
+            pod = await persist(lambda: self._create(body), on_error=on_error)
+        except APIError as exc:
+            raise _refused(exc) from exc
+        self.uid = str(pod["metadata"]["uid"])
+        return pod
+
+    async def remove(self) -> None:
+        """
+        Tell the cluster to remove it; tried until that is done. The cluster sees to the rest, and to the time that its
+        programs get.
+
+        Raises:
+            APIError: the cluster refuses.
+        """
+        if self._attempt is not None:
+            await asyncio.wait([self._attempt])
+            await self._end_of_attempt()
+        if self.uid:
+            logger.debug(Event(KubernetesCode.POD_REMOVE, "Removing the pod", podName=self.name))
+            await persist(self._delete, on_error=_drop)
+            logger.debug(Event(KubernetesCode.POD_REMOVE_SUCCESSFUL, "The pod is being removed", podName=self.name))
+        elif self._unknown:
+            # The cluster may still be creating what it was asked for when the connection broke.
+            for pause in _LOOKS_AFTER:
+                await asyncio.sleep(pause)
+                if await persist(self._find, on_error=_drop) is not None:
+                    await persist(self._delete, on_error=_drop)
+                    break
+
+    def give_up(self) -> None:
+        """The server ends: nobody waits for an API that does not answer."""
+        if self._attempt is not None:
+            self._attempt.cancel()
+
+    async def _create(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        if self._unknown and (pod := await self._find()) is not None:
+            return pod
+        self._attempt = asyncio.create_task(self.client.create(PODS, self.namespace, body))
+        try:
+            return await asyncio.shield(self._attempt)
+        except APIError as exc:
+            self._unknown = self._unknown or exc.lost
+            if exc.reason != "AlreadyExists":
+                raise
+            if (pod := await self._find()) is not None:
+                return pod
+            raise await self._taken(exc) from exc
+        finally:
+            if self._attempt.done():
+                await self._end_of_attempt()
+
+    async def _end_of_attempt(self) -> None:
+        """What became of a request that nobody waited for."""
+        attempt, self._attempt = self._attempt, None
+        assert attempt is not None
+        if attempt.cancelled():
+            self._unknown = True
+        elif (error := attempt.exception()) is None:
+            self.uid = str(attempt.result()["metadata"]["uid"])
+        elif not isinstance(error, APIError) or error.lost:
+            self._unknown = True
+
+    async def _find(self) -> dict[str, Any] | None:
+        """The pod of this launch, if there is one."""
+        try:
+            pod = await self.client.get(PODS, self.namespace, self.name)
+        except APIError as exc:
+            if exc.status == 404:
+                return None
+            raise
+        if (pod["metadata"].get("labels") or {}).get(LABEL_LAUNCH) != self.launch:
+            return None
+        self.uid = str(pod["metadata"]["uid"])
+        return pod
+
+    async def _taken(self, refused: APIError) -> APIError:
+        """Another pod bears the name: one that is going is worth waiting for."""
+        try:
+            pod = await self.client.get(PODS, self.namespace, self.name)
+        except APIError as exc:
+            leaving = exc.status == 404
+        else:
+            leaving = bool(pod["metadata"].get("deletionTimestamp"))
+        return APIError(
+            refused.doing,
+            status=503 if leaving else 409,
+            reason=refused.reason,
+            message=f"{refused.message} (it is being deleted)" if leaving else refused.message,
+        )
+
+    async def _delete(self) -> None:
+        try:
+            await self.client.delete(PODS, self.namespace, self.name, uid=self.uid or None)
+        except APIError as exc:
+            # 409: another pod bears the name by now.
+            if exc.status not in (404, 409):
+                raise
+
+
+def _refused(error: APIError) -> PodError:
+    words = error.message.lower()
+    user = "The cluster refuses the pod."
+    if "quota" in words:
+        user = "The pod is refused: a quota is used up."
+    elif error.reason == "AlreadyExists":
+        user = "The pod is in use by another login."
+    elif error.status == 403 and ("podsecurity" in words or "violates" in words or "admission" in words):
+        user = "The pod is refused by the cluster's policy."
+    return PodError(error.explanation, user_message=user, reason=error.reason)
+
+
+def _drop(error: ContainerSSHError) -> None:
+    del error

@@ -1,0 +1,154 @@
+"""The Lease by which others see that this server lives, and who else's has run out (coordination.k8s.io)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from containerssh.backends.kubernetes.client import LEASES, KubernetesClient
+from containerssh.backends.kubernetes.errors import APIError
+from containerssh.core.codes import KubernetesCode
+from containerssh.core.messages import Event
+
+logger = logging.getLogger(__name__)
+
+LABEL_GATEWAY = "containerssh_gateway"
+"""What all Leases of such servers have."""
+
+_LONGEST = 600.0
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """Seconds."""
+
+    renew: float = 10.0
+    lasts: float = 40.0
+    look: float = 15.0
+    """Between two looks for Leases that have run out."""
+    look_at_pods: float = 300.0
+    """Between two looks at all pods, for those whose Lease is not even there."""
+
+
+def lease_name(instance: str) -> str:
+    """The Lease of an instance."""
+    return f"containerssh-{instance}"
+
+
+class Lease:
+    """Ours, in one namespace."""
+
+    def __init__(self, client: KubernetesClient, namespace: str, instance: str, rhythm: Rhythm) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._instance = instance
+        self._rhythm = rhythm
+        self._uid = ""
+        self.name = lease_name(instance)
+        self.refused = ""
+        """Why there can be none, in the API's words."""
+
+    @property
+    def held(self) -> bool:
+        """Whether there is one."""
+        return bool(self._uid)
+
+    async def renew(self) -> None:
+        """
+        Say that we live. Where the rights for that are missing, that is told once.
+
+        Raises:
+            APIError: the API is away.
+        """
+        try:
+            if self._uid:
+                await self._client.patch(LEASES, self._namespace, self.name, {"spec": {"renewTime": _now()}})
+            else:
+                await self._create()
+        except APIError as exc:
+            if exc.passing:
+                raise
+            if exc.status == 404 and self._uid:
+                # Somebody has taken it for a dead one's, or tidied up by hand.
+                self._uid = ""
+                return await self.renew()
+            if not self.refused:
+                self.refused = exc.explanation
+                text = f"Other servers cannot remove what this one might leave in {self._namespace}"
+                logger.warning(Event(KubernetesCode.LEASE_FAILED, f"{text} ({exc.explanation})"))
+        return None
+
+    async def release(self) -> None:
+        """We have nothing left there. Raises APIError."""
+        if self._uid:
+            uid, self._uid = self._uid, ""
+            try:
+                await self._client.delete(LEASES, self._namespace, self.name, uid=uid)
+            except APIError as exc:
+                if exc.status not in (404, 409):
+                    raise
+
+    async def _create(self) -> None:
+        now = _now()
+        body = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self.name, "labels": {LABEL_GATEWAY: "true"}},
+            "spec": {
+                "holderIdentity": self._instance,
+                "leaseDurationSeconds": round(self._rhythm.lasts),
+                "acquireTime": now,
+                "renewTime": now,
+            },
+        }
+        try:
+            lease = await self._client.create(LEASES, self._namespace, body)
+        except APIError as exc:
+            if exc.reason != "AlreadyExists":
+                raise
+            # The answer to an earlier try was lost.
+            lease = await self._client.get(LEASES, self._namespace, self.name)
+        self._uid = str(lease["metadata"]["uid"])
+        self.refused = ""
+        text = f"This server is known in {self._namespace} by a Lease"
+        logger.debug(Event(KubernetesCode.LEASE, text, lease=self.name))
+
+
+class Observed:
+    """
+    Which Leases have run out. Clocks of different machines may differ, so no time in a Lease is compared with ours: one
+    has run out when it has not been renewed for as long as it lasts, by our own clock that nobody sets.
+    """
+
+    def __init__(self, lasts: float) -> None:
+        self._lasts = lasts
+        self._since: dict[str, tuple[str, float]] = {}
+        self._missing: dict[str, float] = {}
+
+    def see(self, leases: Sequence[Mapping[str, Any]], now: float) -> list[str]:
+        """The names of those of *leases*, which are all that there are, that have run out; *now* is monotonic."""
+        found = {str(lease["metadata"]["name"]): lease for lease in leases}
+        self._since = {name: self._changed(name, lease, now) for name, lease in found.items()}
+        return [name for name, lease in found.items() if now - self._since[name][1] > self._duration(lease)]
+
+    def missing(self, names: Iterator[str], now: float) -> list[str]:
+        """Those of *names*, all that pods name, that have not been there for as long as a Lease lasts."""
+        self._missing = {name: self._missing.get(name, now) for name in set(names) if name not in self._since}
+        return [name for name, since in self._missing.items() if now - since > self._lasts]
+
+    def _changed(self, name: str, lease: Mapping[str, Any], now: float) -> tuple[str, float]:
+        renewed = f"{lease['metadata'].get('uid')} {lease.get('spec', {}).get('renewTime')}"
+        before = self._since.get(name)
+        return before if before is not None and before[0] == renewed else (renewed, now)
+
+    def _duration(self, lease: Mapping[str, Any]) -> float:
+        told = lease.get("spec", {}).get("leaseDurationSeconds")
+        # What somebody has written there must not make us quicker than we are ourselves.
+        return min(max(float(told), self._lasts), _LONGEST) if isinstance(told, int) else self._lasts
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,114 @@
+"""Entering a pod that is there, and stays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from containerssh.backends.kubernetes.client import PODS
+from containerssh.backends.kubernetes.errors import APIError
+from containerssh.backends.kubernetes.launch import PodError, persist
+from containerssh.backends.kubernetes.pod import AGENT_VOLUME, Idle, pod_body, variables
+from containerssh.backends.kubernetes.start import Inside, Start, current_pod
+from containerssh.core.codes import KubernetesCode
+from containerssh.core.messages import log_labels
+from containerssh.core.tasks import time_limit
+
+_PAUSE = 0.5
+
+
+class PersistentStart(Start):
+    """A login to the configured pod, which is never removed."""
+
+    @asynccontextmanager
+    async def run(self, within: timedelta) -> AsyncIterator[Inside]:
+        """
+        The pod, ready, with the login's files in it. What the login started there ends with it.
+
+        Raises:
+            BackendError: there is none and none is to be made, or it is not ready within *within*.
+        """
+        async with AsyncExitStack() as undo:
+            async with time_limit(within, partial(self._late, within)):
+                inside = await self._enter(undo)
+            await self.write_files(inside)
+            yield inside
+
+    async def _enter(self, undo: AsyncExitStack) -> Inside:
+        name = str(self.config.pod.metadata.get("name") or "")
+        if not name:
+            raise PodError("persistent mode needs the pod's name in metadata.name")
+        undo.enter_context(log_labels(podName=name))
+        # Before the pod is looked for: so that nothing is missed that becomes of it.
+        followed = await undo.enter_async_context(self.followers.follow(self.namespace, name))
+        pod = await self._settled(name)
+        self._console = self._console_of(pod)
+        self._installed = _has_agent(pod, self._console)
+        followed.uid = str(pod["metadata"]["uid"])
+        # Another pod of the name may have been seen before.
+        followed.gone = False
+        followed.see(pod)
+        # Its description is not this login's: programs get the variables.
+        way = self.config.pod.agent_in_use
+        env = variables(self.config.pod, self.login, through_agent=way in ("auto", "injected"))
+        return await self.inside(undo, followed, env.all_given())
+
+    async def _settled(self, name: str) -> dict[str, Any]:
+        """The pod, made if that is configured; one that is being deleted is waited for then."""
+        while True:
+            pod = await persist(partial(current_pod, self.client, self.namespace, name), on_error=self._remember)
+            leaving = pod is not None and pod["metadata"].get("deletionTimestamp")
+            if pod is not None and not leaving:
+                return pod
+            if not self.config.pod.create_missing_pods:
+                text = f"there is no pod {name}" if pod is None else f"the pod {name} is being deleted"
+                user = "There is no pod for this login." if pod is None else "The pod is being deleted."
+                raise PodError(text, user_message=user, code=KubernetesCode.POD_NOT_FOUND)
+            if leaving:
+                await asyncio.sleep(_PAUSE)
+                continue
+            try:
+                return await persist(partial(self._create, name), on_error=self._remember)
+            except APIError as exc:
+                # Another login was faster; or an answer was lost.
+                if exc.reason != "AlreadyExists":
+                    raise PodError(exc.explanation, user_message="The cluster refuses the pod.") from exc
+
+    async def _create(self, name: str) -> dict[str, Any]:
+        config = self.config.pod
+        through_agent = config.agent_in_use in ("auto", "injected")
+        idle: Idle = "shell"
+        if not config.idles_by_default or config.agent_in_use == "image":
+            idle = "configured"
+        elif config.agent_image:
+            idle = "agent"
+        body = pod_body(
+            config, self.login, name=name, owner=None, described={}, idle=idle, volume=through_agent, deadline=None
+        )
+        return await self.client.create(PODS, self.namespace, body)
+
+    def _console_of(self, pod: dict[str, Any]) -> str:
+        """The configured container; in a pod that has none of the name, the one in its place."""
+        names = [str(container["name"]) for container in pod["spec"]["containers"]]
+        wanted, number = str(self.config.pod.console["name"]), self.config.pod.console_container_number
+        if wanted in names:
+            return wanted
+        if number >= len(names):
+            raise PodError(f"the pod has no container number {number}")
+        return names[number]
+
+
+def _has_agent(pod: dict[str, Any], console: str) -> bool:
+    """Whether one of our init containers has put the agent there."""
+    installs = any(init.get("name") == AGENT_VOLUME for init in pod["spec"].get("initContainers") or ())
+    mounted = (
+        mount.get("name") == AGENT_VOLUME
+        for container in pod["spec"]["containers"]
+        if container["name"] == console
+        for mount in container.get("volumeMounts") or ()
+    )
+    return installs and any(mounted)

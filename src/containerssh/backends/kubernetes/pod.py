@@ -1,0 +1,229 @@
+"""What the cluster is asked to create for a login."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from containerssh.config.kubernetes import KubernetesPodConfig
+from containerssh.core.codes import KubernetesCode
+from containerssh.core.messages import Event
+from containerssh.core.metadata import Login
+
+logger = logging.getLogger(__name__)
+
+LABEL_INSTANCE = "containerssh_instance"
+"""Which server process the pod belongs to, and goes with. Pods that stay have none."""
+LABEL_LAUNCH = "containerssh_launch"
+"""Unlike for every pod: finds the one whose creation was not answered."""
+LABEL_LEASE = "containerssh_lease"
+"""The Lease that says whether that process lives; pods of one that can hold none lack it."""
+ANNOTATION_EXPIRES = "containerssh_expires"
+ANNOTATION_USERNAME = "containerssh_username"
+
+AGENT_FOLDER = "/.containerssh"
+AGENT_VOLUME = "containerssh-agent"
+AGENT_IN_IMAGE = "/containerssh-agent"
+"""Where an ``agentImage`` has the agent."""
+
+Idle = Literal["configured", "agent", "shell"]
+
+_LABEL_LENGTH = 63
+_NO_LABEL = re.compile(r"[^0-9A-Za-z.]")
+_VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+_NAME_LETTERS = "bcdfghjkmnpqrstvwxz2456789"
+_NAME_ROOM = 53
+_WAITING_SHELL = "trap 'exit 0' TERM INT; while :; do sleep 86400 & wait $!; done"
+_NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose pod it is, for whoever looks for what was left."""
+
+    instance: str
+    launch: str
+    lease: str
+    """Empty: this process holds none."""
+
+
+@dataclass(frozen=True)
+class Variables:
+    """A login's variables: those that stand in the pod's description, and those that only programs get."""
+
+    described: Mapping[str, str]
+    given: Mapping[str, str]
+
+    def all_given(self) -> Variables:
+        """The same for a pod whose description is somebody else's."""
+        return Variables({}, {**self.described, **self.given})
+
+
+def variables(config: KubernetesPodConfig, login: Login, *, through_agent: bool) -> Variables:
+    """
+    The metadata that is to be exposed, then the login's environment; a later one takes the place of an earlier one.
+
+    Whoever may look at pods sees their descriptions: sensitive values go *through_agent* where that is possible, and so
+    does what the cluster has no name for.
+    """
+    exposed = config.expose_auth_metadata_as_env.items()
+    texts = {name: login.metadata[key] for key, name in exposed if key in login.metadata}
+    described, given = {}, {}
+    for name, value in {**texts, **login.environment}.items():
+        if not name or "=" in name or "\0" in name + value.value:
+            text = f"A variable cannot be named {name[:100]!r}, or its value contains NUL; it is left out"
+            logger.warning(Event(KubernetesCode.POD_CREATE, text))
+        elif through_agent and (value.sensitive or not _VARIABLE.fullmatch(name)):
+            given[name] = value.value
+        elif _VARIABLE.fullmatch(name):
+            described[name] = value.value
+        else:
+            text = f"The cluster takes no variable named {name[:100]!r}; it is left out"
+            logger.warning(Event(KubernetesCode.POD_CREATE, text))
+    return Variables(described, given)
+
+
+def pod_name(metadata: Mapping[str, Any]) -> str:
+    """
+    The configured name, or one of our own that begins with ``generateName``: with a name that the API made up, a
+    creation that was not answered could not be found again.
+    """
+    if name := metadata.get("name"):
+        return str(name)
+    prefix = str(metadata.get("generateName") or "containerssh-")[:_NAME_ROOM]
+    return prefix + "".join(secrets.choice(_NAME_LETTERS) for _ in range(10))
+
+
+def label_value(text: str) -> str:
+    """
+    *text* as a label's value (``backends.md`` section 3.2): other characters than upstream's become ``-``, and what the
+    API refuses at the ends, or for its length, goes.
+    """
+    return _NO_LABEL.sub("-", text)[:_LABEL_LENGTH].strip("-.")
+
+
+def pod_body(
+    config: KubernetesPodConfig,
+    login: Login,
+    *,
+    name: str,
+    owner: Owner | None,
+    described: Mapping[str, str],
+    idle: Idle,
+    volume: bool,
+    deadline: int | None = None,
+) -> dict[str, Any]:
+    """
+    The body of a create request: the configured one with our labels, the variables *described*, and the idle command.
+
+    *owner* is None for a pod that stays; *volume*: it gets one for the agent; *deadline*: after so many seconds the
+    cluster itself ends it.
+    """
+    spec = copy.deepcopy(config.spec)
+    console = spec["containers"][config.console_container_number]
+    command, ours = _idle_command(config, idle)
+    console["command"] = [literally(word) if ours else word for word in command]
+    if ours:
+        # They belong to the program whose place this takes.
+        console.pop("args", None)
+    for container in (*spec["containers"], *spec.get("initContainers", [])):
+        container["env"] = _with_variables(container.get("env") or [], described)
+    if volume:
+        _add_agent(config, spec, console)
+    if config.mode == "session":
+        spec.setdefault("restartPolicy", "Never")
+    if deadline is not None:
+        spec["activeDeadlineSeconds"] = min(deadline, spec.get("activeDeadlineSeconds") or deadline)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(config, login, name, owner), "spec": spec}
+
+
+def literally(text: str) -> str:
+    """*text* so that the cluster does not take ``$(NAME)`` in it for a variable of its own."""
+    return text.replace("$", "$$")
+
+
+def _idle_command(config: KubernetesPodConfig, idle: Idle) -> tuple[Sequence[str], bool]:
+    if idle == "agent":
+        return (f"{AGENT_FOLDER}/agent", "wait-signal", "--signal", "INT", "--signal", "TERM"), True
+    if idle == "shell":
+        return ("sh", "-c", _WAITING_SHELL), True
+    return config.idle_command, False
+
+
+def _with_variables(configured: Sequence[Any], described: Mapping[str, str]) -> list[Any]:
+    kept = [entry for entry in configured if not (isinstance(entry, Mapping) and entry.get("name") in described)]
+    return [*kept, *({"name": name, "value": literally(value)} for name, value in described.items())]
+
+
+def _metadata(config: KubernetesPodConfig, login: Login, name: str, owner: Owner | None) -> dict[str, Any]:
+    metadata = copy.deepcopy(config.metadata)
+    metadata.pop("generateName", None)
+    username = login.authenticated_username or login.username
+    labels = {
+        **(metadata.get("labels") or {}),
+        **_exposed(config.expose_auth_metadata_as_labels, login, as_label=True),
+        "containerssh_connection_id": login.connection_id,
+        "containerssh_username": label_value(username),
+    }
+    annotations = {
+        **(metadata.get("annotations") or {}),
+        **_exposed(config.expose_auth_metadata_as_annotations, login, as_label=False),
+        "containerssh_ip": login.remote_address.host.replace(":", "-"),
+        ANNOTATION_USERNAME: username,
+    }
+    if owner is not None:
+        labels |= {LABEL_INSTANCE: owner.instance, LABEL_LAUNCH: owner.launch}
+        if owner.lease:
+            labels[LABEL_LEASE] = owner.lease
+        if login.span is not None:
+            annotations[ANNOTATION_EXPIRES] = login.span.ends.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {**metadata, "name": name, "labels": labels, "annotations": annotations}
+
+
+def _exposed(names: Mapping[str, str], login: Login, *, as_label: bool) -> dict[str, str]:
+    texts = {name: login.metadata[key].value for key, name in names.items() if key in login.metadata}
+    return {name: label_text(text) if as_label else text for name, text in texts.items()}
+
+
+def label_text(text: str) -> str:
+    """*text* as a label's value: what the API allows in one stays, underscores and dashes too."""
+    return re.sub(r"[^0-9A-Za-z._-]", "-", text)[:_LABEL_LENGTH].strip("-._")
+
+
+def _add_agent(config: KubernetesPodConfig, spec: dict[str, Any], console: dict[str, Any]) -> None:
+    """A folder for the agent, which an init container fills where there is an image with it."""
+    mount = {"name": AGENT_VOLUME, "mountPath": AGENT_FOLDER}
+    spec["volumes"] = [*spec.get("volumes", []), {"name": AGENT_VOLUME, "emptyDir": {"sizeLimit": "64Mi"}}]
+    if not config.agent_image:
+        console["volumeMounts"] = [*console.get("volumeMounts", []), mount]
+        return
+    console["volumeMounts"] = [*console.get("volumeMounts", []), {**mount, "readOnly": True}]
+    init = {
+        "name": AGENT_VOLUME,
+        "image": config.agent_image,
+        "command": [AGENT_IN_IMAGE, "install", AGENT_FOLDER],
+        "volumeMounts": [mount],
+        # So that the strictest policy for pods takes it, and a quota that counts limits.
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "runAsUser": _NOBODY,
+            "runAsGroup": _NOBODY,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "resources": {
+            "requests": {"cpu": "10m", "memory": "16Mi"},
+            "limits": {"cpu": "500m", "memory": "64Mi"},
+        },
+    }
+    if config.agent_image_pull_policy:
+        init["imagePullPolicy"] = config.agent_image_pull_policy
+    # First: the others may take long, or never end (sidecars).
+    spec["initContainers"] = [init, *spec.get("initContainers", [])]

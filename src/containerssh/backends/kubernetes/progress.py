@@ -1,0 +1,185 @@
+"""What the cluster's words about a pod mean for the login that waits for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from containerssh.backends.kubernetes.errors import one_line
+
+_FOR_USER = 300
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Programs can be started."""
+
+
+@dataclass(frozen=True)
+class Starting:
+    """All is well so far; *text* is for the user."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something is wrong, which may pass, or will not (*lasting*)."""
+
+    reason: str
+    """The cluster's word: ``Unschedulable``, ``ErrImagePull``..."""
+    words: str
+    """For the log."""
+    user: str
+    """For the user: without addresses and the names of nodes."""
+    lasting: bool = False
+
+
+@dataclass(frozen=True)
+class Over:
+    """The pod has ended, or is about to."""
+
+    words: str
+    user: str
+    reason: str = ""
+
+
+Judgement = Ready | Starting | Trouble | Over
+
+_LASTING = frozenset({"ErrImageNeverPull", "InvalidImageName", "RunContainerError", "CreateContainerError"})
+_PULLING = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"})
+_ALSO_PULLING = frozenset({"RegistryUnavailable", "ImageInspectError", "SignatureValidationFailed"})
+_NOT_STARTED = frozenset({"StartError", "ContainerCannotRun"})
+_QUIET = frozenset({"", "ContainerCreating", "PodInitializing"})
+
+
+def judge(pod: Mapping[str, Any], console: str) -> Judgement:
+    """How the pod is, for programs in its container *console*."""
+    status = _map(pod.get("status"))
+    if over := _ended(pod, status, console):
+        return over
+    conditions = {str(condition.get("type")): condition for condition in _maps(status.get("conditions"))}
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+        words = one_line(str(scheduled.get("message") or "no node takes it"))
+        return Trouble("Unschedulable", words, f"No node can take the pod: {words[:_FOR_USER]}")
+    for container in _containers(status):
+        if trouble := _trouble(container, console):
+            return trouble
+    if status.get("phase") == "Running" and conditions.get("Ready", {}).get("status") == "True":
+        return Ready()
+    if scheduled.get("status") != "True":
+        return Starting("Waiting for a node")
+    if status.get("phase") == "Running":
+        return Starting("Waiting until the pod is ready")
+    return Starting("Starting the pod")
+
+
+def _ended(pod: Mapping[str, Any], status: Mapping[str, Any], console: str) -> Over | None:
+    reason, message = one_line(str(status.get("reason") or "")), one_line(str(status.get("message") or ""))
+    told = ": ".join(filter(None, (reason, message)))
+    if _map(pod.get("metadata")).get("deletionTimestamp"):
+        evicted = next((c for c in _maps(status.get("conditions")) if c.get("type") == "DisruptionTarget"), {})
+        why = told or ": ".join(filter(None, (str(evicted.get("reason") or ""), str(evicted.get("message") or ""))))
+        text = "the pod is being deleted" + (f" ({one_line(why)})" if why else "")
+        return Over(text, "The pod was deleted.", reason or "Deleted")
+    phase = status.get("phase")
+    if phase not in ("Failed", "Succeeded"):
+        return None
+    own = next((end for name, end in _ends(status) if name == console), "")
+    others = [f"{name}: {end}" for name, end in _ends(status) if name != console]
+    words = "; ".join(filter(None, (told, own and f"{console}: {own}", *others)))
+    user = {
+        "Evicted": "The cluster has evicted the pod.",
+        "DeadlineExceeded": "The pod has reached its longest time.",
+    }.get(reason, "The pod has ended.")
+    if "OOMKilled" in own:
+        user = "The container has used more memory than it may."
+    missing = any(word in _NOT_STARTED for word in own.split(" ", 1))
+    return Over(f"the pod has ended ({words or phase})", user, "StartError" if missing else reason)
+
+
+def _ends(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for container in _containers(status):
+        ended = _map(_map(container.get("state")).get("terminated"))
+        if ended and (ended.get("exitCode") or ended.get("reason") != "Completed"):
+            code = ended.get("exitCode")
+            words = [str(ended.get("reason") or "ended"), f"with status {code}", str(ended.get("message") or "")]
+            yield str(container.get("name")), one_line(" ".join(filter(None, words)))
+        elif ended:
+            yield str(container.get("name")), "Completed with status 0"
+
+
+def _trouble(container: Mapping[str, Any], console: str) -> Trouble | None:
+    state = _map(container.get("state"))
+    name = str(container.get("name"))
+    waiting = _map(state.get("waiting"))
+    reason = one_line(str(waiting.get("reason") or ""), 80)
+    ended = _map(state.get("terminated")) or (
+        _map(_map(container.get("lastState")).get("terminated")) if reason == "CrashLoopBackOff" else {}
+    )
+    if ended and ended.get("reason") in _NOT_STARTED:
+        words = one_line(f"{name}: {ended.get('message') or ended.get('reason')}")
+        return Trouble("StartError", words, "The container's program cannot be started.", lasting=name == console)
+    if not waiting or reason in _QUIET:
+        return None
+    message = one_line(str(waiting.get("message") or ""))
+    words = f"{name}: {reason}" + (f": {message}" if message else "")
+    if ended and ended.get("exitCode") is not None:
+        words += f" (it ended with status {ended['exitCode']})"
+    image = one_line(str(container.get("image") or ""), 200)
+    user = f"The container {name} does not start: {reason}"
+    if reason in _PULLING or reason in _ALSO_PULLING:
+        user = f"The image {image} cannot be pulled ({reason})."
+        if reason == "ErrImageNeverPull":
+            user = f"The image {image} is not available."
+    return Trouble(reason, words, user, lasting=reason in _LASTING)
+
+
+_IMAGE = re.compile(r'image "([^"\s]{1,200})"')
+
+
+def tell_event(event: Mapping[str, Any]) -> str:
+    """
+    What an event means to the user who waits; empty: nothing. Its own words may hold names that are not the user's
+    business.
+    """
+    reason = str(event.get("reason") or "")
+    message = one_line(str(event.get("message") or ""))
+    if reason == "Scheduled":
+        return "The pod has a node"
+    if reason == "Pulling":
+        found = _IMAGE.search(message)
+        return f"Pulling image {found[1]}" if found else "Pulling the image"
+    if reason == "Pulled":
+        return "" if "already present" in message else "The image is there"
+    if reason == "FailedScheduling":
+        return f"No node can take the pod: {message[:_FOR_USER]}"
+    if reason == "TriggeredScaleUp":
+        return "The cluster is making a new node"
+    if reason in ("FailedMount", "FailedAttachVolume"):
+        return "A volume of the pod cannot be mounted yet"
+    if reason == "FailedCreatePodSandBox":
+        return "The pod's network cannot be set up yet"
+    return ""
+
+
+def is_warning(event: Mapping[str, Any]) -> str:
+    """The words of an event that warns, for the log; empty: it does not."""
+    if event.get("type") != "Warning":
+        return ""
+    return one_line(f"{event.get('reason') or 'Warning'}: {event.get('message') or ''}")
+
+
+def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [*_maps(status.get("initContainerStatuses")), *_maps(status.get("containerStatuses"))]
+
+
+def _map(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _maps(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []

@@ -1,0 +1,340 @@
+"""A pod for a login, or in session mode for one of its sessions, and what runs programs in it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import partial
+from typing import Any, Self
+
+from containerssh.agent.link import AgentLink
+from containerssh.backends.container import Execution
+from containerssh.backends.kubernetes.client import PODS, KubernetesClient
+from containerssh.backends.kubernetes.errors import APIError
+from containerssh.backends.kubernetes.execs import Execs
+from containerssh.backends.kubernetes.following import Followed, Followers
+from containerssh.backends.kubernetes.injection import KeptOut, Place, injected_link
+from containerssh.backends.kubernetes.launch import OwnPod, PodError, persist
+from containerssh.backends.kubernetes.pod import (
+    LABEL_INSTANCE,
+    Idle,
+    Owner,
+    Variables,
+    pod_body,
+    pod_name,
+    variables,
+)
+from containerssh.backends.kubernetes.progress import Over, judge
+from containerssh.backends.kubernetes.waiting import Waiting
+from containerssh.config.kubernetes import KubernetesConfig
+from containerssh.core.codes import KubernetesCode
+from containerssh.core.errors import BackendError, ContainerSSHError, describe
+from containerssh.core.handlers import Notices
+from containerssh.core.instance import Instance
+from containerssh.core.messages import Event, log_labels
+from containerssh.core.metadata import Login
+from containerssh.core.tasks import finish, time_limit
+
+logger = logging.getLogger(__name__)
+
+_SILENT_API = timedelta(seconds=2)
+_REASON_LIMIT = 3.0
+"""Seconds to find out why a link broke."""
+_GRACE_OVER = 10.0
+"""Seconds that a pod's node gets to report the end of what is being deleted."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A pod in which programs can be started."""
+
+    link: AgentLink | None
+    execs: Execs
+    given: Mapping[str, str]
+    """Variables for programs that the pod's description does not have."""
+
+
+@dataclass
+class Start:
+    """One pod for *login*; :meth:`run` is its life."""
+
+    client: KubernetesClient
+    followers: Followers
+    instance: Instance
+    config: KubernetesConfig
+    login: Login
+    notices: Notices
+    on_left: Callable[[OwnPod], None]
+    """Told about a pod that could not be removed in time."""
+    lease: str
+    """The Lease that says that this process lives; empty: there is none."""
+    held: set[str] = field(default_factory=set)
+    """The ``launch`` of each pod that somebody here still sees to."""
+    shell_less: set[str] = field(default_factory=set)
+    """Images that turned out to have no shell to wait in."""
+    _ends: float = field(default=0.0, init=False)
+    _last: str = field(default="", init=False)
+    _waiting: Waiting | None = field(default=None, init=False)
+    _console: str = field(default="", init=False)
+    _installed: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._console = str(self.config.pod.console["name"])
+        self._installed = bool(self.config.pod.agent_image)
+
+    @property
+    def namespace(self) -> str:
+        return str(self.config.pod.metadata["namespace"])
+
+    def again(self) -> Self:
+        """The same for another pod."""
+        return replace(self)
+
+    @asynccontextmanager
+    async def run(self, within: timedelta) -> AsyncIterator[Inside]:
+        """
+        A pod that is ready, with the login's files in it. It is removed at the end.
+
+        Raises:
+            BackendError: it could not be had within *within*.
+        """
+        self._ends = asyncio.get_running_loop().time() + within.total_seconds()
+        async with AsyncExitStack() as undo:
+            async with time_limit(within, partial(self._late, within)):
+                inside = await self._start(undo)
+            await self.write_files(inside)
+            yield inside
+
+    async def _start(self, undo: AsyncExitStack) -> Inside:
+        pod = self.config.pod
+        image = str(pod.console.get("image"))
+        idles = self._idles(image)
+        for number, idle in enumerate(idles):
+            async with AsyncExitStack() as opened:
+                try:
+                    inside = await self._pod(opened, idle)
+                except PodError as exc:
+                    if exc.reason != "StartError" or number + 1 == len(idles):
+                        raise
+                    logger.debug(Event(KubernetesCode.POD_WAIT, f"The image seems to have no shell: {exc.explanation}"))
+                    self.shell_less.add(image)
+                    continue
+                undo.push_async_callback(opened.pop_all().aclose)
+                return inside
+        raise AssertionError("there is at least one way to wait")
+
+    def _idles(self, image: str) -> list[Idle]:
+        """How the console container may wait for programs, best first."""
+        pod = self.config.pod
+        if not pod.idles_by_default or pod.agent_in_use == "image":
+            return ["configured"]
+        if pod.agent_image:
+            return ["agent"]
+        # Not in session mode, whose images need no agent to wait: the second is for those that have one, and no shell.
+        return ["configured"] if image in self.shell_less else ["shell", "configured"]
+
+    async def _pod(self, undo: AsyncExitStack, idle: Idle) -> Inside:
+        config = self.config.pod
+        through_agent = config.agent_in_use in ("auto", "injected")
+        env = variables(config, self.login, through_agent=through_agent)
+        own = OwnPod(self.client, self.namespace, pod_name(config.metadata))
+        selector = f"{LABEL_INSTANCE}={self.instance.id}"
+        followed = await undo.enter_async_context(self.followers.follow(self.namespace, own.name, label=selector))
+        undo.enter_context(log_labels(podName=own.name))
+        self.held.add(own.launch)
+        undo.push_async_callback(self._removed, own)
+        body = pod_body(
+            config,
+            self.login,
+            name=own.name,
+            owner=Owner(self.instance.id, own.launch, self.lease),
+            described=env.described,
+            idle=idle,
+            volume=through_agent,
+            deadline=self._deadline(),
+        )
+        await own.create(body, on_error=self._remember)
+        followed.uid = own.uid
+        return await self.inside(undo, followed, env)
+
+    async def inside(self, undo: AsyncExitStack, followed: Followed, env: Variables) -> Inside:
+        """
+        What runs programs in the followed pod, once that is ready.
+
+        Raises:
+            BackendError: it does not become ready, or nothing can be run there.
+        """
+        self._waiting = Waiting(
+            self.client, self.namespace, followed, self._console, self.notices, self.config.timeouts.pod_trouble
+        )
+        await self._waiting.until_ready()
+        place = Place(self.client, self.namespace, followed.name, self._console)
+        way = self.config.pod.agent_in_use
+        if way in ("auto", "injected"):
+            try:
+                link = await persist(partial(self._link, undo, place, followed), on_error=self._remember)
+                return Inside(link, Execs(place, ""), env.given)
+            except KeptOut as exc:
+                if way == "injected":
+                    raise
+                await self._tell_plain(exc.explanation, env)
+        agent = {"image": self.config.pod.agent_path, "none": ""}.get(way)
+        execs = await Execs.of(place, self.config.pod.agent_path if agent is None else agent, probe=agent is None)
+        self._tell_way(execs)
+        return Inside(None, execs, env.given)
+
+    async def _link(self, undo: AsyncExitStack, place: Place, followed: Followed) -> AgentLink:
+        async with AsyncExitStack() as opened:
+            link = await injected_link(
+                opened, place, installed=self._installed, name=secrets.token_hex(8), why=partial(self._why, followed)
+            )
+            watching = asyncio.create_task(self._watch(followed, link))
+            opened.push_async_callback(_cancelled, watching)
+            undo.push_async_callback(opened.pop_all().aclose)
+        return link
+
+    async def _watch(self, followed: Followed, link: AgentLink) -> None:
+        """A pod whose node is gone says nothing any more: the cluster does."""
+        try:
+            ends: float | None = None
+            with suppress(TimeoutError):
+                while not followed.gone and not self._has_ended(followed):
+                    if ends is None and (grace := _leaves_in(followed)) is not None:
+                        ends = asyncio.get_running_loop().time() + grace + _GRACE_OVER
+                    async with asyncio.timeout_at(ends):
+                        await followed.news()
+            link.break_off(self._reason(followed) or _ended("the pod was deleted", "The pod was deleted."))
+        except ContainerSSHError as exc:
+            # The link tells by itself when it breaks.
+            logger.debug(Event(KubernetesCode.POD_WAIT_FAILED, f"The pod cannot be followed: {exc.explanation}"))
+
+    def _has_ended(self, followed: Followed) -> bool:
+        pod = followed.pod
+        return pod is not None and pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
+
+    async def _why(self, followed: Followed) -> ContainerSSHError | None:
+        """What has become of the pod, now that its link has ended; the cluster may take a moment to say so."""
+        try:
+            async with asyncio.timeout(_REASON_LIMIT):
+                while (reason := self._reason(followed)) is None:
+                    await followed.news()
+        except (TimeoutError, ContainerSSHError):
+            return None
+        return reason
+
+    def _reason(self, followed: Followed) -> BackendError | None:
+        if followed.pod is not None and isinstance(over := judge(followed.pod, self._console), Over):
+            return _ended(over.words, over.user)
+        if followed.gone:
+            return _ended("the pod was deleted", "The pod was deleted.")
+        return None
+
+    async def write_files(self, inside: Inside) -> None:
+        """A file that cannot be written is a warning, as upstream: the login goes on."""
+        limit = self.config.timeouts.command_start
+        for path, content in self.login.files.items():
+            logger.debug(Event(KubernetesCode.FILE_WRITE, "Writing a file", path=path))
+            try:
+                async with asyncio.timeout(limit.total_seconds()):
+                    if inside.link is not None:
+                        await inside.link.write_file(path, content.value)
+                    else:
+                        await inside.execs.write_file(path, content.value)
+            except (ContainerSSHError, OSError, TimeoutError) as exc:
+                text = f"A file could not be written into the pod ({describe(exc)})"
+                logger.warning(Event(KubernetesCode.FILE_WRITE_FAILED, text, path=path))
+
+    async def _removed(self, own: OwnPod) -> None:
+        async def remove() -> None:
+            try:
+                await own.remove()
+            except BaseException:
+                # Refused, or out of time: the backend goes on trying, since nobody else will.
+                self.on_left(own)
+                raise
+            self.held.discard(own.launch)
+
+        within = self.config.timeouts.pod_stop
+        if not own.uid and asyncio.get_running_loop().time() >= self._ends:
+            # The API has said nothing all the time, and the user waits to hear of it.
+            within = min(within, _SILENT_API)
+        await finish(remove, within=within)
+
+    def _deadline(self) -> int | None:
+        """After so many seconds nobody can need the pod any more, and the cluster ends it whatever has become of us."""
+        if self.login.span is None:
+            return None
+        return int((self.login.span.longest + self.config.timeouts.pod_stop).total_seconds()) + 1
+
+    def _remember(self, error: APIError) -> None:
+        self._last = error.explanation
+
+    def _late(self, within: timedelta) -> PodError:
+        text = f"the pod was not ready within {within.total_seconds():g} s"
+        last = (self._waiting.last if self._waiting is not None else "") or self._last
+        if last:
+            text += f"; last problem: {last}"
+        return PodError(text, user_message="The pod was not ready in time.")
+
+    async def _tell_plain(self, why: str, env: Variables) -> None:
+        text = f"The pod keeps the server's agent out ({why})"
+        if env.given:
+            text += f"; programs do without {len(env.given)} variables that are not for the pod's description"
+        logger.warning(Event(KubernetesCode.AGENT_KEPT_OUT, text))
+
+    def _tell_way(self, execs: Execs) -> None:
+        text = (
+            "The image's agent starts programs: a signal reaches one process and not its group; there are no exit"
+            " signals, breaks, terminal modes, built-in SFTP or ssh-agents"
+            if execs.agent
+            else "The cluster starts programs: there are no signals, and a program ends by itself or with its pod;"
+            " there are no exit signals, breaks, terminal modes, forwards, variables of the client or built-in SFTP"
+        )
+        logger.debug(Event(KubernetesCode.GUEST_AGENT_DISABLED, text))
+
+
+def execution_of(config: KubernetesConfig, given: Mapping[str, str]) -> Execution:
+    """What sessions need to know; *given* are variables for programs."""
+    pod, timeouts = config.pod, config.timeouts
+    return Execution(
+        shell_command=pod.shell_command,
+        subsystems=pod.subsystems,
+        command_start=timeouts.command_start,
+        signal=timeouts.signal,
+        window=timeouts.window,
+        environment=given,
+        leftovers=pod.background_processes,
+    )
+
+
+async def current_pod(client: KubernetesClient, namespace: str, name: str) -> dict[str, Any] | None:
+    """The pod, if there is one; raises APIError."""
+    try:
+        return await client.get(PODS, namespace, name)
+    except APIError as exc:
+        if exc.status == 404:
+            return None
+        raise
+
+
+def _leaves_in(followed: Followed) -> float | None:
+    """The seconds that a pod that is being deleted gets; None: it is not."""
+    metadata = followed.pod["metadata"] if followed.pod is not None else {}
+    if not metadata.get("deletionTimestamp"):
+        return None
+    grace = metadata.get("deletionGracePeriodSeconds")
+    return float(grace) if isinstance(grace, int) and 0 <= grace < 2**31 else 0.0
+
+
+def _ended(words: str, user: str) -> BackendError:
+    return BackendError(KubernetesCode.POD_ENDED, words, user_message=user)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
