@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,18 @@ import pytest
 
 from containerssh.auth.public_keys import PublicKeys
 from containerssh.auth.users import UsersFile
-from containerssh.config.auth import PublicKeyAuthConfig
-from containerssh.core.codes import SSHCode
+from containerssh.auth.webhook import open_webhook
+from containerssh.config.auth import PublicKeyAuthConfig, WebhookConfig
+from containerssh.core.codes import AuthCode, SSHCode
+from containerssh.core.metadata import SocketAddress
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
+from tests.support import server as product
 from tests.support.certificates import Authority, new_authority
+from tests.support.net import haproxy
+from tests.support.oci import image
 from tests.support.openssh import OpenSSH
 from tests.support.ssh_front import Front, serving
+from tests.support.webhook import Reply, webhook
 
 
 @pytest.fixture
@@ -142,10 +151,21 @@ async def test_a_certificate_that_does_not_hold_is_refused(
             assert [text[: len(reason)] for text in why_not(server)] == [reason]
 
 
-async def test_an_address_counts_as_the_proxy_tells_it(openssh: OpenSSH, authority: Authority, key: Path) -> None:
-    await authority.sign(key, "alice", options=("source-address=127.0.0.0/8,10.0.0.0/8",))
+async def test_an_address_counts_as_the_proxy_tells_it(
+    openssh: OpenSSH, authority: Authority, key: Path, tmp_path: Path
+) -> None:
+    await authority.sign(key, "alice", options=("source-address=127.0.0.77/32,2001:db8::/32",))
+    async with (
+        trusting(authority, proxies=(ip_network("127.0.0.1/32"),)) as server,
+        haproxy(tmp_path, server.port, "send-proxy-v2") as port,
+    ):
+        for source, in_time in (("127.0.0.77", True), ("127.0.0.78", False)):
+            done = await openssh.run(
+                replace(server, addresses=[SocketAddress("", port)]), "true", "-i", str(key), "-b", source
+            )
+            assert (done.status == 0) is in_time
     async with trusting(authority) as server:
-        assert await enters(openssh, server, key)
+        assert not await enters(openssh, server, key), "the proxy's own address is not enough"
 
 
 async def test_an_authority_whose_signatures_are_made_with_sha1_is_not_trusted(openssh: OpenSSH, key: Path) -> None:
@@ -155,3 +175,215 @@ async def test_an_authority_whose_signatures_are_made_with_sha1_is_not_trusted(o
         assert not await enters(openssh, server, key)
         await authority.sign(key, "alice", algorithm="rsa-sha2-256")
         assert await enters(openssh, server, key)
+
+
+# -- whose certificate it is ------------------------------------------------------------------------------
+
+
+async def test_principals_may_be_listed_for_each_user(openssh: OpenSSH, authority: Authority, key: Path) -> None:
+    listed = {"deploy": ["ci", "release"], "*": ["%u-login"], "nobody": []}
+    cases = {"ci": {"deploy"}, "alice-login": {"alice"}, "deploy": set(), "nobody-login": set(), "*": set()}
+    async with trusting(authority, authorizedPrincipals=listed) as server:
+        for principal, users in cases.items():
+            await authority.sign(key, principal)
+            for user in ("deploy", "alice", "nobody", "*"):
+                assert await enters(openssh, server, key, user) is (user in users), (principal, user)
+
+
+async def test_who_is_not_listed_goes_by_the_own_name(openssh: OpenSSH, authority: Authority, key: Path) -> None:
+    await authority.sign(key, "alice")
+    async with trusting(authority, authorizedPrincipals={"deploy": ["ci"]}) as server:
+        assert await enters(openssh, server, key)
+        assert not await enters(openssh, server, key, "deploy")
+
+
+async def test_principals_may_stand_in_files(openssh: OpenSSH, authority: Authority, key: Path) -> None:
+    folder = openssh.folder / "principals"
+    folder.mkdir()
+    (folder / "alice").write_text('# alice\n\nops\nno-pty,from="192.0.2.0/24" far\nnonsense! x\nno-pty near \nx y\n')
+    (folder / "bob").write_text("ops\n")
+    (folder / "bob").chmod(0o666)
+    async with trusting(authority, authorizedPrincipalsFile=f"{folder}/%u") as server:
+        for principal, enters_as in {"ops": ["alice"], "near": ["alice"], "far": [], "alice": [], "x": []}.items():
+            await authority.sign(key, principal)
+            for user in ("alice", "bob", "carol", "../principals/alice", "."):
+                assert await enters(openssh, server, key, user) is (user in enters_as), (principal, user)
+        told = {event.text.rsplit(": ", 1)[0] for event, _ in server.log.of(AuthCode.KEY_LIST_FAILED)}
+        assert told >= {f"Line {number} of {folder}/alice lets nobody in" for number in (5, 7)}
+        assert any("bob" in text for text in told), "a file that anybody may write to"
+        assert not any("carol" in text for text in told)
+        ops, near = server.backend.logins
+        assert (ops.restrictions.pty, near.restrictions.pty) == (True, False)
+
+
+def users_file(folder: Path, everyone: dict[str, Any]) -> UsersFile:
+    path = folder / "users.yaml"
+    path.write_text(json.dumps({"users": everyone}))
+    path.chmod(0o600)
+    return UsersFile(path)
+
+
+async def test_with_a_users_file_only_its_users_log_in(openssh: OpenSSH, authority: Authority, key: Path) -> None:
+    everyone = {"alice": {"environment": {"WHOSE": "hers"}}, "deploy": {"principals": ["ci"]}}
+    users = users_file(openssh.folder, everyone)
+    async with trusting(authority, users=users) as server:
+        for principals, enters_as in ((("alice", "deploy", "mallory"), "alice"), (("ci",), "deploy")):
+            await authority.sign(key, *principals)
+            for user in ("alice", "deploy", "mallory"):
+                assert await enters(openssh, server, key, user) is (user == enters_as), (principals, user)
+        assert server.backend.logins[0].environment["WHOSE"].value == "hers"
+    users.close()
+
+
+async def test_a_line_of_authorized_keys_may_name_an_authority(
+    openssh: OpenSSH, authority: Authority, key: Path
+) -> None:
+    other = await new_authority(openssh, "other")
+    lines = [
+        f'cert-authority,principals="ops,on call",no-pty {authority.line}',
+        f"cert-authority {other.line}",
+    ]
+    users = users_file(openssh.folder, {"alice": {"authorizedKeys": lines}, "bob": {}})
+    # The second authority is trusted for all, and alice has no principal of hers there.
+    async with trusting(other, users=users, authorizedPrincipals={"alice": ["other"]}) as server:
+        for signer, principal, enters_as in (
+            (authority, "ops", "alice"),
+            (authority, "on call", "alice"),
+            (authority, "ops,on call", "alice"),
+            (authority, "alice", ""),
+            (authority, "bob", ""),
+            (other, "alice", "alice"),
+            (other, "other", "alice"),
+            (other, "bob", "bob"),
+        ):
+            await signer.sign(key, principal)
+            for user in ("alice", "bob"):
+                assert await enters(openssh, server, key, user) is (user == enters_as), (principal, user)
+        assert not await enters(openssh, server, authority.key), "an authority is no key that logs in"
+        assert [login.restrictions.pty for login in server.backend.logins[:2]] == [False, False]
+    users.close()
+
+
+# -- lists that change ----------------------------------------------------------------------------------------
+
+
+async def revoke(openssh: OpenSSH, list_: Path, *what: str, authority: Authority | None = None) -> None:
+    """Replace the list, as an administrator would: whole."""
+    specification, fresh = openssh.folder / "specification", list_.with_suffix(".new")
+    specification.write_text("\n".join(what) + "\n")
+    signer = ["-s", str(authority.public)] if authority else []
+    await openssh.keygen("-q", "-k", "-f", str(fresh), *signer, str(specification))
+    fresh.rename(list_)
+
+
+async def test_a_certificate_is_refused_from_the_moment_it_is_revoked(
+    openssh: OpenSSH, authority: Authority, key: Path
+) -> None:
+    await authority.sign(key, "alice", serial=77, name="alice 2026")
+    list_ = openssh.folder / "revoked"
+    await revoke(openssh, list_)
+    async with trusting(authority, revoked=str(list_)) as server:
+        for what, by in (
+            (["serial: 70-80"], authority),
+            (["id: alice 2026"], authority),
+            ([f"key: {Path(f'{key}.pub').read_text()}"], None),  # noqa: ASYNC240  a look at a local disk
+            ([f"sha256: {authority.line}"], None),
+        ):
+            assert await enters(openssh, server, key)
+            await revoke(openssh, list_, *what, authority=by)
+            assert not await enters(openssh, server, key), what
+            await revoke(openssh, list_, "serial: 76", "serial: 78", "id: alice", authority=authority)
+        assert len(server.log.of(AuthCode.KEY_REVOKED)) >= 4
+
+
+async def test_while_the_list_cannot_be_read_no_key_logs_in(openssh: OpenSSH, authority: Authority, key: Path) -> None:
+    await authority.sign(key, "alice")
+    list_ = openssh.folder / "revoked"
+    list_.write_text("# nobody\n")
+    async with trusting(authority, revoked=str(list_)) as server:
+        assert await enters(openssh, server, key)
+        for spoil in (
+            list_.unlink,
+            lambda: list_.write_bytes(b"SSHKRL\n\0\0\0"),
+            lambda: list_.write_text("who is this?\n"),
+            lambda: list_.chmod(0o666),
+        ):
+            spoil()
+            assert not await enters(openssh, server, key)
+            assert server.log.of(SSHCode.AUTH_UNAVAILABLE)[-1][1]["reason"] == "nobody can tell which keys are revoked"
+            list_.write_text(f"# nobody {spoil}\n")
+            list_.chmod(0o600)
+            assert await enters(openssh, server, key)
+        assert len(server.log.of(AuthCode.KEY_LIST_FAILED)) == 4, "once for each state"
+
+
+async def test_an_authority_is_trusted_as_long_as_it_is_listed(
+    openssh: OpenSSH, authority: Authority, key: Path
+) -> None:
+    other = await new_authority(openssh, "other")
+    await authority.sign(key, "alice")
+    listed = openssh.folder / "authorities"
+    listed.write_text(f"# ours\n{other.line}\n{authority.line} main\n")
+    async with trusting(trustedUserCAKeys=[str(listed)]) as server:
+        assert await enters(openssh, server, key)
+        listed.write_text(f"{other.line}\n")
+        assert not await enters(openssh, server, key)
+        listed.write_text(f"{authority.line}\n")
+        assert await enters(openssh, server, key)
+        listed.unlink()
+        assert not await enters(openssh, server, key)
+
+
+# -- what a certificate allows, in a container ----------------------------------------------------------------
+
+
+@pytest.mark.oci
+async def test_a_certificate_says_what_its_login_may_do(openssh: OpenSSH, authority: Authority, key: Path) -> None:
+    config = {
+        "backend": "oci",
+        "oci": {"image": str(image())},
+        "auth": {"publicKey": {"certificates": {"trustedUserCAKeys": [authority.line]}}},
+        "security": {"forwarding": {"forwardingMode": "enable"}},
+    }
+    forced = await authority.sign(
+        key, "alice", options=("force-command=echo forced $SSH_ORIGINAL_COMMAND",), to="forced"
+    )
+    bare = await authority.sign(key, "alice", options=("clear",), to="bare")
+    free = await authority.sign(key, "alice", to="free")
+    async with product.serving(config) as server:
+        done = await openssh.run(server, "rm -rf /", "-i", str(forced))
+        assert done.stdout == b"forced rm -rf /\n"
+        assert (await openssh.run(server, "echo in", "-i", str(bare))).stdout == b"in\n"
+        for chosen, allowed in ((bare, False), (free, True)):
+            terminal = await openssh.run(server, "tty", "-tt", "-i", str(chosen))
+            assert (b"/dev/pts/" in terminal.stdout) is allowed
+            assert (b"PTY allocation request failed" in terminal.stderr) is not allowed
+            await openssh.run(server, None, "-W", "127.0.0.1:9", "-i", str(chosen))
+            assert bool(server.logged("SECURITY_FORWARDING_REJECTED")) is not allowed
+            (server.folder / "server.log").write_text("")
+
+
+# -- webhooks ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_webhook_gets_the_whole_certificate_and_judges_the_authority_and_the_principals(
+    openssh: OpenSSH, authority: Authority, key: Path
+) -> None:
+    await authority.sign(key, "somebody else", options=("force-command=ls", "no-pty"))
+    async with webhook() as hook, open_webhook(WebhookConfig.model_validate({"url": hook.url})) as asked:
+        keys = PublicKeys(PublicKeyAuthConfig.default(), asked)
+        async with serving(around=lambda inner: AuthenticationServer(inner, Authenticators(public_key=keys))) as server:
+            hook.answers = [Reply({"success": False}), Reply({"success": True})]
+            assert await enters(openssh, server, key)
+            text = Path(f"{key}-cert.pub").read_text()  # noqa: ASYNC240  a look at a local disk
+            assert hook.requests[-1].json["publicKey"] == " ".join(text.split()[:2])
+            rights = server.backend.logins[0].restrictions
+            # What is critical in a certificate holds; what it merely does not permit is for the configuration.
+            assert (rights.force_command, rights.pty) == ("ls", True)
+            count = len(hook.requests)
+            for details in ({"validity": "20200101:20210101"}, {"options": ("source-address=192.0.2.1/32",)}):
+                await authority.sign(key, "alice", **details)
+                hook.answers = [Reply({"success": False})]
+                assert not await enters(openssh, server, key)
+            plain = [str(request.json["publicKey"]).split(maxsplit=1)[0] for request in hook.requests[count:]]
+            assert plain == ["ssh-ed25519", "ssh-ed25519"], "it is not asked about a certificate that does not hold"

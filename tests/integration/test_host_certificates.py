@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -84,7 +85,7 @@ async def test_a_certificate_for_another_host_is_the_clients_to_refuse(openssh: 
 
 async def test_asyncssh_trusts_it_too(openssh: OpenSSH, authority: Authority) -> None:
     key = await authority.sign(await openssh.make_key("host"), "127.0.0.1", host=True)
-    trusted = ([], [asyncssh.read_public_key(authority.public)], [])
+    trusted: Any = ([], [asyncssh.read_public_key(authority.public)], [])
     async with (
         serving(host_keys=[str(key)], host_certificates=[text_of(key)]) as server,
         asyncssh.connect(
