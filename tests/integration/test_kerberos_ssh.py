@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import queue
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncssh
-import gssapi
-import paramiko
 import pytest
 
-from containerssh.auth.kerberos.authenticator import KERBEROS, KerberosAuthenticator, open_kerberos
+from containerssh.auth.kerberos.authenticator import KerberosAuthenticator, open_kerberos
 from containerssh.config.auth import KerberosConfig
 from containerssh.core.codes import SSHCode
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
@@ -23,12 +19,14 @@ from tests.support.kdc import HOME, KDC, running_kdc
 from tests.support.local_backend import LocalBackend
 from tests.support.oci import image
 from tests.support.openssh import OpenSSH, ssh_options
+from tests.support.raw_client import ERROR_TOKEN, FAILURE, REQUEST, RESPONSE, SUCCESS, TOKEN
 from tests.support.ssh_front import Front, serving
+from tests.support.ticket_client import TicketClient, context
 from tests.support.waiting import until
 from tests.support.webhook import Reply, webhook
 
 GSSAPI = ssh_options("GSSAPIAuthentication=yes", "PreferredAuthentications=gssapi-with-mic", "HostName=localhost")
-REQUEST, FAILURE, SUCCESS, RESPONSE, TOKEN, COMPLETE, ERROR_TOKEN, MIC = 50, 51, 52, 60, 61, 63, 65, 66
+COMPLETE, MIC = 63, 66
 
 
 @pytest.fixture(scope="module")
@@ -133,75 +131,6 @@ def _with(inner: Any, authenticator: KerberosAuthenticator) -> AuthenticationSer
     return AuthenticationServer(inner, Authenticators(gssapi=authenticator))
 
 
-class Raw:
-    """A client that sends the messages it is told to, after its key exchange."""
-
-    def __init__(self, transport: paramiko.Transport) -> None:
-        self._transport = transport
-        self._answers: queue.Queue[tuple[int, paramiko.Message]] = queue.Queue()
-        keep = {kind: self._keeper(kind) for kind in (FAILURE, SUCCESS, RESPONSE, TOKEN, ERROR_TOKEN)}
-        transport.auth_handler = type("Answers", (), {"_handler_table": keep, "abort": lambda _: None})()
-
-    def _keeper(self, kind: int) -> Any:
-        return lambda *message: self._answers.put((kind, message[-1]))
-
-    def send(self, kind: int, *fields: bytes, raw: bytes = b"") -> None:
-        message = paramiko.Message()
-        message.add_byte(bytes([kind]))
-        for field in fields:
-            message.add_string(field)
-        message.add_bytes(raw)
-        self._transport._send_message(message)  # type: ignore[attr-defined]  # a private part that its stubs leave out
-
-    def request(self, user: str, *mechanisms: bytes) -> None:
-        listed = b"".join(len(name).to_bytes(4, "big") + name for name in mechanisms or (KERBEROS,))
-        count = len(mechanisms or (KERBEROS,)).to_bytes(4, "big")
-        self.send(REQUEST, user.encode(), b"ssh-connection", b"gssapi-with-mic", raw=count + listed)
-
-    async def next(self) -> tuple[int, paramiko.Message]:
-        """The next message of the server."""
-        return await asyncio.to_thread(self._answers.get, True, 5)
-
-    async def answer(self, wanted: int) -> paramiko.Message:
-        """The same, which is of the kind *wanted*."""
-        kind, message = await self.next()
-        assert kind == wanted
-        return message
-
-    def signed(self, context: gssapi.SecurityContext, user: str, session: bytes | None = None) -> bytes:
-        message = paramiko.Message()
-        message.add_string(session or self.session)
-        message.add_byte(bytes([REQUEST]))
-        for field in (user.encode(), b"ssh-connection", b"gssapi-with-mic"):
-            message.add_string(field)
-        code: bytes = context.get_signature(message.asbytes())
-        return code
-
-    @property
-    def session(self) -> bytes:
-        return bytes(self._transport.session_id)  # type: ignore[arg-type]  # bytes since the first key exchange
-
-    async def exchange(self, user: str, context: gssapi.SecurityContext) -> None:
-        """All but the code."""
-        self.request(user)
-        assert (await self.answer(RESPONSE)).get_binary() == KERBEROS
-        self.send(TOKEN, context.step() or b"")
-        context.step((await self.answer(TOKEN)).get_binary())
-        assert context.complete
-
-
-@asynccontextmanager
-async def raw(server: Front) -> AsyncIterator[Raw]:
-    transport = await asyncio.to_thread(paramiko.Transport, ("127.0.0.1", server.port))
-    try:
-        await asyncio.to_thread(transport.start_client, None, 10)
-        client = Raw(transport)
-        client.send(5, b"ssh-userauth")
-        yield client
-    finally:
-        await asyncio.to_thread(transport.close)
-
-
 @pytest.fixture
 async def ticket(kdc: KDC, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     environment = await kdc.ticket()
@@ -210,18 +139,12 @@ async def ticket(kdc: KDC, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return environment
 
 
-def context() -> gssapi.SecurityContext:
-    name = gssapi.Name(f"host/localhost@{HOME}", gssapi.NameType.kerberos_principal)
-    flags = gssapi.RequirementFlag.mutual_authentication | gssapi.RequirementFlag.integrity
-    return gssapi.SecurityContext(name=name, usage="initiate", flags=flags)
-
-
 pytestmark_ticket = pytest.mark.usefixtures("ticket")
 
 
 @pytestmark_ticket
 async def test_the_exchange_of_the_rfc_logs_in(kdc: KDC) -> None:
-    async with front(kdc) as server, raw(server) as client:
+    async with front(kdc) as server, TicketClient.connected(server) as client:
         mine = context()
         await client.exchange("alice", mine)
         client.send(MIC, client.signed(mine, "alice"))
@@ -233,7 +156,7 @@ async def test_the_exchange_of_the_rfc_logs_in(kdc: KDC) -> None:
 @pytestmark_ticket
 @pytest.mark.parametrize("what", ["user", "session", "nothing", "complete", "error"])
 async def test_a_login_takes_the_code_over_this_session_and_this_user(kdc: KDC, what: str) -> None:
-    async with front(kdc) as server, raw(server) as client, raw(server) as other:
+    async with front(kdc) as server, TicketClient.connected(server) as client, TicketClient.connected(server) as other:
         mine = context()
         await client.exchange("alice", mine)
         match what:
@@ -257,14 +180,18 @@ async def test_a_login_takes_the_code_over_this_session_and_this_user(kdc: KDC, 
 @pytest.mark.parametrize("step", ["request", "token", "code"])
 async def test_a_user_switched_in_mid_exchange_is_never_logged_in(kdc: KDC, step: str, signs: str) -> None:
     """At a step of alice's exchange the client asks for bob, and goes on as if nothing had been."""
-    async with front(kdc) as server, raw(server) as client:
+    async with front(kdc) as server, TicketClient.connected(server) as client:
         mine = context()
         if step == "request":
             client.request("alice")
             client.request("bob")
             await client.answer(RESPONSE)
             client.send(TOKEN, mine.step() or b"")
-            mine.step((await client.answer(TOKEN)).get_binary())
+            kind, message = await client.next()
+            if kind == RESPONSE:
+                # Alice's exchange had begun before bob's request arrived.
+                message = await client.answer(TOKEN)
+            mine.step(message.get_binary())
         elif step == "token":
             client.request("alice")
             await client.answer(RESPONSE)
@@ -286,7 +213,7 @@ async def test_a_user_switched_in_mid_exchange_is_never_logged_in(kdc: KDC, step
 
 @pytestmark_ticket
 async def test_messages_out_of_turn_are_refused_and_the_connection_lives(kdc: KDC) -> None:
-    async with front(kdc) as server, raw(server) as client:
+    async with front(kdc) as server, TicketClient.connected(server) as client:
         client.request("alice")
         await client.answer(RESPONSE)
         client.send(MIC, b"code")
@@ -307,7 +234,7 @@ async def test_messages_out_of_turn_are_refused_and_the_connection_lives(kdc: KD
 async def test_a_client_that_leaves_in_mid_exchange_leaves_nothing(kdc: KDC) -> None:
     async with front(kdc) as server:
         for _ in range(5):
-            async with raw(server) as client:
+            async with TicketClient.connected(server) as client:
                 await client.exchange("alice", context())
         await until(lambda: not server.backend.open_scopes)
     assert server.backend.logins == []
