@@ -14,7 +14,7 @@ import pytest
 
 from containerssh.backends.kubernetes.client import LEASES, PODS, KubernetesClient
 from containerssh.backends.kubernetes.errors import APIError
-from containerssh.config.kubernetes import KubernetesConnectionConfig
+from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
 from containerssh.core.errors import BackendError
 from containerssh.core.requests import WindowSize
 from containerssh.core.streams import ByteReader

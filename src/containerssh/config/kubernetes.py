@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
-from containerssh.config.model import ConfigModel, Duration, Problem, Secret, default_for_zero, seconds
+from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
+from containerssh.config.model import ConfigModel, Duration, Problem, default_for_zero, seconds
 
 DEFAULT_IMAGE = "containerssh/containerssh-guest-image"
 DEFAULT_METADATA: Mapping[str, Any] = {"namespace": "default", "generateName": "containerssh-"}
@@ -107,83 +108,6 @@ def _spec(value: Any) -> dict[str, Any]:
     first, *others = spec.get("containers") or [{}]
     spec["containers"] = [{**DEFAULT_CONTAINER, **first}, *others]
     return spec
-
-
-class KubernetesConnectionConfig(ConfigModel):
-    """Where the Kubernetes API is, and who we are there."""
-
-    host: str = "kubernetes.default.svc"
-    """Host name, or address with scheme and port."""
-
-    path: str = "/api"
-    """The path of the API."""
-
-    username: str = ""
-    password: Secret = SecretStr("")
-
-    server_name: str = ""
-    """The name in the API's certificate, if it is another."""
-
-    kube_config: str = ""
-    """A kubeconfig file, instead of all the keys about the way to the API and about who we are there; its `exec`
-    plugins are run as this server."""
-
-    context: str = ""
-    """Which context of the kubeconfig file; empty for its current one."""
-
-    cert_file: str = ""
-    """Our certificate: a file."""
-
-    key_file: str = ""
-    """Its private key: a file."""
-
-    cacert_file: str = Field("", alias="cacertFile")
-    """The authorities that may vouch for the API: a file."""
-
-    cert: str = ""
-    """Our certificate: PEM text, which wins over the file."""
-
-    key: Secret = SecretStr("")
-    """Its private key: PEM text."""
-
-    cacert: str = ""
-    """The authorities: PEM text."""
-
-    bearer_token: Secret = SecretStr("")
-    """A token."""
-
-    bearer_token_file: str = ""
-    """A file with a token, which is read again when it changes."""
-
-    qps: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
-    """Requests per second."""
-
-    burst: Annotated[int, Field(ge=0)] = 10
-    """Requests at once."""
-
-    _zeros = field_validator("qps", "burst")(default_for_zero)
-
-    @property
-    def says_nothing(self) -> bool:
-        """Whether neither the API's place nor who we are there is told: in a pod, its own account is used then."""
-        return self.host == "kubernetes.default.svc" and not self._secrets and not (self.cacert or self.cacert_file)
-
-    @property
-    def url(self) -> str:
-        """
-        The API's address with its scheme. Without one in ``host`` it is ``https``; only where there is nothing to keep
-        secret and nobody to be recognised by a certificate it is ``http``, as upstream has it.
-        """
-        if "://" in self.host:
-            return self.host
-        plain = not (self._secrets or self.cacert or self.cacert_file) and self.host != "kubernetes.default.svc"
-        return f"{'http' if plain else 'https'}://{self.host}"
-
-    @property
-    def _secrets(self) -> bool:
-        texts = (self.username, self.cert, self.cert_file, self.key_file, self.bearer_token_file)
-        hidden = (self.password, self.key, self.bearer_token)
-        return any(texts) or any(secret.get_secret_value() for secret in hidden)
 
 
 class KubernetesPodConfig(ConfigModel):
@@ -357,7 +281,5 @@ class KubernetesConfig(ConfigModel):
     timeouts: KubernetesTimeouts = KubernetesTimeouts.default()
 
     def problems(self) -> Iterator[Problem]:
-        for name in ("host", "path"):
-            if not getattr(self.connection, name):
-                yield Problem(f"connection.{name}", "must be set")
+        yield from (problem.under("connection") for problem in self.connection.problems())
         yield from (problem.under("pod") for problem in self.pod.problems())

@@ -19,7 +19,8 @@ from containerssh.backends.kubernetes.persistent import PersistentStart
 from containerssh.backends.kubernetes.plain import connection
 from containerssh.backends.kubernetes.presence import Presence
 from containerssh.backends.kubernetes.start import Start
-from containerssh.config.kubernetes import KubernetesConfig, KubernetesConnectionConfig
+from containerssh.config.kubernetes import KubernetesConfig
+from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.handlers import ConnectionHandler, Notices, SessionChannel, SessionHandler
 from containerssh.core.instance import Instance

@@ -30,7 +30,7 @@ from containerssh.backends.kubernetes.watch import (
     parse_event,
     version_of,
 )
-from containerssh.config.kubernetes import KubernetesConnectionConfig
+from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
 from containerssh.core.errors import ContainerSSHError, ProtocolError
 from containerssh.core.tasks import time_limit
 

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 from containerssh.backends.kubernetes.exec_plugin import ExecCredentials
 from containerssh.config import tls
 from containerssh.config.kubeconfig import Cluster, KubeConfigError, User, read_kubeconfig
-from containerssh.config.kubernetes import KubernetesConnectionConfig
+from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
 from containerssh.config.pem import is_pem, read_pem
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import ConfigError
