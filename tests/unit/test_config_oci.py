@@ -13,11 +13,10 @@ from pydantic import ValidationError
 from containerssh.config.oci import (
     ImageKind,
     OCIConfig,
-    format_size,
     parse_image,
-    parse_size,
     split_bind,
 )
+from containerssh.config.values import format_size, parse_size
 
 
 def test_everything_has_a_default_but_the_image() -> None:

@@ -4,141 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
-    PlainSerializer,
-    WithJsonSchema,
     model_validator,
 )
 
 from containerssh.config.model import ConfigModel, Duration, Secret, seconds
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_LARGEST = 2**63 - 1
-
-
-def parse_size(value: object) -> int:
-    """
-    A number of bytes, or Docker's way of writing one: ``512m``, ``1.5g``, ``64k`` (powers of 1024).
-
-    Raises:
-        ValueError: neither, or more than a kernel can count.
-    """
-    if isinstance(value, int) and not isinstance(value, bool):
-        size = value
-    elif isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
-        try:
-            size = int(Decimal(match.group(1)) * 1024 ** _POWERS[match.group(2).lower()])
-        except InvalidOperation as exc:
-            raise ValueError("the size is too large") from exc
-    else:
-        raise ValueError("a size is a number of bytes, or text such as 512m or 1.5g")
-    if not 0 <= size <= _LARGEST:
-        raise ValueError("a size is between 0 and 2^63-1 bytes")
-    return size
-
-
-def format_size(size: int) -> str:
-    """The size in the largest unit that needs no fraction: ``512m``, ``1g``, ``1000``."""
-    for unit in ("t", "g", "m", "k"):
-        if size and size % 1024 ** _POWERS[unit] == 0:
-            return f"{size // 1024 ** _POWERS[unit]}{unit}"
-    return str(size)
-
-
-Size = Annotated[
-    int,
-    BeforeValidator(parse_size),
-    PlainSerializer(format_size, return_type=str),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}),
-]
-
-
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("the text contains a NUL byte")
-    return text
-
-
-def _absolute(path: str) -> str:
-    if not path.startswith("/") or ".." in PurePosixPath(path).parts:
-        raise ValueError("must be an absolute path without '..'")
-    return _no_nul(path)
-
-
-def _variable(entry: str) -> str:
-    name, equals, _ = entry.partition("=")
-    if not name or not equals:
-        raise ValueError("an environment entry is NAME=value")
-    return _no_nul(entry)
-
-
-Text = Annotated[str, AfterValidator(_no_nul)]
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
-Variable = Annotated[str, AfterValidator(_variable)]
-
-CAPABILITIES = [
-    "AUDIT_CONTROL",
-    "AUDIT_READ",
-    "AUDIT_WRITE",
-    "BLOCK_SUSPEND",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "KILL",
-    "LEASE",
-    "LINUX_IMMUTABLE",
-    "MAC_ADMIN",
-    "MAC_OVERRIDE",
-    "MKNOD",
-    "NET_ADMIN",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_RAW",
-    "PERFMON",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYSLOG",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_CHROOT",
-    "SYS_MODULE",
-    "SYS_NICE",
-    "SYS_PACCT",
-    "SYS_PTRACE",
-    "SYS_RAWIO",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "WAKE_ALARM",
-]
-"""What capabilities(7) names, without ``CAP_``."""
-
-
-def _capability(name: str) -> str:
-    short = name.upper().removeprefix("CAP_")
-    if short != "ALL" and short not in CAPABILITIES:
-        raise ValueError(f"there is no capability {name!r}")
-    return short
-
-
-Capability = Annotated[str, AfterValidator(_capability)]
+from containerssh.config.values import Capability, Size, Text, Variable, absolute_path
 
 
 class OCIMode(StrEnum):
@@ -275,11 +152,11 @@ def split_bind(bind: str) -> tuple[str, str, bool]:
     parts = bind.split(":")
     if len(parts) not in (2, 3) or (len(parts) == 3 and parts[2] not in ("ro", "rw")):
         raise ValueError("a bind is /outside:/inside, /outside:/inside:ro or /outside:/inside:rw")
-    return _absolute(parts[0]), _mount_point(parts[1]), parts[2:] == ["ro"]
+    return absolute_path(parts[0]), _mount_point(parts[1]), parts[2:] == ["ro"]
 
 
 def _mount_point(path: str) -> str:
-    point = _absolute(path)
+    point = absolute_path(path)
     tidy = "/" + "/".join(part for part in point.split("/") if part not in ("", "."))
     if tidy == "/" or any(tidy == taken or tidy.startswith(taken + "/") for taken in RESERVED[1:] if taken != "/dev"):
         raise ValueError(f"nothing can be mounted over {tidy}")
@@ -442,9 +319,9 @@ def parse_image(image: str) -> tuple[ImageKind, str, str]:
             path, _, name = image.removeprefix(f"{kind}:").partition(":")
             if name and not _REFERENCE.fullmatch(name):
                 raise ValueError(f"{name!r} is no image name")
-            return kind, _absolute(path), name
+            return kind, absolute_path(path), name
     if image.startswith("/"):
-        return (ImageKind.ARCHIVE if image.endswith(".tar") else ImageKind.FOLDER), _absolute(image), ""
+        return (ImageKind.ARCHIVE if image.endswith(".tar") else ImageKind.FOLDER), absolute_path(image), ""
     reference = image.removeprefix("docker://")
     if not _REFERENCE.fullmatch(reference):
         raise ValueError("image is a path, oci:/path, docker-archive:/path, or a name such as alpine:3.20")

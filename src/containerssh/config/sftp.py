@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from containerssh.config.model import ConfigModel, Problem
-from containerssh.config.oci import Size
+from containerssh.config.values import Size
 from containerssh.core.files import SFTPRules
 
 _UMASK = re.compile("0?[0-7]{1,3}")

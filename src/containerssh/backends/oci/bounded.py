@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from containerssh.backends.oci.launcher import Ended, Launcher
-from containerssh.config.oci import format_size
+from containerssh.config.values import format_size
 from containerssh.core.codes import OCICode
 from containerssh.core.errors import BackendError
 

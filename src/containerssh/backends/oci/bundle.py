@@ -10,7 +10,8 @@ from typing import Any
 
 from containerssh.backends.oci.seccomp import default_profile
 from containerssh.backends.oci.users import User
-from containerssh.config.oci import CAPABILITIES, OCIConfig, OCINetwork, split_bind
+from containerssh.config.oci import OCIConfig, OCINetwork, split_bind
+from containerssh.config.values import CAPABILITIES
 from containerssh.core.codes import OCICode
 from containerssh.core.errors import BackendError
 

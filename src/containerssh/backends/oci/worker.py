@@ -1,5 +1,5 @@
 # Plain system calls: most of this runs in a child between fork and exec.
-# ruff: noqa: PTH101, PTH102, PTH208, PTH112, PTH116, PTH123, S606
+# ruff: noqa: PTH208, PTH123, S606
 """The helper process: mounts, starts and ends the containers of one gateway (see the package's own text).
 
 It has one thread, does one thing at a time, and never waits: whatever may take long runs in a child. It speaks JSON,
@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from containerssh.backends.oci import syscalls, trees
+from containerssh.backends.oci.assembly import assemble, hide_unified, new_user_namespace
 
 PACKET = 128 * 1024
 _TAIL = 8 * 1024
@@ -215,34 +216,8 @@ class Worker:
     def _idmap(self, base: int, size: int) -> int:
         """A descriptor of a user namespace with the map 0 -> *base*; made once."""
         if (base, size) not in self._idmaps:
-            self._idmaps[base, size] = _user_namespace(base, size)
+            self._idmaps[base, size] = new_user_namespace(base, size)
         return self._idmaps[base, size]
-
-
-def _user_namespace(base: int, size: int, owner: int = 0) -> int:
-    """A descriptor of a new user namespace with the map 0 -> *base*, made by the user *owner*."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            if owner:
-                syscalls.keep_capabilities()
-                os.setresuid(owner, owner, owner)
-            syscalls.unshare(syscalls.CLONE_NEWUSER)
-            os.kill(os.getpid(), signal.SIGSTOP)
-        finally:
-            os._exit(1)
-    try:
-        _, status = os.waitpid(pid, os.WUNTRACED)
-        if not os.WIFSTOPPED(status):
-            raise OSError("no user namespace can be made here")
-        for name in ("uid_map", "gid_map"):
-            with open(f"/proc/{pid}/{name}", "w") as file:
-                file.write(f"0 {base} {size}\n")
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
 
 
 def _children(pid: int) -> list[int]:
@@ -302,9 +277,9 @@ def _become(action: str, order: dict[str, Any], words: socket.socket) -> NoRetur
             syscalls.unshare(syscalls.CLONE_NEWNS)
             syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
             if order.get("hide_unified"):
-                _hide_unified()
+                hide_unified()
         if action in ("run", "check"):
-            _assemble(order)
+            assemble(order)
         if action == "check":
             os._exit(0)
         if action == "run":
@@ -325,86 +300,6 @@ def _hand_over_output(path: str, words: socket.socket) -> None:
     socket.send_fds(words, [b"\n"], [reading])
     for target in (1, 2):
         os.dup2(output, target)
-
-
-def _hide_unified() -> None:
-    """crun up to 1.8 refuses hybrid control groups. With another file system here it uses those of version 1, and the
-    folders that it makes here nevertheless go away with the mount."""
-    syscalls.mount("none", "/sys/fs/cgroup/unified", "tmpfs", 0, "size=64k")
-
-
-def _assemble(order: dict[str, Any]) -> None:
-    """
-    Put a container's files together below ``order["at"]``, a folder that every user can reach.
-
-    There: ``root`` (its overlay, or the copy), and ``0``, ``1``... for everything that is bound into it. All are opened
-    first, with the gateway's rights and before anything is mounted over them.
-    """
-    at, container, base = order["at"], order["container"], order["base"]
-    bound = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source in order["binds"]]
-    lower = os.open(order["lower"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    own = os.open(container, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    syscalls.mount("none", at, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "size=1m,mode=0711")
-    root = f"{at}/root"
-    for folder in (root, f"{at}/lower", f"{at}/own"):
-        os.mkdir(folder, 0o700)
-    syscalls.mount(f"/proc/self/fd/{own}", f"{at}/own", "", syscalls.MS_BIND)
-    if namespace := order.get("user_namespace"):
-        # Made before the mounts: what the image is shifted by is the container's own map.
-        order["namespace_fd"] = _user_namespace(*namespace)
-        if "idmap" in order:
-            order["idmap_fd"] = order["namespace_fd"]
-    if "idmap_fd" in order:
-        syscalls.mount_idmapped(f"/proc/self/fd/{lower}", f"{at}/lower", order["idmap_fd"])
-    else:
-        syscalls.mount(f"/proc/self/fd/{lower}", f"{at}/lower", "", syscalls.MS_BIND)
-    _mount_root(order["storage"], at, root, base)
-    if "namespace_fd" in order:
-        _mount_user_namespace(f"{at}/user", order["namespace_fd"])
-    for number, descriptor in enumerate(bound):
-        target = f"{at}/{number}"
-        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
-            os.mkdir(target, 0o700)
-        else:
-            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        syscalls.mount(f"/proc/self/fd/{descriptor}", target, "", syscalls.MS_BIND | syscalls.MS_REC)
-
-
-def _mount_user_namespace(place: str, descriptor: int) -> None:
-    """
-    Where the runtime finds what the container shall have, made by a user of its own.
-
-    The kernel charges what all users of a namespace hold (inotify instances, timers, message queues...) to the user who
-    made it as well. If that were root, one guest could use up what root and all other guests may have.
-    """
-    os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    syscalls.mount(f"/proc/self/fd/{descriptor}", place, "", syscalls.MS_BIND)
-    os.close(descriptor)
-
-
-def _mount_root(storage: str, at: str, root: str, base: int) -> None:
-    if storage == "copy":
-        syscalls.mount(f"{at}/own/copy", root, "", syscalls.MS_BIND)
-        return
-    found = os.stat(f"{at}/lower")
-    for folder in ("upper", "work"):
-        os.mkdir(f"{at}/own/{folder}", 0o700)
-    os.chown(f"{at}/own/upper", found.st_uid, found.st_gid)
-    # Some tools make images whose root only root may enter: no other user could start a program there.
-    mode = found.st_mode & 0o1777 | 0o555
-    os.chmod(f"{at}/own/upper", mode)
-    os.chown(f"{at}/own/work", base, base)
-    options = f"lowerdir={at}/lower,upperdir={at}/own/upper,workdir={at}/own/work"
-    if os.stat("/proc/self/ns/user").st_ino != _FIRST_USER_NAMESPACE:
-        options += ",userxattr"
-    try:
-        # Nothing in there outlives the container: its sync calls need not reach the disk (Linux 5.10).
-        syscalls.mount("overlay", root, "overlay", syscalls.MS_NODEV, f"{options},volatile")
-    except OSError:
-        syscalls.mount("overlay", root, "overlay", syscalls.MS_NODEV, options)
-
-
-_FIRST_USER_NAMESPACE = 0xEFFF_FFFD
 
 
 _CALLS: dict[str, Callable[..., None]] = {
