@@ -78,6 +78,8 @@ async def ended(link: AgentLink, why: str) -> None:
         ((good(1), accepted(1, 1), accepted(1, 1)), "twice"),
         ((good(1), *(accepted(1, number) for number in range(MAX_PENDING + 1))), "too many"),
         ((good(1), accepted(1, 1, b"\x1b[2Jhost")), "no address"),
+        ((good(1), accepted(1, 1, b"fe80::1%\x1b[2J")), "no address"),
+        ((good(1), accepted(1, 1, b"fe80::1%eth 0")), "no address"),
         ((good(1), accepted(1, 1, b"1" * 65)), "65 bytes"),
         ((Frame(FrameType.EXITED, 1, bytes(10)),), "does not run"),
     ],

@@ -354,9 +354,10 @@ ANNOUNCED = NewConnection("tcp", "x", 1, "127.0.0.1", 2).encode()
         [Packet(PacketType.NEW_CONNECTION, 0, ANNOUNCED)],
         [Packet(PacketType.NEW_CONNECTION, 5, ANNOUNCED)] * 2,
         [Packet(PacketType.NEW_CONNECTION, 1, NewConnection("tcp", "x", 1, "evil\nhost", 2).encode())],
+        [Packet(PacketType.NEW_CONNECTION, 1, NewConnection("tcp", "x", 1, "fe80::1%\x1b[2J", 2).encode())],
         [Packet(PacketType.NEW_CONNECTION, 1, b"\xa0\xa0")],
     ],
-    ids=["no number", "twice", "no address", "rubbish"],
+    ids=["no number", "twice", "no address", "no zone", "rubbish"],
 )
 async def test_a_listening_helper_that_breaks_the_rules_is_ended(packets: list[Packet]) -> None:
     helpers = saying(SUCCESS + b"".join(packet.encode() for packet in packets))

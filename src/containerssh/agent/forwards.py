@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -28,7 +27,7 @@ from containerssh.agent.codec import (
 )
 from containerssh.core.codes import AgentCode, GeneralCode, SecurityCode
 from containerssh.core.errors import BackendError, ContainerSSHError, Rejected, describe
-from containerssh.core.forwarding import AddressRules, Network
+from containerssh.core.forwarding import AddressRules, Network, address_of
 from containerssh.core.handlers import Incoming, Listener
 from containerssh.core.messages import Event
 from containerssh.core.requests import Origin, X11Request
@@ -161,11 +160,8 @@ class Forwards:
         fields = Fields(frame.payload)
         number, host, port = fields.number(4), fields.text(_MAX_HOST), fields.number(2)
         fields.end()
-        if host:
-            try:
-                ipaddress.ip_address(host)
-            except ValueError:
-                raise broken("accepted a connection from something that is no address") from None
+        if host and address_of(host) is None:
+            raise broken("accepted a connection from something that is no address")
         if listener.closing:
             return
         key = (frame.id, number)

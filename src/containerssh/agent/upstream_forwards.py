@@ -10,7 +10,6 @@ are put into brackets here. It cannot judge what a name resolves to: where that 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -21,12 +20,13 @@ from functools import partial
 
 from containerssh.agent.codec import broken
 from containerssh.agent.process import Program
+from containerssh.agent.upstream_addresses import permitted, printable, proper_host, proper_path
 from containerssh.agent.upstream_helper import MAX_CONNECTIONS, Announced, Connection, Helper, HelperProcess
 from containerssh.agent.upstream_packets import NewConnection, Purpose, Setup
-from containerssh.core.codes import AgentCode, GeneralCode, SecurityCode
+from containerssh.core.codes import AgentCode, GeneralCode
 from containerssh.core.errors import BackendError, ContainerSSHError, Rejected, describe
 from containerssh.core.flag import Flag
-from containerssh.core.forwarding import AddressRules
+from containerssh.core.forwarding import AddressRules, address_of
 from containerssh.core.handlers import Incoming, Listener, SessionChannel
 from containerssh.core.messages import Event
 from containerssh.core.requests import Origin, X11Request
@@ -59,7 +59,6 @@ _HELPERS = 8
 _LISTENERS = 32
 _PORTS = range(32768, 61000)
 _PORT_TRIES = 3
-_LONGEST_HOST, _LONGEST_PATH = 255, 107
 _DISPLAY = 10
 """The only one that upstream's agent has."""
 
@@ -91,11 +90,11 @@ class UpstreamForwards:
             Rejected: *addresses* do not permit it, or would have to be asked about a name.
             BackendError: it cannot be made.
         """
-        return await self._connect(NewConnection("tcp", _permitted(host, addresses), port), f"{host} port {port}")
+        return await self._connect(NewConnection("tcp", permitted(host, addresses), port), f"{host} port {port}")
 
     async def connect_unix(self, path: str) -> ByteStream:
         """A connection to the socket *path*; the rest as :meth:`connect_tcp`."""
-        return await self._connect(NewConnection("unix", _socket(path)), path)
+        return await self._connect(NewConnection("unix", proper_path(path)), path)
 
     async def listen_tcp(self, host: str, port: int, incoming: Incoming) -> UpstreamListener:
         """
@@ -105,7 +104,7 @@ class UpstreamForwards:
             BackendError: the helper cannot listen there, or does not answer.
         """
         where = {"": "", "*": "", "localhost": "127.0.0.1"}.get(host)
-        bound = _host(host) if where is None else where
+        bound = proper_host(host) if where is None else where
         if port:
             return await self._listen(_listen_setup(bound, port), incoming, f"{host or '*'} port {port}")
         for attempt in range(_PORT_TRIES):
@@ -119,7 +118,7 @@ class UpstreamForwards:
 
     async def listen_unix(self, path: str, incoming: Incoming) -> UpstreamListener:
         """Listen on a unix socket; the rest as :meth:`listen_tcp`."""
-        return await self._listen(Setup(Purpose.LISTEN, _socket(path), protocol="unix"), incoming, path)
+        return await self._listen(Setup(Purpose.LISTEN, proper_path(path), protocol="unix"), incoming, path)
 
     async def display(self, request: X11Request, channel: SessionChannel) -> Mapping[str, str]:
         """
@@ -139,7 +138,8 @@ class UpstreamForwards:
                 return shown[2]
             variables = {
                 "DISPLAY": f"localhost:{_DISPLAY}.{request.screen}",
-                "XAUTHORITY": f"/tmp/.containerssh-{secrets.token_hex(8)}",  # noqa: S108  a name that nobody can guess
+                # In the container, under a name that nobody there can guess.
+                "XAUTHORITY": f"/tmp/.containerssh-{secrets.token_hex(8)}",  # noqa: S108  not our /tmp
             }
             setup = Setup(
                 Purpose.X11,
@@ -188,7 +188,7 @@ class UpstreamForwards:
                 helper.abandon(connection)
                 raise
         if not taken:
-            text = f"connecting to {_printable(what)} failed in the container"
+            text = f"connecting to {printable(what)} failed in the container"
             raise BackendError(AgentCode.CONNECT_FAILED, text, user_message="Connection failed in the container.")
         return connection
 
@@ -296,7 +296,7 @@ class UpstreamListener(Listener):
         origin = Origin()
         if details.protocol != "unix":
             origin = Origin(details.origin_host, details.origin_port)
-            if _address(origin.host) is None:
+            if address_of(origin.host) is None:
                 raise broken("accepted a connection from something that is no address")
         self._forwards.carry(connection, self._incoming, origin)
 
@@ -336,7 +336,7 @@ async def _watch(helper: Helper, what: str, within: float) -> None:
         async with asyncio.timeout(within):
             await helper.ended.wait()
     if helper.ended.is_set():
-        text = f"listening on {_printable(what)} failed in the container: {helper.words}"
+        text = f"listening on {printable(what)} failed in the container: {helper.words}"
         raise _CannotListen(AgentCode.LISTEN_FAILED, text, user_message="Listening failed in the container.")
 
 
@@ -360,61 +360,10 @@ async def _carry(connection: Connection, incoming: Incoming, origin: Origin) -> 
         logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
 
 
-def _permitted(host: str, addresses: AddressRules) -> str:
-    """What the helper is to dial for *host*; raises Rejected, BackendError."""
-    literals = ("127.0.0.1", "::1") if host == "localhost" else (host,)
-    if addresses.allowed is not None or addresses.denied:
-        known = [address for address in map(_address, literals) if address is not None]
-        if not known:
-            text = "a name cannot be judged by its addresses without the server's own agent"
-            user_message = "Names cannot be connected to here, only addresses."
-            raise Rejected(SecurityCode.FORWARDING_REJECTED, text, user_message=user_message)
-        permitted = [address for address in known if addresses.permits(address)]
-        if not permitted:
-            text = f"connecting to {_printable(host)} is not permitted"
-            raise Rejected(SecurityCode.FORWARDING_REJECTED, text, user_message="That address is not permitted.")
-        return _host(str(permitted[0]))
-    return _host(host)
-
-
-def _host(host: str) -> str:
-    """*host* as it stands before a colon and a port; raises BackendError for what is no host."""
-    address = _address(host)
-    if address is not None and host.isprintable():
-        return f"[{host}]" if address.version == 6 else host
-    if not 0 < len(host) <= _LONGEST_HOST or not host.isprintable() or set(host) & set(" :[]/%"):
-        raise BackendError(AgentCode.REQUEST_FAILED, "what is asked for is no host", user_message="This is no host.")
-    return host
-
-
-def _socket(path: str) -> str:
-    """*path*, if it can be a socket's; raises BackendError."""
-    try:
-        encoded = path.encode()
-    except UnicodeEncodeError:
-        encoded = b""
-    # Go takes an at sign for a name that is no file.
-    if not 0 < len(encoded) <= _LONGEST_PATH or b"\0" in encoded or encoded.startswith(b"@"):
-        text = "what is asked for is no path of a socket"
-        raise BackendError(AgentCode.REQUEST_FAILED, text, user_message="This is no path of a socket.")
-    return path
-
-
 def _listen_setup(host: str, port: int) -> Setup:
     return Setup(Purpose.LISTEN, host, port, "tcp")
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def _silent(what: str) -> BackendError:
-    text = f"{_printable(what)}: the container did not answer in time"
+    text = f"{printable(what)}: the container did not answer in time"
     return BackendError(AgentCode.REQUEST_FAILED, text, user_message="The container did not answer in time.")

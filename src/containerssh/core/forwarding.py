@@ -15,6 +15,8 @@ from typing import Self
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_LONGEST_ZONE = 15
+
 
 def plain_address(address: Address) -> Address:
     """
@@ -24,6 +26,23 @@ def plain_address(address: Address) -> Address:
     address = _unmapped(address)
     if address.is_unspecified:
         return ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    return address
+
+
+def address_of(text: str) -> Address | None:
+    """
+    The address that a peer wrote, if it is one. To the library anything may be the zone of an IPv6 address; here it has
+    to be what an interface can be named.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    zone = address.scope_id if address.version == 6 else None
+    if zone is not None and not (
+        len(zone) <= _LONGEST_ZONE and zone.isascii() and zone.isprintable() and " " not in zone
+    ):
+        return None
     return address
 
 

@@ -1,0 +1,54 @@
+"""What upstream's helper may be asked for: hosts, addresses and sockets, as its protocol has them (``agent.md``)."""
+
+from __future__ import annotations
+
+from containerssh.core.codes import AgentCode, SecurityCode
+from containerssh.core.errors import BackendError, Rejected
+from containerssh.core.forwarding import AddressRules, address_of
+
+_LONGEST_HOST, _LONGEST_PATH = 255, 107
+
+
+def permitted(host: str, addresses: AddressRules) -> str:
+    """What the helper is to dial for *host*; raises Rejected, BackendError."""
+    literals = ("127.0.0.1", "::1") if host == "localhost" else (host,)
+    if addresses.allowed is not None or addresses.denied:
+        known = [address for address in map(address_of, literals) if address is not None]
+        if not known:
+            text = "a name cannot be judged by its addresses without the server's own agent"
+            user_message = "Names cannot be connected to here, only addresses."
+            raise Rejected(SecurityCode.FORWARDING_REJECTED, text, user_message=user_message)
+        allowed = [address for address in known if addresses.permits(address)]
+        if not allowed:
+            text = f"connecting to {printable(host)} is not permitted"
+            raise Rejected(SecurityCode.FORWARDING_REJECTED, text, user_message="That address is not permitted.")
+        return proper_host(str(allowed[0]))
+    return proper_host(host)
+
+
+def proper_host(host: str) -> str:
+    """*host* as it stands before a colon and a port; raises BackendError for what is no host."""
+    address = address_of(host)
+    if address is not None and host.isprintable():
+        return f"[{host}]" if address.version == 6 else host
+    if not 0 < len(host) <= _LONGEST_HOST or not host.isprintable() or set(host) & set(" :[]/%"):
+        raise BackendError(AgentCode.REQUEST_FAILED, "what is asked for is no host", user_message="This is no host.")
+    return host
+
+
+def proper_path(path: str) -> str:
+    """*path*, if it can be a socket's; raises BackendError."""
+    try:
+        encoded = path.encode()
+    except UnicodeEncodeError:
+        encoded = b""
+    # Go takes an at sign for a name that is no file.
+    if not 0 < len(encoded) <= _LONGEST_PATH or b"\0" in encoded or encoded.startswith(b"@"):
+        text = "what is asked for is no path of a socket"
+        raise BackendError(AgentCode.REQUEST_FAILED, text, user_message="This is no path of a socket.")
+    return path
+
+
+def printable(text: str) -> str:
+    """*text* for a log and a user: on one line."""
+    return "".join(character if character.isprintable() else "?" for character in text)
