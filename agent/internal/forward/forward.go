@@ -151,15 +151,11 @@ func (f *Forwards) accept(frame wire.Frame) error {
 		return err
 	}
 	connection := f.take(request)
-	go func() {
-		var failed error
-		if connection == nil {
-			failed = syscall.ECONNABORTED
-			f.attach(frame.ID, open, nil, failed)
-			return
-		}
-		f.attach(frame.ID, open, connection, nil)
-	}()
+	var failed error
+	if connection == nil {
+		failed = syscall.ECONNABORTED
+	}
+	go f.attach(frame.ID, open, connection, failed)
 	return nil
 }
 
