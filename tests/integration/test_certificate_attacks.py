@@ -45,7 +45,7 @@ class Attacker:
         self._transport: Any = transport
         self._answers: list[str] = []
         # The library would not expect an answer to what it has not asked itself.
-        handler = self._transport.auth_handler
+        handler: Any = self._transport.auth_handler
         handler._parse_userauth_info_request = lambda _: self._answers.append("acceptable")
         handler._parse_userauth_failure = lambda _: self._answers.append("refused")
         handler._parse_userauth_success = lambda _: self._answers.append("let in")

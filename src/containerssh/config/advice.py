@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from containerssh.config.app import AppConfig
 from containerssh.config.auth import KerberosConfig
+from containerssh.config.certificate_advice import certificate_advice, listed_files
 from containerssh.config.docker import DEFAULT_AGENT_PATH, DEFAULT_IDLE_COMMAND, DockerConfig, DockerExecutionConfig
 from containerssh.config.findings import Finding, Severity
 from containerssh.config.log import LogLevel
@@ -28,6 +29,7 @@ def advice(config: AppConfig) -> Iterator[Finding]:
     yield from _chains(config.auth.authentication_methods)
     yield from _identity(config)
     yield from _kerberos(config)
+    yield from certificate_advice(config)
     yield from _security(config.security)
     yield from _sftp(config)
     if config.log.level < LogLevel.ERROR:
@@ -47,6 +49,8 @@ def advice_about_files(path: Path, config: AppConfig) -> Iterator[Finding]:
             yield from _mode(f"ssh.hostkeys.{number}", Path(name), "the host key", secret=True)
     if config.auth.users.file:
         yield from _mode("auth.users.file", Path(config.auth.users.file), "the users file", secret=True)
+    for where, file, what in listed_files(config):
+        yield from _mode(where, file, what, secret=False)
     for where, section in _kerberos_sections(config):
         yield from _mode(f"{where}.keytab", Path(section.keytab), "the keytab", secret=True)
 
