@@ -193,6 +193,8 @@ def test_noise_is_read_or_refused_and_nothing_else(kind: type[PasswordRequest], 
     [
         ({"remoteAddress": "example.org:22"}, "remoteAddress is no address with a port"),
         ({"remoteAddress": "1.2.3.4:65536"}, "remoteAddress is no address with a port"),
+        ({"remoteAddress": "[1.2.3.4]:5"}, "remoteAddress is no IP address"),
+        ({"remoteAddress": "[fe80::1%a\nb]:5"}, "remoteAddress is no IP address"),
         ({"remoteAddress": "[1.2.3.4.5]:1"}, "remoteAddress is no IP address"),
         ({"connectionId": "x" * 32}, "connectionId has another form"),
         ({"connectionId": "a" * 32 + "\n"}, "connectionId has another form"),

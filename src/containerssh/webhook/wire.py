@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
+from containerssh.core.forwarding import address_of
 from containerssh.core.metadata import Files, SocketAddress, Texts, Value
 from containerssh.webhook.messages import (
     Answers,
@@ -197,10 +197,9 @@ def _address(value: object, what: str) -> SocketAddress:
     match = re.fullmatch(r"(?:\[([^][]{2,100})\]|([0-9.]{7,15})):([0-9]{1,5})", _text(value, what), re.ASCII)
     if match is None or int(match[3]) > 65535:
         raise InvalidRequest(f"{what} is no address with a port")
-    try:
-        ipaddress.IPv6Address(match[1]) if match[1] else ipaddress.IPv4Address(match[2])
-    except ValueError:
-        raise InvalidRequest(f"{what} is no IP address") from None
+    address = address_of(match[1] or match[2])
+    if address is None or address.version != (6 if match[1] else 4):
+        raise InvalidRequest(f"{what} is no IP address")
     return SocketAddress.of(match[1] or match[2], int(match[3]))
 
 
