@@ -13,6 +13,7 @@ from containerssh.config.auth import KerberosConfig
 from containerssh.config.certificate_advice import certificate_advice, listed_files
 from containerssh.config.docker import DEFAULT_AGENT_PATH, DEFAULT_IDLE_COMMAND, DockerConfig, DockerExecutionConfig
 from containerssh.config.findings import Finding, Severity
+from containerssh.config.kubernetes_advice import connection_advice, secret_files
 from containerssh.config.log import LogLevel
 from containerssh.config.model import ConfigModel, seconds
 from containerssh.config.oci import OCIConfig
@@ -53,6 +54,9 @@ def advice_about_files(path: Path, config: AppConfig) -> Iterator[Finding]:
         yield from _mode(where, file, what, secret=False)
     for where, section in _kerberos_sections(config):
         yield from _mode(f"{where}.keytab", Path(section.keytab), "the keytab", secret=True)
+    if config.backend == "kubernetes":
+        for where, file, what in secret_files(config.kubernetes.connection):
+            yield from _mode(where, file, what, secret=True)
 
 
 def _say(severity: Severity, path: str, message: str, suggestion: str = "") -> Finding:
@@ -284,6 +288,8 @@ def _backends(config: AppConfig) -> Iterator[Finding]:
             yield _say("warning", "sftp", "these rules need the server's own agent: without it SFTP is refused")
     if "oci" in used:
         yield from _oci(config.oci)
+    if "kubernetes" in used:
+        yield from connection_advice(config.kubernetes.connection)
 
 
 def _docker(docker: DockerConfig) -> Iterator[Finding]:

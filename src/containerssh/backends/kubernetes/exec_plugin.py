@@ -65,7 +65,7 @@ class ExecCredentials:
             self._asked, self._failure = now, None
             try:
                 answer = self._answer = await self._ask()
-            except _PluginError as exc:
+            except PluginError as exc:
                 self._failure = asyncio.get_running_loop().time(), str(exc)
                 raise self._failed(str(exc)) from None
             return _with(user, answer), True
@@ -95,7 +95,7 @@ class ExecCredentials:
             )
         except (OSError, ValueError) as exc:
             hint = f"; {one_line(plugin.hint)}" if plugin.hint else ""
-            raise _PluginError(f"cannot be run: {getattr(exc, 'strerror', None) or exc}{hint}") from None
+            raise PluginError(f"cannot be run: {getattr(exc, 'strerror', None) or exc}{hint}") from None
         errors = bytearray()
         try:
             assert process.stdout is not None
@@ -105,7 +105,7 @@ class ExecCredentials:
                     _read(process.stdout), _keep_last(process.stderr, errors), process.wait()
                 )
         except TimeoutError:
-            raise _PluginError(f"took longer than {self._time_limit:g} s") from None
+            raise PluginError(f"took longer than {self._time_limit:g} s") from None
         finally:
             # What it has started goes with it.
             with suppress(ProcessLookupError, PermissionError):
@@ -113,7 +113,7 @@ class ExecCredentials:
             await process.wait()
         if status:
             words = one_line(errors.decode("utf-8", "replace")) or "it said nothing"
-            raise _PluginError(f"ended with status {status}: {words}")
+            raise PluginError(f"ended with status {status}: {words}")
         return parse_answer(output, plugin.version)
 
     def _question(self) -> dict[str, Any]:
@@ -132,8 +132,8 @@ class ExecCredentials:
         return {"apiVersion": version, "kind": "ExecCredential", "spec": spec}
 
 
-class _PluginError(Exception):
-    pass
+class PluginError(Exception):
+    """What went wrong, as words that go on after the plugin's name."""
 
 
 def parse_answer(output: bytes, version: str) -> Answer:
@@ -141,36 +141,36 @@ def parse_answer(output: bytes, version: str) -> Answer:
     What a plugin printed.
 
     Raises:
-        Exception: with a text that goes on after the plugin's name.
+        PluginError: no credentials that can be used.
     """
     try:
         found = json.loads(output)
     except (ValueError, RecursionError):
-        raise _PluginError("printed no JSON") from None
+        raise PluginError("printed no JSON") from None
     if not isinstance(found, dict) or found.get("kind") != "ExecCredential":
-        raise _PluginError("printed no ExecCredential")
+        raise PluginError("printed no ExecCredential")
     if found.get("apiVersion") != f"client.authentication.k8s.io/{version}":
-        raise _PluginError(f"answered in another version than {version}")
+        raise PluginError(f"answered in another version than {version}")
     status = found.get("status")
     if not isinstance(status, dict):
-        raise _PluginError("printed no credentials")
+        raise PluginError("printed no credentials")
     texts = {}
     for key in ("token", "clientCertificateData", "clientKeyData", "expirationTimestamp"):
         value = status.get(key)
         if not isinstance(value, str | None):
-            raise _PluginError(f"printed a {key} that is no text")
+            raise PluginError(f"printed a {key} that is no text")
         texts[key] = (value or "").strip()
     token, certificate, key = texts["token"], texts["clientCertificateData"], texts["clientKeyData"]
     if bool(certificate) != bool(key) or not (token or certificate):
-        raise _PluginError("printed neither a token nor a certificate with its key")
+        raise PluginError("printed neither a token nor a certificate with its key")
     if certificate and not (certificate.startswith("-----") and key.startswith("-----")):
-        raise _PluginError("printed a certificate or a key that is not PEM text")
+        raise PluginError("printed a certificate or a key that is not PEM text")
     expires = None
     if texts["expirationTimestamp"]:
         try:
             expires = datetime.fromisoformat(texts["expirationTimestamp"])
         except ValueError:
-            raise _PluginError("printed an expirationTimestamp that is no time") from None
+            raise PluginError("printed an expirationTimestamp that is no time") from None
         expires = expires if expires.tzinfo else expires.replace(tzinfo=UTC)
     return Answer(token, certificate, key, expires)
 
@@ -188,7 +188,7 @@ def _pem(value: str) -> str:
     try:
         return read_pem(value)
     except ValueError as exc:
-        raise _PluginError(f"cannot be told the cluster's authorities: {exc}") from None
+        raise PluginError(f"cannot be told the cluster's authorities: {exc}") from None
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
@@ -196,7 +196,7 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
     while piece := await reader.read(64 * 1024):
         data += piece
         if len(data) > OUTPUT_LIMIT:
-            raise _PluginError(f"printed more than {OUTPUT_LIMIT >> 20} MiB")
+            raise PluginError(f"printed more than {OUTPUT_LIMIT >> 20} MiB")
     return bytes(data)
 
 
