@@ -196,7 +196,7 @@ async def open_authenticators(config: AppConfig, stack: AsyncExitStack) -> Authe
     if auth.keyboard_interactive.method == "users" and users is not None:
         from containerssh.auth.codes import open_codes
 
-        interactive = await stack.enter_async_context(open_codes(users, default_state_folder()))
+        interactive = await stack.enter_async_context(open_codes(users, default_state_folder(), auth.keyboard_interactive.codes))
     if auth.keyboard_interactive.method == "ldap":
         interactive = directory
     if auth.keyboard_interactive.method == "webhook":

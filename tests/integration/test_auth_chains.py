@@ -21,6 +21,7 @@ from containerssh.auth.totp import parse_totp
 from containerssh.auth.users import UsersFile
 from containerssh.auth.webhook import open_authorizer, open_webhook
 from containerssh.config.auth import WebhookConfig
+from containerssh.config.codes import CodesConfig
 from containerssh.core.codes import SSHCode
 from containerssh.core.handlers import AuthMethod
 from containerssh.core.metadata import Value
@@ -310,7 +311,7 @@ def code(steps: int = 0) -> str:
 async def with_codes(folder: Path, users: Mapping[str, Any], *chains: str) -> AsyncIterator[Front]:
     """A server that asks for codes."""
     known = users_file(folder, users, codes=True)
-    async with open_codes(known, folder) as codes:
+    async with open_codes(known, folder, CodesConfig()) as codes:
         found = Authenticators(
             known,
             known,

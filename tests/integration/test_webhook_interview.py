@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerssh.auth.interview import LONGEST_STATE, MOST_QUESTIONS, MOST_ROUNDS, open_interview, read_prompt
+from containerssh.auth.interview import MOST_ROUNDS, open_interview, read_prompt
 from containerssh.config.auth import WebhookConfig
 from containerssh.core.errors import AuthFailed, AuthUnavailable
 from containerssh.core.handlers import Prompts
+from containerssh.core.interview import LONGEST_STATE, MOST_QUESTIONS
 from containerssh.core.metadata import AuthAttempt, Login, SocketAddress, Value
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from containerssh.web.client import WebhookError

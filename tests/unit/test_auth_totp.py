@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerssh.auth.codes import MOST_WRONG, WRONG_WITHIN, CodeLedger
+from containerssh.auth.codes import CodeLedger
 from containerssh.auth.totp import TOTP, parse_totp
+from containerssh.config.codes import CodesConfig
 from containerssh.core.errors import AuthFailed, AuthUnavailable, ConfigError
 
 SECRET = b"12345678901234567890"
@@ -36,13 +37,13 @@ def test_codes_are_those_of_rfc_6238(now: int, algorithm: str, code: str) -> Non
     secret = {"sha1": SECRET, "sha256": (SECRET * 2)[:32], "sha512": (SECRET * 4)[:64]}[algorithm]
     totp = TOTP(secret, algorithm, 8)
     assert totp.code(now // 30) == code
-    assert totp.steps(code, now) == [now // 30]
+    assert totp.steps(code, now, 1) == [now // 30]
 
 
 def test_a_code_counts_from_a_step_before_to_a_step_after() -> None:
     totp = TOTP(SECRET)
     code = totp.code(100)
-    assert [bool(totp.steps(code, now)) for now in (2969, 2970, 3000, 3029, 3059, 3060)] == [
+    assert [bool(totp.steps(code, now, 1)) for now in (2969, 2970, 3000, 3029, 3059, 3060)] == [
         False, True, True, True, True, False,
     ]  # fmt: skip
 
@@ -90,7 +91,7 @@ def test_any_text_is_a_secret_or_a_value_error(text: str) -> None:
 
 @given(st.text(), st.integers(0, 2**33))
 def test_any_answer_is_judged(code: str, now: int) -> None:
-    assert all(abs(step - now // 30) <= 1 for step in TOTP(SECRET).steps(code, now))
+    assert all(abs(step - now // 30) <= 1 for step in TOTP(SECRET).steps(code, now, 1))
 
 
 def test_a_secret_shows_in_no_message() -> None:
@@ -109,12 +110,13 @@ def clock() -> Clock:
     return Clock()
 
 
-Open = Callable[[], CodeLedger]
+Open = Callable[..., CodeLedger]
+USUAL = CodesConfig()
 
 
 @pytest.fixture
 def opened(tmp_path: Path, clock: Clock) -> Open:
-    return lambda: CodeLedger(tmp_path / "codes" / "used.sqlite", clock=clock)
+    return lambda config=USUAL: CodeLedger(tmp_path / "codes" / "used.sqlite", config, clock=clock)
 
 
 def test_a_code_counts_once_also_after_a_restart(opened: Open) -> None:
@@ -143,21 +145,43 @@ def test_of_many_who_use_a_code_at_once_one_succeeds(opened: Open) -> None:
 
 def test_after_too_many_wrong_codes_the_right_one_does_not_count_for_a_while(opened: Open, clock: Clock) -> None:
     totp, ledger = TOTP(SECRET), opened()
-    for _ in range(MOST_WRONG):
+    for _ in range(USUAL.max_wrong):
         with pytest.raises(AuthFailed, match="wrong code"):
             ledger.redeem(totp, "000000")
     with pytest.raises(AuthFailed, match="too many"):
         opened().redeem(totp, totp.code(100))
     other = TOTP(SECRET[::-1])
     ledger.redeem(other, other.code(100))
-    clock.now += WRONG_WITHIN
+    clock.now += USUAL.wrong_within.total_seconds()
     ledger.redeem(totp, totp.code(int(clock.now) // 30))
+
+
+def test_the_configuration_says_how_many_wrong_codes_and_how_much_drift(opened: Open, clock: Clock) -> None:
+    totp = TOTP(SECRET)
+    config = CodesConfig.model_validate({"drift": 0, "maxWrong": 2, "wrongWithin": "1m"})
+    with pytest.raises(AuthFailed, match="wrong code"):
+        opened(config).redeem(totp, totp.code(99))
+    with pytest.raises(AuthFailed, match="wrong code"):
+        opened(config).redeem(totp, totp.code(101))
+    with pytest.raises(AuthFailed, match="too many"):
+        opened(config).redeem(totp, totp.code(100))
+    clock.now += 60
+    opened(config).redeem(totp, totp.code(102))
+    opened(CodesConfig.model_validate({"drift": 3})).redeem(totp, totp.code(105))
+
+
+@pytest.mark.parametrize(
+    "section", [{"drift": -1}, {"drift": 11}, {"maxWrong": 0}, {"wrongWithin": "59s"}, {"wrongWithin": "169h"}]
+)
+def test_limits_that_would_be_none_are_refused(section: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        CodesConfig.model_validate(section)
 
 
 def test_a_right_code_forgives_wrong_ones(opened: Open, clock: Clock) -> None:
     totp, ledger = TOTP(SECRET), opened()
     for _ in range(3):
-        for _ in range(MOST_WRONG - 1):
+        for _ in range(USUAL.max_wrong - 1):
             with pytest.raises(AuthFailed, match="wrong code"):
                 ledger.redeem(totp, "000000")
         ledger.redeem(totp, totp.code(int(clock.now) // 30))
@@ -183,7 +207,7 @@ def test_a_file_that_cannot_be_used_lets_nobody_in(opened: Open, tmp_path: Path)
 
 def test_a_locked_file_lets_nobody_in(opened: Open, tmp_path: Path) -> None:
     opened()
-    ledger = CodeLedger(tmp_path / "codes" / "used.sqlite", patience=0.05)
+    ledger = CodeLedger(tmp_path / "codes" / "used.sqlite", USUAL, patience=0.05)
     with sqlite3.connect(tmp_path / "codes" / "used.sqlite", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(AuthUnavailable):

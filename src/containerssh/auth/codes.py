@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from containerssh.auth.totp import TOTP
+from containerssh.config.codes import CodesConfig
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable, ConfigError
 from containerssh.core.handlers import Prompts
@@ -20,12 +21,6 @@ from containerssh.core.messages import Event, LabelValue
 from containerssh.core.metadata import AuthAttempt, Login
 
 logger = logging.getLogger(__name__)
-
-MOST_WRONG = 10
-"""Wrong codes for one secret within :data:`WRONG_WITHIN`; after them right ones do not count either."""
-
-WRONG_WITHIN = 3600
-"""Seconds."""
 
 _LOCK_WAIT = 5.0
 
@@ -36,7 +31,14 @@ class CodeLedger:
     outlives them. It knows no names and no secrets.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time, patience: float = _LOCK_WAIT) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: CodesConfig,
+        *,
+        clock: Callable[[], float] = time.time,
+        patience: float = _LOCK_WAIT,
+    ) -> None:
         """
         *patience* is how many seconds to wait for other processes.
 
@@ -44,6 +46,7 @@ class CodeLedger:
             ConfigError: the file cannot be made or used.
         """
         self._path = path
+        self._config = config
         self._clock = clock
         self._patience = patience
         try:
@@ -80,10 +83,10 @@ class CodeLedger:
         now = self._clock()
         query = "SELECT used, wrong, since FROM secrets WHERE name = ?"
         used, wrong, since = database.execute(query, (totp.name,)).fetchone() or (-1, 0, now)
-        if not 0 <= now - since < WRONG_WITHIN:
+        if not 0 <= now - since < self._config.wrong_within.total_seconds():
             wrong, since = 0, now
-        steps = totp.steps(code, now)
-        if wrong >= MOST_WRONG:
+        steps = totp.steps(code, now, self._config.drift)
+        if wrong >= self._config.max_wrong:
             return "too many wrong codes"
         problem = "" if steps and max(steps) > used else "the code was used already" if steps else "wrong code"
         if problem:
@@ -142,11 +145,11 @@ class CodeAuthenticator:
 
 
 @asynccontextmanager
-async def open_codes(users: CodeUsers, state: Path) -> AsyncIterator[CodeAuthenticator]:
+async def open_codes(users: CodeUsers, state: Path, config: CodesConfig) -> AsyncIterator[CodeAuthenticator]:
     """
     An authenticator that remembers in the folder *state*.
 
     Raises:
         ConfigError: the folder cannot be used.
     """
-    yield CodeAuthenticator(users, await asyncio.to_thread(CodeLedger, state / "codes" / "used.sqlite"))
+    yield CodeAuthenticator(users, await asyncio.to_thread(CodeLedger, state / "codes" / "used.sqlite", config))

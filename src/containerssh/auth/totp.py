@@ -12,9 +12,6 @@ from urllib.parse import parse_qs, urlsplit
 SHORTEST_SECRET = 16
 """Bytes (RFC 4226 section 4, R6)."""
 
-DRIFT = 1
-"""Steps that the client's clock may be ahead or behind (RFC 6238 section 5.2)."""
-
 _ALGORITHMS = {"SHA1": "sha1", "SHA256": "sha256", "SHA512": "sha512"}
 _LONGEST_TEXT = 1024
 
@@ -36,11 +33,14 @@ class TOTP:
         number = int.from_bytes(digest[start : start + 4], "big") & 0x7FFFFFFF
         return str(number % 10**self.digits).zfill(self.digits)
 
-    def steps(self, code: str, now: float) -> list[int]:
-        """The steps around *now* (seconds of the epoch) that *code* belongs to; the same time for every code."""
+    def steps(self, code: str, now: float, drift: int) -> list[int]:
+        """
+        The steps around *now* (seconds of the epoch) that *code* belongs to; the same time for every code. The client's
+        clock may be *drift* steps ahead or behind (RFC 6238 section 5.2).
+        """
         given = code.encode("utf-8", "replace")
         current = int(now) // self.period
-        around = range(max(0, current - DRIFT), current + DRIFT + 1)
+        around = range(max(0, current - drift), current + drift + 1)
         return [step for step in around if hmac.compare_digest(self.code(step).encode(), given)]
 
     @property

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from containerssh.config.certificates import CertificatesConfig, SecurityKeysConfig, revoked_problems
+from containerssh.config.codes import CodesConfig
 from containerssh.config.http import (
     DEFAULT_CIPHERS,
     DEFAULT_CURVES,
@@ -338,6 +339,7 @@ class KeyboardInteractiveAuthConfig(ConfigModel):
     webhook: WebhookConfig = WebhookConfig.default()
 
     def problems(self) -> Iterator[Problem]:
+    codes: CodesConfig = CodesConfig.default()
         if self.method == "oauth2":
             yield from (problem.under("oauth2") for problem in self.oauth2.problems())
         elif self.method == "webhook":
