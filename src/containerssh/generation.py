@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from containerssh.auth.config_server import ConfigServer
     from containerssh.auth.kerberos.authenticator import KerberosAuthenticator
     from containerssh.auth.ldap.authenticator import LDAPAuthenticator
+    from containerssh.auth.remember import Memory
     from containerssh.auth.webhook import WebhookAuthenticator
 
 
@@ -185,6 +186,10 @@ async def open_authenticators(config: AppConfig, stack: AsyncExitStack) -> Authe
             public_key = directory
         case "users":
             public_key = users
+        case "remember":
+            from containerssh.auth.remember import AnyKey
+
+            public_key = AnyKey()
     if auth.public_key.is_configured:
         public_key = PublicKeys(auth.public_key, public_key, users if auth.public_key.method == "users" else None)
     if auth.keyboard_interactive.method == "oauth2":
@@ -208,6 +213,14 @@ async def open_authenticators(config: AppConfig, stack: AsyncExitStack) -> Authe
         from containerssh.auth.webhook import open_authorizer
 
         authorizer = await stack.enter_async_context(open_authorizer(auth.authz.webhook))
+    memory: Memory | None = None
+    if auth.remember.period:
+        from containerssh.auth.remember import open_memory
+
+        memory = await asyncio.to_thread(open_memory, auth, default_state_folder())
     chains = frozenset(as_chain(text) for text in auth.authentication_methods)
     second_only = frozenset({AuthMethod.KEYBOARD_INTERACTIVE} if auth.codes_by_users_file else ())
-    return Authenticators(password, public_key, interactive, gssapi, authorizer, chains, users, second_only)
+    worthless = frozenset({AuthMethod.PUBLIC_KEY} if auth.takes_any_key else ())
+    return Authenticators(
+        password, public_key, interactive, gssapi, authorizer, chains, users, second_only, worthless, memory
+    )

@@ -77,10 +77,10 @@ class RaisingNetwork(NetworkLayer):
         return await self.inner.authenticate_interactive(attempt, prompts)
 
     async def authenticated(
-        self, login: Login, method: AuthMethod, before: PartialSuccess | None
+        self, login: Login, method: AuthMethod, before: PartialSuccess | None, key: PublicKey | None = None
     ) -> Login | PartialSuccess:
         self.fault.at("authenticated")
-        return await self.inner.authenticated(login, method, before)
+        return await self.inner.authenticated(login, method, before, key)
 
     def handshake_failed(self, error: Exception) -> None:
         self.fault.at("handshake_failed")

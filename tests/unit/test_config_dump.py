@@ -66,7 +66,8 @@ def test_the_former_auth_url_is_dumped_in_the_new_layout(tmp_path: Path) -> None
     path.write_text("auth: {url: 'http://127.0.0.1:9', cert: a, key: b}")
     dumped = shown({"auth": load(path, to_serve=False).config.auth.model_dump(by_alias=True)})
     assert set(dumped["auth"]) == {
-        "password", "publicKey", "keyboardInteractive", "gssapi", "authz", "ldap", "users", "authenticationMethods",
+        "password", "publicKey", "keyboardInteractive", "gssapi", "authz", "ldap", "remember", "users",
+        "authenticationMethods",
     }  # fmt: skip
     assert dumped["auth"]["publicKey"]["webhook"]["url"] == "http://127.0.0.1:9"
 

@@ -23,6 +23,7 @@ from containerssh.config.http import (
 )
 from containerssh.config.ldap import LDAPConfig
 from containerssh.config.model import ConfigModel, Duration, Problem, Secret, default_for_zero, seconds
+from containerssh.config.remember import RememberConfig
 
 
 class WebhookConfig(HTTPClientConfig):
@@ -300,8 +301,9 @@ class PasswordAuthConfig(ConfigModel):
 class PublicKeyAuthConfig(ConfigModel):
     """Public keys."""
 
-    method: Literal["", "webhook", "users", "ldap"] = ""
-    """Who judges them: `webhook`, `users` (the users file), `ldap` (a directory), or nobody."""
+    method: Literal["", "webhook", "users", "ldap", "remember"] = ""
+    """Who judges them: `webhook`, `users` (the users file), `ldap` (a directory), or nobody. `remember` takes any key,
+    which lets nobody in by itself: keyboard-interactive must follow, and `auth.remember` knows the key the next time."""
 
     webhook: WebhookConfig = WebhookConfig.default()
 
@@ -428,6 +430,8 @@ class AuthConfig(HTTPClientConfig):
     ldap: LDAPConfig = LDAPConfig.default()
     """The directory, for the method `ldap`."""
 
+    remember: RememberConfig = RememberConfig.default()
+
     users: UsersConfig = UsersConfig.default()
     """The users file, for the method `users`."""
 
@@ -475,6 +479,11 @@ class AuthConfig(HTTPClientConfig):
         return "ldap" in (self.password.method, self.public_key.method, self.keyboard_interactive.method)
 
     @property
+    def takes_any_key(self) -> bool:
+        """Whether a key that proves nothing may come first."""
+        return self.public_key.method == "remember"
+
+    @property
     def codes_by_users_file(self) -> bool:
         """Whether keyboard-interactive asks for one-time codes, which are worth nothing by themselves."""
         return self.keyboard_interactive.method == "users"
@@ -516,7 +525,24 @@ class AuthConfig(HTTPClientConfig):
             yield from (problem.under(path) for problem in block.problems())
         if self.uses_users_file:
             yield from (problem.under("users") for problem in self.users.problems())
+        yield from self._remember_problems()
         if self.uses_ldap:
             yield from (problem.under("ldap") for problem in self.ldap.problems())
             if self.public_key.method == "ldap" and self.ldap.user_bind and not self.ldap.bind_dn:
                 yield Problem("ldap.bindDN", "a key brings no password to look users up with: set it for publicKey")
+
+    def _remember_problems(self) -> Iterator[Problem]:
+        yield from (problem.under("remember") for problem in self.remember.problems())
+        asks = self.keyboard_interactive.method
+        if self.remember.period and not asks:
+            yield Problem("remember.period", "nobody asks anything: set keyboardInteractive.method")
+        if not self.takes_any_key:
+            return
+        if not self.remember.period:
+            yield Problem("publicKey.method", "nothing is remembered: set remember.period")
+        if asks in ("", "users"):
+            text = "any key is taken, so that keyboardInteractive must tell who it is: by oauth2, ldap or webhook"
+            yield Problem("publicKey.method", text)
+        for number, chain in enumerate(self.authentication_methods):
+            if chain == "publickey":
+                yield Problem(f"authenticationMethods.{number}", "publicKey.method is remember, which takes any key")

@@ -321,12 +321,12 @@ class NetworkHandler(ABC):
         raise _disabled(AuthMethod.GSSAPI)
 
     async def authenticated(
-        self, login: Login, method: AuthMethod, before: PartialSuccess | None
+        self, login: Login, method: AuthMethod, before: PartialSuccess | None, key: PublicKey | None = None
     ) -> Login | PartialSuccess:
         """
         *method* has succeeded and earned *login*, and the client has proved what it had to: the login of the
-        connection, or what must follow. *before* is this method's answer to the method before, for the same user name.
-        Raises as above.
+        connection, or what must follow. *before* is this method's answer to the method before, for the same user name;
+        *key* is what it was proved with, if that is known. Raises as above.
         """
         return login
 

@@ -126,9 +126,9 @@ class NetworkLayer(NetworkHandler):
         return await self.inner.authenticate_gssapi(attempt, exchange)
 
     async def authenticated(
-        self, login: Login, method: AuthMethod, before: PartialSuccess | None
+        self, login: Login, method: AuthMethod, before: PartialSuccess | None, key: PublicKey | None = None
     ) -> Login | PartialSuccess:
-        return await self.inner.authenticated(login, method, before)
+        return await self.inner.authenticated(login, method, before, key)
 
     def handshake_failed(self, error: Exception) -> None:
         self.inner.handshake_failed(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from containerssh.auth.authenticator import (
     Authorizer,
@@ -14,9 +15,13 @@ from containerssh.auth.authenticator import (
     PublicKeyAuthenticator,
 )
 from containerssh.auth.chains import Chain, UserChains, can_follow, merged
+from containerssh.core.errors import AuthFailed
 from containerssh.core.handlers import AuthMethod, GSSAPIExchange, NetworkHandler, PartialSuccess, Prompts, PublicKey
 from containerssh.core.layer import NetworkLayer, ServerLayer
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
+
+if TYPE_CHECKING:
+    from containerssh.auth.remember import Memory
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,10 @@ class Authenticators:
     """Users for whom others hold."""
     second_only: frozenset[AuthMethod] = frozenset()
     """Methods that prove too little to come first."""
+    worthless: frozenset[AuthMethod] = frozenset()
+    """Methods that prove nothing: another one must succeed as well."""
+    memory: Memory | None = None
+    """Which keys stand in for keyboard-interactive."""
 
     @property
     def _configured(self) -> frozenset[AuthMethod]:
@@ -52,7 +61,7 @@ class Authenticators:
         Those that can come first. For all names alike: nobody is told which users there are, or how they log in.
         """
         chains = {*(self.chains or self._single), *(self.user_chains.chains if self.user_chains else ())}
-        return self._configured & {chain[0] for chain in chains}
+        return self._configured & {chain[0] for chain in self._sound(chains)}
 
     def why_not_first(self, method: AuthMethod) -> str:
         """Why :attr:`methods` does not have *method*; empty if it does."""
@@ -67,11 +76,35 @@ class Authenticators:
     async def chains_of(self, username: str) -> Collection[Chain]:
         """How this user can log in."""
         chains = self.chains or self._single
-        return await self.user_chains.chains_of(username, chains) if self.user_chains else chains
+        return self._sound(await self.user_chains.chains_of(username, chains) if self.user_chains else chains)
+
+    def _sound(self, chains: Collection[Chain]) -> frozenset[Chain]:
+        """Those that prove something."""
+        too_little = self.second_only | self.worthless
+        return frozenset(chain for chain in chains if not too_little.issuperset(chain))
 
     @property
     def _single(self) -> frozenset[Chain]:
-        return frozenset((method,) for method in self._configured - self.second_only)
+        followed = {(method, AuthMethod.KEYBOARD_INTERACTIVE) for method in self.worthless}
+        return frozenset((method,) for method in self._configured - self.second_only - self.worthless) | followed
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What questions have earned."""
+
+    before: Login
+    """What the methods before them have."""
+    login: Login
+
+
+@dataclass(frozen=True)
+class Steps(PartialSuccess):
+    """Methods that have succeeded, and what may be remembered of them once nobody objects."""
+
+    key: PublicKey | None
+    """The one that the client has proved to hold."""
+    answered: Answered | None
 
 
 @dataclass(eq=False)
@@ -126,19 +159,49 @@ class AuthenticationNetwork(NetworkLayer):
         return await self.authenticators.gssapi.authenticate_gssapi(attempt, exchange, self._undo)
 
     async def authenticated(
-        self, login: Login, method: AuthMethod, before: PartialSuccess | None
+        self, login: Login, method: AuthMethod, before: PartialSuccess | None, key: PublicKey | None = None
     ) -> Login | PartialSuccess:
+        steps = before if isinstance(before, Steps) else None
+        key = key or (steps.key if steps else None)
+        answered = steps.answered if steps else None
         if before is None:
             await self._undo_steps.aclose()
         else:
+            if method is AuthMethod.KEYBOARD_INTERACTIVE:
+                answered = Answered(before.login, login)
             login = merged(before.login, login)
         succeeded = (*(before.succeeded if before else ()), method)
         # A key may have been judged some requests ago.
         chains = self._chains if self._user == login.username else await self.authenticators.chains_of(login.username)
-        if methods := can_follow(chains, succeeded):
+        methods = can_follow(chains, succeeded)
+        recalled: Login | None = None
+        if key and method is AuthMethod.PUBLIC_KEY and AuthMethod.KEYBOARD_INTERACTIVE in methods:
+            recalled = await self._recall(login, key)
+        if recalled:
+            login, succeeded = recalled, (*succeeded, AuthMethod.KEYBOARD_INTERACTIVE)
+            methods = can_follow(chains, succeeded)
+        if methods:
             self._undo_steps.push_async_exit(self._undo.pop_all())
-            return PartialSuccess(login, succeeded, methods)
-        return await self.authenticators.authorizer.authorize(login) if self.authenticators.authorizer else login
+            return Steps(login, succeeded, methods, key, answered)
+        memory = self.authenticators.memory
+        try:
+            settled = await self.authenticators.authorizer.authorize(login) if self.authenticators.authorizer else login
+        except AuthFailed:
+            if memory and key and AuthMethod.KEYBOARD_INTERACTIVE in succeeded:
+                await memory.forget(login, key)
+            raise
+        if memory and key and answered:
+            await memory.keep(answered.before, answered.login, key)
+        return settled
+
+    async def _recall(self, login: Login, key: PublicKey) -> Login | None:
+        """*login* with what answered questions have earned before; None if they have to be asked."""
+        found = await self.authenticators.memory.recall(login, key) if self.authenticators.memory else None
+        try:
+            return merged(login, found) if found else None
+        except AuthFailed:
+            # The key has become somebody else's meanwhile: whoever that is answers for themselves.
+            return None
 
     async def close(self) -> None:
         """The connection has ended: take back what is left."""

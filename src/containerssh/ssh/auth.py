@@ -224,7 +224,8 @@ class Authentication(Prompts):
                     self._call()
                     result = await network.authenticate_gssapi(attempt, exchange)
             if isinstance(result, Login):
-                return await network.authenticated(result, method, before)
+                key = self._last_key.key if self._last_key and method is AuthMethod.PUBLIC_KEY else None
+                return await network.authenticated(result, method, before, key)
         except (AuthFailed, ProtocolError) as exc:
             self.refused = True
             logger.info(Event(SSHCode.AUTH_FAILED, f"{title} failed", **labels, reason=describe(exc)))
