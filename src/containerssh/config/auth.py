@@ -339,9 +339,9 @@ class KeyboardInteractiveAuthConfig(ConfigModel):
 
     oauth2: OAuth2Config = OAuth2Config.default()
     webhook: WebhookConfig = WebhookConfig.default()
+    codes: CodesConfig = CodesConfig.default()
 
     def problems(self) -> Iterator[Problem]:
-    codes: CodesConfig = CodesConfig.default()
         if self.method == "oauth2":
             yield from (problem.under("oauth2") for problem in self.oauth2.problems())
         elif self.method == "webhook":
