@@ -7,30 +7,27 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError
-
 from containerssh.auth.authorized_keys import AuthorizedKey, UnusableLine, parse_authorized_key
 from containerssh.auth.certificates import authorize, certificate_of
-from containerssh.auth.chains import Chain, as_chain
-from containerssh.auth.hashes import PasswordHash, parse_hash
-from containerssh.auth.totp import TOTP, parse_totp
+from containerssh.auth.chains import Chain
+from containerssh.auth.hashes import PasswordHash
+from containerssh.auth.totp import TOTP
+from containerssh.auth.users_document import CheckConfig, User, Users, UsersReader
 from containerssh.auth.watched_file import WatchedFile
-from containerssh.config.auth import AuthenticationMethods
-from containerssh.config.document import Document, DocumentError, parse_yaml
-from containerssh.config.findings import ConfigErrors, Finding, findings_of
-from containerssh.config.model import ConfigModel, Secret
+from containerssh.config.document import DocumentError, parse_yaml
+from containerssh.config.findings import ConfigErrors
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable, ConfigError
 from containerssh.core.handlers import AuthMethod, PublicKey
 from containerssh.core.messages import Event, LabelValue
-from containerssh.core.metadata import AuthAttempt, Login, Texts, Value
+from containerssh.core.metadata import AuthAttempt, Login, Value
 from containerssh.keys.certificate import Certificate
 
 logger = logging.getLogger(__name__)
@@ -40,62 +37,6 @@ LONGEST_PASSWORD = 1024
 
 MOST_WAITING = 128
 """Passwords that may wait to be judged; who comes after them is told that nobody can judge."""
-
-CheckConfig = Callable[[Mapping[str, Any]], object]
-"""Raises ConfigError: a user's part of the configuration cannot be used."""
-
-
-class UserConfig(ConfigModel):
-    """A user."""
-
-    password: Secret = SecretStr("")
-    """A hash of the password, as `containerssh hash-password` makes it; without one no password is right."""
-
-    authorized_keys: tuple[str, ...] = ()
-    """Keys that may log in, as in OpenSSH's authorized_keys file."""
-
-    authorized_keys_file: str = ""
-    """A file with more of them; a relative name starts at the users file's folder."""
-
-    principals: tuple[str, ...] = ()
-    """Of which a certificate must name one, if an authority of `auth.publicKey.certificates` has signed it, instead of
-    what is said there."""
-
-    config: dict[str, Any] = Field(default_factory=dict)
-    """What the configuration of this user's logins says differently."""
-
-    environment: dict[str, str] = Field(default_factory=dict)
-    """Variables for the user's programs."""
-
-    totp: Secret = SecretStr("")
-    """The secret of the user's one-time codes, in base32 or as `otpauth://totp/...`; they are then asked for."""
-
-    metadata: dict[str, str] = Field(default_factory=dict)
-    """What is passed on to the config server."""
-
-    authentication_methods: AuthenticationMethods = ()
-    """Which methods must succeed one after another, instead of what `auth.authenticationMethods` says."""
-
-
-@dataclass(frozen=True)
-class _User:
-    password: PasswordHash | None
-    keys: tuple[AuthorizedKey, ...]
-    key_file: Path | None
-    principals: tuple[str, ...]
-    config: Mapping[str, Any] = field(repr=False)
-    environment: Texts
-    metadata: Texts
-    chains: tuple[Chain, ...]
-    totp: TOTP | None
-
-
-@dataclass(frozen=True)
-class _Users:
-    by_name: Mapping[str, _User]
-    stand_in: PasswordHash | None
-    """Judged when there is no such user, so that it takes as long."""
-    chains: frozenset[Chain]
 
 
 class UsersFile:
@@ -234,14 +175,14 @@ class UsersFile:
         finally:
             self._waiting -= 1
 
-    def _login_by_password(self, attempt: AuthAttempt, user: _User | None, *, right: bool) -> Login:
+    def _login_by_password(self, attempt: AuthAttempt, user: User | None, *, right: bool) -> Login:
         if user is None or user.password is None or not right:
             missing = "no such user" if user is None else "the user has no password" if user.password is None else ""
             raise self._failed(attempt, "password", missing or "wrong password")
         return self._login(attempt, "password", user, None)
 
     def _login_by_certificate(
-        self, attempt: AuthAttempt, user: _User, certificate: Certificate, entries: Collection[AuthorizedKey]
+        self, attempt: AuthAttempt, user: User, certificate: Certificate, entries: Collection[AuthorizedKey]
     ) -> Login:
         try:
             entry, restrictions = authorize(attempt, certificate, entries)
@@ -249,7 +190,7 @@ class UsersFile:
             raise self._failed(attempt, "pubkey", exc.explanation) from exc
         return self._login(attempt, "pubkey", user, replace(entry, restrictions=restrictions))
 
-    def _login(self, attempt: AuthAttempt, kind: str, user: _User, entry: AuthorizedKey | None) -> Login:
+    def _login(self, attempt: AuthAttempt, kind: str, user: User, entry: AuthorizedKey | None) -> Login:
         labels = _labels(attempt, kind)
         if entry is not None:
             labels |= {"place": entry.place, "fingerprint": entry.key.fingerprint}
@@ -266,7 +207,7 @@ class UsersFile:
         logger.debug(Event(AuthCode.FAILED, text, **_labels(attempt, kind)))
         return AuthFailed(AuthCode.FAILED, reason)
 
-    async def _now(self) -> _Users:
+    async def _now(self) -> Users:
         """As :meth:`_current`; in a thread, which costs more than a look, where there may be something to wait for."""
         if self._lock.acquire(blocking=False):
             try:
@@ -276,7 +217,7 @@ class UsersFile:
                 self._lock.release()
         return await asyncio.to_thread(self._current)
 
-    def _current(self) -> _Users:
+    def _current(self) -> Users:
         """What the file says now; what it said before if it cannot be used now."""
         with self._lock:
             try:
@@ -289,7 +230,7 @@ class UsersFile:
                 self._tell(logging.ERROR, AuthCode.USERS_FILE_FAILED, text)
             return self._users
 
-    async def _keys_of(self, user: _User) -> tuple[AuthorizedKey, ...]:
+    async def _keys_of(self, user: User) -> tuple[AuthorizedKey, ...]:
         if user.key_file is None:
             return user.keys
         if self._lock.acquire(blocking=False):
@@ -328,10 +269,10 @@ class UsersFile:
         # Outside the scope of the login that happened to notice.
         Context().run(logger.log, level, Event(code, text, file=str(self._path)))
 
-    def _parse(self, content: bytes) -> _Users:
+    def _parse(self, content: bytes) -> Users:
         if loose := self._file.writable_by_others:
             self._tell(logging.WARNING, AuthCode.USERS_FILE_PERMISSIONS, f"{self._path} can be written by {loose}")
-        reader = _Reader(self._path, self._check_config, self._methods, codes=self._codes)
+        reader = UsersReader(self._path, self._check_config, self._methods, codes=self._codes)
         try:
             users = reader.read(parse_yaml(content))
         except DocumentError as exc:
@@ -343,111 +284,7 @@ class UsersFile:
         kinds = Counter(_cost(judge) for judge in hashes)
         usual = kinds.most_common(1)[0][0] if kinds else None
         stand_in = next((judge for judge in hashes if _cost(judge) == usual), None)
-        return _Users(users, stand_in, frozenset(chain for user in users.values() for chain in user.chains))
-
-
-class _Reader:
-    """Makes users of a document and collects everything that is wrong with it."""
-
-    def __init__(self, path: Path, check_config: CheckConfig | None, methods: Collection[str], *, codes: bool) -> None:
-        self.findings: list[Finding] = []
-        self._codes = codes
-        self._methods = methods
-        self._folder = path.absolute().parent
-        self._check_config = check_config
-        self._document: Document | None = None
-
-    def add(self, place: tuple[str, ...], message: str, line: int | None = None) -> None:
-        """Something is wrong at *place*."""
-        for length in range(len(place), 0, -1):
-            if line is None and self._document and (position := self._document.positions.get(place[:length])):
-                line = position.line
-        text = f"line {line}: {message}" if line else message
-        self.findings.append(Finding("error", ".".join(place), text, line))
-
-    def read(self, document: Document) -> Mapping[str, _User]:
-        self._document = document
-        for key in document.tree:
-            if key != "users":
-                self.add((key,), "unknown key; a users file has the key users")
-        users = document.tree.get("users")
-        if not isinstance(users, Mapping):
-            self.add(("users",), "must be a map of names to users")
-            return {}
-        return {name: user for name, tree in users.items() if (user := self._user(name, tree, document))}
-
-    def _user(self, name: str, tree: object, document: Document) -> _User | None:
-        place = ("users", name)
-        try:
-            config = UserConfig.model_validate({} if tree is None else tree, context=document.spelling)
-        except ValidationError as exc:
-            for finding in findings_of(exc, UserConfig, ".".join(place)):
-                inner = tuple(finding.path.removeprefix(".".join(place)).strip(".").split("."))
-                suggestion = f"; {finding.suggestion}" if finding.suggestion.startswith("did you mean") else ""
-                self.add((*place, *filter(None, inner)), finding.message + suggestion)
-            return None
-        if not name:
-            self.add(place, "a user needs a name")
-        if self._check_config and config.config:
-            try:
-                self._check_config(config.config)
-            except ConfigError as exc:
-                self.add((*place, "config"), str(exc))
-        return _User(
-            self._password(place, config.password.get_secret_value()),
-            tuple(self._keys(place, config.authorized_keys)),
-            self._folder / config.authorized_keys_file if config.authorized_keys_file else None,
-            config.principals,
-            config.config,
-            dict(self._environment(place, config.environment)),
-            {name: Value(value) for name, value in config.metadata.items()},
-            tuple(self._chains(place, config.authentication_methods)),
-            self._totp(place, config.totp.get_secret_value()),
-        )
-
-    def _password(self, place: tuple[str, ...], text: str) -> PasswordHash | None:
-        if not text:
-            return None
-        try:
-            return parse_hash(text)
-        except ValueError as exc:
-            self.add((*place, "password"), str(exc))
-            return None
-
-    def _keys(self, place: tuple[str, ...], lines: tuple[str, ...]) -> Iterator[AuthorizedKey]:
-        for number, line in enumerate(lines):
-            try:
-                if entry := parse_authorized_key(line):
-                    yield replace(entry, place=".".join((*place, "authorizedKeys", str(number))))
-            except UnusableLine as exc:
-                self.add((*place, "authorizedKeys", str(number)), str(exc))
-
-    def _totp(self, place: tuple[str, ...], text: str) -> TOTP | None:
-        if not text:
-            return None
-        if not self._codes:
-            self.add((*place, "totp"), "nobody asks for the code: set auth.keyboardInteractive.method to users")
-        try:
-            return parse_totp(text)
-        except ValueError as exc:
-            self.add((*place, "totp"), str(exc))
-            return None
-
-    def _chains(self, place: tuple[str, ...], texts: tuple[str, ...]) -> Iterator[Chain]:
-        for number, text in enumerate(texts):
-            chain = as_chain(text)
-            if unknown := [method for method in chain if method not in self._methods]:
-                self.add((*place, "authenticationMethods", str(number)), f"nobody judges {', '.join(unknown)}")
-            if self._codes and chain[0] == AuthMethod.KEYBOARD_INTERACTIVE:
-                problem = "a one-time code is a second factor, it cannot come first"
-                self.add((*place, "authenticationMethods", str(number)), problem)
-            yield chain
-
-    def _environment(self, place: tuple[str, ...], variables: Mapping[str, str]) -> Iterator[tuple[str, Value[str]]]:
-        for name, value in variables.items():
-            if not name or "=" in name or "\0" in name + value:
-                self.add((*place, "environment", name), "no variable can be called so, or hold that")
-            yield name, Value(value)
+        return Users(users, stand_in, frozenset(chain for user in users.values() for chain in user.chains))
 
 
 def _labels(attempt: AuthAttempt, kind: str) -> dict[str, LabelValue]:
