@@ -16,12 +16,13 @@ import pytest
 from aiohttp import web
 
 from containerssh.auth.hashes import hash_password
+from containerssh.auth.remember import open_memory
 from containerssh.auth.totp import parse_totp
 from containerssh.cli.main import main
 from containerssh.config.load import load
 from containerssh.core.errors import ConfigError
 from containerssh.core.handlers import AuthMethod, PublicKey
-from containerssh.core.metadata import SocketAddress, Value
+from containerssh.core.metadata import Login, SocketAddress, Value
 from containerssh.explain.credentials import Question, Terminal
 from containerssh.explain.report import Explanation
 from containerssh.explain.text import as_text
@@ -334,6 +335,26 @@ async def test_a_code_is_judged_and_used_up(tmp_path: Path, monkeypatch: pytest.
     supposed = await told(path)
     assert [step.supposed for step in supposed.steps] == [True, True]
     assert steps(await told(path, "bob")) == [("password", "right")]
+
+
+async def test_what_was_only_supposed_is_never_remembered(
+    openssh: OpenSSH, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    key = public(await openssh.make_key())
+    hook = {"method": "webhook", "webhook": {"url": "http://127.0.0.1:9"}}
+    auth = {"publicKey": {"method": "remember"}, "keyboardInteractive": hook, "remember": {"period": "8h"}}
+    path = in_file(tmp_path, {"auth": auth})
+    for _ in range(2):
+        explanation = await told(path, key=key)
+        assert steps(explanation) == [("publickey", "more"), ("keyboard-interactive", "right")]
+        assert [step.supposed for step in explanation.steps] == [False, True]
+    config = load(path).config
+    login = Login(HERE, "0" * 32, username="alice", authenticated_username="Alice")
+    await open_memory(config.auth, tmp_path / "state").keep(login, login, key)
+    recalled = await told(path, key=key)
+    assert steps(recalled) == [("publickey", "right")]
+    assert [line["code"] for line in recalled.steps[0].log] == ["AUTH_REMEMBERED"]
 
 
 @pytest.fixture(scope="module")

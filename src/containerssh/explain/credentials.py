@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from getpass import getpass
 from typing import Any
 
+from containerssh.auth.remember import Memory
 from containerssh.auth.users import UsersFile
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable
@@ -59,13 +60,15 @@ class Supposed:
     """
 
     users: UsersFile | None = None
+    vouches: bool = True
+    """Whether the real one would vouch for the user's name."""
 
     async def authenticate_password(self, attempt: AuthAttempt, password: bytes) -> Login:
-        return await self.users.suppose_password(attempt) if self.users else Login.of(attempt, attempt.username)
+        return await self.users.suppose_password(attempt) if self.users else self._login(attempt)
 
     async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
         if self.users is None:
-            return Login.of(attempt, attempt.username)
+            return self._login(attempt)
         failure = AuthFailed(AuthCode.FAILED, "there is no such user, or the user has no keys")
         for entry in await self.users.keys_of(attempt.username):
             try:
@@ -76,16 +79,33 @@ class Supposed:
 
     async def authenticate_interactive(self, attempt: AuthAttempt, prompts: Prompts, undo: AsyncExitStack) -> Login:
         if self.users is None:
-            return Login.of(attempt, attempt.username)
+            return self._login(attempt)
         if await self.users.code_of(attempt.username) is None:
             raise AuthFailed(AuthCode.FAILED, "the user has no secret for codes")
         return Login.of(attempt, "")
 
     async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange, undo: AsyncExitStack) -> Login:
-        return Login.of(attempt, attempt.username)
+        return self._login(attempt)
 
-    async def authorize(self, login: Login) -> Login:
-        return login
+    def _login(self, attempt: AuthAttempt) -> Login:
+        return Login.of(attempt, attempt.username if self.vouches else "")
+
+
+class Recalled(Memory):
+    """A memory that is looked at and stays as it is: what was only supposed must never stand in for questions."""
+
+    def __init__(self, memory: Memory) -> None:
+        # None of the base's own state: everything that would use it is another here.
+        self._memory = memory
+
+    async def recall(self, login: Login, key: PublicKey) -> Login | None:
+        return await self._memory.recall(login, key)
+
+    async def keep(self, before: Login, login: Login, key: PublicKey) -> None:
+        """Nobody has answered."""
+
+    async def forget(self, login: Login, key: PublicKey) -> None:
+        """Nobody has asked."""
 
 
 NO_KEY = PublicKey("", b"")

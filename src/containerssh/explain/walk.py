@@ -22,7 +22,7 @@ from containerssh.core.instance import open_instance
 from containerssh.core.messages import Event
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
 from containerssh.core.requests import to_wire
-from containerssh.explain.credentials import NO_KEY, NoPrompts, Question, Supposed, Tickets
+from containerssh.explain.credentials import NO_KEY, NoPrompts, Question, Recalled, Supposed, Tickets
 from containerssh.explain.parts import changes, container, force_command, limits, limits_of_login, permissions
 from containerssh.explain.report import Explanation, Method, described, gained
 from containerssh.generation import open_authenticators
@@ -105,9 +105,9 @@ class _Walk:
         users = opened.user_chains if isinstance(opened.user_chains, UsersFile) else None
 
         def stand_in(method: AuthMethod) -> Supposed:
-            return Supposed(users if methods[method] == "users" else None)
+            return Supposed(users if methods[method] == "users" else None, vouches=methods[method] != "remember")
 
-        changed = opened
+        changed = replace(opened, memory=Recalled(opened.memory)) if opened.memory else opened
         if opened.password and AuthMethod.PASSWORD in self.supposed:
             changed = replace(changed, password=stand_in(AuthMethod.PASSWORD))
         if opened.public_key and AuthMethod.PUBLIC_KEY in self.supposed:
@@ -177,7 +177,8 @@ class _Walk:
             read_username(to_wire(attempt.username))
             login = await self._judge(network, attempt, method)
             step.adds = gained(before.login if before else None, login)
-            result = await network.authenticated(login, method, before)
+            key = self.question.key if method is AuthMethod.PUBLIC_KEY else None
+            result = await network.authenticated(login, method, before, key)
             if isinstance(result, PartialSuccess):
                 step.outcome = "more"
                 step.reason = f"one of these must follow: {', '.join(sorted(result.methods))}"
