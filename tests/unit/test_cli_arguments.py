@@ -46,6 +46,9 @@ def test_the_config_before_a_command_is_kept() -> None:
         (["config", "check", "x.yaml"], "config-check"),
         (["config", "schema"], "config-schema"),
         (["hash-password"], "hash-password"),
+        (["remembered", "list"], "remembered-list"),
+        (["remembered", "revoke", "alice"], "remembered-revoke"),
+        (["remembered", "revoke", "--all", "--state", "/tmp"], "remembered-revoke"),
     ],
 )
 def test_flags_and_commands_choose_the_action(arguments: list[str], action: str) -> None:

@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     The namespace's ``action`` says what to do: serve, dump-config, licenses, healthcheck, demo, config-check,
-    config-explain, config-schema or hash-password.
+    config-explain, config-schema, hash-password, remembered-list or remembered-revoke.
 
     Raises:
         UsageError: with a text for the user.
@@ -146,6 +146,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_explain(config.add_parser("explain", help="show what a login would get, and why; nothing is started"))
     schema = config.add_parser("schema", help="print the JSON Schema of the configuration")
     schema.set_defaults(action="config-schema")
+
+    remembered = commands.add_parser("remembered", help="which keys stand in for questions, and the end of that")
+    doing = remembered.add_subparsers(title="commands", required=True, metavar="list|revoke", parser_class=_Parser)
+    listed = doing.add_parser("list", help="show users, fingerprints and times")
+    listed.add_argument("--format", choices=("text", "json"), default="text", help="default: %(default)s")
+    listed.set_defaults(action="remembered-list")
+    revoked = doing.add_parser("revoke", help="forget the keys of a user, or all")
+    whose = revoked.add_mutually_exclusive_group(required=True)
+    whose.add_argument("user", metavar="USER", nargs="?", default="", help="as in ssh USER@host")
+    whose.add_argument("--all", action="store_true", help="also what somebody has a copy of")
+    revoked.set_defaults(action="remembered-revoke")
+    for each in (listed, revoked):
+        each.add_argument("--state", metavar="FOLDER", default="", help="the server's (default: as the server has it)")
 
     password = commands.add_parser("hash-password", help="read a password, print its hash for the users file")
     password.add_argument(

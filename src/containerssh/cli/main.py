@@ -121,6 +121,18 @@ def _hash_password(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _remembered_list(parsed: argparse.Namespace) -> int:
+    from containerssh.cli.remembered import show
+
+    return show(parsed.state, as_json=parsed.format == "json")
+
+
+def _remembered_revoke(parsed: argparse.Namespace) -> int:
+    from containerssh.cli.remembered import revoke
+
+    return revoke(parsed.state, parsed.user)
+
+
 def _complain(error: Exception) -> int:
     import logging
 
@@ -141,6 +153,8 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "config-explain": _config_explain,
     "config-schema": _config_schema,
     "hash-password": _hash_password,
+    "remembered-list": _remembered_list,
+    "remembered-revoke": _remembered_revoke,
 }
 
 if __name__ == "__main__":
