@@ -23,7 +23,7 @@ from containerssh.layers.authentication import AuthenticationServer, Authenticat
 from tests.support.certificates import Authority, new_authority
 from tests.support.openssh import OpenSSH, ssh_options
 from tests.support.ssh_front import Front, serving
-from tests.support.webhook import webhook
+from tests.support.webhook import Reply, webhook
 
 PROVIDER = Path("/usr/lib/openssh/regress/misc/sk-dummy/sk-dummy.so")
 KINDS = ("ed25519-sk", "ecdsa-sk")
@@ -152,3 +152,24 @@ async def test_a_key_that_a_webhook_accepts_needs_a_touch(openssh: OpenSSH) -> N
     assert [request.json["publicKey"] for request in hook.requests] == [
         " ".join(public(one).split()[:2]) for one in (key, lazy)
     ]
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa-256", "ecdsa-384", "ecdsa-521", "rsa-3072", *KINDS])
+async def test_a_certificate_of_every_kind_reaches_the_webhook_whole(openssh: OpenSSH, kind: str) -> None:
+    """ContainerSSH 0.5: the blob is the certificate itself; whose authority it is, is the webhook's to judge."""
+    name, _, bits = kind.partition("-")
+    key = await (
+        new_key(openssh, kind) if kind in KINDS else openssh.make_key("id", name, *(["-b", bits] if bits else []))
+    )
+    authority = await new_authority(openssh, "ca", "ed25519")
+    await authority.sign(key, "whoever", serial=2**64 - 1, options=("extension:login@example.com=alice",))
+    certificate = " ".join(public(Path(f"{key}-cert")).split()[:2])
+    # The client offers the plain key first.
+    yes, no = Reply({"success": True, "authenticatedUsername": "who"}), Reply({"success": False})
+    async with webhook() as hook, open_webhook(WebhookConfig.model_validate({"url": hook.url})) as asked:
+        hook.answers = [no, yes]
+        keys = PublicKeys(PublicKeyAuthConfig.default(), asked)
+        async with serving(around=lambda inner: AuthenticationServer(inner, Authenticators(public_key=keys))) as server:
+            assert await refusal(openssh, server, key) == ""
+            assert [login.authenticated_username for login in server.backend.logins] == ["who"]
+    assert [request.json["publicKey"] for request in hook.requests][1:] == [certificate]

@@ -65,8 +65,9 @@ class PublicKeys:
         revoked = await self._revoked.current()
         if revoked is None:
             raise AuthUnavailable(AuthCode.KEY_LIST_FAILED, "nobody can tell which keys are revoked")
-        if reason := revoked.why(certificate.key if certificate else key.blob, certificate):
-            logger.info(Event(AuthCode.KEY_REVOKED, f"A login was refused: {reason}", fingerprint=key.fingerprint))
+        plain = certificate.key if certificate else key.blob
+        if reason := revoked.why(plain, certificate):
+            logger.info(Event(AuthCode.KEY_REVOKED, f"A login was refused: {reason}", fingerprint=fingerprint(plain)))
             raise AuthFailed(AuthCode.KEY_REVOKED, reason)
 
     async def _by_certificate(self, attempt: AuthAttempt, key: PublicKey, certificate: Certificate) -> Login:
