@@ -141,3 +141,85 @@ def test_a_length_beyond_the_limit_ends_the_connection(name: bytes) -> None:
     receiver = Receiver(name)
     with pytest.raises(ProtocolError, match="size"):
         receiver.receive(b"".join(receiver.sender.encrypt_packet(0, UInt32(2**31), bytes(64))))
+
+
+class Sender(PacketConnection):
+    """The sending half of a connection after a key exchange."""
+
+    def __init__(self, name: bytes, *, kex_complete: bool, auth_in_progress: bool, auth_complete: bool) -> None:
+        library = asyncssh.SSHServerConnectionOptions(server_host_keys=[HOST_KEY])
+        super().__init__(asyncio.new_event_loop(), library)
+        self._loop.close()
+        key_size, iv_size, block_size, *_ = get_encryption_params(name)
+        key, iv = os.urandom(key_size), os.urandom(iv_size)
+        self._send_encryption = keep_state(get_encryption(name, key, iv, b"", b"", True))
+        self.receiver: Encryption = get_encryption(name, key, iv, b"", b"", True)
+        self._send_blocksize, self._send_enchdrlen = max(8, block_size), 1
+        self._kex_complete = kex_complete
+        self._auth_in_progress, self._auth_complete = auth_in_progress, auth_complete
+        self._rekey_time = float("inf")
+        self.sent = b""
+
+    def _send(self, data: bytes) -> None:
+        self.sent += data
+
+    def log_sent_packet(self, *_: object, **__: object) -> None:
+        """Nobody reads it."""
+
+
+HOST_KEY = asyncssh.generate_private_key("ssh-ed25519")
+
+
+@pytest.mark.parametrize("name", CIPHERS)
+@pytest.mark.parametrize("kex_complete", [True, False])
+@pytest.mark.parametrize("auth", ["before", "in progress", "complete"])
+def test_what_the_library_would_hold_back_is_not_sent(name: bytes, kex_complete: bool, auth: str) -> None:
+    # After the login both are set, or the second alone.
+    state = {"auth_in_progress": auth == "in progress", "auth_complete": auth == "complete"}
+    sent = set()
+    for kind in range(1, 256):
+        library = Sender(name, kex_complete=kex_complete, **state)
+        library.send_packet(kind, b"12345")
+        held_back = bool(library._deferred_packets)
+        direct = Sender(name, kex_complete=kex_complete, **state)
+        if direct.send_directly(kind, (b"123", b"45")):
+            sent.add(kind)
+            assert not held_back
+            opened = direct.receiver.decrypt_packet(0, direct.sent[:4], direct.sent[4:-16], 4, direct.sent[-16:])
+            assert opened is not None
+            assert opened[1 : -opened[0]] == Byte(kind) + b"12345"
+            assert opened[0] >= 4
+            assert direct._send_seq == 1
+        else:
+            assert direct.sent == b""
+    assert bool(sent) is kex_complete
+
+
+@pytest.mark.parametrize("name", CIPHERS)
+def test_a_packet_behind_the_limit_of_a_key_is_left_to_the_library(name: bytes) -> None:
+    sender = Sender(name, kex_complete=True, auth_in_progress=False, auth_complete=True)
+    sender._rekey_bytes_sent = sender._rekey_bytes
+    assert not sender.send_directly(CHANNEL_DATA, (b"data",))
+
+
+@pytest.mark.parametrize("name", CIPHERS)
+@pytest.mark.parametrize("kind", [5, 50])
+def test_a_request_of_a_login_is_handled_in_its_turn(name: bytes, kind: int) -> None:
+    receiver = Receiver(name)
+    receiver._auth_complete = False
+    packets = [Byte(kind) + String(b"x"), Byte(IGNORE) + String(b""), Byte(kind), Byte(kind) + bytes(100)]
+    receiver.receive(b"".join(receiver.sealed(number, payload) for number, payload in enumerate(packets)))
+    assert receiver.left == [0, 1, 2, 3]
+    assert receiver._recv_seq == 4
+
+
+@pytest.mark.parametrize("name", CIPHERS)
+def test_a_request_that_is_cut_short_ends_the_connection(name: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver = Receiver(name)
+
+    def too_short(*_: object) -> bool:
+        raise PacketDecodeError("Incomplete packet")
+
+    monkeypatch.setattr(receiver, "process_packet", too_short)
+    with pytest.raises(ProtocolError, match="Incomplete"):
+        receiver.receive(receiver.sealed(0, Byte(50)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from containerssh.auth.authenticator import (
@@ -45,7 +46,7 @@ class Authenticators:
     memory: Memory | None = None
     """Which keys stand in for keyboard-interactive."""
 
-    @property
+    @cached_property
     def _configured(self) -> frozenset[AuthMethod]:
         found = {
             AuthMethod.PASSWORD: self.password,
@@ -83,7 +84,7 @@ class Authenticators:
         too_little = self.second_only | self.worthless
         return frozenset(chain for chain in chains if not too_little.issuperset(chain))
 
-    @property
+    @cached_property
     def _single(self) -> frozenset[Chain]:
         followed = {(method, AuthMethod.KEYBOARD_INTERACTIVE) for method in self.worthless}
         return frozenset((method,) for method in self._configured - self.second_only - self.worthless) | followed

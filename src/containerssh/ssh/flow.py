@@ -180,15 +180,15 @@ class FlowConnection(PacketConnection):
 
     def data_received(self, data: bytes, datatype: Any = None) -> None:
         self._turn_ends = time.monotonic() + _TURN
+        self._inpbuf += data
+        self._recv_data()
         if (
-            not (self._auth_in_progress or self._auth_complete)
+            not (self._auth_in_progress or self._auth_complete or self._out)
             and self._transport
             and (sock := self._transport.get_extra_info("socket"))
         ):
-            # Again each time: the kernel forgets it whenever we send something.
+            # What is sent next would confirm it as well. Again each time: the kernel forgets it whenever that happens.
             presence.acknowledge(sock)
-        self._inpbuf += data
-        self._recv_data()
         # A packet is being worked on, and what follows it waits here; the client has to wait as well.
         if len(self._inpbuf) > _UNREAD_MAX:
             self._stop_reading()
@@ -239,10 +239,11 @@ class FlowConnection(PacketConnection):
     # -- sending ------------------------------------------------------------------------------------
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        if pkttype == constants.MSG_IGNORE and self._quiet:
+        if (pkttype == constants.MSG_IGNORE and self._quiet) or self.send_directly(pkttype, args):
             return
         waiting = len(self._deferred_packets)
-        super().send_packet(pkttype, *args, handler=handler)
+        # A handler would only be told for the log.
+        super().send_packet(pkttype, *args)
         if len(self._deferred_packets) > waiting:
             self._deferred_size += sum(map(len, args)) + 64
             if self._deferred_size > self._unsent_max:

@@ -1,7 +1,8 @@
-"""Packets of channel data past the library's general way, which is made for every kind of packet.
+"""Packets past the library's general way, which is made for every kind of packet, cipher and compression.
 
-Everything else takes that way still: only what is CHANNEL_DATA, well formed and under one of the ciphers that
-:mod:`containerssh.ssh.ciphers` keeps is handled here. A transfer consists of nothing else.
+Under the ciphers that :mod:`containerssh.ssh.ciphers` keeps, what is sent outside of key exchanges is handled here; and
+of what arrives CHANNEL_DATA, which transfers consist of, and the requests of logins. Everything else still
+takes the library's way.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from asyncssh import constants
 from asyncssh.connection import SSHServerConnection
 from asyncssh.misc import MACError, ProtocolError
+from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from containerssh.ssh.channel_adapter import AdapterChannel
 from containerssh.ssh.ciphers import TAG, PacketCipher, keep_state
@@ -21,6 +23,8 @@ _DATA_HEAD = struct.Struct(">BBII")
 _SMALLEST = 4 + TAG
 _SMALL = 1024
 _RANDOM = 4096
+# Those that the library, too, hands to the connection whatever state it is in.
+_REQUESTS = frozenset({constants.MSG_SERVICE_REQUEST, constants.MSG_USERAUTH_REQUEST})
 
 
 class _Padding:
@@ -60,23 +64,49 @@ class PacketConnection(SSHServerConnection):
         if not isinstance(cipher, PacketCipher) or not self._kex_complete or self._rekey_due:
             self.send_packet(kind, head, bytes(data))
             return
-        # RFC 4253 section 6; the length itself is not counted, as both ciphers send it separately.
-        size = 2 + len(head) + len(data)
-        padding = -size % self._send_blocksize
-        if padding < 4:
-            padding += self._send_blocksize
-        packet = b"".join((bytes((padding, kind)), head, data, _padding.take(padding)))
-        pieces = cipher.seal(self._send_seq, len(packet).to_bytes(4, "big"), packet)
-        self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
-        self._rekey_bytes_sent += len(packet)
+        pieces, size = self._sealed(cipher, kind, (head, data))
         transport = self._transport
         if len(data) < _SMALL and not self._out and transport is not None and not transport.is_closing():
             # A keystroke's echo does not wait for what else this turn of the loop may bring.
             transport.write(b"".join(pieces))
             return
         self._out.extend(pieces[:-1])
-        self._out_size += len(packet) + _SMALLEST - len(pieces[-1])
+        self._out_size += size - len(pieces[-1])
         self._send(pieces[-1])
+
+    def send_directly(self, kind: int, fields: tuple[bytes, ...]) -> bool:
+        """Send a packet that the library would neither hold back nor compress; False: that is for the library to do."""
+        cipher = self._send_encryption
+        if (
+            not isinstance(cipher, PacketCipher)
+            or not self._kex_complete
+            or self._rekey_due
+            or not (
+                self._auth_complete
+                or kind < constants.MSG_USERAUTH_REQUEST
+                or (self._auth_in_progress and kind <= constants.MSG_USERAUTH_LAST)
+            )
+        ):
+            return False
+        pieces, _ = self._sealed(cipher, kind, fields)
+        self._send(b"".join(pieces))
+        return True
+
+    def _sealed(
+        self, cipher: PacketCipher, kind: int, fields: tuple[bytes | memoryview, ...]
+    ) -> tuple[tuple[bytes, ...], int]:
+        """The next packet as it goes over the wire, in pieces; their size."""
+        # RFC 4253 section 6; the length itself is not counted, as both ciphers send it separately.
+        size = 2 + sum(map(len, fields))
+        padding = -size % self._send_blocksize
+        if padding < 4:
+            padding += self._send_blocksize
+        size += padding
+        packet = b"".join((bytes((padding, kind)), *fields, _padding.take(padding)))
+        pieces = cipher.seal(self._send_seq, size.to_bytes(4, "big"), packet)
+        self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
+        self._rekey_bytes_sent += size
+        return pieces, size + _SMALLEST
 
     @property
     def _rekey_due(self) -> bool:
@@ -85,9 +115,9 @@ class PacketConnection(SSHServerConnection):
         )
 
     def _recv_pkthdr(self) -> bool:
-        """Take all complete packets of channel data; leave the next other packet to the library."""
+        """Take all complete packets of channel data and requests; leave the next other packet to the library."""
         cipher = self._recv_encryption
-        if not self._auth_complete or not isinstance(cipher, PacketCipher):
+        if not isinstance(cipher, PacketCipher):
             return super()._recv_pkthdr()
         received = self._inpbuf
         view = memoryview(received)
@@ -103,7 +133,7 @@ class PacketConnection(SSHServerConnection):
             packet = cipher.open(self._recv_seq, header, view[start + 4 : end])
             if not packet:
                 raise MACError("MAC verification failed")
-            if not self._take_data(packet):
+            if not (self._take_data(packet) or self._take_request(packet)):
                 self._packet = received[start : start + self._recv_blocksize]
                 self._pktlen = length
                 self._inpbuf = received[start + self._recv_blocksize :]
@@ -136,4 +166,16 @@ class PacketConnection(SSHServerConnection):
             return False
         self._auth_final = True
         channel.take(packet[_DATA_HEAD.size : _DATA_HEAD.size + size])
+        return True
+
+    def _take_request(self, packet: bytes) -> bool:
+        """The same for a request that belongs to a login."""
+        if len(packet) < 2 or packet[1] not in _REQUESTS or not packet[0]:
+            return False
+        message = SSHPacket(packet[1 : -packet[0]])
+        try:
+            kind = message.get_byte()
+            self.process_packet(kind, self._recv_seq, message)
+        except PacketDecodeError as exc:
+            raise ProtocolError(str(exc)) from None
         return True

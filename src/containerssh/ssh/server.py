@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from containerssh.core.codes import CoreCode, ServiceCode, SSHCode
 from containerssh.core.errors import BackendError, ProtocolError, describe
+from containerssh.core.flag import Flag
 from containerssh.core.handlers import ServerHandler
 from containerssh.core.messages import Code, Event, log_labels
 from containerssh.core.metadata import SocketAddress
@@ -194,23 +195,43 @@ class SSHServer:
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, address = await loop.sock_accept(listener)
-            except OSError as exc:
-                self._log_seldom(logging.ERROR, ServiceCode.CRASHED, f"No connection can be accepted ({describe(exc)})")
-                await asyncio.sleep(_ACCEPT_PAUSE)
-                continue
-            peer = SocketAddress.of(*address[:2])
-            if not is_within(peer.host, self._settings.options.proxies):
-                await self._take_in(sock, peer)
-            elif len(self._introductions) < _INTRODUCTIONS_MAX:
-                task = loop.create_task(self._be_introduced(sock, peer))
-                self._introductions.add(task)
-                task.add_done_callback(self._introductions.discard)
-            else:
-                sock.close()
-                self._log_seldom(logging.WARNING, SSHCode.PROXY_REFUSED, "Too many connections await a PROXY header")
+        # Watched all the time; the loop's own call would watch it anew for each connection.
+        arrived = Flag()
+        loop.add_reader(listener, arrived.set)
+        try:
+            while True:
+                await arrived.wait()
+                arrived.clear()
+                try:
+                    sock, address = listener.accept()
+                except (BlockingIOError, InterruptedError):
+                    # Another process was quicker, or the client has left.
+                    continue
+                except OSError as exc:
+                    loop.remove_reader(listener)
+                    self._log_seldom(
+                        logging.ERROR, ServiceCode.CRASHED, f"No connection can be accepted ({describe(exc)})"
+                    )
+                    await asyncio.sleep(_ACCEPT_PAUSE)
+                    loop.add_reader(listener, arrived.set)
+                    continue
+                sock.setblocking(False)
+                await self._admit(sock, SocketAddress.of(*address[:2]))
+        finally:
+            loop.remove_reader(listener)
+
+    async def _admit(self, sock: socket.socket, peer: SocketAddress) -> None:
+        if not is_within(peer.host, self._settings.options.proxies):
+            await self._take_in(sock, peer)
+        elif len(self._introductions) < _INTRODUCTIONS_MAX:
+            task = asyncio.create_task(self._be_introduced(sock, peer))
+            self._introductions.add(task)
+            task.add_done_callback(self._introductions.discard)
+            # Its own last words are not said when it is cancelled before its first step.
+            task.add_done_callback(lambda done: sock.close() if done.cancelled() else None)
+        else:
+            sock.close()
+            self._log_seldom(logging.WARNING, SSHCode.PROXY_REFUSED, "Too many connections await a PROXY header")
 
     async def _be_introduced(self, sock: socket.socket, proxy_address: SocketAddress) -> None:
         """Let a trusted proxy say whose connection this is."""

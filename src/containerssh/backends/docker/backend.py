@@ -47,6 +47,7 @@ class DockerBackend:
         self._outlived = Outlived(instance)
         self._janitor: asyncio.Task[None] | None = None
         self._warned: set[str] = set()
+        self._looked_at: DockerConfig | None = None
 
     @asynccontextmanager
     async def login(self, login: Login, config: DockerConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
@@ -146,6 +147,9 @@ class DockerBackend:
 
     def _warn(self, config: DockerConfig) -> None:
         """Once for each set of such keys: they may come with every answer of a config server."""
+        if config is self._looked_at:
+            return
+        self._looked_at = config
         text = ", ".join(config.ignored_keys())
         if text and text not in self._warned and len(self._warned) < _WARNINGS:
             self._warned.add(text)

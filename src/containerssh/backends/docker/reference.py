@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from containerssh.core.codes import DockerCode
 from containerssh.core.errors import BackendError
@@ -32,6 +33,7 @@ class ImageReference:
     """The tag, or the digest where there is one."""
 
 
+@lru_cache(128)
 def parse_reference(text: str) -> ImageReference:
     """
     Understand an image's name.
