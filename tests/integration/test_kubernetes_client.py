@@ -6,33 +6,20 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager
-from datetime import timedelta
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from containerssh.backends.kubernetes.client import LEASES, PODS, KubernetesClient
 from containerssh.backends.kubernetes.errors import APIError
-from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
 from containerssh.core.errors import BackendError
 from containerssh.core.requests import WindowSize
 from containerssh.core.streams import ByteReader
 from tests.support.cluster import BUSYBOX, Cluster
+from tests.support.kubernetes import connected
 from tests.support.relay import relay_to
 from tests.support.waiting import until
-
-LIMIT = timedelta(seconds=20)
-
-
-@asynccontextmanager
-async def connected(connection: dict[str, object]) -> AsyncIterator[KubernetesClient]:
-    """A client for *connection*, closed afterwards."""
-    client = KubernetesClient(KubernetesConnectionConfig.model_validate(connection), LIMIT)
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ _WATCH_SECONDS = (240, 480)
 """Between these the server ends a watch, so that those of many logins do not end together."""
 _PAUSES = (0.2, 10.0)
 _RETRY_AFTER_LIMIT = 10.0
+_RETRY_PAUSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -345,7 +346,7 @@ class KubernetesClient:
                 raise error
             if asyncio.get_running_loop().time() + pause > deadline:
                 raise error
-            await asyncio.sleep(pause)
+            await asyncio.sleep(max(pause, _RETRY_PAUSE))
 
     def _soon(self, doing: str) -> AbstractAsyncContextManager[None]:
         def late() -> ContainerSSHError:

@@ -12,9 +12,8 @@ import aiohttp
 from yarl import URL
 
 from containerssh.backends.kubernetes.credentials import Access
-from containerssh.backends.kubernetes.errors import APIError, broken
+from containerssh.backends.kubernetes.errors import APIError, away, broken
 from containerssh.backends.kubernetes.upgrade import watch_peer
-from containerssh.core.errors import describe
 
 _CONNECTIONS = 1024
 _AWAY = (aiohttp.ClientError, OSError, ssl.SSLError)
@@ -80,8 +79,8 @@ class Away:
         if isinstance(exc, TimeoutError):
             raise APIError(self._doing, status=0, message="the answer took too long") from exc
         if isinstance(exc, _AWAY):
-            why = "it closed the connection" if isinstance(exc, aiohttp.ServerDisconnectedError) else describe(exc)
-            raise APIError(self._doing, status=0, message=f"the API server is not available ({why})") from exc
+            gone = isinstance(exc, aiohttp.ServerDisconnectedError)
+            raise away(self._doing, EOFError() if gone else exc) from exc
 
 
 async def read_more(response: aiohttp.ClientResponse, deadline: float, doing: str) -> bytes:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
 from containerssh.core.codes import KubernetesCode
-from containerssh.core.errors import BackendError, ProtocolError
+from containerssh.core.errors import BackendError, ProtocolError, describe
 from containerssh.core.messages import Code
 
 _WORDS_LIMIT = 600
@@ -31,6 +32,7 @@ class APIError(BackendError):
         message: str = "",
         causes: Mapping[str, str] | None = None,
         retry_after: float | None = None,
+        distrusted: bool = False,
         code: Code | None = None,
         user_message: str | None = None,
     ) -> None:
@@ -45,6 +47,9 @@ class APIError(BackendError):
         self.retry_after = retry_after
         """Seconds after which the API wants to be asked again; None: it did not say."""
         self.doing = doing
+        """What was asked for, in words."""
+        self.distrusted = distrusted
+        """Whether it was the server's certificate: that is not cured by trying again."""
         if code is None:
             code = KubernetesCode.API_REFUSED if status else KubernetesCode.API_UNAVAILABLE
         words = self.message or self.reason or f"status {status}"
@@ -58,6 +63,8 @@ class APIError(BackendError):
     @property
     def passing(self) -> bool:
         """Whether the same request may succeed in a while: the API is away, busy, or failed inside."""
+        if self.distrusted:
+            return False
         return self.status in (0, 408, 429) or (self.status >= 500 and self.status not in (501, 505))
 
 
@@ -109,6 +116,13 @@ def causes_of(found: Mapping[str, Any]) -> dict[str, str]:
         return {}
     known = (cause for cause in causes[:_CAUSES_LIMIT] if isinstance(cause, dict))
     return {one_line(_text(cause, "reason"), _REASON_LIMIT): one_line(_text(cause, "message")) for cause in known}
+
+
+def away(doing: str, exc: BaseException) -> APIError:
+    """The error for an API server that cannot be reached, or whose connection broke."""
+    why = "it closed the connection" if isinstance(exc, EOFError) or not str(exc) else describe(exc)
+    distrusted = isinstance(exc, ssl.CertificateError) or isinstance(exc.__cause__, ssl.CertificateError)
+    return APIError(doing, status=0, message=f"the API server is not available ({why})", distrusted=distrusted)
 
 
 def broken(text: str) -> ProtocolError:

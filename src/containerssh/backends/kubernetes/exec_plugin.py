@@ -17,11 +17,12 @@ from containerssh.config.kubeconfig import Cluster, ExecPlugin, User
 from containerssh.config.pem import read_pem
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import ConfigError
+from containerssh.core.flag import Flag
 
 TIME_LIMIT = 60.0
 OUTPUT_LIMIT = 1 << 20
 _ERRORS_KEPT = 600
-_REFUSED_AFTER = 10.0
+_REFUSED_AFTER = 2.0
 """Seconds within which an answer that the API refused is not asked for again: it would be the same."""
 _FAILED_FOR = 5.0
 """Seconds for which a failure stands for everybody who asks: so many need not wait for the plugin one by one."""
@@ -83,8 +84,10 @@ class ExecCredentials:
     async def _ask(self) -> Answer:
         plugin = self._plugin
         environment = {**os.environ, **plugin.environment, "KUBERNETES_EXEC_INFO": json.dumps(self._question())}
+        loop = asyncio.get_running_loop()
         try:
-            process = await asyncio.create_subprocess_exec(
+            transport, run = await loop.subprocess_exec(
+                _Run,
                 plugin.command,
                 *plugin.arguments,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -96,25 +99,23 @@ class ExecCredentials:
         except (OSError, ValueError) as exc:
             hint = f"; {one_line(plugin.hint)}" if plugin.hint else ""
             raise PluginError(f"cannot be run: {getattr(exc, 'strerror', None) or exc}{hint}") from None
-        errors = bytearray()
         try:
-            assert process.stdout is not None
-            assert process.stderr is not None
             async with asyncio.timeout(self._time_limit):
-                output, _, status = await asyncio.gather(
-                    _read(process.stdout), _keep_last(process.stderr, errors), process.wait()
-                )
+                await run.over.wait()
         except TimeoutError:
             raise PluginError(f"took longer than {self._time_limit:g} s") from None
         finally:
             # What it has started goes with it.
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-        if status:
-            words = one_line(errors.decode("utf-8", "replace")) or "it said nothing"
+                os.killpg(transport.get_pid(), signal.SIGKILL)
+            transport.close()
+            await run.gone.wait()
+        if len(run.output) > OUTPUT_LIMIT:
+            raise PluginError(f"printed more than {OUTPUT_LIMIT >> 20} MiB")
+        if status := transport.get_returncode():
+            words = one_line(run.errors.decode("utf-8", "replace")) or "it said nothing"
             raise PluginError(f"ended with status {status}: {words}")
-        return parse_answer(output, plugin.version)
+        return parse_answer(bytes(run.output), plugin.version)
 
     def _question(self) -> dict[str, Any]:
         spec: dict[str, Any] = {"interactive": False}
@@ -191,16 +192,25 @@ def _pem(value: str) -> str:
         raise PluginError(f"cannot be told the cluster's authorities: {exc}") from None
 
 
-async def _read(reader: asyncio.StreamReader) -> bytes:
-    data = bytearray()
-    while piece := await reader.read(64 * 1024):
-        data += piece
-        if len(data) > OUTPUT_LIMIT:
-            raise PluginError(f"printed more than {OUTPUT_LIMIT >> 20} MiB")
-    return bytes(data)
+class _Run(asyncio.SubprocessProtocol):
+    """A plugin at work."""
 
+    def __init__(self) -> None:
+        self.output = bytearray()
+        self.errors = bytearray()
+        self.over = Flag()
+        """Set once it has ended, or says more than anybody wants to know."""
+        self.gone = Flag()
 
-async def _keep_last(reader: asyncio.StreamReader, kept: bytearray) -> None:
-    while piece := await reader.read(64 * 1024):
-        kept += piece
-        del kept[:-_ERRORS_KEPT]
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 2:
+            self.errors += data
+            del self.errors[:-_ERRORS_KEPT]
+        elif len(self.output) <= OUTPUT_LIMIT:
+            self.output += data
+            if len(self.output) > OUTPUT_LIMIT:
+                self.over.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.over.set()
+        self.gone.set()

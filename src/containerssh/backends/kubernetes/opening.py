@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from containerssh.backends.kubernetes import spdy, websocket
 from containerssh.backends.kubernetes.channels import Codec
 from containerssh.backends.kubernetes.credentials import Credentials
-from containerssh.backends.kubernetes.errors import APIError, broken, parse_status, refusal
+from containerssh.backends.kubernetes.errors import APIError, away, broken, parse_status, refusal
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
 from containerssh.backends.kubernetes.upgrade import Head, Upgraded, upgrade
-from containerssh.core.errors import ProtocolError, describe
+from containerssh.core.errors import ProtocolError
 
 _AWAY = (OSError, EOFError, ssl.SSLError)
 _MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -130,7 +130,7 @@ async def _ask(
     try:
         return await upgrade(access, method, target, headers)
     except _AWAY as exc:
-        raise APIError(doing, status=0, message=f"the API server is not available ({describe(exc)})") from exc
+        raise away(doing, exc) from exc
 
 
 def _refused(doing: str, got: Upgraded) -> APIError:
