@@ -15,7 +15,8 @@ import pexpect
 import pytest
 
 from tests.support import server as product
-from tests.support.keycloak import CLIENT, SECRET, Keycloak, running_keycloak, visit
+from tests.support.browser import Browser, browsing
+from tests.support.keycloak import CLIENT, PASSWORD, SECRET, Keycloak, running_keycloak, visit
 from tests.support.openssh import OpenSSH
 from tests.support.services import Engine
 from tests.support.tools import tool
@@ -101,6 +102,55 @@ async def test_openssh_logs_in_by_the_device_flow_and_the_token_ends_with_the_co
         log = server.log_file.read_text()
     assert token not in log
     assert SECRET not in log
+
+
+async def agree(browser: Browser, person: str, *, consent: bool = True) -> None:
+    """*person* logs in on the provider's page, and answers the question that follows."""
+    await browser.until("document.querySelector('input[name=password], [name=accept]')")
+    # The provider may know its visitor.
+    if await browser.evaluate("Boolean(document.querySelector('input[name=password]'))"):
+        if await browser.evaluate("Boolean(document.querySelector('input[name=username]'))"):
+            await browser.fill("username", person)
+        await browser.fill("password", PASSWORD)
+        await browser.click("[type=submit]")
+        await browser.until("document.querySelector('[name=accept]')")
+    await browser.click(f"[name={'accept' if consent else 'cancel'}]")
+
+
+async def test_a_browser_agrees_to_the_device_that_openssh_is(
+    engine: Engine, keycloak: Keycloak, tmp_path: Path
+) -> None:
+    async with serving(engine, keycloak, deviceFlow=True) as (server, _), browsing(tmp_path) as browser:
+        client = OpenSSH(tmp_path).spawn(server, CLAIM, *INTERACTIVE)
+        await browser.open(await link_of(client))
+        await agree(browser, "alice")
+        await client.expect(rb"I am alice\.", async_=True)
+        assert await ended(client) == 0
+        # The provider's own words for it.
+        await browser.until("document.body.innerText.includes('Device Login Successful')")
+
+
+async def test_a_browser_brings_the_code_to_our_page_and_a_refusal_too(
+    engine: Engine, keycloak: Keycloak, tmp_path: Path
+) -> None:
+    async with serving(engine, keycloak, authorizationCodeFlow=True) as (server, page), browsing(tmp_path) as browser:
+        denied = OpenSSH(tmp_path, password=None).spawn(server, CLAIM, *INTERACTIVE)
+        await browser.open(await link_of(denied))
+        await agree(browser, "bob", consent=False)
+        await browser.until(f"location.href.startsWith({page!r})")
+        assert "No login" in await browser.text()
+        assert await browser.evaluate("document.querySelector('code') === null")
+        denied.sendintr()
+        await ended(denied)
+        client = OpenSSH(tmp_path, password=None).spawn(server, CLAIM, *INTERACTIVE)
+        await browser.open(await link_of(client))
+        await agree(browser, "bob")
+        await browser.until(f"location.href.startsWith({page!r})")
+        code = str(await browser.evaluate("document.querySelector('code').innerText"))
+        await client.expect(rb"Please paste the received code: ", async_=True)
+        client.sendline(code)
+        await client.expect(rb"I am bob\.", async_=True)
+        assert await ended(client) == 0
 
 
 async def test_openssh_shows_that_the_login_was_denied(engine: Engine, keycloak: Keycloak, tmp_path: Path) -> None:

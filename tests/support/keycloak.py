@@ -55,6 +55,7 @@ def _realm() -> dict[str, object]:
         "clientId": CLIENT,
         "secret": SECRET,
         "publicClient": False,
+        "consentRequired": True,
         "standardFlowEnabled": True,
         "redirectUris": ["http://127.0.0.1:*"],
         # Our code flow has to keep to it.
