@@ -1,0 +1,364 @@
+"""An API server that does what none should: nothing of it may last, grow without end, or pass for success."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from containerssh.backends.kubernetes.client import PODS, KubernetesClient
+from containerssh.backends.kubernetes.errors import APIError
+from containerssh.core.errors import BackendError, ProtocolError
+from tests.support.kubernetes import connected
+
+Answer = Callable[["Hostile", str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+POD = {"metadata": {"name": "one", "uid": "1", "resourceVersion": "1"}}
+
+
+@dataclass
+class Hostile:
+    """A server that answers each request as the test says."""
+
+    answer: Answer
+    requests: list[str] = field(default_factory=list)
+    """Heads."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                length = re.search(r"(?i)^content-length: (\d+)", head, re.MULTILINE)
+                await reader.readexactly(int(length[1]) if length else 0)
+                self.requests.append(head)
+                await self.answer(self, head, reader, writer)
+                await writer.drain()
+        except (OSError, EOFError, asyncio.LimitOverrunError):
+            pass
+        finally:
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def hostile(answer: Answer, limit: float = 5) -> AsyncIterator[tuple[Hostile, KubernetesClient]]:
+    """Such a server, and a client for it."""
+    made = Hostile(answer)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        await made.serve(reader, writer)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    connection = {"host": f"http://127.0.0.1:{port}", "bearerToken": "secret"}
+    try:
+        async with connected(connection, timedelta(seconds=limit)) as client:
+            yield made, client
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def reply(body: object, status: str = "200 OK", headers: str = "") -> bytes:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(data)}\r\n{headers}\r\n".encode() + data
+
+
+def saying(*texts: bytes, close: bool = False) -> Answer:
+    """Answers every request with *texts*."""
+
+    async def answer(_: Hostile, __: str, ___: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for text in texts:
+            writer.write(text)
+            await writer.drain()
+        if close:
+            raise EOFError
+
+    return answer
+
+
+async def silent(_: Hostile, __: str, reader: asyncio.StreamReader, ___: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def endless(_: Hostile, __: str, ___: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        writer.write(b" " * (1 << 20))
+        await writer.drain()
+
+
+async def endless_head(_: Hostile, __: str, ___: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        writer.write(b"X-More: " + b"x" * 1000 + b"\r\n")
+        await writer.drain()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (silent, "no answer within 0.5 s"),
+        (saying(b"SSH-2.0-what\r\n", close=True), "not available"),
+        (saying(b"", close=True), "not available"),
+        (saying(reply(b"[" * 100_000)), "cannot be understood"),
+        (saying(reply({"metadata": {}})), "without its uid"),
+        (saying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", close=True), "not available"),
+        (endless_head, "not available"),
+    ],
+)
+async def test_a_broken_answer_is_an_error_soon(answer: Answer, words: str) -> None:
+    async with hostile(answer, 0.5) as (_, client):
+        with pytest.raises((APIError, ProtocolError), match=words):
+            await client.get(PODS, "default", "one")
+        with pytest.raises((APIError, ProtocolError)):
+            async with client.exec("default", "one", "main", ["true"]):
+                pass
+
+
+async def test_an_answer_without_end_is_cut_off() -> None:
+    async with hostile(endless) as (_, client):
+        with pytest.raises(ProtocolError, match="longer than 16 MiB"):
+            await client.get(PODS, "default", "one")
+
+
+async def test_a_list_without_end_is_cut_off() -> None:
+    page = {"metadata": {"resourceVersion": "1", "continue": "more"}, "items": []}
+    async with hostile(saying(reply(page)), 20) as (server, client):
+        with pytest.raises(ProtocolError, match="has no end"):
+            await client.list(PODS, "default")
+        assert len(server.requests) == 1000
+
+
+async def test_redirects_do_not_get_our_token() -> None:
+    async with hostile(saying(reply({}))) as (elsewhere, other):
+        with pytest.raises(ProtocolError):
+            await other.get(PODS, "default", "one")
+        port = int(re.findall(r"Host: 127.0.0.1:(\d+)", elsewhere.requests.pop())[0])
+        headers = f"Location: http://127.0.0.1:{port}/\r\n"
+        async with hostile(saying(reply(b"", "301 Moved", headers))) as (_, client):
+            with pytest.raises(APIError) as refused:
+                await client.get(PODS, "default", "one")
+        assert refused.value.status == 301
+        assert not elsewhere.requests
+
+
+async def test_a_busy_server_is_asked_again_when_it_says() -> None:
+    async def busy(server: Hostile, _: str, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        good = len(server.requests) > 2
+        writer.write(reply(POD) if good else reply({}, "429 Too Many Requests", "Retry-After: 0\r\n"))
+
+    async with hostile(busy) as (server, client):
+        assert await client.get(PODS, "default", "one") == POD
+        assert len(server.requests) == 3
+    async with hostile(saying(reply({}, "429 Too Many Requests", "Retry-After: 0\r\n")), 0.5) as (_, client):
+        with pytest.raises(APIError) as refused:
+            await client.get(PODS, "default", "one")
+        assert refused.value.passing
+
+
+def event(kind: str, content: dict[str, Any]) -> bytes:
+    return json.dumps({"type": kind, "object": content}).encode() + b"\n"
+
+
+def pod(name: str, version: int) -> dict[str, Any]:
+    return {"metadata": {"name": name, "uid": name, "resourceVersion": str(version)}}
+
+
+async def test_a_watch_that_is_too_old_begins_anew_without_doubles() -> None:
+    lists = iter([[pod("a", 1), pod("b", 2)], [pod("a", 1), pod("c", 8)]])
+    watches = iter(
+        [
+            event("ADDED", pod("a", 1)) + event("MODIFIED", pod("b", 5)),
+            event("ERROR", {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}),
+            event("BOOKMARK", {"metadata": {"resourceVersion": "20"}}) + b'{"type": "ADD',
+            event("MODIFIED", pod("c", 21)),
+        ]
+    )
+
+    async def answer(_: Hostile, head: str, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if "watch=1" in head:
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + next(watches))
+            await writer.drain()
+            raise EOFError
+        writer.write(reply({"metadata": {"resourceVersion": "8"}, "items": next(lists)}))
+
+    seen = []
+    async with hostile(answer) as (server, client), aclosing(client.watch(PODS, "default")) as events:
+        async with asyncio.timeout(10):
+            async for one in events:
+                seen.append((one.type, one.object["metadata"]["name"]))
+                if len(seen) == 6:
+                    break
+    assert seen == [
+        ("ADDED", "a"), ("ADDED", "b"), ("MODIFIED", "b"), ("ADDED", "c"), ("DELETED", "b"), ("MODIFIED", "c"),
+    ]  # fmt: skip
+    versions = re.findall(r"resourceVersion=(\w+)", " ".join(server.requests))
+    assert versions == ["8", "5", "8", "20"]
+
+
+async def test_a_watch_that_is_refused_for_good_says_so() -> None:
+    async def answer(_: Hostile, head: str, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        status = {"kind": "Status", "reason": "Forbidden", "message": "may not watch"}
+        listed = {"metadata": {"resourceVersion": "8"}, "items": []}
+        writer.write(reply(status, "403 Forbidden") if "watch=1" in head else reply(listed))
+
+    async with hostile(answer) as (_, client):
+        with pytest.raises(APIError, match="may not watch"):
+            await anext(client.watch(PODS, "default"))
+
+
+# -- programs ------------------------------------------------------------------------------------------
+
+
+def accepted(head: str, protocol: str = "v5.channel.k8s.io") -> bytes:
+    """The answer that turns a connection into a WebSocket."""
+    found = re.search(r"Sec-WebSocket-Key: (\S+)", head)
+    assert found is not None
+    digest = hashlib.sha1(f"{found[1]}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
+    chosen = f"Sec-WebSocket-Protocol: {protocol}\r\n" if protocol else ""
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"{chosen}Sec-WebSocket-Accept: {base64.b64encode(digest).decode()}\r\n\r\n"
+    ).encode()
+
+
+def message(payload: bytes, opcode: int = 2) -> bytes:
+    return bytes((0x80 | opcode, 126)) + len(payload).to_bytes(2, "big") + payload
+
+
+def talking(*pieces: bytes) -> Answer:
+    """Accepts a WebSocket, says *pieces*, and closes the connection."""
+
+    async def answer(_: Hostile, head: str, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(accepted(head) + b"".join(pieces))
+        await writer.drain()
+        raise EOFError
+
+    return answer
+
+
+CLOSE = b"\x88\x02\x03\xe8"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [
+        ([], "without its status"),
+        ([message(b"\x01out"), CLOSE], "without its status"),
+        ([b"\x88\x07\x03\xf3broke"], "code 1011 broke"),
+        ([b"\x81\x01x"], "not binary"),
+        ([b"\x00" * 100], "fragments"),
+        ([message(b"\x03not json"), CLOSE], "no status that can be understood"),
+        ([message(b'\x03{"status": "Failure", "message": "no\\u0007 luck"}'), CLOSE], "no luck"),
+        ([message(b'\x03{"reason": "NonZeroExitCode", "details": {"causes": 7}}'), CLOSE], "in the pod"),
+        ([message(b"\x03" + b" " * 60_000)] * 3 + [CLOSE], "no status that can be understood"),
+    ],
+)
+async def test_a_program_without_a_proper_status_has_failed(pieces: list[bytes], words: str) -> None:
+    async with (
+        hostile(talking(*pieces)) as (_, client),
+        client.exec("default", "one", "main", ["true"]) as stream,
+    ):
+        with pytest.raises(BackendError, match=words) as failed:
+            await stream.wait()
+        assert failed.value.explanation.isprintable()
+
+
+async def test_what_came_before_the_cut_can_be_read() -> None:
+    async with (
+        hostile(talking(message(b"\x01half of"), b"\x82\x7e\xff\xff\x01it")) as (_, client),
+        client.exec("default", "one", "main", ["true"]) as stream,
+    ):
+        seen = b""
+        with pytest.raises(ConnectionError):
+            while True:
+                seen += await stream.stdout.read()
+        assert seen == b"half ofit"
+
+
+async def test_pings_are_answered_and_ours_are_sent_masked() -> None:
+    heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def answer(_: Hostile, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(accepted(head) + b"\x89\x02hi")
+        heard.set_result(await reader.readexactly(8))
+        writer.write(message(b'\x03{"status": "Success"}') + CLOSE)
+
+    async with hostile(answer) as (_, client), client.exec("default", "one", "main", ["true"]) as stream:
+        assert await stream.wait() == 0
+        frame = await heard
+        assert frame[:2] == b"\x8a\x82"
+        assert bytes(a ^ b for a, b in zip(frame[6:], frame[2:], strict=False)) == b"hi"
+
+
+async def test_input_that_nobody_takes_waits() -> None:
+    async def answer(_: Hostile, head: str, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(accepted(head))
+        await writer.drain()
+        await asyncio.sleep(60)
+
+    async with hostile(answer) as (_, client), client.exec("default", "one", "main", ["true"]) as stream:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                while True:
+                    await stream.stdin.write(bytes(65536))
+
+
+@pytest.mark.parametrize("protocol", ["", "v4.channel.k8s.io"])
+async def test_a_websocket_that_cannot_end_the_input_is_not_used(protocol: str) -> None:
+    async def answer(_: Hostile, head: str, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if head.startswith("GET"):
+            writer.write(accepted(head, protocol))
+        else:
+            writer.write(reply({"kind": "Status", "reason": "NotFound", "message": "no pod"}, "404 Not Found"))
+
+    async with hostile(answer) as (server, client):
+        with pytest.raises(APIError, match="no pod"):
+            async with client.exec("default", "one", "main", ["true"]):
+                pass
+        assert [head.split()[0] for head in server.requests] == ["GET", "POST"]
+        assert "Upgrade: SPDY/3.1" in server.requests[1]
+
+
+async def test_a_server_that_only_pretends_to_be_a_websocket_is_refused() -> None:
+    async def answer(_: Hostile, head: str, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(accepted(head.replace("Key: ", "Key: x")))
+
+    async with hostile(answer) as (_, client):
+        with pytest.raises(ProtocolError, match="did not turn the connection into a WebSocket"):
+            async with client.exec("default", "one", "main", ["true"]):
+                pass
+
+
+async def test_whoever_leaves_early_leaves_no_connection() -> None:
+    closed = asyncio.Event()
+
+    async def answer(_: Hostile, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(accepted(head) + message(b"\x01x") * 100_000)
+        try:
+            await reader.read()
+        finally:
+            closed.set()
+        raise EOFError
+
+    async with hostile(answer) as (_, client):
+        async with client.exec("default", "one", "main", ["true"]) as stream:
+            assert await stream.stdout.read()
+        async with asyncio.timeout(5):
+            await closed.wait()
+        with pytest.raises(ConnectionError):
+            await stream.stdin.write(b"x")
