@@ -207,6 +207,23 @@ async def test_users_file_key_and_restrictions_are_named(openssh: OpenSSH, tmp_p
     assert (refused.admitted, refused.reason) == (False, "publickey: the key is not listed")
 
 
+async def test_what_is_supposed_is_one_of_the_users_keys_that_count(openssh: OpenSSH, tmp_path: Path) -> None:
+    lines = [(await openssh.make_key(name)).with_suffix(".pub").read_text().strip() for name in ("one", "two")]
+    users = {"alice": {"authorizedKeys": [lines[0], f'permitopen="db:5432" {lines[1]}']}, "bob": {}}
+    revoked = tmp_path / "revoked"
+    revoked.write_text(f"{lines[0]}\n")
+    auth = {"publicKey": {"method": "users", "revokedKeys": str(revoked)}}
+    security = {"forwarding": {"forwardingMode": "enable"}}
+    path = in_file(tmp_path, {"auth": auth, "security": security}, users)
+    second = await told(path)
+    assert (second.admitted, second.steps[0].log[-1]["labels"]["place"]) == (True, "users.alice.authorizedKeys.1")
+    forwarding = next(p for p in second.permissions if p.request == "forwarding")
+    assert forwarding.by == "security.forwarding.forwardingMode: enable; the credential's options allow less"
+    revoked.write_text("\n".join(lines))
+    assert not (await told(path)).admitted
+    assert not (await told(path, "bob")).admitted
+
+
 async def test_webhooks_are_asked_and_what_they_said_is_told_without_secrets(tmp_path: Path) -> None:
     asked: list[Any] = []
     async with webhooks(asked) as url:

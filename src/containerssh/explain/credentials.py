@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from getpass import getpass
 from typing import Any
 
+from containerssh.auth.authenticator import PublicKeyAuthenticator
 from containerssh.auth.remember import Memory
 from containerssh.auth.users import UsersFile
 from containerssh.core.codes import AuthCode
@@ -60,6 +61,8 @@ class Supposed:
     """
 
     users: UsersFile | None = None
+    keys: PublicKeyAuthenticator | None = None
+    """Who judges the keys that the users file lists."""
     vouches: bool = True
     """Whether the real one would vouch for the user's name."""
 
@@ -67,12 +70,12 @@ class Supposed:
         return await self.users.suppose_password(attempt) if self.users else self._login(attempt)
 
     async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
-        if self.users is None:
+        if self.users is None or self.keys is None:
             return self._login(attempt)
         failure = AuthFailed(AuthCode.FAILED, "there is no such user, or the user has no keys")
         for entry in await self.users.keys_of(attempt.username):
             try:
-                return await self.users.authenticate_public_key(attempt, entry.key)
+                return await self.keys.authenticate_public_key(attempt, entry.key)
             except AuthFailed as exc:
                 failure = exc
         raise failure

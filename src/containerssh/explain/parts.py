@@ -90,7 +90,12 @@ def permissions(policy: Policy) -> list[Permission]:
         lists = config.forwarding
         only = getattr(lists, f"{kind}_allow") if getattr(lists, f"{kind}_mode") == "filter" else ()
         denied = getattr(lists, f"{kind}_deny") if verdict else ()
-        told.append(Permission(key, bool(verdict), verdict.by, excepted=tuple(only), denied=tuple(denied)))
+        narrower = {
+            "forwarding": policy.restrictions.connections,
+            "reverse_forwarding": policy.restrictions.listeners,
+        }
+        by = f"{verdict.by}; the credential's options allow less" if verdict and narrower.get(kind) else verdict.by
+        told.append(Permission(key, bool(verdict), by, excepted=tuple(only), denied=tuple(denied)))
     return told
 
 

@@ -105,7 +105,8 @@ class _Walk:
         users = opened.user_chains if isinstance(opened.user_chains, UsersFile) else None
 
         def stand_in(method: AuthMethod) -> Supposed:
-            return Supposed(users if methods[method] == "users" else None, vouches=methods[method] != "remember")
+            judge = methods[method]
+            return Supposed(users if judge == "users" else None, opened.public_key, vouches=judge != "remember")
 
         changed = replace(opened, memory=Recalled(opened.memory)) if opened.memory else opened
         if opened.password and AuthMethod.PASSWORD in self.supposed:
