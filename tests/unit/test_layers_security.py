@@ -248,6 +248,6 @@ async def test_a_refusal_names_its_rule() -> None:
     ],
 )
 def test_the_verdict_on_forwards_says_whether_any_may_pass(forwarding: dict[str, Any], allowed: bool) -> None:
-    config = SecurityConfig(**{"forwarding": forwarding})
+    config = SecurityConfig.model_validate({"forwarding": forwarding})
     assert bool(Policy(config).allows_forwards("forwarding")) is allowed
     assert not Policy(config, Restrictions(port_forwarding=False)).allows_forwards("forwarding")
