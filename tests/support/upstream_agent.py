@@ -26,7 +26,7 @@ from tests.support.waiting import until
 
 PATH = "/usr/bin/containerssh-agent"
 
-_SCRIPT = """#!/bin/sh
+SCRIPT = """#!/bin/sh
 byte() { printf "\\\\$(printf %03o $(($$ >> $1 & 255)))"; }
 mode=$1
 shift
@@ -35,6 +35,7 @@ console)
     while [ $# -gt 0 ]; do
         case $1 in
         --pid) pid=yes ;;
+        --env) export "$2"; shift ;;
         --wait) head -c 1 >/dev/null ;;
         --) break ;;
         *) echo "Error: invalid parameter: $1" >&2; exit 1 ;;
@@ -57,11 +58,11 @@ wait-signal) trap 'exit 0' INT TERM; while :; do sleep 1 & wait; done ;;
 *) echo "Error: invalid mode: $mode" >&2; exit 1 ;;
 esac
 """
-IMAGE = f"containerssh-test/upstream-agent:{hashlib.sha256(_SCRIPT.encode()).hexdigest()[:12]}"
+IMAGE = f"containerssh-test/upstream-agent:{hashlib.sha256(SCRIPT.encode()).hexdigest()[:12]}"
 
 
 def agent_image(
-    engine: Engine, name: str = IMAGE, script: str = _SCRIPT, *, base: str = "bb:latest", extra: str = ""
+    engine: Engine, name: str = IMAGE, script: str = SCRIPT, *, base: str = "bb:latest", extra: str = ""
 ) -> str:
     """An image that is *base* with *script* as its agent, after the Dockerfile's line *extra*; its name."""
     if engine.has_image(name) and name == IMAGE:

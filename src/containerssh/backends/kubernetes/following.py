@@ -28,11 +28,22 @@ class Followed:
         """That of the pod that is meant; empty: whichever bears the name."""
         self.pod: Mapping[str, Any] | None = None
         """As it was last; None before it was seen."""
-        self.gone = False
-        """It was deleted, and its processes have ended."""
         self.failure: ContainerSSHError | None = None
         """Why it cannot be followed any more."""
         self.changed = Flag()
+        self._gone: set[str] = set()
+
+    @property
+    def gone(self) -> bool:
+        """It was deleted, and its processes have ended."""
+        return self.uid in self._gone
+
+    def mean(self, pod: Mapping[str, Any]) -> None:
+        """From now on it is about this very pod, which was like this a moment ago."""
+        self.uid = str(pod["metadata"]["uid"])
+        if self.pod is None or self.pod["metadata"].get("uid") != self.uid:
+            self.pod = pod
+        self.changed.set()
 
     def see(self, pod: Mapping[str, Any]) -> None:
         """It is like this now."""
@@ -43,7 +54,8 @@ class Followed:
     def deleted(self, pod: Mapping[str, Any]) -> None:
         """It is gone."""
         if self._is_meant(pod):
-            self.gone = True
+            # While no uid is known, there may be one of the name after the other: few, of those who wait for it.
+            self._gone.add(str(pod["metadata"].get("uid")))
             self.changed.set()
 
     def fail(self, failure: ContainerSSHError) -> None:

@@ -151,7 +151,10 @@ async def injected_link(
             await _upload(stream, reader)
         return await undo.enter_async_context(framed_link(reader, stream.stdin))
     except (OSError, ProtocolError, BackendError) as exc:
-        raise await _failure(stream, words, exc, installed=installed) from exc
+        failure = await _failure(stream, words, exc, installed=installed)
+        if failure.code == KubernetesCode.EXEC_FAILED:
+            failure = await why() or failure
+        raise failure from exc
 
 
 async def _upload(stream: RemoteStream, reader: LinkReader) -> None:

@@ -48,10 +48,7 @@ class PersistentStart(Start):
         pod = await self._settled(name)
         self._console = self._console_of(pod)
         self._installed = _has_agent(pod, self._console)
-        followed.uid = str(pod["metadata"]["uid"])
-        # Another pod of the name may have been seen before.
-        followed.gone = False
-        followed.see(pod)
+        followed.mean(pod)
         # Its description is not this login's: programs get the variables.
         way = self.config.pod.agent_in_use
         env = variables(self.config.pod, self.login, through_agent=way in ("auto", "injected"))

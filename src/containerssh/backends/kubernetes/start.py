@@ -19,7 +19,7 @@ from containerssh.backends.kubernetes.errors import APIError
 from containerssh.backends.kubernetes.execs import Execs
 from containerssh.backends.kubernetes.following import Followed, Followers
 from containerssh.backends.kubernetes.injection import KeptOut, Place, injected_link
-from containerssh.backends.kubernetes.launch import OwnPod, PodError, persist
+from containerssh.backends.kubernetes.launch import OwnPod, PodError
 from containerssh.backends.kubernetes.pod import (
     LABEL_INSTANCE,
     Idle,
@@ -42,6 +42,7 @@ from containerssh.core.tasks import finish, time_limit
 
 logger = logging.getLogger(__name__)
 
+_AGAIN = 0.3
 _SILENT_API = timedelta(seconds=2)
 _REASON_LIMIT = 3.0
 """Seconds to find out why a link broke."""
@@ -158,8 +159,7 @@ class Start:
             volume=through_agent,
             deadline=self._deadline(),
         )
-        await own.create(body, on_error=self._remember)
-        followed.uid = own.uid
+        followed.mean(await own.create(body, on_error=self._remember))
         return await self.inside(undo, followed, env)
 
     async def inside(self, undo: AsyncExitStack, followed: Followed, env: Variables) -> Inside:
@@ -169,20 +169,28 @@ class Start:
         Raises:
             BackendError: it does not become ready, or nothing can be run there.
         """
+        place = Place(self.client, self.namespace, followed.name, self._console)
+        way = self.config.pod.agent_in_use
         self._waiting = Waiting(
             self.client, self.namespace, followed, self._console, self.notices, self.config.timeouts.pod_trouble
         )
-        await self._waiting.until_ready()
-        place = Place(self.client, self.namespace, followed.name, self._console)
-        way = self.config.pod.agent_in_use
-        if way in ("auto", "injected"):
+        while True:
+            await self._waiting.until_ready()
             try:
-                link = await persist(partial(self._link, undo, place, followed), on_error=self._remember)
-                return Inside(link, Execs(place, ""), env.given)
+                if way in ("auto", "injected"):
+                    return Inside(await self._link(undo, place, followed), Execs(place, ""), env.given)
+                break
             except KeptOut as exc:
                 if way == "injected":
                     raise
-                await self._tell_plain(exc.explanation, env)
+                self._tell_plain(exc.explanation, env)
+                break
+            except APIError as exc:
+                # What was ready may have ended since, which the cluster says in a moment.
+                if not exc.passing:
+                    raise
+                self._remember(exc)
+            await asyncio.sleep(_AGAIN)
         agent = {"image": self.config.pod.agent_path, "none": ""}.get(way)
         execs = await Execs.of(place, self.config.pod.agent_path if agent is None else agent, probe=agent is None)
         self._tell_way(execs)
@@ -281,7 +289,7 @@ class Start:
             text += f"; last problem: {last}"
         return PodError(text, user_message="The pod was not ready in time.")
 
-    async def _tell_plain(self, why: str, env: Variables) -> None:
+    def _tell_plain(self, why: str, env: Variables) -> None:
         text = f"The pod keeps the server's agent out ({why})"
         if env.given:
             text += f"; programs do without {len(env.given)} variables that are not for the pod's description"

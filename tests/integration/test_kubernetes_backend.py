@@ -1,0 +1,327 @@
+"""Logins through the kubernetes backend: real pods with the real agent in them, on a real cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from containerssh.backends.kubernetes.backend import KubernetesBackend
+from containerssh.core.errors import BackendError, Rejected
+from containerssh.core.files import SFTPRules
+from containerssh.core.instance import open_instance
+from containerssh.core.requests import ExitSignal, PtyRequest, WindowSize
+from tests.support.cluster import BUSYBOX, Cluster
+from tests.support.docker import Channel, Seen, a_login
+from tests.support.pods import (
+    ABSENT,
+    AGENT_IMAGE,
+    OLD_AGENT,
+    SCRATCH,
+    config,
+    import_images,
+    import_old_agent,
+    logged_in,
+    no_pods,
+    pods,
+    run,
+)
+from tests.support.upstream_agent import SCRIPT
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def home(cluster: Cluster) -> Iterator[str]:
+    """A namespace for tests that leave nothing in it, and the images."""
+    import_images(cluster)
+    import_old_agent(cluster, SCRIPT)
+    with cluster.namespace() as name:
+        yield name
+
+
+@pytest.fixture
+async def backend(tmp_path: Path) -> AsyncIterator[KubernetesBackend]:
+    with open_instance(tmp_path / "state", tmp_path / "run") as instance:
+        made = KubernetesBackend(instance)
+        try:
+            yield made
+        finally:
+            await made.close()
+
+
+# -- a login's pod ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param({}, id="uploaded"),
+        pytest.param({"agentImage": AGENT_IMAGE, "agentImagePullPolicy": "Never"}, id="by an init container"),
+        pytest.param({"idleCommand": ["sleep", "600"]}, id="beside an idle command"),
+    ],
+)
+async def test_a_login_runs_programs_in_a_pod_of_its_own(
+    cluster: Cluster, home: str, backend: KubernetesBackend, way: dict[str, Any]
+) -> None:
+    login = a_login(environment={"GREETING": "hello $(there)"}, files={"/etc/app/token": "s3cret"})
+    async with logged_in(backend, login, config(cluster, home, **way)) as handler:
+        output, end = await run(handler, 'cat; echo "$GREETING" $(cat /etc/app/token); exit 7', b"input\n")
+        assert (output, end) == (b"input\nhello $(there) s3cret\n", 7)
+        assert await run(handler, 'echo "$A"; kill -9 $$', A="b") == (b"b\n", ExitSignal("KILL"))
+        (pod,) = pods(cluster, home)
+        shown, _ = await run(handler, "env; ls -A / /tmp /dev/shm /.containerssh")
+    assert pod["metadata"]["labels"]["containerssh_connection_id"] == login.connection_id
+    assert pod["metadata"]["annotations"]["containerssh_ip"] == "192.0.2.7"
+    installed = "agentImage" in way
+    assert (b"\nagent\n" in shown) is installed, "what was uploaded is gone as soon as it runs"
+    await no_pods(cluster, home)
+
+
+async def test_a_terminal_signals_and_files_work_as_anywhere(
+    cluster: Cluster, home: str, backend: KubernetesBackend
+) -> None:
+    async with logged_in(backend, a_login(), config(cluster, home)) as handler:
+        channel = Channel()
+        async with handler.session(channel) as session:
+            await session.request_pty(PtyRequest("vt220", WindowSize(97, 31)))
+            await session.run_command(
+                "trap 'echo got; exit 3' USR1; stty size; echo $TERM; while :; do sleep 0.1; done"
+            )
+            await until(lambda: b"vt220" in channel.out.data)
+            await session.send_signal("USR1")
+            assert await channel.ended() == 3
+        assert channel.out.data.startswith(b"31 97\r\nvt220\r\n")
+        assert b"got" in channel.out.data
+        files = Channel(b"\0\0\0\5\1\0\0\0\3")
+        async with handler.session(files) as session:
+            await session.run_sftp(SFTPRules(server="builtin"))
+            assert await files.ended() == 0
+        assert files.out.data[4:9] == b"\2\0\0\0\3", "the answer to the client's first word"
+
+
+async def test_a_connection_into_the_pod_is_forwarded(cluster: Cluster, home: str, backend: KubernetesBackend) -> None:
+    async with logged_in(backend, a_login(), config(cluster, home)) as handler:
+        await run(handler, "echo page >/tmp/a; httpd -p 127.0.0.1:8000 -h /tmp")
+        stream = await handler.connect_tcp("127.0.0.1", 8000)
+        await stream.write(b"GET /a HTTP/1.0\r\n\r\n")
+        found = b""
+        while data := await stream.read():
+            found += data
+        await stream.close()
+    assert found.endswith(b"page\n")
+
+
+async def test_an_image_with_nothing_but_one_program_gets_the_agent_from_its_own_image(
+    cluster: Cluster, home: str, backend: KubernetesBackend
+) -> None:
+    settings = config(cluster, home, image=SCRATCH, agentImage=AGENT_IMAGE, agentImagePullPolicy="Never")
+    async with logged_in(backend, a_login(), settings) as handler:
+        assert await run(handler, "/busybox echo in") == (b"in\n", 0)
+
+
+async def test_a_read_only_root_and_another_user_are_no_obstacle(
+    cluster: Cluster, home: str, backend: KubernetesBackend
+) -> None:
+    context = {
+        "readOnlyRootFilesystem": True,
+        "runAsUser": 1000,
+        "runAsNonRoot": True,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    settings = config(cluster, home, container={"securityContext": context})
+    async with logged_in(backend, a_login(), settings) as handler:
+        assert await run(handler, "id -u; touch /x 2>/dev/null || echo refused") == (b"1000\nrefused\n", 0)
+
+
+async def test_session_mode_gives_each_session_a_pod_of_its_own(
+    cluster: Cluster, home: str, backend: KubernetesBackend
+) -> None:
+    settings = config(cluster, home, mode="session")
+    async with logged_in(backend, a_login(environment={"A": "b"}), settings) as handler:
+        assert pods(cluster, home) == []
+        ends = await asyncio.gather(*(run(handler, "hostname; echo $A") for _ in range(2)))
+        assert len({output for output, _ in ends}) == 2
+        assert all((output.split()[1], end) == (b"b", 0) for output, end in ends)
+        await no_pods(cluster, home)
+
+
+# -- pods that stay ----------------------------------------------------------------------------------------
+
+
+async def test_a_pod_that_stays_is_entered_and_left_as_it_was(
+    cluster: Cluster, home: str, backend: KubernetesBackend
+) -> None:
+    metadata = {"name": "lab-alice"}
+    with pytest.raises(BackendError, match="no pod lab-alice") as refused:
+        async with logged_in(backend, a_login(), config(cluster, home, mode="persistent", metadata=metadata)):
+            pass
+    assert refused.value.user_message == "There is no pod for this login."
+    settings = config(cluster, home, mode="persistent", metadata=metadata, createMissingPods=True)
+    login = a_login(environment={"TOKEN": "s3cret"})
+    try:
+        async with logged_in(backend, login, settings) as one, logged_in(backend, a_login("bob"), settings) as two:
+            assert await run(one, "echo $TOKEN; echo kept >/tmp/file; sleep 4242 & exit 0") == (b"s3cret\n", 0)
+            assert await run(two, "echo $TOKEN; hostname") == (b"\nlab-alice\n", 0)
+        (pod,) = pods(cluster, home)
+        assert "s3cret" not in str(pod)
+        async with logged_in(backend, a_login(), settings) as again:
+            output, _ = await run(again, "cat /tmp/file; ps; ls -A / /tmp")
+        assert output.startswith(b"kept\n")
+        assert b"4242" not in output, "what a login started ends with it"
+        assert output.count(b"serve --stdio") == 1, "and so do the agents of others"
+    finally:
+        cluster.kubectl("--namespace", home, "delete", "pod", "lab-alice", "--grace-period=0", "--force")
+    await no_pods(cluster, home)
+
+
+# -- where the agent cannot come in ------------------------------------------------------------------------
+
+
+def sealed(**more: Any) -> dict[str, Any]:
+    """A pod without any place for the agent."""
+    container = {
+        "name": "shell",
+        "image": OLD_AGENT,
+        "imagePullPolicy": "Never",
+        "command": ["/bin/sleep", "600"],
+        "securityContext": {"readOnlyRootFilesystem": True},
+        **more,
+    }
+    spec = {"containers": [container], "automountServiceAccountToken": False, "terminationGracePeriodSeconds": 0}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "sealed"}, "spec": spec}
+
+
+async def test_a_pod_that_takes_no_agent_is_served_by_the_images_own_or_refused(
+    cluster: Cluster, home: str, backend: KubernetesBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.apply(sealed(), namespace=home)
+    try:
+        named: dict[str, Any] = {"mode": "persistent", "metadata": {"name": "sealed"}}
+        async with logged_in(backend, a_login(), config(cluster, home, **named)) as handler:
+            assert await run(handler, "echo in; exit 4") == (b"in\n", 4)
+        assert "no folder in which a program may be put" in caplog.text
+        with pytest.raises(BackendError, match="does not take the agent"):
+            async with logged_in(backend, a_login(), config(cluster, home, agent="injected", **named)):
+                pass
+    finally:
+        cluster.kubectl("--namespace", home, "delete", "pod", "sealed", "--grace-period=0", "--force")
+
+
+async def test_the_images_agent_starts_programs_and_brings_signals(
+    cluster: Cluster, home: str, backend: KubernetesBackend
+) -> None:
+    settings = config(cluster, home, image=OLD_AGENT, agent="image")
+    login = a_login(environment={"A": "b"}, files={"/tmp/token": "s3cret"})
+    async with logged_in(backend, login, settings) as handler:
+        assert await run(handler, "echo $A; cat /tmp/token; exit 5") == (b"b\ns3cret", 5)
+        channel = Channel()
+        async with handler.session(channel) as session:
+            with pytest.raises(Rejected, match="needs the guest agent"):
+                await session.set_env("B", "c")
+            await session.request_pty(PtyRequest("vt220", WindowSize(97, 31)))
+            await session.run_command("trap 'echo got; exit 3' USR1; stty size; echo up; while :; do sleep 0.1; done")
+            await until(lambda: b"up" in channel.out.data)
+            await session.send_signal("USR1")
+            assert await channel.ended() == 3
+        assert channel.out.data.split() == [b"31", b"97", b"up", b"got"]
+
+
+@pytest.mark.parametrize("mode", ["connection", "session"])
+async def test_without_any_agent_the_cluster_starts_programs(
+    cluster: Cluster, home: str, backend: KubernetesBackend, mode: str
+) -> None:
+    settings = config(cluster, home, disableAgent=True, mode=mode)
+    login = a_login(environment={"A": "b"}, files={"/opt/x/token": "s3cret"})
+    async with logged_in(backend, login, settings) as handler:
+        command = "cat; echo $A; cat /opt/x/token; stat -c %a /opt/x/token; exit 5"
+        assert await run(handler, command, b"in\n") == (b"in\nb\ns3cret600\n", 5)
+        channel = Channel()
+        async with handler.session(channel) as session:
+            await session.run_command("/no/such/program")
+            assert "there is no such program" in str(await channel.ended())
+        with pytest.raises(Rejected, match=r"needs the guest agent|not supported"):
+            await handler.connect_tcp("127.0.0.1", 80)
+
+
+# -- waiting -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "log", "user"),
+    [
+        pytest.param(
+            {"container": {"image": ABSENT, "imagePullPolicy": "IfNotPresent"}},
+            "connection refused",
+            f"The image {ABSENT} cannot be pulled",
+            id="image that cannot be pulled",
+        ),
+        pytest.param(
+            {"container": {"image": ABSENT}}, "ErrImageNeverPull", "is not available", id="image that may not be pulled"
+        ),
+        pytest.param(
+            {"spec": {"nodeSelector": {"kind": "none-such"}}},
+            "0/1 nodes are available",
+            "No node can take the pod",
+            id="no node",
+        ),
+        pytest.param(
+            {"container": {"envFrom": [{"secretRef": {"name": "none-such"}}]}},
+            'secret "none-such" not found',
+            "CreateContainerConfigError",
+            id="missing secret",
+        ),
+        pytest.param(
+            {"idleCommand": ["/bin/false"], "spec": {"restartPolicy": "Never"}},
+            "with status 1",
+            "The pod has ended.",
+            id="idle command that ends",
+        ),
+        pytest.param(
+            {"container": {"ports": [{"containerPort": 99999}]}},
+            "99999",
+            "The cluster refuses the pod.",
+            id="refused by the API",
+        ),
+    ],
+)
+async def test_what_cannot_start_ends_the_login_soon_with_the_clusters_words(
+    cluster: Cluster, home: str, backend: KubernetesBackend, change: dict[str, Any], log: str, user: str
+) -> None:
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(BackendError) as failed:
+        async with logged_in(
+            backend, a_login(), config(cluster, home, timeouts={"podTrouble": "500ms", "podStart": "60s"}, **change)
+        ):
+            pass
+    assert log in failed.value.explanation
+    assert user in failed.value.user_message
+    assert "127.0.0.1" not in failed.value.user_message
+    assert asyncio.get_running_loop().time() - began < 15
+    await no_pods(cluster, home)
+
+
+async def test_who_waits_is_told_what_for(cluster: Cluster, home: str, backend: KubernetesBackend) -> None:
+    seen = Seen()
+    init = {"name": "slow", "image": BUSYBOX, "imagePullPolicy": "Never", "command": ["sleep", "2"]}
+    async with logged_in(backend, a_login(), config(cluster, home, spec={"initContainers": [init]}), seen) as handler:
+        assert await run(handler, "echo in") == (b"in\n", 0)
+    assert seen.lines[0] == "The pod has a node"
+    assert not any("127.0.0.1" in line for line in seen.lines)
+
+
+async def test_a_quota_refuses_the_login_in_the_clusters_words(
+    cluster: Cluster, namespace: str, backend: KubernetesBackend
+) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    cluster.apply(quota, namespace=namespace)
+    with pytest.raises(BackendError, match="exceeded quota") as failed:
+        async with logged_in(backend, a_login(), config(cluster, namespace)):
+            pass
+    assert failed.value.user_message == "The pod is refused: a quota is used up."

@@ -1,0 +1,167 @@
+"""What the cluster says about a pod, and what is made of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from containerssh.backends.kubernetes.progress import (
+    Judgement,
+    Over,
+    Ready,
+    Starting,
+    Trouble,
+    is_warning,
+    judge,
+    tell_event,
+)
+
+SCHEDULED = {"type": "PodScheduled", "status": "True"}
+IMAGE = "registry.example.com/lab/shell:2"
+
+
+def a_pod(phase: str = "Pending", *, conditions: list[Any] | None = None, **more: Any) -> dict[str, Any]:
+    status = {"phase": phase, "conditions": [SCHEDULED] if conditions is None else conditions, **more}
+    return {"metadata": {"name": "p"}, "status": status}
+
+
+def waiting(reason: str, message: str = "", **more: Any) -> list[dict[str, Any]]:
+    return [{"name": "shell", "image": IMAGE, "state": {"waiting": {"reason": reason, "message": message}}, **more}]
+
+
+def ended(reason: str, code: int, message: str = "") -> list[dict[str, Any]]:
+    state = {"terminated": {"reason": reason, "exitCode": code, "message": message}}
+    return [{"name": "shell", "image": IMAGE, "state": state}]
+
+
+def test_a_pod_that_is_ready_is_ready() -> None:
+    ready = {"type": "Ready", "status": "True"}
+    running = [{"name": "shell", "state": {"running": {}}}]
+    assert judge(a_pod("Running", conditions=[SCHEDULED, ready], containerStatuses=running), "shell") == Ready()
+    not_yet = a_pod("Running", containerStatuses=running)
+    assert judge(not_yet, "shell") == Starting("Waiting until the pod is ready")
+
+
+@pytest.mark.parametrize(
+    ("pod", "text"),
+    [
+        (a_pod(conditions=[]), "Waiting for a node"),
+        (a_pod(), "Starting the pod"),
+        (a_pod(containerStatuses=waiting("ContainerCreating")), "Starting the pod"),
+        (a_pod(initContainerStatuses=waiting("PodInitializing")), "Starting the pod"),
+    ],
+)
+def test_what_goes_well_is_waited_for(pod: dict[str, Any], text: str) -> None:
+    assert judge(pod, "shell") == Starting(text)
+
+
+def test_a_pod_without_a_node_is_in_trouble_with_the_schedulers_words() -> None:
+    words = "0/1 nodes are available: 1 Insufficient memory."
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
+    found = judge(a_pod(conditions=[condition]), "shell")
+    assert found == Trouble("Unschedulable", words, f"No node can take the pod: {words}")
+
+
+@pytest.mark.parametrize(
+    ("reason", "lasting", "user"),
+    [
+        ("ErrImagePull", False, f"The image {IMAGE} cannot be pulled (ErrImagePull)."),
+        ("ImagePullBackOff", False, f"The image {IMAGE} cannot be pulled (ImagePullBackOff)."),
+        ("ErrImageNeverPull", True, f"The image {IMAGE} is not available."),
+        ("InvalidImageName", True, f"The image {IMAGE} cannot be pulled (InvalidImageName)."),
+        ("CreateContainerConfigError", False, "The container shell does not start: CreateContainerConfigError"),
+    ],
+)
+def test_a_container_that_cannot_start_is_told(reason: str, lasting: bool, user: str) -> None:
+    found = judge(a_pod(containerStatuses=waiting(reason, "dial tcp 192.0.2.1: refused")), "shell")
+    assert isinstance(found, Trouble)
+    assert (found.reason, found.lasting, found.user) == (reason, lasting, user)
+    assert "192.0.2.1" in found.words
+    assert "192.0.2.1" not in found.user
+
+
+def test_a_container_that_ends_again_and_again_says_with_which_status() -> None:
+    last = {"terminated": {"reason": "Error", "exitCode": 7}}
+    found = judge(a_pod("Running", containerStatuses=waiting("CrashLoopBackOff", lastState=last)), "shell")
+    assert isinstance(found, Trouble)
+    assert "status 7" in found.words
+    assert not found.lasting
+
+
+@pytest.mark.parametrize("phase", ["Running", "Failed"])
+def test_a_console_without_the_program_that_waits_is_recognised(phase: str) -> None:
+    statuses = ended("StartError", 128, 'exec: "sh": executable file not found in $PATH')
+    found = judge(a_pod(phase, containerStatuses=statuses), "shell")
+    assert isinstance(found, Trouble | Over)
+    assert found.reason == "StartError"
+    assert "executable file not found" in found.words
+
+
+@pytest.mark.parametrize(
+    ("pod", "user"),
+    [
+        (a_pod("Failed", reason="Evicted", message="low on memory: node-7"), "The cluster has evicted the pod."),
+        (a_pod("Failed", reason="DeadlineExceeded"), "The pod has reached its longest time."),
+        (
+            a_pod("Failed", containerStatuses=ended("OOMKilled", 137)),
+            "The container has used more memory than it may.",
+        ),
+        (a_pod("Succeeded", containerStatuses=ended("Completed", 0)), "The pod has ended."),
+        ({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {}}, "The pod was deleted."),
+    ],
+)
+def test_a_pod_that_has_ended_says_why_without_names(pod: dict[str, Any], user: str) -> None:
+    found = judge(pod, "shell")
+    assert isinstance(found, Over)
+    assert found.user == user
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        ({"reason": "Pulling", "message": f'Pulling image "{IMAGE}"'}, f"Pulling image {IMAGE}"),
+        ({"reason": "Scheduled", "message": "assigned lab/p to node-7"}, "The pod has a node"),
+        ({"reason": "Pulled", "message": "Container image already present on machine"}, ""),
+        (
+            {"reason": "FailedMount", "message": "MountVolume.SetUp failed on node-7"},
+            "A volume of the pod cannot be mounted yet",
+        ),
+        ({"reason": "Created", "message": "Created container"}, ""),
+    ],
+)
+def test_events_are_told_in_words_of_our_own(event: dict[str, Any], text: str) -> None:
+    assert tell_event(event) == text
+
+
+def test_a_warning_keeps_the_clusters_words_on_one_line() -> None:
+    event = {"type": "Warning", "reason": "FailedMount", "message": "secret\n\x1b[31mnot found"}
+    assert is_warning(event) == "FailedMount: secret [31mnot found"
+    assert is_warning({"type": "Normal", "reason": "Pulling"}) == ""
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+NAMES = st.sampled_from(
+    (
+        "status metadata phase conditions containerStatuses state waiting terminated lastState reason message type name"
+        " initContainerStatuses exitCode deletionTimestamp image"
+    ).split()
+)
+SHAPED: st.SearchStrategy[Any] = st.recursive(
+    st.sampled_from(["Failed", "Running", "StartError", "CrashLoopBackOff", "False", 0, None]) | JSON,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(NAMES, SHAPED, max_size=4))
+def test_nothing_that_the_cluster_may_send_is_more_than_a_judgement(found: dict[str, Any]) -> None:
+    judgement: Judgement = judge({"metadata": {}, **found}, "shell")
+    texts = [text for name in ("words", "user", "text") if (text := getattr(judgement, name, None)) is not None]
+    assert all(text.isprintable() and len(text) < 4000 for text in (*texts, tell_event(found), is_warning(found)))
