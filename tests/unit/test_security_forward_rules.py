@@ -230,3 +230,28 @@ def test_a_network_pattern_means_the_network(
 ) -> None:
     allowed = AddressRules((network,)).permits(address)
     assert rules([f"[{network}]:22"]).allows_tcp(str(address), 22) is allowed
+
+
+SOME_NETWORKS = tuple(
+    ipaddress.ip_network(text)
+    for text in ("10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "192.0.2.0/24", "0.0.0.0/0", "::/0", "2001:db8::/32", "::1")
+)
+SOME_ADDRESSES = tuple(
+    ipaddress.ip_address(text)
+    for text in ("10.1.2.3", "10.1.9.9", "10.9.9.9", "192.0.2.1", "198.51.100.1", "2001:db8::1", "::1", "0.0.0.0")
+)
+NETWORKS = st.lists(st.sampled_from(SOME_NETWORKS), max_size=8).map(tuple)
+ADDRESS_RULES = st.builds(AddressRules, st.none() | NETWORKS, NETWORKS)
+
+
+@given(st.lists(ADDRESS_RULES, min_size=1, max_size=4), st.sampled_from(SOME_ADDRESSES))
+def test_rules_together_permit_what_each_permits_and_name_each_network_once(
+    several: list[AddressRules], address: ipaddress.IPv4Address | ipaddress.IPv6Address
+) -> None:
+    together = AddressRules()
+    for one in several:
+        together = together.and_also(one)
+    assert together.permits(address) is all(one.permits(address) for one in several)
+    if sum(one.allowed is not None for one in several) > 1:
+        assert together.allowed is not None
+        assert len(together.allowed) == len(set(together.allowed))
