@@ -26,6 +26,7 @@ from containerssh.auth.worker import begin, bounded, receive, send, serve
 _MEMORY = 1 << 29
 _MESSAGES = 2000
 _GROUPS = 1000
+_NO_ATTRIBUTES = "1.1"
 _SCOPES = {"sub": ldap.SCOPE_SUBTREE, "one": ldap.SCOPE_ONELEVEL}
 _TLS = {"1.2": 0x303, "1.3": 0x304}
 # What a server answers to a password that is wrong, or not good for a login (RFC 4511 appendix A).
@@ -224,9 +225,12 @@ class Conversation:
         """Become *name*; raises RefusedError if the password is wrong or not good for a login."""
         number = self._connection.simple_bind(name, password, serverctrls=[PasswordPolicyControl()])
         try:
-            _, _, _, controls, *_ = self._connection.result4(number, timeout=self._settings.timeout)
+            kind, _, _, controls, *_ = self._connection.result4(number, timeout=self._settings.timeout)
         except _WRONG as exc:
             raise RefusedError(_text(exc)) from exc
+        if kind != ldap.RES_BIND:
+            # To the library the end of a search is as good.
+            raise UnavailableError("the server answers what it was not asked")
         for control in controls:
             if isinstance(control, PasswordPolicyControl) and control.error in _POLICY:
                 raise RefusedError(_POLICY[control.error])
@@ -281,7 +285,7 @@ class Conversation:
         if settings.group_filter:
             names = {"dn": entry.dn if entry else self._nobody, "username": username}
             wanted = in_filter(settings.group_filter, names)
-            found = self._search(settings.group_base, ldap.SCOPE_SUBTREE, wanted, [ldap.NO_ATTRS], limit=_GROUPS)
+            found = self._search(settings.group_base, ldap.SCOPE_SUBTREE, wanted, [_NO_ATTRIBUTES], limit=_GROUPS)
             groups += [group.dn for group in found]
         return {
             "dn": entry.dn if entry else "",
