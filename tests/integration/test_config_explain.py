@@ -6,8 +6,7 @@ import base64
 import io
 import json
 import sys
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,28 +14,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from containerssh.auth.hashes import hash_password
-from containerssh.auth.remember import open_memory
-from containerssh.auth.totp import parse_totp
 from containerssh.cli.main import main
-from containerssh.config.load import load
 from containerssh.core.errors import ConfigError
-from containerssh.core.handlers import AuthMethod, PublicKey
-from containerssh.core.metadata import Login, SocketAddress, Value
-from containerssh.explain.credentials import Question, Terminal
+from containerssh.core.metadata import SocketAddress, Value
 from containerssh.explain.report import Explanation
 from containerssh.explain.text import as_text
-from containerssh.explain.walk import explain
 from containerssh.webhook import Answer, AuthorizationRequest, ConfigAnswer, ConfigRequest, PasswordRequest, app
 from containerssh.webhook import Value as Entry
 from tests.support import server as product
-from tests.support.kdc import HOME, KDC, running_kdc
+from tests.support.explained import PASSWORD, in_file, public, steps, told
 from tests.support.oci import image
 from tests.support.openssh import OpenSSH, ssh_options
-
-PASSWORD = hash_password("secret", "bcrypt")
-SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
-HERE = SocketAddress("127.0.0.1", 0)
 
 
 @pytest.fixture
@@ -79,31 +67,6 @@ async def webhooks(asked: list[Any], *, authorizes: bool = True) -> AsyncIterato
 def hooked(url: str, **more: Any) -> dict[str, Any]:
     method = {"method": "webhook", "webhook": {"url": url}}
     return {"auth": {"password": method, "authz": method}, "configserver": {"url": f"{url}/config"}, **more}
-
-
-def in_file(folder: Path, config: dict[str, Any], users: dict[str, Any] | None = None) -> Path:
-    """*config* in a file, *users* in another that it names."""
-    path = folder / "config.yaml"
-    if users is not None:
-        (folder / "users.yaml").write_text(json.dumps({"users": users}))
-        (folder / "users.yaml").chmod(0o600)
-        config = {**config, "auth": {**config.get("auth", {}), "users": {"file": str(folder / "users.yaml")}}}
-    path.write_text(json.dumps({"oci": {"image": "any"}, "backend": "oci", **config}))
-    return path
-
-
-async def told(path: Path, user: str = "alice", **more: Any) -> Explanation:
-    return await explain(load(path).config, Question(username=user, address=more.pop("address", HERE), **more))
-
-
-def public(key: Path) -> PublicKey:
-    """The public key beside the private key *key*."""
-    algorithm, encoded, *_ = key.with_suffix(".pub").read_text().split()
-    return PublicKey(algorithm, base64.b64decode(encoded))
-
-
-def steps(explanation: Explanation) -> list[tuple[str, str]]:
-    return [(step.name, step.outcome) for step in explanation.steps]
 
 
 def allowed(explanation: dict[str, Any]) -> dict[str, bool]:
@@ -303,93 +266,6 @@ async def test_an_answer_that_cannot_be_used_ends_the_login(tmp_path: Path) -> N
     explanation = await told(in_file(tmp_path, {"auth": {"password": {"method": "users"}}, **server}, users))
     await runner.cleanup()
     assert (explanation.admitted, "invalid backend: nosuch" in explanation.reason) == (False, True)
-
-
-# -- several methods ---------------------------------------------------------------------------------------------------
-
-CHAIN: dict[str, Any] = {
-    "auth": {
-        "password": {"method": "users"},
-        "publicKey": {"method": "users"},
-        "authenticationMethods": ["publickey,password"],
-    }
-}
-
-
-async def test_a_chain_is_followed_and_what_is_missing_is_supposed_or_named(openssh: OpenSSH, tmp_path: Path) -> None:
-    key = await openssh.make_key()
-    alice = {"password": PASSWORD, "authorizedKeys": [key.with_suffix(".pub").read_text().strip()]}
-    path = in_file(tmp_path, CHAIN, {"alice": alice, "bob": {"password": PASSWORD}})
-    shown = public(key)
-    both = await told(path, key=shown, password=b"secret")
-    assert (both.admitted, steps(both)) == (True, [("publickey", "more"), ("password", "right")])
-    assert [(method.name, method.why_not) for method in both.methods][:2] == [
-        ("password", "no list of auth.authenticationMethods begins with it"),
-        ("publickey", ""),
-    ]
-    one = await told(path, key=shown)
-    assert (one.admitted, [step.supposed for step in one.steps]) == (True, [False, True])
-    alone = await told(path, key=shown, methods=[AuthMethod.PUBLIC_KEY])
-    assert (alone.admitted, alone.reason) == (False, "nothing is shown for what must follow: password")
-    early = await told(path, password=b"secret", methods=[AuthMethod.PASSWORD])
-    assert (early.admitted, early.reason) == (False, "password: not offered here; what can be tried is publickey")
-    wrong = await told(path, key=shown, password=b"wrong")
-    assert (wrong.admitted, steps(wrong)) == (False, [("publickey", "more"), ("password", "refused")])
-    assert not (await told(path, "bob")).admitted
-    assert not (await told(path, "nobody")).admitted
-
-
-async def test_a_code_is_judged_and_used_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
-    auth = {"auth": {"password": {"method": "users"}, "keyboardInteractive": {"method": "users"}}}
-    users = {"alice": {"password": PASSWORD, "totp": SECRET}, "bob": {"password": PASSWORD}}
-    path = in_file(tmp_path, auth, users)
-    code = parse_totp(SECRET).code(int(time.time()) // 30)
-    first = await told(path, password=b"secret", prompts=Terminal([code]))
-    assert (first.admitted, steps(first)) == (True, [("password", "more"), ("keyboard-interactive", "right")])
-    again = await told(path, password=b"secret", prompts=Terminal([code]))
-    assert (again.admitted, again.reason) == (False, "keyboard-interactive: the code was used already")
-    supposed = await told(path)
-    assert [step.supposed for step in supposed.steps] == [True, True]
-    assert steps(await told(path, "bob")) == [("password", "right")]
-
-
-async def test_what_was_only_supposed_is_never_remembered(
-    openssh: OpenSSH, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
-    key = public(await openssh.make_key())
-    hook = {"method": "webhook", "webhook": {"url": "http://127.0.0.1:9"}}
-    auth = {"publicKey": {"method": "remember"}, "keyboardInteractive": hook, "remember": {"period": "8h"}}
-    path = in_file(tmp_path, {"auth": auth})
-    for _ in range(2):
-        explanation = await told(path, key=key)
-        assert steps(explanation) == [("publickey", "more"), ("keyboard-interactive", "right")]
-        assert [step.supposed for step in explanation.steps] == [False, True]
-    config = load(path).config
-    login = Login(HERE, "0" * 32, username="alice", authenticated_username="Alice")
-    await open_memory(config.auth, tmp_path / "state").keep(login, login, key)
-    recalled = await told(path, key=key)
-    assert steps(recalled) == [("publickey", "right")]
-    assert [line["code"] for line in recalled.steps[0].log] == ["AUTH_REMEMBERED"]
-
-
-@pytest.fixture(scope="module")
-def kdc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KDC]:
-    with running_kdc(tmp_path_factory.mktemp("kdc")) as found:
-        yield found
-
-
-async def test_tickets_of_who_asks_are_shown(kdc: KDC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = in_file(tmp_path, {"auth": {"gssapi": kdc.settings()}})
-    for name, value in {**await kdc.ticket("alice"), "KRB5_CONFIG": str(kdc.config)}.items():
-        monkeypatch.setenv(name, value)
-    mine = await told(path, service=f"host/localhost@{HOME}")
-    assert (mine.admitted, mine.login["metadata"]["KERBEROS_PRINCIPAL"]) == (True, {"value": f"alice@{HOME}"})
-    other = await told(path, "bob", service=f"host/localhost@{HOME}")
-    assert (other.admitted, "may not log in as bob" in other.reason) == (False, True)
-    nobody = await told(path, service=f"host/nowhere@{HOME}")
-    assert steps(nobody) == [("gssapi-with-mic", "unavailable")]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
