@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerssh.auth.authorized_keys import AuthorizedKey, UnusableLine, parse_authorized_key
+from containerssh.auth.authorized_keys import AuthorizedKey, UnusableLine, parse_authorized_key, parse_principal
 from containerssh.core.metadata import Restrictions
 
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
@@ -194,6 +195,39 @@ def test_any_line_is_a_key_or_refused(start: str, end: str) -> None:
     except ValueError:
         return
     assert entry is None or entry.key.authorized_key == ED25519
+
+
+def principal(line: str) -> AuthorizedKey | None:
+    return parse_principal(line, replace(parse(ED25519), is_authority=True, principals=("alice",)))
+
+
+@pytest.mark.parametrize("line", ["", "# ops", " \t"])
+def test_a_file_of_principals_may_have_comments(line: str) -> None:
+    assert principal(line) is None
+
+
+def test_a_principal_may_have_options_before_it() -> None:
+    for line, name, rights in (
+        ("ops", "ops", Restrictions()),
+        (" on-call@example.com ", "on-call@example.com", Restrictions()),
+        ('no-pty,command="echo a b" ops', "ops", Restrictions(pty=False, force_command="echo a b")),
+    ):
+        entry = principal(line)
+        assert entry is not None
+        assert (entry.principals, entry.restrictions, entry.is_authority) == ((name,), rights, True)
+
+
+@pytest.mark.parametrize("line", ["a b", "no-pty a b", "cert-authority a", 'principals="x" a', "nonsense a", 'a "'])
+def test_a_line_that_is_no_principal_is_refused(line: str) -> None:
+    with pytest.raises(UnusableLine):
+        principal(line)
+
+
+@given(st.text(st.sampled_from('=,"!/ \t:*.1#an\0'), max_size=20), st.sampled_from(["", "no-pty ", 'from="', "pty,"]))
+def test_any_line_of_a_file_of_principals_is_one_or_refused(line: str, start: str) -> None:
+    with suppress(UnusableLine):
+        entry = principal(start + line)
+        assert entry is None or (entry.principals and " " not in entry.principals[0] and entry.is_authority)
 
 
 SECRET = "Xq7hunter2Zw"
