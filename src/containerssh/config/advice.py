@@ -18,6 +18,7 @@ from containerssh.config.log import LogLevel
 from containerssh.config.model import ConfigModel, seconds
 from containerssh.config.oci import OCIConfig
 from containerssh.config.pem import is_pem
+from containerssh.config.pod_advice import pod_advice
 from containerssh.config.security import CommandModeConfig, ListModeConfig, SecurityConfig
 from containerssh.config.ssh import CIPHERS, KEX, MACS, SSHConfig
 from containerssh.core.forwarding import Endpoint
@@ -242,6 +243,7 @@ def _where_forwards_end(config: AppConfig) -> Iterator[Finding]:
     ]
     docker = config.docker.execution
     with_docker, with_oci = (config.backend in (name, "auto") for name in ("docker", "oci"))
+    with_pods = config.backend == "kubernetes"
     if not allowed:
         return
     where = f"security.forwarding.{allowed[0]}"
@@ -249,9 +251,11 @@ def _where_forwards_end(config: AppConfig) -> Iterator[Finding]:
         text = "containers are in the host's network: forwarded connections begin and end there"
         yield _say("warning", where, text, "give containers a network of their own")
     in_a_session = [name for name in allowed if name != "x11ForwardingMode"]
-    if with_docker and docker.mode == "session" and in_a_session:
-        text = "in session mode a login has no container to forward to; these requests are refused"
-        yield _say("warning", f"security.forwarding.{in_a_session[0]}", text, "set docker.execution.mode: connection")
+    ways = {"docker.execution": with_docker and docker.mode, "kubernetes.pod": with_pods and config.kubernetes.pod.mode}
+    for section, mode in ways.items():
+        if mode == "session" and in_a_session:
+            text = "in session mode a login has no container to forward to; these requests are refused"
+            yield _say("warning", f"security.forwarding.{in_a_session[0]}", text, f"set {section}.mode: connection")
 
 
 def _sftp(config: AppConfig) -> Iterator[Finding]:
@@ -290,6 +294,10 @@ def _backends(config: AppConfig) -> Iterator[Finding]:
         yield from _oci(config.oci)
     if "kubernetes" in used:
         yield from connection_advice(config.kubernetes.connection)
+        yield from pod_advice(config.kubernetes.pod)
+        ours = config.kubernetes.pod.agent_in_use in ("injected", "auto")
+        if not ours and (config.sftp.server == "builtin" or config.sftp.rules.binding):
+            yield _say("warning", "sftp", "these rules need the server's own agent: without it SFTP is refused")
 
 
 def _docker(docker: DockerConfig) -> Iterator[Finding]:

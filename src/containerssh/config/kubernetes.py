@@ -185,8 +185,6 @@ class KubernetesPodConfig(ConfigModel):
             yield Problem("metadata.namespace", "must be set")
         yield from self._agent_problems()
         yield from self._exposed_problems()
-        if self.mode == "persistent" and not self.metadata.get("name"):
-            yield Problem("metadata.name", "must be set in the mode persistent")
         if self.create_missing_pods and self.mode != "persistent":
             yield Problem("createMissingPods", "needs the mode persistent")
         waits = self.mode == "connection" or self.create_missing_pods
