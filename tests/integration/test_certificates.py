@@ -212,6 +212,7 @@ async def test_principals_may_stand_in_files(openssh: OpenSSH, authority: Author
         assert told >= {f"Line {number} of {folder}/alice lets nobody in" for number in (5, 7)}
         assert any("bob" in text for text in told), "a file that anybody may write to"
         assert not any("carol" in text for text in told)
+        assert "the user has no principals" in why_not(server)
         ops, near = server.backend.logins
         assert (ops.restrictions.pty, near.restrictions.pty) == (True, False)
 

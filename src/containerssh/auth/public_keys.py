@@ -89,10 +89,11 @@ class PublicKeys:
 
     async def _by_authority(self, attempt: AuthAttempt, certificate: Certificate) -> Login:
         entries = await self._authorities.entries(certificate.authority, attempt.username)
+        if own := await self._users.principals_of(attempt.username) if self._users else ():
+            entries = (self._authorities.entry(certificate.authority, own),)
+        if not entries:
+            raise AuthFailed(AuthCode.FAILED, "the user has no principals")
         if self._users is not None:
-            own = await self._users.principals_of(attempt.username)
-            if own:
-                entries = (self._authorities.entry(certificate.authority, own),)
             login = await self._users.authenticate_certificate(attempt, certificate, entries)
         else:
             entry, rights = authorize(attempt, certificate, entries)
