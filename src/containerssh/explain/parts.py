@@ -58,6 +58,14 @@ def _without_variables(value: Any, key: str) -> Any:
     return [_without_variables(entry, "") for entry in value]
 
 
+def webhooks(config: AppConfig) -> list[str]:
+    """Where webhooks are, passwords masked."""
+    auth = config.auth
+    sections = (auth.password, auth.public_key, auth.keyboard_interactive, auth.authz)
+    urls = [section.webhook.url for section in sections if section.method == "webhook"]
+    return [str(masked(url)) for url in dict.fromkeys([*urls, config.configserver.url]) if url]
+
+
 def container(name: str, config: AppConfig, login: Login) -> dict[str, Any]:
     """What the backend *name* would start."""
     found = outline(name, config, login)

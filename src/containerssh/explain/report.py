@@ -71,6 +71,8 @@ class Explanation:
     admitted: bool = False
     reason: str = ""
     """Why not."""
+    webhooks: list[str] = field(default_factory=list)
+    """Those that are asked for real where the login's way leads to them."""
     methods: list[Method] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     login: dict[str, Any] = field(default_factory=dict)

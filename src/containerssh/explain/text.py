@@ -27,6 +27,8 @@ def as_text(told: Explanation) -> str:
 
 def _lines(told: Explanation) -> Iterator[str]:
     yield f"Login of {told.username} from {told.address.rpartition(':')[0]}"
+    if told.webhooks:
+        yield f"Asked for real: {', '.join(told.webhooks)}"
     yield ""
     yield "Methods that a client is offered:"
     for method in told.methods:

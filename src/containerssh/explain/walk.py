@@ -23,7 +23,7 @@ from containerssh.core.messages import Event
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
 from containerssh.core.requests import to_wire
 from containerssh.explain.credentials import NO_KEY, NoPrompts, Question, Recalled, Supposed, Tickets
-from containerssh.explain.parts import changes, container, force_command, limits, limits_of_login, permissions
+from containerssh.explain.parts import changes, container, force_command, limits, limits_of_login, permissions, webhooks
 from containerssh.explain.report import Explanation, Method, described, gained
 from containerssh.generation import open_authenticators
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
@@ -52,6 +52,7 @@ async def explain(config: AppConfig, question: Question) -> Explanation:
         opened = await open_authenticators(config, stack)
         told.methods = [_method(method, opened, config) for method in AuthMethod]
         told.limits = limits(config, question.address)
+        told.webhooks = webhooks(config) if question.webhooks else []
         stack.enter_context(_heard(told))
         walk = _Walk(config, question, told)
         config_server: LoginConfiguration | None = None
