@@ -78,8 +78,8 @@ def _add_explain(explain: argparse.ArgumentParser) -> None:
     methods = ("password", "publickey", "keyboard-interactive", "gssapi-with-mic")
     explain.description = (
         "What a login would get, and why; nothing is started. Webhooks, the configuration server, identity providers "
-        "and KDCs are asked for real. What nothing is given for is supposed to be right. The exit status is 0 if the login "
-        "would be let in, 1 if not."
+        "and KDCs are asked for real. What nothing is given for is supposed to be right. The exit status is 0 if the "
+        "login would be let in, 1 if not."
     )
     explain.add_argument("file", metavar="FILE", nargs="?", default="config.yaml")
     explain.add_argument("--user", metavar="NAME", required=True, help="whose login")
