@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from containerssh.auth.authenticator import (
@@ -106,17 +107,40 @@ class Generations(ServerHandler):
             generation.scope.let_go()
         await asyncio.gather(*(generation.scope.leave() for generation in self._open))
 
-    @asynccontextmanager
-    async def accept(self, meta: ConnectionMetadata) -> AsyncIterator[NetworkHandler]:
-        generation = self.current
-        generation.connections += 1
+    def accept(self, meta: ConnectionMetadata) -> AbstractAsyncContextManager[NetworkHandler]:
+        return _Accepted(self.current, meta)
+
+
+class _Accepted:
+    """A connection of a generation; no generator, whose frame would be kept for each of them."""
+
+    __slots__ = ("_generation", "_inner")
+
+    def __init__(self, generation: Generation, meta: ConnectionMetadata) -> None:
+        self._generation = generation
+        self._inner = generation.opened.handler.accept(meta)
+
+    async def __aenter__(self) -> NetworkHandler:
+        self._generation.connections += 1
         try:
-            async with generation.opened.handler.accept(meta) as network:
-                yield network
+            return await self._inner.__aenter__()
+        except BaseException:
+            self._ended()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        try:
+            return await self._inner.__aexit__(kind, error, trace)
         finally:
-            generation.connections -= 1
-            if generation.retired and not generation.connections:
-                generation.scope.let_go()
+            self._ended()
+
+    def _ended(self) -> None:
+        generation = self._generation
+        generation.connections -= 1
+        if generation.retired and not generation.connections:
+            generation.scope.let_go()
 
 
 @asynccontextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -260,7 +259,7 @@ class Sender:
     def __init__(self, writer: ByteWriter) -> None:
         self.failed: Callable[[Exception], None] = _ignore
         self._writer = writer
-        self._queue: deque[tuple[bytes, asyncio.Future[None] | None]] = deque()
+        self._queue: list[tuple[bytes, asyncio.Future[None] | None]] = []
         self._queued = 0
         self._filled = Flag()
 
@@ -291,8 +290,7 @@ class Sender:
         while True:
             await self._filled.wait()
             self._filled.clear()
-            batch = list(self._queue)
-            self._queue.clear()
+            batch, self._queue = self._queue, []
             self._queued = 0
             try:
                 await self._writer.write(b"".join(frame for frame, _ in batch))
@@ -307,8 +305,8 @@ class Sender:
 
     def close(self) -> None:
         """Nothing will be sent any more."""
-        _finish(list(self._queue), ConnectionResetError("the link was closed"))
-        self._queue.clear()
+        batch, self._queue = self._queue, []
+        _finish(batch, ConnectionResetError("the link was closed"))
         self._queued = 0
 
 

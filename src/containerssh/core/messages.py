@@ -8,8 +8,8 @@ connection come from :func:`log_labels`, so nobody passes a logger about. How a 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from enum import StrEnum
 from typing import Self
@@ -70,27 +70,46 @@ def current_threshold() -> int | None:
     return _threshold.get()
 
 
-@contextmanager
-def log_labels(**labels: LabelValue) -> Iterator[None]:
+def log_labels(**labels: LabelValue) -> AbstractContextManager[None]:
     """Add *labels* to every line logged in this scope, and in the tasks started in it."""
-    before = current_labels()
-    _labels.set({**before, **labels})
-    try:
-        yield
-    finally:
-        # Not reset(token): an async generator may be closed in another context than it was entered in.
-        _labels.set(before)
+    return _Labels(labels)
 
 
-@contextmanager
-def log_threshold(level: int | None) -> Iterator[None]:
+def log_threshold(level: int | None) -> AbstractContextManager[None]:
     """Use another log level in this scope (the config server may set it for one login)."""
-    before = _threshold.get()
-    _threshold.set(level if level is not None else before)
-    if level is not None and level < _root.level:
-        # From now on records of this level get as far as the handler, which knows each scope's level.
-        _root.setLevel(level)
-    try:
-        yield
-    finally:
-        _threshold.set(before)
+    return _Threshold(level)
+
+
+# No generators: each connection holds several of these for as long as it lasts, and a generator's frame is large.
+class _Labels:
+    __slots__ = ("_labels",)
+
+    def __init__(self, labels: Mapping[str, LabelValue]) -> None:
+        self._labels = labels
+
+    def __enter__(self) -> None:
+        before = current_labels()
+        _labels.set({**before, **self._labels})
+        self._labels = before
+
+    def __exit__(self, *_: object) -> None:
+        # Not reset(token): an async generator may be closed in another context than it was entered in.
+        _labels.set(self._labels)
+
+
+class _Threshold:
+    __slots__ = ("_level",)
+
+    def __init__(self, level: int | None) -> None:
+        self._level = level
+
+    def __enter__(self) -> None:
+        before, level = _threshold.get(), self._level
+        _threshold.set(level if level is not None else before)
+        if level is not None and level < _root.level:
+            # From now on records of this level get as far as the handler, which knows each scope's level.
+            _root.setLevel(level)
+        self._level = before
+
+    def __exit__(self, *_: object) -> None:
+        _threshold.set(self._level)

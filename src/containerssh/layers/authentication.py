@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from containerssh.auth.authenticator import (
@@ -112,22 +113,61 @@ class Steps(PartialSuccess):
 class AuthenticationServer(ServerLayer):
     authenticators: Authenticators
 
-    @asynccontextmanager
-    async def accept(self, meta: ConnectionMetadata) -> AsyncIterator[NetworkHandler]:
-        async with self.inner.accept(meta) as inner:
-            network = AuthenticationNetwork(inner, self.authenticators)
-            try:
-                yield network
-            finally:
-                await network.close()
+    def accept(self, meta: ConnectionMetadata) -> AbstractAsyncContextManager[NetworkHandler]:
+        return _Accepted(self.inner.accept(meta), self.authenticators)
+
+
+class _Accepted:
+    """A connection; no generator, whose frame would be kept for each of them."""
+
+    __slots__ = ("_authenticators", "_inner", "_network")
+
+    def __init__(self, inner: AbstractAsyncContextManager[NetworkHandler], authenticators: Authenticators) -> None:
+        self._inner = inner
+        self._authenticators = authenticators
+        self._network: AuthenticationNetwork
+
+    async def __aenter__(self) -> NetworkHandler:
+        self._network = AuthenticationNetwork(await self._inner.__aenter__(), self._authenticators)
+        return self._network
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        try:
+            await self._network.close()
+        except BaseException as exc:
+            if not await self._inner.__aexit__(type(exc), exc, exc.__traceback__):
+                raise
+            return True
+        return await self._inner.__aexit__(kind, error, trace)
+
+
+class _Undo:
+    """An exit stack, made when it is needed: few logins have anything to take back."""
+
+    __slots__ = ("_stack",)
+
+    def __init__(self) -> None:
+        self._stack: AsyncExitStack | None = None
+
+    @property
+    def stack(self) -> AsyncExitStack:
+        if self._stack is None:
+            self._stack = AsyncExitStack()
+        return self._stack
+
+    async def aclose(self) -> None:
+        if self._stack is not None:
+            await self._stack.aclose()
 
 
 @dataclass(eq=False)
 class AuthenticationNetwork(NetworkLayer):
     authenticators: Authenticators
-    _undo: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _undo: _Undo = field(default_factory=_Undo)
     # What the steps so far have left, which others are to follow.
-    _undo_steps: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _undo_steps: _Undo = field(default_factory=_Undo)
     _user: str = ""
     _chains: Collection[Chain] = ()
 
@@ -151,13 +191,13 @@ class AuthenticationNetwork(NetworkLayer):
         if self.authenticators.interactive is None:
             return await super().authenticate_interactive(attempt, prompts)
         await self._begin(attempt)
-        return await self.authenticators.interactive.authenticate_interactive(attempt, prompts, self._undo)
+        return await self.authenticators.interactive.authenticate_interactive(attempt, prompts, self._undo.stack)
 
     async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange) -> Login:
         if self.authenticators.gssapi is None:
             return await super().authenticate_gssapi(attempt, exchange)
         await self._begin(attempt)
-        return await self.authenticators.gssapi.authenticate_gssapi(attempt, exchange, self._undo)
+        return await self.authenticators.gssapi.authenticate_gssapi(attempt, exchange, self._undo.stack)
 
     async def authenticated(
         self, login: Login, method: AuthMethod, before: PartialSuccess | None, key: PublicKey | None = None
@@ -182,7 +222,7 @@ class AuthenticationNetwork(NetworkLayer):
             login, succeeded = recalled, (*succeeded, AuthMethod.KEYBOARD_INTERACTIVE)
             methods = can_follow(chains, succeeded)
         if methods:
-            self._undo_steps.push_async_exit(self._undo.pop_all())
+            self._undo_steps.stack.push_async_exit(self._undo.stack.pop_all())
             return Steps(login, succeeded, methods, key, answered)
         memory = self.authenticators.memory
         try:

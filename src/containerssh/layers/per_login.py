@@ -7,7 +7,7 @@ way ends this one login with a message code; the configuration of the file is ne
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -50,9 +50,8 @@ class PerLoginServer(ServerHandler):
     config_server: LoginConfiguration | None
     backends: Mapping[str, LoginBackend]
 
-    @asynccontextmanager
-    async def accept(self, meta: ConnectionMetadata) -> AsyncIterator[NetworkHandler]:
-        yield PerLoginNetwork(self)
+    def accept(self, meta: ConnectionMetadata) -> AbstractAsyncContextManager[NetworkHandler]:
+        return nullcontext(PerLoginNetwork(self))
 
 
 @dataclass(eq=False)

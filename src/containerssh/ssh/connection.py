@@ -340,7 +340,10 @@ class Connection(Notices):
                 logger.debug(Event(SSHCode.HANDSHAKE_SUCCESSFUL, "SSH handshake successful"))
                 self._login.set_result(handler)
                 try:
-                    with limited_time(began, handler.longest, warn=self._ends_soon, end=self._time_is_over):
+                    if handler.longest:
+                        with limited_time(began, handler.longest, warn=self._ends_soon, end=self._time_is_over):
+                            await self._left.wait()
+                    else:
                         await self._left.wait()
                 finally:
                     await self._end_sessions()

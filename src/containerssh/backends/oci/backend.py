@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -52,18 +52,19 @@ class OCIBackend:
         self._numbers = count(1)
         self._moves: asyncio.Future[None] | None = None
 
-    @asynccontextmanager
-    async def login(self, login: Login, config: OCIConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
+    def login(
+        self, login: Login, config: OCIConfig, notices: Notices
+    ) -> AbstractAsyncContextManager[ConnectionHandler]:
         """
         A container that lives as long as the scope; in session mode, one for each session.
 
         Raises:
             BackendError: it could not be started.
         """
-        if config.mode is OCIMode.CONNECTION:
-            async with self.container(login, config, notices) as connection:
-                yield connection
-            return
+        return (self.container if config.mode is OCIMode.CONNECTION else self._sessions)(login, config, notices)
+
+    @asynccontextmanager
+    async def _sessions(self, login: Login, config: OCIConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
         # What can be wrong with image or configuration is found here, where the user is still to be told why.
         async with time_limit(config.timeouts.container_start, lambda: _too_slow(config)):
             await self._prepare(login, config, notices)
@@ -82,8 +83,11 @@ class OCIBackend:
                 logger.debug(Event(OCICode.CONTAINER_CREATE, "Starting a container", containerId=spec.id))
                 link = await undo.enter_async_context(open_container(machine.host, spec))
             await _write_files(link, login, spec)
-            yield ContainerConnection(link, _execution(config, spec))
-            logger.debug(Event(OCICode.CONTAINER_REMOVE, "Removing the container", containerId=spec.id))
+            container_id, connection = spec.id, ContainerConnection(link, _execution(config, spec))
+            # What it was made from would be kept for as long as it runs.
+            del login, notices, spec, machine, image, link
+            yield connection
+            logger.debug(Event(OCICode.CONTAINER_REMOVE, "Removing the container", containerId=container_id))
 
     async def probe(self, config: OCIConfig) -> str:
         """

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import count
@@ -112,11 +112,13 @@ async def open_container(host: Host, spec: ContainerSpec) -> AsyncIterator[Agent
         BackendError: it did not start.
     """
     within = spec.config.timeouts.container_stop
-    async with AsyncExitStack() as undo:
-        back = await undo.enter_async_context(dial_back(host.instance.runtime, architecture()))
+    async with dial_back(host.instance.runtime, architecture()) as back:
         argv = [*_entrypoint(spec), *back.command]
-        child = await undo.enter_async_context(running(host, spec, argv, {MOUNT_POINT: back.folder}, within))
-        yield await _first(back.accept(), child)
+        async with running(host, spec, argv, {MOUNT_POINT: back.folder}, within) as child:
+            link = await _first(back.accept(), child)
+            # What is kept while it runs takes memory for each login.
+            del spec, argv, back
+            yield link
 
 
 def _entrypoint(spec: ContainerSpec) -> Sequence[str]:
@@ -129,45 +131,58 @@ async def running(
     host: Host, spec: ContainerSpec, argv: Sequence[str], mounts: Mapping[str, Path], within: timedelta
 ) -> AsyncIterator[Child]:
     """A container that runs *argv*, with *mounts* (inside, outside) bound read-only."""
-    async with AsyncExitStack() as undo:
-        folder = host.container_folder(spec.id)
-        make_private(folder.parent)
-        folder.mkdir(mode=0o700)
-        undo.push_async_callback(finish, lambda: _remove(host, folder), within=within)
-        if spec.place.storage == "copy":
-            await _copy_root(host, spec, folder)
-        own = {**_write_files(folder, spec), **mounts}
-        binds = [split_bind(bind)[0] for bind in spec.config.binds]
-        at = staging_folder(host.data, host.instance.runtime, Path(host.runtime.path))
-        namespace = _user_namespace(host, spec.place.id_map)
-        numbered = [f"{at}/{number}" for number in range(len(binds) + len(own))]
-        bundle = BundleSpec(
-            root=f"{at}/root",
-            argv=argv,
-            environment=spec.environment,
-            user=spec.user,
-            working_directory=_working_directory(spec),
-            hostname=spec.hostname,
-            id_map=spec.place.id_map,
-            user_namespace=f"{at}/user" if namespace else None,
-            cgroup=cgroups.cgroup_path(host.instance.id, spec.id) if host.runtime.cgroups else None,
-            limits=spec.limits,
-            binds=numbered[: len(binds)],
-            mounts=[(source, inside, True) for source, inside in zip(numbered[len(binds) :], own, strict=True)],
-            annotations=spec.annotations,
-        )
-        write_bundle(folder, spec.config, bundle)
+    container_id = spec.id
+    folder = host.container_folder(container_id)
+    make_private(folder.parent)
+    folder.mkdir(mode=0o700)
+    try:
+        order = await _written(host, spec, folder, argv, mounts)
         child = host.launcher.child()
-        undo.push_async_callback(finish, lambda: _end(host, spec.id, child), within=within)
-        await child.start(
-            "run",
-            argv=host.runtime.argv(host.state, "run", "--bundle", str(folder), spec.id),
-            environment=clean_environment(),
-            hide_unified=host.runtime.hide_unified,
-            user_namespace=namespace,
-            **spec.place.order(folder, at, [*binds, *map(str, own.values())]),
-        )
-        yield child
+        del spec, argv, mounts
+        try:
+            await child.start("run", **order)
+            del order
+            yield child
+        finally:
+            await finish(lambda: _end(host, container_id, child), within=within)
+    finally:
+        await finish(lambda: _remove(host, folder), within=within)
+
+
+async def _written(
+    host: Host, spec: ContainerSpec, folder: Path, argv: Sequence[str], mounts: Mapping[str, Path]
+) -> dict[str, object]:
+    """What is to run, as a bundle in *folder*; the order to the helper that runs it."""
+    if spec.place.storage == "copy":
+        await _copy_root(host, spec, folder)
+    own = {**_write_files(folder, spec), **mounts}
+    binds = [split_bind(bind)[0] for bind in spec.config.binds]
+    at = staging_folder(host.data, host.instance.runtime, Path(host.runtime.path))
+    namespace = _user_namespace(host, spec.place.id_map)
+    numbered = [f"{at}/{number}" for number in range(len(binds) + len(own))]
+    bundle = BundleSpec(
+        root=f"{at}/root",
+        argv=argv,
+        environment=spec.environment,
+        user=spec.user,
+        working_directory=_working_directory(spec),
+        hostname=spec.hostname,
+        id_map=spec.place.id_map,
+        user_namespace=f"{at}/user" if namespace else None,
+        cgroup=cgroups.cgroup_path(host.instance.id, spec.id) if host.runtime.cgroups else None,
+        limits=spec.limits,
+        binds=numbered[: len(binds)],
+        mounts=[(source, inside, True) for source, inside in zip(numbered[len(binds) :], own, strict=True)],
+        annotations=spec.annotations,
+    )
+    write_bundle(folder, spec.config, bundle)
+    return {
+        "argv": host.runtime.argv(host.state, "run", "--bundle", str(folder), spec.id),
+        "environment": clean_environment(),
+        "hide_unified": host.runtime.hide_unified,
+        "user_namespace": namespace,
+        **spec.place.order(folder, at, [*binds, *map(str, own.values())]),
+    }
 
 
 def _user_namespace(host: Host, id_map: IdMap | None) -> list[int] | None:
