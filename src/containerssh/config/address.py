@@ -1,6 +1,8 @@
-"""Addresses to listen on."""
+"""Addresses to listen on, and those of this machine."""
 
 from __future__ import annotations
+
+import ipaddress
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -20,3 +22,11 @@ def split_address(address: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit()) or int(port) > 65_535:
         raise ValueError(f"{address!r}: {port!r} is no port")
     return host, int(port)
+
+
+def is_local(host: str) -> bool:
+    """Whether a name or an address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from containerssh.config.address import is_local
 from containerssh.config.app import AppConfig
 from containerssh.config.auth import KerberosConfig
+from containerssh.config.auth_advice import directory_advice, memory_advice
 from containerssh.config.certificate_advice import certificate_advice, listed_files
 from containerssh.config.docker import DEFAULT_AGENT_PATH, DEFAULT_IDLE_COMMAND, DockerConfig, DockerExecutionConfig
 from containerssh.config.findings import Finding, Severity
@@ -31,6 +32,8 @@ def advice(config: AppConfig) -> Iterator[Finding]:
     yield from _chains(config.auth.authentication_methods)
     yield from _identity(config)
     yield from _kerberos(config)
+    yield from directory_advice(config.auth)
+    yield from memory_advice(config.auth)
     yield from certificate_advice(config)
     yield from _security(config.security)
     yield from _sftp(config)
@@ -53,6 +56,9 @@ def advice_about_files(path: Path, config: AppConfig) -> Iterator[Finding]:
         yield from _mode("auth.users.file", Path(config.auth.users.file), "the users file", secret=True)
     for where, file, what in listed_files(config):
         yield from _mode(where, file, what, secret=False)
+    if config.auth.uses_ldap and config.auth.ldap.bind_password_file:
+        name = config.auth.ldap.bind_password_file
+        yield from _mode("auth.ldap.bindPasswordFile", Path(name), "the directory's password", secret=True)
     for where, section in _kerberos_sections(config):
         yield from _mode(f"{where}.keytab", Path(section.keytab), "the keytab", secret=True)
     if config.backend == "kubernetes":
@@ -112,7 +118,7 @@ def _webhooks(config: AppConfig) -> Iterator[Finding]:
         "auth.authz.webhook.url": auth.authz.webhook.url if auth.authz.method == "webhook" else "",
     }
     for path, url in urls.items():
-        if url.startswith("http://") and not _is_local(urlsplit(url).hostname or ""):
+        if url.startswith("http://") and not is_local(urlsplit(url).hostname or ""):
             yield _say("warning", path, "what is sent there can be read and changed on the way", "use https://")
 
 
@@ -136,13 +142,6 @@ def _chains(methods: tuple[str, ...]) -> Iterator[Finding]:
         if shorter:
             text = f"nobody needs all of {chain}: {shorter[0]} is enough"
             yield _say("warning", f"auth.authenticationMethods.{number}", text)
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _identity(config: AppConfig) -> Iterator[Finding]:

@@ -303,7 +303,7 @@ class PublicKeyAuthConfig(ConfigModel):
 
     method: Literal["", "webhook", "users", "ldap", "remember"] = ""
     """Who judges them: `webhook`, `users` (the users file), `ldap` (a directory), or nobody. `remember` takes any key,
-    which lets nobody in by itself: keyboard-interactive must follow, and `auth.remember` knows the key the next time."""
+    which lets nobody in by itself: keyboard-interactive must follow, and `auth.remember` knows the key next time."""
 
     webhook: WebhookConfig = WebhookConfig.default()
 

@@ -29,7 +29,7 @@ def to_bind(template: str, username: str) -> str:
         UnusableNameError: it would be more than a name.
     """
     if "=" in template:
-        return _replaced(template, {"username": ldap.dn.escape_dn_chars(username)})
+        return _replaced(template, {"username": _in_dn(username)})
     if _NO_ACCOUNT.search(username):
         raise UnusableNameError("the user name holds characters that no account's can have")
     return _replaced(template, {"username": username})
@@ -49,6 +49,12 @@ def normal_dn(dn: str) -> object:
     return tuple(
         frozenset((kind.casefold(), " ".join(value.split()).casefold()) for kind, value, _ in rdn) for rdn in parts
     )
+
+
+def _in_dn(value: str) -> str:
+    """*value* as a value in the name of an entry (RFC 4514): all but plain characters by their bytes."""
+    plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+    return "".join(char if char in plain else "".join(f"\\{byte:02x}" for byte in char.encode()) for char in value)
 
 
 def _replaced(template: str, values: Mapping[str, str]) -> str:
