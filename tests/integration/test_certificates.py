@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -25,7 +27,7 @@ from tests.support import server as product
 from tests.support.certificates import Authority, new_authority
 from tests.support.net import haproxy
 from tests.support.oci import image
-from tests.support.openssh import OpenSSH
+from tests.support.openssh import OpenSSH, run
 from tests.support.ssh_front import Front, serving
 from tests.support.webhook import Reply, webhook
 
@@ -362,6 +364,20 @@ async def test_a_certificate_says_what_its_login_may_do(openssh: OpenSSH, author
             await openssh.run(server, None, "-W", "127.0.0.1:9", "-i", str(chosen))
             assert bool(server.logged("SECURITY_FORWARDING_REJECTED")) is not allowed
             (server.folder / "server.log").write_text("")
+
+
+async def test_config_explain_says_what_a_certificate_earns(openssh: OpenSSH, authority: Authority, key: Path) -> None:
+    await authority.sign(key, "alice", options=("no-pty",))
+    config = openssh.folder / "config.json"
+    section = {"certificates": {"trustedUserCAKeys": [str(authority.public)]}}
+    config.write_text(json.dumps({"backend": "oci", "oci": {"image": "/x"}, "auth": {"publicKey": section}}))
+    asking = (sys.executable, "-m", "containerssh", "config", "explain", str(config), "--key", f"{key}-cert.pub")
+    for user, says in (
+        ("alice", ("Result: alice is let in", "no-pty")),
+        ("bob", ("Result: bob is not let in (publickey: the certificate names none of the principals)",)),
+    ):
+        done = await run(*asking, "--user", user, env=dict(os.environ))
+        assert all(text in done.stdout.decode() for text in says), done
 
 
 # -- webhooks ---------------------------------------------------------------------------------------------------
