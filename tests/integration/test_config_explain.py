@@ -255,6 +255,17 @@ async def test_without_webhooks_nobody_is_asked(tmp_path: Path) -> None:
     assert "supposing that this is right: password, authorization, config server" in as_text(explanation)
 
 
+@pytest.mark.parametrize("asks", [True, False])
+async def test_a_password_in_an_address_is_not_shown(tmp_path: Path, asks: bool) -> None:
+    async with webhooks([]) as url:
+        path = in_file(tmp_path, hooked(url.replace("http://", "http://me:hushhush@")))
+        explanation = await told(path, password=b"secret", webhooks=asks)
+    assert explanation.admitted
+    shown = as_text(explanation) + json.dumps(explanation.as_json())
+    assert url.removeprefix("http://") in shown
+    assert "hushhush" not in shown
+
+
 async def test_an_answer_that_cannot_be_used_ends_the_login(tmp_path: Path) -> None:
     async def config(_: ConfigRequest) -> ConfigAnswer:
         return ConfigAnswer(config={"backend": "nosuch"})

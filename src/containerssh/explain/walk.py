@@ -15,6 +15,7 @@ from containerssh.auth.config_server import ConfigAnswer, open_config_server
 from containerssh.auth.users import UsersFile
 from containerssh.backends.registry import Backends, ByName, DockerLogins, OCILogins
 from containerssh.config.app import AppConfig
+from containerssh.config.dump import masked
 from containerssh.config.merge import overlay
 from containerssh.core.errors import AuthFailed, AuthUnavailable, BackendError, ConfigError
 from containerssh.core.handlers import AuthMethod, ConnectionHandler, NetworkHandler, Notices, PartialSuccess
@@ -220,7 +221,7 @@ class _Authorizer:
     async def authorize(self, login: Login) -> Login:
         with self.walk.told.step("authorization") as step:
             if not self.walk.question.webhooks:
-                step.outcome, step.reason = "not asked", self.walk.config.auth.authz.webhook.url
+                step.outcome, step.reason = "not asked", str(masked(self.walk.config.auth.authz.webhook.url))
                 return login
             authorized = await self.inner.authorize(login)
             step.adds = gained(login, authorized)
@@ -237,7 +238,7 @@ class _ConfigServer:
     async def ask(self, login: Login) -> ConfigAnswer:
         with self.walk.told.step("config server") as step:
             if not self.walk.question.webhooks:
-                step.outcome = "not asked"
+                step.outcome, step.reason = "not asked", str(masked(self.walk.config.configserver.url))
                 return ConfigAnswer(login, None, overlay=False)
             answer = await self.inner.ask(login)
             step.adds = gained(login, answer.login)
