@@ -19,6 +19,7 @@ from tests.support.docker import Channel, Seen, a_login
 from tests.support.pods import (
     ABSENT,
     AGENT_IMAGE,
+    NO_SHELL,
     OLD_AGENT,
     SCRATCH,
     config,
@@ -212,6 +213,17 @@ async def test_a_pod_that_takes_no_agent_is_served_by_the_images_own_or_refused(
                 pass
     finally:
         cluster.kubectl("--namespace", home, "delete", "pod", "sealed", "--grace-period=0", "--force")
+
+
+async def test_an_image_without_a_shell_waits_by_its_own_agent(
+    cluster: Cluster, home: str, backend: KubernetesBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config(cluster, home, image=NO_SHELL)
+    for _ in range(2):
+        async with logged_in(backend, a_login(), settings) as handler:
+            assert await run(handler, "/busybox echo in") == (b"in\n", 0)
+    assert caplog.text.count("executable file not found") >= 2, "it cannot take the agent either"
+    await no_pods(cluster, home)
 
 
 async def test_the_images_agent_starts_programs_and_brings_signals(

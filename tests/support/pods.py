@@ -25,6 +25,8 @@ SCRATCH = "localhost/containerssh-test/one-program:1"
 """Nothing but busybox as ``/busybox``."""
 OLD_AGENT = "localhost/containerssh-test/old-agent:1"
 """Busybox with an agent of ContainerSSH 0.6 at its usual place."""
+NO_SHELL = "localhost/containerssh-test/no-shell:1"
+"""Busybox as ``/busybox``, and an agent that can wait at its usual place."""
 ABSENT = "localhost:9/containerssh-test/no-such-image:1"
 """Its pull is refused at once, by this machine."""
 
@@ -102,6 +104,8 @@ def import_images(cluster: Cluster) -> None:
     agent = agent_binary().read_bytes()
     cluster.import_image(image_archive(AGENT_IMAGE, _tar({"containerssh-agent": agent}), command=()))
     cluster.import_image(image_archive(SCRATCH, _tar({"busybox": busybox}), command=()))
+    files = {"busybox": busybox, "usr/bin/containerssh-agent": agent}
+    cluster.import_image(image_archive(NO_SHELL, _tar(files), command=()))
 
 
 def import_old_agent(cluster: Cluster, script: str) -> None:

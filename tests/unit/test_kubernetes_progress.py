@@ -100,6 +100,14 @@ def test_a_console_without_the_program_that_waits_is_recognised(phase: str) -> N
     assert "executable file not found" in found.words
 
 
+def test_a_console_that_is_tried_again_without_its_program_is_recognised_too() -> None:
+    words = 'exec: "sh": executable file not found in $PATH'
+    last = {"terminated": {"reason": "StartError", "exitCode": 128, "message": words}}
+    found = judge(a_pod("Running", containerStatuses=waiting("RunContainerError", words, lastState=last)), "shell")
+    assert isinstance(found, Trouble)
+    assert (found.reason, found.lasting) == ("StartError", True)
+
+
 @pytest.mark.parametrize(
     ("pod", "user"),
     [
@@ -148,10 +156,19 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     max_leaves=12,
 )
 NAMES = st.sampled_from(
-    (
-        "status metadata phase conditions containerStatuses state waiting terminated lastState reason message type name"
-        " initContainerStatuses exitCode deletionTimestamp image"
-    ).split()
+    [
+        *(
+            "status",
+            "metadata",
+            "phase",
+            "conditions",
+            "containerStatuses",
+            "initContainerStatuses",
+            "state",
+            "waiting",
+        ),
+        *("terminated", "lastState", "reason", "message", "type", "name", "exitCode", "deletionTimestamp", "image"),
+    ]
 )
 SHAPED: st.SearchStrategy[Any] = st.recursive(
     st.sampled_from(["Failed", "Running", "StartError", "CrashLoopBackOff", "False", 0, None]) | JSON,

@@ -17,7 +17,7 @@ from containerssh.backends.kubernetes.launch import OwnPod
 from containerssh.backends.kubernetes.lease import Rhythm
 from containerssh.backends.kubernetes.persistent import PersistentStart
 from containerssh.backends.kubernetes.plain import connection
-from containerssh.backends.kubernetes.presence import Presence
+from containerssh.backends.kubernetes.presence import Presence, remove_dead
 from containerssh.backends.kubernetes.start import Start
 from containerssh.config.kubernetes import KubernetesConfig
 from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
@@ -121,8 +121,9 @@ class KubernetesBackend:
 
     async def reap(self, config: KubernetesConfig | None, dead: Collection[str]) -> int:
         """
-        Remove the pods of *dead* instances of this machine from all namespaces that logins were sent to, and from that
-        of *config*, where our Lease stays from now on; how many there were.
+        Remove the pods of *dead* instances of this machine; how many there were. Our Lease stays in the namespace of
+        *config* from now on. An account that may not look at all namespaces looks at that one, and at those that logins
+        were sent to.
 
         Raises:
             ConfigError: the way to the cluster cannot be used.
@@ -134,8 +135,16 @@ class KubernetesBackend:
         await self._tidy_presences()
         if not dead:
             return 0
-        presences = [presence for cluster in self._clusters.values() for presence in cluster.presences.values()]
-        return sum([await presence.remove_dead(dead) for presence in presences])
+        return sum([await self._remove_dead(cluster, dead) for cluster in list(self._clusters.values())])
+
+    async def _remove_dead(self, cluster: Cluster, dead: Collection[str]) -> int:
+        try:
+            # The dead ones' logins may have been sent anywhere.
+            return await remove_dead(cluster.client, "", dead)
+        except APIError as exc:
+            if exc.status != 403:
+                raise
+        return sum([await remove_dead(cluster.client, namespace, dead) for namespace in list(cluster.presences)])
 
     async def close(self) -> None:
         """After the last login: one more try to remove what is left, then everything is closed."""

@@ -16,7 +16,7 @@ from containerssh.backends.kubernetes.client import KubernetesClient
 from containerssh.backends.kubernetes.errors import one_line
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
 from containerssh.backends.kubernetes.pod import AGENT_FOLDER
-from containerssh.core.codes import KubernetesCode
+from containerssh.core.codes import AgentCode, KubernetesCode
 from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, describe
 from containerssh.core.messages import Event
 from containerssh.core.streams import ByteReader
@@ -177,6 +177,8 @@ async def _failure(stream: RemoteStream, words: _Words, error: Exception, *, ins
     """The one error to tell: the end of the exec explains that the agent does not answer."""
     if isinstance(error, BackendError) and error.code == KubernetesCode.POD_ENDED:
         return error
+    if isinstance(error, BackendError) and error.code == AgentCode.BINARY_MISSING:
+        return KeptOut(KubernetesCode.AGENT_KEPT_OUT, error.explanation)
     status: int | None = None
     said = ""
     try:

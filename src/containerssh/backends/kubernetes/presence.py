@@ -44,6 +44,7 @@ class Presence:
         """*held* are the launches of pods that somebody here still sees to; *stays*: even when nobody uses it."""
         self._client = client
         self._namespace = namespace
+        self._instance = instance
         self._held = held
         self._rhythm = rhythm
         self._lease = Lease(client, namespace, instance, rhythm)
@@ -75,23 +76,6 @@ class Presence:
         await asyncio.gather(self._task, return_exceptions=True)
         if release:
             await finish(self._lease.release, within=_END)
-
-    async def remove_dead(self, dead: Collection[str]) -> int:
-        """
-        Remove the pods of *dead* instances of this machine; how many there were.
-
-        Raises:
-            APIError: the API is away, or refuses.
-        """
-        selector = f"{LABEL_INSTANCE} in ({','.join(sorted(dead))})"
-        pods, _ = await self._client.list(PODS, self._namespace, label_selector=selector)
-        removed = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
-        for pod in removed:
-            await self._remove(pod, "an ended server process had left")
-        for instance in dead:
-            with suppress(APIError):
-                await self._client.delete(LEASES, self._namespace, lease_name(instance))
-        return len(removed)
 
     async def _live(self) -> None:
         loop = asyncio.get_running_loop()
@@ -139,9 +123,11 @@ class Presence:
             if pod["metadata"].get("deletionTimestamp") or _label(pod, LABEL_LAUNCH) in self._held:
                 continue
             if _label(pod, LABEL_LEASE) in over:
-                await self._remove(pod, "a server had left whose Lease has run out")
+                await remove(self._client, pod, "a server had left whose Lease has run out")
+            elif _label(pod, LABEL_INSTANCE) == self._instance:
+                await remove(self._client, pod, "this server had lost sight of")
             elif pod.get("status", {}).get("reason") == "DeadlineExceeded":
-                await self._remove(pod, "had outlived the longest time of its login")
+                await remove(self._client, pod, "had outlived the longest time of its login")
         for lease in leases:
             if lease["metadata"]["name"] in over:
                 # All its pods are on their way out; the next look finds what was made meanwhile.
@@ -149,15 +135,37 @@ class Presence:
                     uid = str(lease["metadata"]["uid"])
                     await self._client.delete(LEASES, self._namespace, str(lease["metadata"]["name"]), uid=uid)
 
-    async def _remove(self, pod: Mapping[str, Any], why: str) -> None:
-        metadata = pod["metadata"]
-        name = str(metadata["name"])
-        try:
-            await self._client.delete(PODS, self._namespace, name, uid=str(metadata["uid"]))
-        except APIError as exc:
-            if exc.status not in (404, 409):
-                raise
-        logger.info(Event(KubernetesCode.ORPHAN_REMOVED, f"Removed a pod that {why}", podName=name))
+
+async def remove_dead(client: KubernetesClient, namespace: str, dead: Collection[str]) -> int:
+    """
+    Remove the pods of *dead* instances of this machine, and their Leases; how many there were. An empty *namespace*
+    means all of them.
+
+    Raises:
+        APIError: the API is away, or refuses.
+    """
+    selector = f"{LABEL_INSTANCE} in ({','.join(sorted(dead))})"
+    pods, _ = await client.list(PODS, namespace, label_selector=selector)
+    left = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    for pod in left:
+        await remove(client, pod, "an ended server process had left")
+    for space in {namespace, *(str(pod["metadata"]["namespace"]) for pod in pods)} - {""}:
+        for instance in dead:
+            with suppress(APIError):
+                await client.delete(LEASES, space, lease_name(instance))
+    return len(left)
+
+
+async def remove(client: KubernetesClient, pod: Mapping[str, Any], why: str) -> None:
+    """Remove a pod that nobody needs. Raises APIError."""
+    metadata = pod["metadata"]
+    name = str(metadata["name"])
+    try:
+        await client.delete(PODS, str(metadata["namespace"]), name, uid=str(metadata["uid"]))
+    except APIError as exc:
+        if exc.status not in (404, 409):
+            raise
+    logger.info(Event(KubernetesCode.ORPHAN_REMOVED, f"Removed a pod that {why}", podName=name))
 
 
 def _label(pod: Mapping[str, Any], name: str) -> str:

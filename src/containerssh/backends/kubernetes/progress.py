@@ -48,9 +48,10 @@ class Over:
 
 Judgement = Ready | Starting | Trouble | Over
 
-_LASTING = frozenset({"ErrImageNeverPull", "InvalidImageName", "RunContainerError", "CreateContainerError"})
+_LASTING = frozenset({"ErrImageNeverPull", "InvalidImageName"})
 _PULLING = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"})
 _ALSO_PULLING = frozenset({"RegistryUnavailable", "ImageInspectError", "SignatureValidationFailed"})
+_TRIED = frozenset({"CrashLoopBackOff", "RunContainerError"})
 _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun"})
 _QUIET = frozenset({"", "ContainerCreating", "PodInitializing"})
 
@@ -118,7 +119,7 @@ def _trouble(container: Mapping[str, Any], console: str) -> Trouble | None:
     waiting = _map(state.get("waiting"))
     reason = one_line(str(waiting.get("reason") or ""), 80)
     ended = _map(state.get("terminated")) or (
-        _map(_map(container.get("lastState")).get("terminated")) if reason == "CrashLoopBackOff" else {}
+        _map(_map(container.get("lastState")).get("terminated")) if reason in _TRIED else {}
     )
     if ended and ended.get("reason") in _NOT_STARTED:
         words = one_line(f"{name}: {ended.get('message') or ended.get('reason')}")
