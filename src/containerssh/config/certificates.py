@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
@@ -27,7 +27,7 @@ class CertificatesConfig(ConfigModel):
     """Public keys of the authorities: each a key (`ssh-ed25519 AAAA...`) or the name of a file with one in each line,
     which is read again when it changes."""
 
-    authorized_principals: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    authorized_principals: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """By user name, the principals of which a certificate must name one. `*` stands for names that are not listed, and
     `%u` in a principal for the user's name. Without an entry it is the user's name."""
 
