@@ -1,4 +1,4 @@
-"""The whole server, in two processes: a key stands in for one-time codes, and the command line ends that."""
+"""The whole server: a key stands in for codes and for a webhook's questions, and the command line ends that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 from containerssh.auth.totp import parse_totp
 from tests.support import server as product
 from tests.support.oci import image
-from tests.support.openssh import Done, OpenSSH, run
+from tests.support.openssh import Done, OpenSSH, run, ssh_options
+from tests.support.webhook import Reply, Request, webhook
 
 pytestmark = pytest.mark.oci
 
@@ -63,3 +64,35 @@ async def test_all_processes_know_who_has_shown_a_code_and_who_was_revoked(opens
         assert (await remembered(server, "list")).stdout == b""
         store = b"".join(path.read_bytes() for path in (server.folder / "state" / "remembered").iterdir())
     assert b"alice" not in store
+
+
+async def test_any_key_is_a_first_step_and_stands_in_for_a_webhooks_questions(openssh: OpenSSH) -> None:
+    key = await openssh.make_key()
+    only_key = ssh_options("PreferredAuthentications=publickey")
+    async with webhook() as hook:
+
+        def answer(asked: Request) -> Reply:
+            if not asked.json["round"]:
+                return Reply({"prompt": {"questions": [{"text": "Word: "}]}})
+            return Reply({"success": asked.json["answers"] == ["open sesame"], "authenticatedUsername": "ali"})
+
+        hook.answers = [answer]
+        auth = {
+            "publicKey": {"method": "remember"},
+            "keyboardInteractive": {"method": "webhook", "webhook": {"url": hook.url}},
+            "remember": {"period": "1h"},
+        }
+        async with product.serving({**CONFIG, "auth": auth}) as server:
+            done = await openssh.run(server, "true", "-v", "-i", str(key), *only_key)
+            assert b"Permission denied (keyboard-interactive)" in done.stderr
+            knows = OpenSSH(openssh.folder, password="open sesame")
+            (await knows.run(server, "true", "-i", str(key))).check()
+            (await openssh.run(server, "true", "-i", str(key), *only_key)).check()
+            assert b"alice (ali)" in (await remembered(server, "list")).stdout
+            await server.stop()
+            await server.start()
+            await server.until(lambda: len(server.logged("SSH_AVAILABLE")) == 2, "it listens again")
+            (await openssh.run(server, "true", "-i", str(key), *only_key)).check()
+            assert (await remembered(server, "revoke", "--all")).stdout == b"1 key forgotten\n"
+            assert (await openssh.run(server, "true", "-i", str(key), *only_key)).status == 255
+    assert len([request for request in hook.requests if request.json["round"]]) == 1

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
 
-from containerssh.auth.chains import merged
+from containerssh.auth.chains import Chain, as_chain, merged
+from containerssh.auth.remember import AnyKey
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed
-from containerssh.core.handlers import AuthMethod, GSSAPIExchange, IntegrityProof, PartialSuccess, Prompts
+from containerssh.core.handlers import AuthMethod, GSSAPIExchange, IntegrityProof, PartialSuccess, Prompts, PublicKey
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login, Restrictions, SocketAddress
 from containerssh.core.tasks import finish
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
@@ -127,3 +128,29 @@ def test_two_methods_leave_what_both_allow() -> None:
     assert both.restrictions == Restrictions("ls", frozenset({"A"}), pty=False, x11_forwarding=False)
     with pytest.raises(AuthFailed):
         merged(both, Login.of(ATTEMPT, "", restrictions=Restrictions(force_command="id")))
+
+
+class Chains:
+    """A users file in which somebody may log in with a key alone."""
+
+    chains = (as_chain("publickey"), as_chain("publickey,keyboard-interactive"))
+
+    async def chains_of(self, username: str, others: frozenset[Chain]) -> Collection[Chain]:
+        return self.chains if username == "alice" else others
+
+
+async def test_a_key_that_proves_nothing_is_never_enough() -> None:
+    found = Authenticators(
+        public_key=AnyKey(), interactive=Tokens(), worthless=frozenset({AuthMethod.PUBLIC_KEY}), user_chains=Chains()
+    )
+    assert found.methods == {AuthMethod.PUBLIC_KEY, AuthMethod.KEYBOARD_INTERACTIVE}
+    for name in ("alice", "bob"):
+        assert as_chain("publickey") not in await found.chains_of(name)
+    codes = replace(found, second_only=frozenset({AuthMethod.KEYBOARD_INTERACTIVE}))
+    assert not codes.methods, "neither is one with a code"
+    assert not await codes.chains_of("alice")
+
+
+async def test_a_certificate_that_nobody_has_judged_is_no_key() -> None:
+    with pytest.raises(AuthFailed):
+        await AnyKey().authenticate_public_key(ATTEMPT, PublicKey("ssh-ed25519-cert-v01@openssh.com", b"x"))
