@@ -65,7 +65,8 @@ class ClientKey:
             return {"fingerprint": self.key.fingerprint}
         return {
             "fingerprint": fingerprint(self.certificate.key),
-            "certificate": self.certificate.name,
+            # Of any length, by the authority's choice, and in one line.
+            "certificate": self.certificate.name[:256],
             "serial": str(self.certificate.serial),
             "authority": fingerprint(self.certificate.authority),
         }
