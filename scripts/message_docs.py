@@ -20,6 +20,8 @@ TITLES = {
     "BackendCode": "Configuration of a login",
     "HTTPCode": "HTTP clients and servers",
     "HealthCode": "Health endpoint",
+    "MetricsCode": "Metrics",
+    "GeoIPCode": "Countries",
     "AuthCode": "Authentication",
     "OAuth2Code": "OAuth 2.0 and OpenID Connect",
     "SSHCode": "SSH",

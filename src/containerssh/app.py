@@ -9,27 +9,26 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 from containerssh.backends.registry import Backends
 from containerssh.config.app import AppConfig
-from containerssh.config.auth import OAuth2Config
-from containerssh.config.services import HealthConfig
-from containerssh.core.codes import GeneralCode, ServiceCode
+from containerssh.config.services import HealthConfig, MetricsConfig
+from containerssh.core.codes import GeneralCode
+from containerssh.core.counters import counters
 from containerssh.core.errors import ContainerSSHError, describe
 from containerssh.core.instance import Instance
 from containerssh.core.messages import Event
 from containerssh.core.metadata import SocketAddress
-from containerssh.core.tasks import HeldScope
+from containerssh.endpoints import Endpoint, Redirect, service
 from containerssh.generation import Generation, Generations
 from containerssh.settings import lacks_slow_keys, server_options
+from containerssh.shared_metrics import SharedMetrics
 from containerssh.ssh.server import Settings, SSHServer
 from containerssh.ssh.shared_counts import SharedCounts
 from containerssh.systemd import WorkerPlace
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 REAP_EVERY = (180.0, 420.0)
 """Seconds between two looks for what dead instances left: at random, so that servers started together do not meet."""
@@ -60,7 +59,8 @@ class RunningServer:
     addresses: Sequence[SocketAddress]
     _server: SSHServer
     _generations: Generations
-    _health: Health
+    _health: Endpoint[HealthConfig]
+    _metrics: Endpoint[MetricsConfig]
     _redirect: Redirect
 
     @property
@@ -84,8 +84,9 @@ class RunningServer:
             ConfigError, BackendError: it cannot be used.
         """
         config, without_effect = _with_fixed(self.config, config)
-        if config.health.enable:
-            config.health.ssl_context()
+        for section in (config.health, config.metrics):
+            if section.enable:
+                section.ssl_context()
         options = await asyncio.to_thread(server_options, config, self.instance, self.place.count)
         settings = await self._server.prepare(options)
         return Change(config, await self._generations.open(config), settings, without_effect)
@@ -109,23 +110,18 @@ class RunningServer:
         if config is self.config:
             self._server.use(settings)
 
-    async def apply_health(self) -> None:
-        """The health endpoint as the current configuration has it; a failure is logged, and leaves it closed."""
+    async def apply_endpoints(self) -> None:
+        """
+        The HTTP servers as the current configuration has them. A failure is logged, and leaves that one closed.
+        """
         if not self.place.is_first:
             return
-        try:
-            await self._health.use(self.config.health)
-        except ContainerSSHError as exc:
-            _tell(exc)
-
-    async def apply_redirect(self) -> None:
-        """As :meth:`apply_health`, of the page for OAuth 2.0 logins."""
-        if not self.place.is_first:
-            return
-        try:
-            await self._redirect.use(self.config)
-        except ContainerSSHError as exc:
-            _tell(exc)
+        config = self.config
+        for using in (self._health.use(config.health), self._metrics.use(config.metrics), self._redirect.use(config)):
+            try:
+                await using
+            except ContainerSSHError as exc:
+                _tell(exc)
 
 
 def _tell(error: ContainerSSHError) -> None:
@@ -139,73 +135,12 @@ def _with_fixed(old: AppConfig, new: AppConfig) -> tuple[AppConfig, list[str]]:
     if new.ssh.listen != old.ssh.listen:
         keys.append("ssh.listen")
         new = new.model_copy(update={"ssh": new.ssh.model_copy(update={"listen": old.ssh.listen})})
-    if new.health.enable and old.health.enable and new.health.listen != old.health.listen:
-        keys.append("health.listen")
-        new = new.model_copy(update={"health": new.health.model_copy(update={"listen": old.health.listen})})
+    for name in ("health", "metrics"):
+        section, former = getattr(new, name), getattr(old, name)
+        if section.enable and former.enable and section.listen != former.listen:
+            keys.append(f"{name}.listen")
+            new = new.model_copy(update={name: section.model_copy(update={"listen": former.listen})})
     return new, keys
-
-
-class Health:
-    """The health endpoint, which can change while the server runs."""
-
-    def __init__(self, healthy: Callable[[], bool]) -> None:
-        self._healthy = healthy
-        self._config = HealthConfig.default()
-        self._scope: HeldScope[object] | None = None
-
-    async def use(self, config: HealthConfig) -> None:
-        """
-        Serve as *config* says; its certificates are read again.
-
-        Raises:
-            ConfigError, BackendError: that is not possible; there is no endpoint now.
-        """
-        if config == self._config and (self._scope is None or config.ssl_context() is None):
-            return
-        await self.close()
-        self._config = config
-        if config.enable:
-            from containerssh.web.health import health_endpoint
-
-            endpoint = _service("Health check endpoint", health_endpoint(config, self._healthy))
-            self._scope = await HeldScope.enter(endpoint)
-
-    async def close(self) -> None:
-        scope, self._scope = self._scope, None
-        self._config = HealthConfig.default()
-        if scope is not None:
-            await scope.leave()
-
-
-class Redirect:
-    """The page that OAuth 2.0 logins come back to, which can change while the server runs."""
-
-    def __init__(self) -> None:
-        self._scope: HeldScope[object] | None = None
-
-    async def use(self, config: AppConfig) -> None:
-        """
-        Serve as *config* says; certificates are read again.
-
-        Raises:
-            ConfigError, BackendError: that is not possible; there is no page now.
-        """
-        await self.close()
-        if (oauth2 := _oauth2(config)) is not None:
-            from containerssh.auth.oauth2.redirect import redirect_page
-
-            page = _service("oAuth2 Redirect Server", redirect_page(oauth2.redirect))
-            self._scope = await HeldScope.enter(page)
-
-    async def close(self) -> None:
-        scope, self._scope = self._scope, None
-        if scope is not None:
-            await scope.leave()
-
-
-def _oauth2(config: AppConfig) -> OAuth2Config | None:
-    interactive = config.auth.keyboard_interactive
-    return interactive.oauth2 if interactive.method == "oauth2" else None
 
 
 @asynccontextmanager
@@ -230,12 +165,15 @@ async def running(
     async with AsyncExitStack() as stack:
         for sock in sockets:
             stack.callback(sock.close)
-        health = Health(lambda: ready and not stopping())
-        stack.push_async_callback(health.close)
+        shared = await _shared_metrics(place, stack)
+        health = Endpoint("Health check endpoint", partial(_health_endpoint, lambda: ready and not stopping()))
+        metrics = Endpoint("Metrics server", partial(_metrics_page, shared))
         redirect = Redirect()
-        stack.push_async_callback(redirect.close)
+        for endpoint in (health, metrics, redirect):
+            stack.push_async_callback(endpoint.close)
         if place.is_first:
             await health.use(config.health)
+            await metrics.use(config.metrics)
             await redirect.use(config)
         backends = await stack.enter_async_context(Backends.opened(instance))
         generations = Generations(backends)
@@ -245,17 +183,39 @@ async def running(
         server = SSHServer(
             generations, options, None if place.counts is None else SharedCounts.attach(place.counts, place.number)
         )
-        listening = await stack.enter_async_context(_service("SSH server", server.serving(sockets)))
+        listening = await stack.enter_async_context(service("SSH server", server.serving(sockets)))
         reaper = asyncio.create_task(_reap_now_and_then(backends, generations, reap_every))
         stack.push_async_callback(_cancelled, reaper)
         ready = True
         running_server = RunningServer(
-            config, instance, place, listening.addresses, server, generations, health, redirect
+            config, instance, place, listening.addresses, server, generations, health, metrics, redirect
         )
         if lacks_slow_keys(config, instance):
             completing = asyncio.create_task(running_server.complete_host_keys())
             stack.push_async_callback(_cancelled, completing)
         yield running_server
+
+
+async def _shared_metrics(place: WorkerPlace, stack: AsyncExitStack) -> SharedMetrics | None:
+    """What several processes have counted together; None if there is one."""
+    if place.metrics is None:
+        return None
+    shared = SharedMetrics(place.metrics, place.number)
+    shared.resume(counters)
+    stack.push_async_callback(_cancelled, asyncio.create_task(shared.keep_writing(counters)))
+    return shared
+
+
+def _health_endpoint(healthy: Callable[[], bool], config: HealthConfig) -> AbstractAsyncContextManager[object]:
+    from containerssh.web.health import health_endpoint
+
+    return health_endpoint(config, healthy)
+
+
+def _metrics_page(shared: SharedMetrics | None, config: MetricsConfig) -> AbstractAsyncContextManager[object]:
+    from containerssh.web.metrics import metrics_page
+
+    return metrics_page(config, lambda: [*counters.snapshot().items(), *(shared.of_others() if shared else ())])
 
 
 async def _reap_now_and_then(backends: Backends, generations: Generations, every: tuple[float, float]) -> None:
@@ -269,19 +229,6 @@ async def _reap_now_and_then(backends: Backends, generations: Generations, every
             text = f"What dead instances left could not be removed ({describe(exc)})"
             logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
         await asyncio.sleep(random.uniform(*every))  # noqa: S311  not for secrets
-
-
-@asynccontextmanager
-async def _service(name: str, scope: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    """*scope*, with upstream's messages about its life."""
-    logger.info(Event(ServiceCode.STARTING, "Service starting", service=name))
-    async with scope as service:
-        logger.info(Event(ServiceCode.RUNNING, "Service running", service=name))
-        try:
-            yield service
-        finally:
-            logger.info(Event(ServiceCode.STOPPING, "Service stopping", service=name))
-    logger.info(Event(ServiceCode.STOPPED, "Service stopped", service=name))
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

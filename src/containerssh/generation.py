@@ -32,7 +32,9 @@ from containerssh.core.handlers import AuthMethod, NetworkHandler, ServerHandler
 from containerssh.core.instance import default_state_folder
 from containerssh.core.metadata import ConnectionMetadata
 from containerssh.core.tasks import HeldScope
+from containerssh.geoip import countries
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
+from containerssh.layers.metrics import MetricsServer
 from containerssh.layers.per_login import PerLoginServer
 
 if TYPE_CHECKING:
@@ -153,7 +155,11 @@ async def _opened(config: AppConfig, backends: Backends) -> AsyncIterator[Opened
 
             config_server = await stack.enter_async_context(open_config_server(config.configserver))
         authenticators = await open_authenticators(config, stack)
-        yield Opened(AuthenticationServer(PerLoginServer(config, config_server, by_name), authenticators), by_name)
+        handler: ServerHandler = AuthenticationServer(PerLoginServer(config, config_server, by_name), authenticators)
+        if config.metrics.enable:
+            country_of = await asyncio.to_thread(countries, config.geoip)
+            handler = MetricsServer(handler, country_of, authorizes=authenticators.authorizer is not None)
+        yield Opened(handler, by_name)
 
 
 async def _webhook(config: WebhookConfig, stack: AsyncExitStack) -> WebhookAuthenticator:
@@ -225,7 +231,9 @@ async def open_authenticators(config: AppConfig, stack: AsyncExitStack) -> Authe
     if auth.keyboard_interactive.method == "users" and users is not None:
         from containerssh.auth.codes import open_codes
 
-        interactive = await stack.enter_async_context(open_codes(users, default_state_folder(), auth.keyboard_interactive.codes))
+        interactive = await stack.enter_async_context(
+            open_codes(users, default_state_folder(), auth.keyboard_interactive.codes)
+        )
     if auth.keyboard_interactive.method == "ldap":
         interactive = directory
     if auth.keyboard_interactive.method == "webhook":

@@ -213,8 +213,7 @@ class Process:
             self.logs.detach()
             former, self.logs = self.logs, logs
             await asyncio.to_thread(former.close)
-        await server.apply_health()
-        await server.apply_redirect()
+        await server.apply_endpoints()
 
 
 def _tell_refused_reload(error: ContainerSSHError) -> None:

@@ -27,6 +27,7 @@ from containerssh.core.instance import default_runtime_folder, make_private
 from containerssh.core.messages import Event
 from containerssh.logs.setup import LogSetup, setup_logging
 from containerssh.process import before_the_configuration
+from containerssh.shared_metrics import shared_metrics
 from containerssh.ssh.server import listen
 from containerssh.ssh.shared_counts import SharedTable, Size, shared_table
 from containerssh.systemd import PEER_CREDENTIALS, WORKER, Notifier, inherited_sockets, sender
@@ -98,10 +99,10 @@ class Supervisor:
         """Keep the workers running until a signal says stop; 0 if they all ended well then."""
         limits = self._loaded.config.ssh.limits
         size = Size.of(len(self._workers), limits.connections, limits.penalties.sources)
-        with shared_table(size) as table:
-            return await self._run(table)
+        with shared_table(size) as table, shared_metrics(len(self._workers)) as metrics:
+            return await self._run(table, metrics)
 
-    async def _run(self, table: SharedTable) -> int:
+    async def _run(self, table: SharedTable, metrics: int) -> int:
         sockets = inherited_sockets(os.environ) or await listen(*split_address(self._loaded.config.ssh.listen))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -112,7 +113,9 @@ class Supervisor:
         try:
             async with self._listening_to_workers() as address:
                 beside = asyncio.create_task(self._look_after())
-                await asyncio.gather(*(self._keep(worker, sockets, life, table, address) for worker in self._workers))
+                await asyncio.gather(
+                    *(self._keep(worker, sockets, life, table, metrics, address) for worker in self._workers)
+                )
                 beside.cancel()
         finally:
             os.close(life)
@@ -138,7 +141,13 @@ class Supervisor:
             worker.send(signal.SIGHUP)
 
     async def _keep(
-        self, worker: Worker, sockets: Sequence[socket.socket], life: int, table: SharedTable, address: str
+        self,
+        worker: Worker,
+        sockets: Sequence[socket.socket],
+        life: int,
+        table: SharedTable,
+        metrics: int,
+        address: str,
     ) -> None:
         """Run the process of *worker*, and another one when it ends, until the stop."""
         descriptors = [sock.fileno() for sock in sockets]
@@ -150,12 +159,12 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 # A terminal's ^C reaches the supervisor alone, which passes it on.
                 process_group=0,
-                pass_fds=[*descriptors, life, table.descriptor],
+                pass_fds=[*descriptors, life, table.descriptor, metrics],
                 env={
                     **os.environ,
                     "NOTIFY_SOCKET": address,
                     "WATCHDOG_USEC": str(int(self._watchdog.total_seconds() * 1_000_000)),
-                    WORKER: f"{worker.number}/{len(self._workers)} {life} {table.descriptor} "
+                    WORKER: f"{worker.number}/{len(self._workers)} {life} {table.descriptor} {metrics} "
                     + ",".join(map(str, descriptors)),
                 },
             )

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 WORKER = "CONTAINERSSH_WORKER"
-"""The variable by which a supervisor tells a worker who it is: ``number/of-how-many life-descriptor counts-descriptor
-sockets``."""
+"""The variable by which a supervisor tells a worker who it is: ``number/of-how-many``, and the descriptors of its
+life, its counts, its metrics and its sockets."""
 
 PEER_CREDENTIALS = socket.CMSG_SPACE(struct.calcsize("3i"))
 """Room for what :func:`sender` reads."""
@@ -76,6 +76,8 @@ class WorkerPlace:
     """A descriptor that is readable once the supervisor is gone."""
     counts: int | None = None
     """The descriptor of the table in which the processes count connections together."""
+    metrics: int | None = None
+    """The descriptor of the memory in which they tell each other what they have counted for metrics."""
 
     @property
     def is_first(self) -> bool:
@@ -93,11 +95,11 @@ def worker_place(environment: MutableMapping[str, str]) -> tuple[WorkerPlace, li
     text = environment.pop(WORKER, "")
     if not text:
         return WorkerPlace(), inherited_sockets(environment)
-    place, life, counts, descriptors = text.split(" ")
+    place, life, counts, metrics, descriptors = text.split(" ")
     number, _, count = place.partition("/")
-    for descriptor in (life, counts):
+    for descriptor in (life, counts, metrics):
         os.set_inheritable(int(descriptor), False)
-    worker = WorkerPlace(int(number), int(count), int(life), int(counts))
+    worker = WorkerPlace(int(number), int(count), int(life), int(counts), int(metrics))
     return worker, _sockets([int(one) for one in descriptors.split(",")])
 
 

@@ -67,7 +67,7 @@ docker:
   execution:
     host: {memory: much}
 log: {level: loud}
-metrics: {enable: true}
+audit: {enable: true}
 dockerrun: {}
 """
     assert brief(findings(tmp_path, text)) == [
@@ -78,7 +78,7 @@ dockerrun: {}
         ("error", 12, "auth.password.webhook.curves"),
         ("error", 15, "docker.execution.host"),
         ("error", 16, "log.level"),
-        ("error", 17, "metrics.enable"),
+        ("error", 17, "audit.enable"),
         ("error", 18, "dockerrun"),
     ]
 

@@ -179,9 +179,7 @@ def test_a_wrong_configuration_is_refused_with_the_place_of_the_mistake(tmp_path
 
 
 MISSING: dict[str, tuple[dict[str, Any], str]] = {
-    "metrics": ({**AUTH, "metrics": {"enable": True}}, "metrics.enable"),
     "audit": ({**AUTH, "audit": {"enable": True}}, "audit.enable"),
-    "GeoIP": ({**AUTH, "geoip": {"provider": "maxmind"}}, "geoip.provider"),
     "syslog": ({**AUTH, "log": {"destination": "syslog"}}, "log.destination"),
     "the test log": ({**AUTH, "log": {"destination": "test"}}, "log.destination"),
     "the proxy": ({**AUTH, "backend": "sshproxy"}, "backend"),

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from containerssh.auth.exchange import Exchange
+from containerssh.auth.exchange import CONFIG_SERVER, Exchange
 from containerssh.auth.fields import invalid_answer, question, read_text, read_values
 from containerssh.config.services import ConfigServerConfig
 from containerssh.core.codes import ConfigCode
@@ -59,6 +59,7 @@ class ConfigServer:
             ConfigCode.BACKEND_ERROR,
             ConfigCode.INVALID_STATUS_CODE,
             labels,
+            CONFIG_SERVER,
         )
         known = login if self._config.transmit_sensitive_metadata else login.without_sensitive()
         name = {"authenticatedUsername": login.authenticated_username} if login.authenticated_username else {}

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from containerssh.auth.exchange import Exchange
+from containerssh.auth.exchange import AUTH_SERVER, Exchange
 from containerssh.auth.fields import check_name, invalid_answer, question, read_object, read_text, read_values, readable
 from containerssh.config.auth import WebhookConfig
 from containerssh.core.codes import AuthCode
@@ -63,6 +63,7 @@ class WebhookInterview:
             AuthCode.BACKEND_ERROR,
             AuthCode.INVALID_STATUS,
             labels,
+            AUTH_SERVER,
         )
         fields: dict[str, object] = {**question(attempt.without_sensitive()), "round": 0}
         for number in range(MOST_ROUNDS + 1):

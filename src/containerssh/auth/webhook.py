@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from containerssh.auth.exchange import Exchange
+from containerssh.auth.exchange import AUTH_SERVER, Exchange
 from containerssh.auth.fields import check_name, question, read_text, read_values
 from containerssh.config.auth import WebhookConfig
 from containerssh.core.codes import AuthCode
@@ -59,6 +59,7 @@ class WebhookAuthenticator:
             AuthCode.BACKEND_ERROR,
             AuthCode.INVALID_STATUS,
             labels,
+            AUTH_SERVER,
         )
         try:
             answer = await exchange.ask(
@@ -110,6 +111,7 @@ class WebhookAuthorizer:
             AuthCode.BACKEND_ERROR,
             AuthCode.INVALID_STATUS,
             labels,
+            AUTH_SERVER,
         )
         name = {"authenticatedUsername": login.authenticated_username} if login.authenticated_username else {}
         try:

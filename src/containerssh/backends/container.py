@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -20,10 +21,13 @@ from containerssh.core.errors import BackendError, ContainerSSHError, Rejected
 from containerssh.core.files import UPSTREAM_SERVER, SFTPRules
 from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
 from containerssh.core.handlers import ConnectionHandler, Incoming, Listener, SessionChannel, SessionHandler
+from containerssh.core.messages import Code, Event
 from containerssh.core.metadata import Login
 from containerssh.core.requests import SIGNALS, ExitSignal, PtyRequest, WindowSize, X11Request
 from containerssh.core.streams import ByteReader, ByteStream, ByteWriter, Pump, pump
 from containerssh.core.tasks import finish, time_limit
+
+logger = logging.getLogger(__name__)
 
 LABEL_EXPIRES = "containerssh_expires"
 LABEL_LIFETIME = "containerssh_lifetime"
@@ -46,6 +50,8 @@ class Execution:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of the login; the channel's own win."""
     leftovers: Leftovers = "hangUp"
+    started: Code | None = None
+    """Logged for each program."""
 
 
 def expiry_labels(login: Login, container_stop: timedelta) -> dict[str, str]:
@@ -239,6 +245,8 @@ class ContainerSession(SessionHandler):
 
     async def _launch(self, program: Program) -> None:
         self._starting = True
+        if self._execution.started is not None:
+            logger.debug(Event(self._execution.started, "Starting a program"))
         try:
             async with _answered_within(self._execution.command_start, f"starting {' '.join(program.argv)!r}"):
                 self._process = await self._link.start(program)

@@ -27,12 +27,8 @@ def unavailable_for_login(config: AppConfig) -> list[Problem]:
 
 
 def _of_the_server(config: AppConfig) -> Iterator[Problem]:
-    if config.metrics.enable:
-        yield _missing("metrics.enable", "the metrics service")
     if config.audit.enable:
         yield _missing("audit.enable", "the audit log")
-    if config.geoip.provider != "dummy":
-        yield _missing("geoip.provider", f"the provider {config.geoip.provider}")
     if config.log.destination in ("syslog", "test"):
         yield _missing("log.destination", f"the destination {config.log.destination}")
 

@@ -79,6 +79,14 @@ class HealthCode(Code):
     REQUEST_FAILED = "HEALTH_REQUEST_FAILED", "health client request error"
 
 
+class MetricsCode(Code):
+    AVAILABLE = "METRICS_AVAILABLE", "metrics server listening"
+
+
+class GeoIPCode(Code):
+    CONFIG_ERROR = "GEOIP_CONFIG_ERROR", "the country database cannot be used"
+
+
 class AuthCode(Code):
     REQUEST = "AUTH", "webhook attempt"
     SUCCESSFUL = "AUTH_SUCCESSFUL", "webhook said yes"

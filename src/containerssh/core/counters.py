@@ -1,4 +1,4 @@
-"""Counts of what has happened since the start, by name and labels; what metrics are made from.
+"""Counts by name and labels of what has happened since the start, or is there now; what metrics are made from.
 
 Counting is a dictionary access, safe in the event loop's thread only. Labels must come from a small set, never from
 what a peer sent.
@@ -6,9 +6,9 @@ what a peer sent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-Labels = tuple[tuple[str, str], ...]
+from containerssh.core.metrics import Labels, Sample
 
 
 class Counters:
@@ -18,13 +18,18 @@ class Counters:
         self._values: dict[tuple[str, Labels], int] = {}
 
     def add(self, name: str, amount: int = 1, /, **labels: str) -> None:
-        """Count *amount* more events; *name* as Prometheus writes it, ``containerssh_ssh_limits_total``."""
+        """Count *amount* more (negative: fewer) of *name*, one of :mod:`containerssh.core.metrics`."""
         key = (name, tuple(sorted(labels.items())))
         self._values[key] = self._values.get(key, 0) + amount
 
     def value(self, name: str, /, **labels: str) -> int:
         """How many events were counted; 0 before the first."""
         return self._values.get((name, tuple(sorted(labels.items()))), 0)
+
+    def resume(self, samples: Iterable[Sample]) -> None:
+        """Go on from what another process has counted."""
+        for key, value in samples:
+            self._values[key] = self._values.get(key, 0) + value
 
     def snapshot(self) -> Mapping[tuple[str, Labels], int]:
         """All counters, as they are now."""

@@ -14,24 +14,22 @@ from datetime import timedelta
 from containerssh.core.codes import SSHCode
 from containerssh.core.counters import counters
 from containerssh.core.messages import Event
+from containerssh.core.metrics import LIMITS
 
 logger = logging.getLogger(__name__)
 
 BYTES_FOR_A_REKEY = 256 * 1024
 """The traffic that justifies another key exchange."""
 
-LIMITS_TOTAL = "containerssh_ssh_limits_total"
-"""The counter; its label ``limit`` is the code without ``SSH_LIMIT_``, in small letters."""
-
 
 def count(code: SSHCode) -> None:
-    """Count that the limit of *code* was reached."""
-    counters.add(LIMITS_TOTAL, limit=_label(code))
+    """Count that the limit of *code* was reached; its label is the code without ``SSH_LIMIT_``, in small letters."""
+    counters.add(LIMITS, limit=_label(code))
 
 
 def reached(code: SSHCode) -> int:
     """How often the limit of *code* was reached in this process."""
-    return counters.value(LIMITS_TOTAL, limit=_label(code))
+    return counters.value(LIMITS, limit=_label(code))
 
 
 def _label(code: SSHCode) -> str:
@@ -94,9 +92,7 @@ def limited_time(
 
 def log_reached() -> None:
     """Say which limits were reached since the start; nothing when there were none."""
-    totals = {
-        dict(labels)["limit"]: value for (name, labels), value in counters.snapshot().items() if name == LIMITS_TOTAL
-    }
+    totals = {dict(labels)["limit"]: value for (name, labels), value in counters.snapshot().items() if name == LIMITS}
     if totals:
         text = "Limits that were reached since the start: " + ", ".join(f"{k} {v}" for k, v in sorted(totals.items()))
         logger.info(Event(SSHCode.LIMITS_REACHED, text))

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from containerssh.backends.docker.endpoint import Endpoint
-from containerssh.backends.docker.engine_error import Cure, EngineError, engine_words, refusal
+from containerssh.backends.docker.engine_error import Cure, EngineError, count_request, counted, engine_words, refusal
 from containerssh.backends.docker.frames import Attached, Demultiplexer
 from containerssh.backends.docker.pool import Pool
 from containerssh.backends.docker.pull import PullProgress
@@ -178,7 +178,7 @@ class EngineClient:
             # Podman has tried three times by itself.
             final = (await self.info()).is_podman
             cure = Cure.NOTHING if final else _cure_of_pull(report.error)
-            raise EngineError(code, f"{doing} failed: {report.error}", status=200, cure=cure)
+            raise counted(EngineError(code, f"{doing} failed: {report.error}", status=200, cure=cure))
 
     async def import_image(self, name: str, archive: bytes) -> None:
         """Make an image called *name* of the root file system in *archive* (tar)."""
@@ -191,7 +191,7 @@ class EngineClient:
                 report.feed(piece)
             report.end()
         if report.error:
-            raise EngineError(code, f"{doing} failed: {report.error}", status=200)
+            raise counted(EngineError(code, f"{doing} failed: {report.error}", status=200))
 
     # -- containers --------------------------------------------------------------------------------------
 
@@ -357,6 +357,7 @@ class EngineClient:
     ) -> AsyncIterator[tuple[Head, AsyncIterator[bytes]]]:
         """A request and the pieces of its answer; with *answer_errors* only a good one is let through."""
         wire: Wire | None = None
+        count_request(code)
         try:
             wire, head = await self._pool.ask(request)
             async with aclosing(wire.body(head, request.method)) as pieces:
@@ -367,9 +368,9 @@ class EngineClient:
             wire = None
         except _AWAY as exc:
             self._info = None
-            raise EngineError(code, f"{doing}: {self._away(exc)}", cure=Cure.WAIT) from exc
+            raise counted(EngineError(code, f"{doing}: {self._away(exc)}", cure=Cure.WAIT)) from exc
         except ProtocolError as exc:
-            raise EngineError(code, f"{doing}: {exc.explanation}") from exc
+            raise counted(EngineError(code, f"{doing}: {exc.explanation}")) from exc
         finally:
             if wire is not None:
                 wire.abort()
@@ -377,6 +378,7 @@ class EngineClient:
     async def _hijacked(self, code: DockerCode, doing: str, request: Request) -> Wire:
         """The connection of *request*, which is nobody else's from here on; whoever gets it aborts it."""
         wire: Wire | None = None
+        count_request(code)
         try:
             wire, head = await self._pool.ask(request, kept=False)
             if head.status not in (101, 200):
@@ -385,9 +387,9 @@ class EngineClient:
             opened, wire = wire, None
             return opened
         except _AWAY as exc:
-            raise EngineError(code, f"{doing}: {self._away(exc)}", cure=Cure.WAIT) from exc
+            raise counted(EngineError(code, f"{doing}: {self._away(exc)}", cure=Cure.WAIT)) from exc
         except ProtocolError as exc:
-            raise EngineError(code, f"{doing}: {exc.explanation}") from exc
+            raise counted(EngineError(code, f"{doing}: {exc.explanation}")) from exc
         finally:
             if wire is not None:
                 wire.abort()
@@ -396,7 +398,7 @@ class EngineClient:
     async def _soon(self, code: DockerCode, doing: str) -> AsyncIterator[None]:
         def late() -> EngineError:
             text = f"{doing}: no answer within {self._http_limit.total_seconds():g} s"
-            return EngineError(code, text, cure=Cure.WAIT)
+            return counted(EngineError(code, text, cure=Cure.WAIT))
 
         async with time_limit(self._http_limit, late):
             yield
@@ -404,7 +406,7 @@ class EngineClient:
     def _refused(self, code: DockerCode, doing: str, status: int, body: bytes) -> EngineError:
         if status == 400 and "client version" in engine_words(body):
             self._info = None
-        return refusal(code, doing, status, body)
+        return counted(refusal(code, doing, status, body))
 
     def _away(self, exc: BaseException) -> str:
         return f"the engine at {self.endpoint.url} is not available ({describe(exc)})"

@@ -6,8 +6,10 @@ import json
 from enum import Enum
 
 from containerssh.core.codes import DockerCode
+from containerssh.core.counters import counters
 from containerssh.core.errors import BackendError
 from containerssh.core.messages import Code
+from containerssh.core.metrics import BACKEND_ERRORS, BACKEND_REQUESTS
 
 _WORDS_LIMIT = 600
 _LASTING_CAUSES = (
@@ -59,6 +61,30 @@ class EngineError(BackendError):
     def lost(self) -> bool:
         """There was no reply: what was asked for may have been done."""
         return self.status is None
+
+
+# What is asked again and again, and what is done to a program that runs (observability.md section 6.2).
+_UNCOUNTED = frozenset(
+    {
+        DockerCode.ENGINE_UNAVAILABLE,
+        DockerCode.CONTAINER_SIGNAL_FAILED,
+        DockerCode.EXEC_RESIZE_FAILED,
+        DockerCode.EXIT_CODE_FAILED,
+    }
+)
+
+
+def count_request(code: Code) -> None:
+    """Count a request whose failure has *code*, for metrics."""
+    if code not in _UNCOUNTED:
+        counters.add(BACKEND_REQUESTS, backend="docker")
+
+
+def counted(error: EngineError) -> EngineError:
+    """*error*, counted for metrics."""
+    if error.code not in _UNCOUNTED:
+        counters.add(BACKEND_ERRORS, backend="docker")
+    return error
 
 
 def refusal(code: Code, doing: str, status: int, body: bytes) -> EngineError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from containerssh.backends.docker.client import EngineClient, Image
-from containerssh.backends.docker.engine_error import EngineError
+from containerssh.backends.docker.engine_error import EngineError, counted
 from containerssh.backends.docker.pull import PullProgress
 from containerssh.backends.docker.reference import ImageReference
 from containerssh.config.docker import DockerAuthConfig, DockerExecutionConfig
@@ -63,11 +63,9 @@ class ImageStore:
                 raise
             image = await self._look(reference)
         if image is None:
-            raise EngineError(
-                DockerCode.IMAGE_PULL_FAILED,
-                f"the engine has no image {reference.text}, and the pull policy is {policy}",
-                user_message=f"The image {reference.text} is not available.",
-            )
+            text = f"the engine has no image {reference.text}, and the pull policy is {policy}"
+            user_message = f"The image {reference.text} is not available."
+            raise counted(EngineError(DockerCode.IMAGE_PULL_FAILED, text, user_message=user_message))
         return image
 
     def forget(self, reference: ImageReference) -> None:

@@ -282,6 +282,7 @@ def execution_of(config: DockerConfig) -> Execution:
         window=timeouts.window,
         environment={},
         leftovers=execution.background_processes,
+        started=DockerCode.EXEC,
     )
 
 

@@ -21,7 +21,7 @@ from containerssh.backends.container import expiry_labels
 from containerssh.backends.docker.client import Image
 from containerssh.backends.docker.container import EngineContainer, persist
 from containerssh.backends.docker.engine import Engine
-from containerssh.backends.docker.engine_error import EngineError, one_line
+from containerssh.backends.docker.engine_error import EngineError, counted, one_line
 from containerssh.backends.docker.frames import Attached
 from containerssh.backends.docker.launch import agent_is_main, create_body
 from containerssh.backends.docker.reference import parse_reference
@@ -108,11 +108,8 @@ class Start:
         text = f"the container was not ready within {within.total_seconds():g} s"
         if self._last is not None:
             text += f"; last error: {self._last.explanation}"
-        return EngineError(
-            DockerCode.CONTAINER_START_FAILED,
-            text,
-            user_message="The container was not ready in time.",
-        )
+        user_message = "The container was not ready in time."
+        return counted(EngineError(DockerCode.CONTAINER_START_FAILED, text, user_message=user_message))
 
     async def _start(self, undo: AsyncExitStack) -> AgentLink:
         execution = self.config.execution

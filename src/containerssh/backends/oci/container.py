@@ -23,8 +23,10 @@ from containerssh.backends.oci.runtime import Runtime, architecture, staging_fol
 from containerssh.backends.oci.users import User, settle_folder
 from containerssh.config.oci import OCIConfig, OCINetwork, split_bind
 from containerssh.core.codes import OCICode
+from containerssh.core.counters import counters
 from containerssh.core.errors import BackendError
 from containerssh.core.instance import Instance, make_private
+from containerssh.core.metrics import BACKEND_ERRORS, BACKEND_REQUESTS
 from containerssh.core.tasks import finish
 
 _numbers = count()
@@ -140,6 +142,7 @@ async def running(
         child = host.launcher.child()
         del spec, argv, mounts
         try:
+            counters.add(BACKEND_REQUESTS, backend="oci")
             await child.start("run", **order)
             del order
             yield child
@@ -229,6 +232,7 @@ async def _first(accepting: Coroutine[None, None, AgentLink], child: Child) -> A
         await asyncio.wait((accept, ended), return_when=asyncio.FIRST_COMPLETED)
         if accept.done():
             return accept.result()
+        counters.add(BACKEND_ERRORS, backend="oci")
         raise BackendError(OCICode.CONTAINER_CREATE_FAILED, f"the container did not start: {ended.result().last_words}")
     finally:
         for waiting in (accept, ended):
