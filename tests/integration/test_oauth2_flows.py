@@ -14,7 +14,7 @@ import pytest
 from joserfc import jwk
 
 from containerssh.auth.oauth2.authenticator import open_oauth2
-from containerssh.config.auth import OAuth2Config
+from containerssh.config.oauth2 import OAuth2Config
 from containerssh.core.codes import OAuth2Code
 from containerssh.core.errors import AuthFailed, AuthUnavailable
 from tests.support.identity import (

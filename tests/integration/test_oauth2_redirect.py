@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from containerssh.auth.oauth2.redirect import filled, redirect_page
-from containerssh.config.auth import RedirectConfig
+from containerssh.config.oauth2 import RedirectConfig
 from containerssh.core.errors import ConfigError
 from tests.support.openssh import run
 from tests.support.tools import tool

@@ -15,7 +15,7 @@ from aiohttp import web
 from joserfc import jwk, jws
 
 from containerssh.auth.oauth2.authenticator import open_oauth2
-from containerssh.config.auth import OAuth2Config
+from containerssh.config.oauth2 import OAuth2Config
 from containerssh.core.handlers import Prompts
 from containerssh.core.metadata import AuthAttempt, Login, SocketAddress
 

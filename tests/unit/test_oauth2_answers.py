@@ -24,7 +24,7 @@ from containerssh.auth.oauth2.github import GitHubProvider, is_granted, wanted_s
 from containerssh.auth.oauth2.oidc import OIDCProvider
 from containerssh.auth.oauth2.provider import Secrets
 from containerssh.auth.oauth2.qr import picture
-from containerssh.config.auth import OAuth2Config
+from containerssh.config.oauth2 import OAuth2Config
 from containerssh.core.errors import AuthFailed, AuthUnavailable
 from containerssh.core.metadata import AuthAttempt, SocketAddress
 from containerssh.web.client import WebhookError, encode_json

@@ -16,8 +16,8 @@ from containerssh.auth.oauth2.generic import GenericProvider
 from containerssh.auth.oauth2.github import GitHubProvider
 from containerssh.auth.oauth2.oidc import OIDCProvider
 from containerssh.auth.oauth2.provider import Provider, Secrets
-from containerssh.config.auth import OAuth2Config
 from containerssh.config.http import HTTPClientConfig
+from containerssh.config.oauth2 import OAuth2Config
 from containerssh.core.codes import AuthCode, OAuth2Code
 from containerssh.core.errors import AuthFailed, AuthUnavailable, ConfigError
 from containerssh.core.handlers import Prompts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from containerssh.auth.oauth2.answers import DeviceCode, Token, read_token
 from containerssh.auth.oauth2.calls import Caller, basic, with_query
 from containerssh.auth.oauth2.provider import Provider, Secrets
-from containerssh.config.auth import OAuth2Config
+from containerssh.config.oauth2 import OAuth2Config
 from containerssh.core.codes import OAuth2Code
 from containerssh.core.metadata import AuthAttempt, Login, Value
 from containerssh.web.client import WebhookError

@@ -9,7 +9,7 @@ from containerssh.auth.fields import readable
 from containerssh.auth.oauth2.answers import DeviceCode, Reply, Token, is_visible, read_device_code, read_token
 from containerssh.auth.oauth2.calls import Caller, basic, until_answered, with_query
 from containerssh.auth.oauth2.provider import DEVICE_GRANT, Provider, Secrets, refused
-from containerssh.config.auth import OAuth2Config
+from containerssh.config.oauth2 import OAuth2Config
 from containerssh.core.codes import OAuth2Code
 from containerssh.core.metadata import AuthAttempt, Login, Value
 from containerssh.web.client import WebhookError

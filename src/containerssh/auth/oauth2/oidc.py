@@ -12,7 +12,7 @@ from containerssh.auth.oauth2.calls import Caller, basic, until_answered, with_q
 from containerssh.auth.oauth2.discovery import Discovery
 from containerssh.auth.oauth2.idtoken import Expected, Header, verified_claims
 from containerssh.auth.oauth2.provider import DEVICE_GRANT, Provider, Secrets, refused
-from containerssh.config.auth import OAuth2Config
+from containerssh.config.oauth2 import OAuth2Config
 from containerssh.core.codes import OAuth2Code
 from containerssh.core.errors import AuthUnavailable
 from containerssh.core.metadata import AuthAttempt, Login, Value

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from containerssh.config.auth import RedirectConfig
+from containerssh.config.oauth2 import RedirectConfig
 from containerssh.core.codes import AuthCode, OAuth2Code
 from containerssh.core.errors import ConfigError
 from containerssh.core.messages import Event
