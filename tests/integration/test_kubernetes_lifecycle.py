@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from containerssh.auth.hashes import hash_password
 from containerssh.backends.kubernetes.backend import KubernetesBackend
@@ -24,7 +26,7 @@ from containerssh.core.errors import BackendError
 from containerssh.core.instance import open_instance
 from containerssh.core.metadata import LoginSpan
 from tests.support.cluster import BUSYBOX, Cluster
-from tests.support.docker import Channel, a_login
+from tests.support.docker import Channel, Seen, a_login
 from tests.support.openssh import OpenSSH
 from tests.support.pods import config, logged_in, no_pods, pods, run, section
 from tests.support.relay import relay_to
@@ -158,6 +160,11 @@ def a_pod(name: str, launch: str) -> dict[str, Any]:
     return {"metadata": metadata, "spec": {"containers": [container], "terminationGracePeriodSeconds": 0}}
 
 
+def a_slow_one(seconds: float) -> dict[str, Any]:
+    """An init container that takes its time."""
+    return {"name": "slow", "image": BUSYBOX, "imagePullPolicy": "Never", "command": ["sleep", str(seconds)]}
+
+
 async def test_a_pod_whose_creation_was_not_answered_is_found_again(cluster: Cluster, home: str) -> None:
     client = Forgetful(KubernetesConnectionConfig.model_validate(cluster.connection()), timedelta(seconds=10))
     try:
@@ -268,6 +275,28 @@ async def test_without_the_right_to_leases_logins_work_and_the_log_says_once_wha
             (pod,) = pods(cluster, namespace)
             assert "containerssh_lease" not in pod["metadata"]["labels"]
     assert caplog.text.count("Other servers cannot remove") == 1
+
+
+async def test_the_rights_in_the_manual_are_enough_for_everything(
+    cluster: Cluster, namespace: str, backend: KubernetesBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "containerssh")
+    page = Path(__file__).parents[2] / "docs" / "backends" / "kubernetes-connection.md"
+    (role,) = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", page.read_text(), re.DOTALL)
+    connection: dict[str, object] = {
+        "host": cluster.address,
+        "cacertFile": str(cluster.authorities),
+        "bearerToken": cluster.token(namespace, YAML(typ="safe").load(role)["rules"]),
+    }
+    settings = config(cluster, namespace, connection=connection, spec={"initContainers": [a_slow_one(1.5)]})
+    seen = Seen()
+    async with logged_in(backend, a_login(), settings, seen) as handler:
+        assert await run(handler, "echo in") == (b"in\n", 0)
+        (pod,) = pods(cluster, namespace)
+        assert pod["metadata"]["labels"]["containerssh_lease"] in leases(cluster, namespace)
+    await no_pods(cluster, namespace)
+    assert "The pod has a node" in seen.lines
+    assert "forbidden" not in caplog.text
 
 
 async def test_a_pod_ends_by_the_cluster_itself_when_its_login_can_last_no_longer(

@@ -129,6 +129,9 @@ class KubernetesBackend:
             ConfigError: the way to the cluster cannot be used.
             BackendError: the API does not answer, or one could not be removed.
         """
+        for cluster in self._clusters.values():
+            for presence in cluster.presences.values():
+                presence.stays = False
         if config is not None:
             async with self._used(config) as cluster:
                 self._presence(cluster, str(config.pod.metadata["namespace"]), stays=True)
@@ -140,7 +143,7 @@ class KubernetesBackend:
     async def _remove_dead(self, cluster: Cluster, dead: Collection[str]) -> int:
         try:
             # The dead ones' logins may have been sent anywhere.
-            return await remove_dead(cluster.client, "", dead)
+            return await remove_dead(cluster.client, "", dead, list(cluster.presences))
         except APIError as exc:
             if exc.status != 403:
                 raise

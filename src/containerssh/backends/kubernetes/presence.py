@@ -136,10 +136,12 @@ class Presence:
                     await self._client.delete(LEASES, self._namespace, str(lease["metadata"]["name"]), uid=uid)
 
 
-async def remove_dead(client: KubernetesClient, namespace: str, dead: Collection[str]) -> int:
+async def remove_dead(
+    client: KubernetesClient, namespace: str, dead: Collection[str], known: Collection[str] = ()
+) -> int:
     """
     Remove the pods of *dead* instances of this machine, and their Leases; how many there were. An empty *namespace*
-    means all of them.
+    means all of them; Leases are looked for where there were pods, and in the *known* ones.
 
     Raises:
         APIError: the API is away, or refuses.
@@ -149,7 +151,7 @@ async def remove_dead(client: KubernetesClient, namespace: str, dead: Collection
     left = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
     for pod in left:
         await remove(client, pod, "an ended server process had left")
-    for space in {namespace, *(str(pod["metadata"]["namespace"]) for pod in pods)} - {""}:
+    for space in {namespace, *known, *(str(pod["metadata"]["namespace"]) for pod in pods)} - {""}:
         for instance in dead:
             with suppress(APIError):
                 await client.delete(LEASES, space, lease_name(instance))
