@@ -35,6 +35,11 @@ async def beside(server: Watched, attack: asyncio.Task[None], before: float) -> 
 @pytest.mark.parametrize("rekeying", [False, True], ids=["alone", "during-rekey"])
 async def test_a_huge_window_that_is_never_read(rekeying: bool) -> None:
     async with watched(CONFIG, ALICE) as server:
+        # What the first of everything takes is not the attack's: logins, and a transfer while others log in.
+        async with logged_in(server) as connection:
+            process = await connection.create_process("cat /dev/zero", encoding=None)
+            await process.stdout.readexactly(8 * MIB)
+            await good_logins(server, 9, user="bob")
         before = await good_logins(server, 9, user="bob")
         async with logged_in(server) as connection:
             process = await connection.create_process("cat /dev/zero", encoding=None, window=WINDOW)
@@ -49,8 +54,8 @@ async def test_a_huge_window_that_is_never_read(rekeying: bool) -> None:
                     connection._transport.pause_reading()
                 wait = asyncio.create_task(asyncio.sleep(scaled(60, least=5)))
                 await beside(server, wait, before)
-            # Other users' logins have their share of it.
-            assert peak.growth < 8 * MIB, peak.growth / MIB
+            print(f"growth: {peak.growth / MIB:.2f} MiB, other users' logins included")
+            assert peak.growth < 2 * MIB, peak.growth / MIB
 
 
 @pytest.mark.parametrize("window", [1, 0])
