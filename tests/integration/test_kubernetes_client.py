@@ -147,17 +147,19 @@ async def test_nothing_is_received_while_nobody_reads(runner: KubernetesClient, 
 
 
 async def test_a_terminal_has_its_size_and_follows_it(runner: KubernetesClient, home: str) -> None:
-    script = "read x; stty size; read y; stty size; exit 5"
+    # Input and sizes take different ways on the server's side.
+    shows = 'until [ "$(stty size)" = "{0}" ]; do sleep 0.02; done; echo is {0}'
+    script = f"read x; {shows.format('43 132')}; read y; {shows.format('20 100')}; exit 5"
     async with runner.exec(home, "idle", "main", ["sh", "-c", script], tty=True) as stream:
         assert stream.stderr is None
         await stream.resize(WindowSize(132, 43))
         await stream.stdin.write(b"a\n")
         seen = bytearray()
-        while b"43 132" not in seen:
+        while b"is 43 132" not in seen:
             seen += await stream.stdout.read()
         await stream.resize(WindowSize(100, 20))
         await stream.stdin.write(b"b\n")
-        assert b"20 100" in await everything(stream.stdout)
+        assert b"is 20 100" in await everything(stream.stdout)
         assert await stream.wait() == 5
 
 

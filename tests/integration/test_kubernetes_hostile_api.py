@@ -7,10 +7,12 @@ import base64
 import hashlib
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,8 @@ from containerssh.backends.kubernetes.client import PODS, KubernetesClient
 from containerssh.backends.kubernetes.errors import APIError
 from containerssh.core.errors import BackendError, ProtocolError
 from tests.support.kubernetes import connected
+from tests.support.waiting import until
+from tests.support.webhook import Authority
 
 Answer = Callable[["Hostile", str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 POD = {"metadata": {"name": "one", "uid": "1", "resourceVersion": "1"}}
@@ -48,8 +52,10 @@ class Hostile:
 
 
 @asynccontextmanager
-async def hostile(answer: Answer, limit: float = 5) -> AsyncIterator[tuple[Hostile, KubernetesClient]]:
-    """Such a server, and a client for it."""
+async def hostile(
+    answer: Answer, limit: float = 5, authority: Authority | None = None
+) -> AsyncIterator[tuple[Hostile, KubernetesClient]]:
+    """Such a server, and a client for it; with TLS where there is an *authority*."""
     made = Hostile(answer)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -59,9 +65,12 @@ async def hostile(answer: Answer, limit: float = 5) -> AsyncIterator[tuple[Hosti
         tasks.add(task)
         await made.serve(reader, writer)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    tls = authority.server_tls("api") if authority else None
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     port = server.sockets[0].getsockname()[1]
     connection = {"host": f"http://127.0.0.1:{port}", "bearerToken": "secret"}
+    if authority:
+        connection |= {"host": f"https://127.0.0.1:{port}", "cacertFile": str(authority.cert)}
     try:
         async with connected(connection, timedelta(seconds=limit)) as client:
             yield made, client
@@ -288,6 +297,37 @@ async def test_what_came_before_the_cut_can_be_read() -> None:
             while True:
                 seen += await stream.stdout.read()
         assert seen == b"half ofit"
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_nothing_is_lost_when_the_connection_ends_before_it_is_read(tls: bool, tmp_path: Path) -> None:
+    """asyncio's TLS forgets at the end what is left of a buffer that a protocol gave it."""
+    ended = asyncio.Event()
+    parts = [bytes((1, number % 256)) * 1500 for number in range(140)]
+
+    async def answer(_: Hostile, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(accepted(head))
+        for part in parts:
+            writer.write(message(b"\x01" + part))
+        writer.write(message(b'\x03{"status": "Success"}') + CLOSE)
+        await until(lambda: not writer.transport.get_write_buffer_size())
+        # A bare end, as Go sends it right behind TLS's own, without waiting for ours.
+        writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+        ended.set()
+        await reader.read()
+
+    authority = Authority(tmp_path) if tls else None
+    async with (
+        hostile(answer, authority=authority) as (_, client),
+        client.exec("default", "one", "main", ["true"]) as stream,
+    ):
+        await ended.wait()
+        await asyncio.sleep(0.1)
+        seen = bytearray()
+        while data := await stream.stdout.read():
+            seen += data
+        assert bytes(seen) == b"".join(parts)
+        assert await stream.wait() == 0
 
 
 async def test_pings_are_answered_and_ours_are_sent_masked() -> None:

@@ -4,36 +4,32 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 STDIN, STDOUT, STDERR, STATUS, RESIZE = range(5)
 """The channels, as ``channel.k8s.io`` numbers them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Bytes of a channel, as they arrive."""
 
     channel: int
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """Nothing more comes on a channel."""
 
     channel: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """Something that has to be sent back."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(NamedTuple):
     """The other side has closed the connection, in an orderly way or with a complaint."""
 
     complaint: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 from containerssh.backends.kubernetes.channels import (
@@ -21,6 +22,7 @@ from containerssh.backends.kubernetes.channels import (
     Reply,
 )
 from containerssh.backends.kubernetes.errors import ERROR_LIMIT, causes_of, parse_status, status_error
+from containerssh.backends.kubernetes.wire import Wire
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, describe
 from containerssh.core.flag import Flag
@@ -32,8 +34,9 @@ _HELD = 256 * 1024
 _REPLIES_HELD = 64 * 1024
 _PING_EVERY = 15.0
 _SILENCE_LIMIT = 60.0
-_FAREWELL_LIMIT = 10.0
-"""Seconds that the connection may stay open once the program's status has come."""
+_LAST_LIMIT = 10.0
+"""Seconds within which all output must have come once the program's status has begun to."""
+_FAREWELL_LIMIT = 1.0
 
 
 class RemoteStream:
@@ -46,21 +49,18 @@ class RemoteStream:
 
     def __init__(
         self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        wire: Wire,
         codec: Codec,
         *,
         stdin: bool,
         stderr: bool,
         tty: bool,
     ) -> None:
-        self._reader = reader
-        self._writer = writer
+        self._wire = wire
         self._codec = codec
         self._tty = tty
-        self._room = Flag()
-        self._stdout = _Output(self._room)
-        self._stderr = _Output(self._room) if stderr and not tty else None
+        self._stdout = _Output(self._resume)
+        self._stderr = _Output(self._resume) if stderr and not tty else None
         self._outputs = {STDOUT: self._stdout, **({STDERR: self._stderr} if self._stderr else {})}
         self.stdin: ByteWriter = _Input(self, wanted=stdin)
         """Its end is told to the program, unless that has a terminal: there it has no meaning, and is dropped."""
@@ -74,11 +74,11 @@ class RemoteStream:
         loop = asyncio.get_running_loop()
         self._heard = loop.time()
         self._sent_since = False
-        self._waits_for_room = False
+        self._paused = False
         self._timer = loop.call_later(_PING_EVERY, self._look_after)
         if opening := codec.opening():
-            writer.write(opening)
-        self._receiving = asyncio.create_task(self._receive())
+            wire.write(opening)
+        wire.pass_on(self._receive, self._lost)
 
     async def resize(self, size: WindowSize) -> None:
         """
@@ -117,17 +117,10 @@ class RemoteStream:
     async def close(self) -> None:
         """Leave. The program is not ended by that. Safe to call twice."""
         self._finish(ConnectionResetError("the stream was closed here"))
-        self._receiving.cancel()
-        await asyncio.gather(self._receiving, return_exceptions=True)
-        transport = self._writer.transport
-        if not transport.is_closing() and not transport.get_write_buffer_size():
-            with suppress(OSError, TimeoutError, RuntimeError):
-                self._writer.write(self._codec.farewell())
-                self._writer.close()
-                async with asyncio.timeout(1):
-                    await self._writer.wait_closed()
-        with suppress(Exception):
-            transport.abort()
+        if self._wire.is_open and not self._wire.unsent:
+            self._wire.write(self._codec.farewell())
+            await self._wire.close(_FAREWELL_LIMIT)
+        self._wire.abort()
 
     async def send(self, data: bytes) -> None:
         """
@@ -136,10 +129,10 @@ class RemoteStream:
         Raises:
             ConnectionError: the connection is gone.
         """
-        if self._over.is_set() or self._writer.is_closing():
+        if self._over.is_set() or not self._wire.is_open:
             raise ConnectionResetError("the connection to the program in the pod has ended")
-        self._writer.write(data)
-        await self._writer.drain()
+        self._wire.write(data)
+        await self._wire.drain()
 
     def message(self, data: bytes) -> bytes:
         """Input for the program, of at most CHUNK bytes, as it is sent."""
@@ -151,40 +144,36 @@ class RemoteStream:
         # On a terminal the end of the stream loses the program's output from then on, and is no end for the program.
         return b"" if self._tty else self._codec.end(STDIN)
 
-    async def _receive(self) -> None:
-        error: Exception | None = None
-        try:
-            while (data := await self._next()) and not await self._take(data):
-                pass
-        except (OSError, ProtocolError) as exc:
-            error = exc
-        except Exception as exc:  # a fault of ours must not leave anybody waiting
-            error = exc
-            raise
-        finally:
-            self._finish(error or ConnectionResetError("the API server ended the connection"))
-
-    async def _next(self) -> bytes:
-        limit = _FAREWELL_LIMIT if self._status else None
-        try:
-            async with asyncio.timeout(limit):
-                return await self._reader.read(CHUNK)
-        except TimeoutError:
-            return b""
-
-    async def _take(self, data: bytes) -> bool:
-        """Deal with what has arrived; whether the other side has closed."""
+    def _receive(self, data: bytes) -> None:
+        if self._over.is_set():
+            return
         self._heard, self._sent_since = asyncio.get_running_loop().time(), False
-        for happening in self._codec.feed(data):
-            if self._deal(happening):
-                return True
-        while any(output.full for output in self._outputs.values()):
-            self._room.clear()
-            self._waits_for_room = True
-            await self._room.wait()
-            self._waits_for_room = False
+        try:
+            for happening in self._codec.feed(data):
+                if self._deal(happening):
+                    self._end(None)
+                    return
+        except (OSError, ProtocolError) as exc:
+            self._end(exc)
+            return
+        if not self._paused and any(output.full for output in self._outputs.values()):
+            self._paused = True
+            self._wire.pause()
+
+    def _resume(self) -> None:
+        """Somebody has read."""
+        if self._paused and not any(output.full for output in self._outputs.values()):
+            self._paused = False
             self._heard = asyncio.get_running_loop().time()
-        return False
+            self._wire.resume()
+
+    def _lost(self, exc: Exception | None) -> None:
+        self._finish(exc or ConnectionResetError("the API server ended the connection"))
+
+    def _end(self, error: Exception | None) -> None:
+        self._finish(error or ConnectionResetError("the API server ended the connection"))
+        if error is not None:
+            self._wire.abort()
 
     def _deal(self, happening: Happening) -> bool:
         match happening:
@@ -192,14 +181,17 @@ class RemoteStream:
                 if output := self._outputs.get(channel):
                     output.add(data)
                 elif channel == STATUS and len(self._status) + len(data) <= ERROR_LIMIT:
+                    if not self._status:
+                        self._timer.cancel()
+                        self._timer = asyncio.get_running_loop().call_later(_LAST_LIMIT, self._end, None)
                     self._status += data
             case Ended(channel):
                 if output := self._outputs.get(channel):
                     output.end(None)
             case Reply(data):
                 # Who sends without reading does not make us hold its answers.
-                if self._writer.transport.get_write_buffer_size() < _REPLIES_HELD:
-                    self._writer.write(data)
+                if self._wire.unsent < _REPLIES_HELD:
+                    self._wire.write(data)
             case Closed(complaint):
                 if complaint and not self._status:
                     raise ConnectionResetError(complaint)
@@ -234,22 +226,21 @@ class RemoteStream:
     def _look_after(self) -> None:
         """Ask whether the other side is there, which also keeps whatever is in between from closing an idle way."""
         loop = asyncio.get_running_loop()
-        silence = 0.0 if self._waits_for_room else loop.time() - self._heard
+        silence = 0.0 if self._paused else loop.time() - self._heard
         # A server that passes on our input answers only after it: a program that reads nothing is no fault.
         if silence > _SILENCE_LIMIT and not self._sent_since:
-            self._finish(ConnectionResetError(f"nothing came from the API server for {silence:.0f} s"))
-            self._writer.transport.abort()
+            self._end(ConnectionResetError(f"nothing came from the API server for {silence:.0f} s"))
             return
-        if silence >= _PING_EVERY and self._writer.transport.get_write_buffer_size() < _REPLIES_HELD:
-            self._writer.write(self._codec.ping())
+        if silence >= _PING_EVERY and self._wire.unsent < _REPLIES_HELD:
+            self._wire.write(self._codec.ping())
         self._timer = loop.call_later(_PING_EVERY, self._look_after)
 
 
 class _Output(ByteReader):
     """An output of the program: what has arrived and was not read yet."""
 
-    def __init__(self, room: Flag) -> None:
-        self._room = room
+    def __init__(self, on_room: Callable[[], None]) -> None:
+        self._on_room = on_room
         self._ready: deque[bytes] = deque()
         self._size = 0
         self._ended = False
@@ -286,7 +277,7 @@ class _Output(ByteReader):
             size += len(parts[-1])
         self._size -= size
         if not self.full:
-            self._room.set()
+            self._on_room()
         return b"".join(parts) if len(parts) > 1 else parts[0]
 
 

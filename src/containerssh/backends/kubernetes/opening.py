@@ -51,7 +51,7 @@ class StreamOpener:
                 refused = exc.error
             else:
                 codec = websocket.WebSocketCodec()
-                return RemoteStream(got.reader, got.writer, codec, stdin=stdin, stderr=stderr, tty=tty)
+                return RemoteStream(got.wire, codec, stdin=stdin, stderr=stderr, tty=tty)
         try:
             got = await self._by_spdy(doing, target)
         except (APIError, ProtocolError) as exc:
@@ -64,7 +64,7 @@ class StreamOpener:
             raise refused from exc
         self.by_spdy = True
         codec = spdy.SPDYCodec(stdin=stdin, stderr=stderr, tty=tty)
-        return RemoteStream(got.reader, got.writer, codec, stdin=stdin, stderr=stderr, tty=tty)
+        return RemoteStream(got.wire, codec, stdin=stdin, stderr=stderr, tty=tty)
 
     async def _by_websocket(self, doing: str, target: str) -> Upgraded:
         key = base64.b64encode(os.urandom(16)).decode()

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from containerssh.backends.kubernetes.credentials import Access
 from containerssh.backends.kubernetes.errors import ERROR_LIMIT, broken
+from containerssh.backends.kubernetes.wire import Wire
+from containerssh.core.errors import ProtocolError
 
 HEAD_LIMIT = 64 * 1024
 _HEADERS_LIMIT = 100
@@ -38,13 +40,11 @@ class Upgraded:
 
     head: Head
     body: bytes
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
+    wire: Wire
 
     def abort(self) -> None:
         """Close at once; safe to call twice."""
-        with suppress(Exception):
-            self.writer.transport.abort()
+        self.wire.abort()
 
 
 async def upgrade(access: Access, method: str, target: str, headers: Sequence[tuple[str, str]]) -> Upgraded:
@@ -55,29 +55,26 @@ async def upgrade(access: Access, method: str, target: str, headers: Sequence[tu
         OSError: nobody listens there, TLS failed, or the connection broke.
         ProtocolError: the answer is not HTTP.
     """
-    reader, writer = await asyncio.open_connection(
+    transport, wire = await asyncio.get_running_loop().create_connection(
+        Wire,
         access.host,
         access.port,
-        limit=HEAD_LIMIT,
         ssl=access.tls,
         server_hostname=access.server_name if access.tls else None,
     )
     try:
-        watch_peer(writer.get_extra_info("socket"))
-        request = _request(
-            method, target, [("Host", access.authority), ("User-Agent", "ContainerSSH"), *access.headers, *headers]
-        )
-        writer.write(request)
-        await writer.drain()
-        head = await _head(reader)
-        body = b"" if head.status == 101 else await _body(reader, head)
+        watch_peer(transport.get_extra_info("socket"))
+        wire.write(_request(method, target, [("Host", access.authority), *access.headers, *headers]))
+        head = await _head(wire)
+        body = b"" if head.status == 101 else await _body(wire, head)
     except BaseException:
-        writer.transport.abort()
+        wire.abort()
         raise
-    return Upgraded(head, body, reader, writer)
+    return Upgraded(head, body, wire)
 
 
 def _request(method: str, target: str, fields: Sequence[tuple[str, str]]) -> bytes:
+    fields = [*fields, ("User-Agent", "ContainerSSH")]
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields)]
     if any("\r" in line or "\n" in line or "\0" in line for line in lines):
         raise ValueError("a header would break out of its line")
@@ -116,38 +113,59 @@ def parse_head(data: bytes) -> Head:
     return Head(int(status[1]), headers)
 
 
-async def _head(reader: asyncio.StreamReader) -> Head:
+async def _head(wire: Wire) -> Head:
     while True:
-        try:
-            head = parse_head(await reader.readuntil(b"\r\n\r\n"))
-        except asyncio.IncompleteReadError:
-            raise ConnectionResetError("the API server closed the connection without an answer") from None
-        except asyncio.LimitOverrunError:
-            raise broken("the head of the API server's answer is too long") from None
+        head = parse_head(await _until(wire, b"\r\n\r\n"))
         if head.status >= 200 or head.status == 101:
             return head
 
 
-async def _body(reader: asyncio.StreamReader, head: Head) -> bytes:
-    """The first of what a refusal says; a body that breaks off is as good as none."""
+async def _until(wire: Wire, mark: bytes) -> bytes:
+    """
+    What comes up to *mark*, which is included.
+
+    Raises:
+        OSError: the connection broke.
+        ProtocolError: it does not come.
+    """
+    while (at := wire.collected.find(mark)) < 0:
+        if len(wire.collected) > HEAD_LIMIT:
+            raise broken("the head of the API server's answer is too long")
+        if not await wire.more():
+            raise ConnectionResetError("the API server closed the connection without an answer")
+    return _taken(wire, at + len(mark))
+
+
+async def _body(wire: Wire, head: Head) -> bytes:
+    """The first of what a refusal says; a body that breaks off is as good as it is."""
     length = head.headers.get("content-length", "")
-    try:
+    known = length.isascii() and length.isdigit() and len(length) < 19
+    with suppress(OSError, ProtocolError):
         if head.headers.get("transfer-encoding", "").lower() == "chunked":
-            return await _chunks(reader)
-        if length.isascii() and length.isdigit() and len(length) < 19:
-            return await reader.readexactly(min(int(length), ERROR_LIMIT))
-        return await reader.read(ERROR_LIMIT)
-    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as exc:
-        return exc.partial if isinstance(exc, asyncio.IncompleteReadError) else b""
+            return await _chunks(wire)
+        await _collect(wire, min(int(length), ERROR_LIMIT) if known else ERROR_LIMIT)
+    return _taken(wire, ERROR_LIMIT)
 
 
-async def _chunks(reader: asyncio.StreamReader) -> bytes:
+async def _chunks(wire: Wire) -> bytes:
     body = bytearray()
     while len(body) < ERROR_LIMIT:
-        size = _CHUNK.fullmatch(await reader.readuntil(b"\r\n"))
-        if size is None or not int(size[1], 16):
+        size = _CHUNK.fullmatch(await _until(wire, b"\r\n"))
+        length = int(size[1], 16) if size else 0
+        if not length:
             break
-        body += await reader.readexactly(min(int(size[1], 16), ERROR_LIMIT))
-        if int(size[1], 16) <= ERROR_LIMIT:
-            await reader.readexactly(2)
+        await _collect(wire, min(length + 2, ERROR_LIMIT))
+        body += _taken(wire, min(length + 2, ERROR_LIMIT))[:length]
     return bytes(body[:ERROR_LIMIT])
+
+
+async def _collect(wire: Wire, count: int) -> None:
+    """Wait for *count* bytes, or the end."""
+    while len(wire.collected) < count and await wire.more():
+        pass
+
+
+def _taken(wire: Wire, count: int) -> bytes:
+    taken = bytes(wire.collected[:count])
+    del wire.collected[:count]
+    return taken

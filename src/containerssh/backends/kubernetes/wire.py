@@ -1,0 +1,160 @@
+"""A connection to the API server whose bytes are first an HTTP answer and then something else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import cast
+
+from containerssh.core.flag import Flag
+from containerssh.core.streams import CHUNK
+
+_COLLECTED_LIMIT = 2 * CHUNK
+
+# Every connection's: whoever fills it gives it back before anything else runs. With a buffer of ours TLS hands over
+# many records at once, and does without one of its own for each. It has to hold all that is there: what asyncio's TLS
+# puts off to its next turn is lost when the connection ends before. asyncio takes in half of that.
+_BUFFER = memoryview(bytearray(1 << 20))
+_RECORD = 32 * 1024
+"""Bytes that TLS may have taken from what it says is there."""
+
+
+class Wire(asyncio.BufferedProtocol):
+    """
+    Collects what arrives until :meth:`pass_on`, and from then on hands it over in the callback in which it arrives.
+    Close it with :meth:`abort`.
+    """
+
+    def __init__(self) -> None:
+        self.collected = bytearray()
+        self._full = False
+        self._buffer = _BUFFER
+        self._news = Flag()
+        self._room = Flag()
+        self._room.set()
+        self._gone = Flag()
+        self._error: Exception | None = None
+        self._take: Callable[[bytes], None] | None = None
+        self._lost: Callable[[Exception | None], None] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    # -- asyncio's side ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        enough = sizehint + _RECORD <= len(_BUFFER)
+        self._buffer = _BUFFER if enough else memoryview(bytearray(sizehint + _RECORD))
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data, self._buffer = bytes(self._buffer[:nbytes]), _BUFFER
+        if self._take is not None:
+            self._take(data)
+            return
+        self.collected += data
+        if len(self.collected) > _COLLECTED_LIMIT:
+            self._full = True
+            self.pause()
+        self._news.set()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._error = exc
+        self._gone.set()
+        self._news.set()
+        self._room.set()
+        if self._lost is not None:
+            self._lost(exc)
+
+    def pause_writing(self) -> None:
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self._room.set()
+
+    # -- our side ----------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._gone.is_set() and not self._transport.is_closing()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait to be sent."""
+        return 0 if self._transport is None or self._gone.is_set() else self._transport.get_write_buffer_size()
+
+    async def more(self) -> bool:
+        """
+        Wait until more is collected; False: nothing more comes.
+
+        Raises:
+            OSError: the connection broke.
+        """
+        self._news.clear()
+        if not self._gone.is_set():
+            await self._news.wait()
+        if self._error is not None:
+            raise ConnectionResetError(str(self._error) or "the connection broke") from self._error
+        return not self._gone.is_set()
+
+    def pass_on(self, take: Callable[[bytes], None], lost: Callable[[Exception | None], None]) -> None:
+        """
+        From now on *take* gets what arrives, at most some hundred KiB at a time; *lost* is called once, at the end.
+        Neither may raise. What was collected comes first, before this returns.
+        """
+        self._take, self._lost = take, lost
+        if self._full:
+            self._full = False
+            self.resume()
+        collected, self.collected = bytes(self.collected), bytearray()
+        if collected:
+            take(collected)
+        if self._gone.is_set():
+            lost(self._error)
+
+    def pause(self) -> None:
+        """Let nothing more arrive."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Undo :meth:`pause`."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def write(self, data: bytes) -> None:
+        """Send *data*, some time; nothing happens once the connection is gone."""
+        if self._transport is not None and not self._gone.is_set():
+            self._transport.write(data)
+
+    async def drain(self) -> None:
+        """
+        Returns when there is room for more.
+
+        Raises:
+            ConnectionError: the connection is gone.
+        """
+        if not self._room.is_set():
+            await self._room.wait()
+        if self._gone.is_set():
+            raise ConnectionResetError("the connection is gone") from self._error
+
+    async def close(self, within: float) -> None:
+        """Send what is unsent, and close; after *within* seconds at once."""
+        if self._transport is not None:
+            self._transport.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within):
+                    await self._gone.wait()
+        self.abort()
+
+    def abort(self) -> None:
+        """Close at once; safe to call twice."""
+        if self._transport is not None:
+            with suppress(Exception):
+                self._transport.abort()
