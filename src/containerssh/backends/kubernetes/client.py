@@ -6,8 +6,8 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -31,7 +31,9 @@ from containerssh.backends.kubernetes.watch import (
     version_of,
 )
 from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
+from containerssh.core.counters import counters
 from containerssh.core.errors import ContainerSSHError, ProtocolError
+from containerssh.core.metrics import BACKEND_ERRORS, BACKEND_REQUESTS
 from containerssh.core.tasks import time_limit
 
 _OBJECT_LIMIT = 16 << 20
@@ -106,7 +108,8 @@ class KubernetesClient:
     async def create(self, kind: Kind, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create an object; it, as the API has completed it."""
         doing = f"creating {_one(kind)}"
-        return await self._object(doing, "POST", kind, namespace, body=body)
+        with _counted() if kind == PODS else nullcontext():
+            return await self._object(doing, "POST", kind, namespace, body=body)
 
     async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
         """An object as it is."""
@@ -276,8 +279,9 @@ class KubernetesClient:
         doing = f"{'starting a program in' if verb == 'exec' else 'attaching to'} the pod {pod}"
         await self._limiter.take()
         path = f"{await self._path(PODS, namespace, _named(pod))}/{verb}?{urlencode(asked)}"
-        async with self._soon(doing):
-            stream = await self._streams.open(doing, path, stdin=stdin, stderr=stderr, tty=tty)
+        with _counted():
+            async with self._soon(doing):
+                stream = await self._streams.open(doing, path, stdin=stdin, stderr=stderr, tty=tty)
         try:
             yield stream
         finally:
@@ -353,6 +357,17 @@ class KubernetesClient:
             return APIError(doing, status=0, message=f"no answer within {self._timeout.total_seconds():g} s")
 
         return time_limit(self._timeout, late)
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """For metrics: what a login asks for."""
+    counters.add(BACKEND_REQUESTS, backend="kubernetes")
+    try:
+        yield
+    except ContainerSSHError:
+        counters.add(BACKEND_ERRORS, backend="kubernetes")
+        raise
 
 
 def _parse(data: bytes) -> dict[str, Any]:
