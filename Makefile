@@ -32,9 +32,10 @@ test: ## Run all tests (ARGS="-k word" for some), the agent's included
 	cd agent && go test ./...
 	$(ROOT) .venv/bin/python -m pytest $(ARGS)
 
-cluster: ## Build the Kubernetes that some tests run on, once (10 to 20 minutes); without it they are skipped
+cluster: ## Build the Kubernetes and the Helm that some tests need, once (10 to 20 minutes); without them they are skipped
 	@scripts/setup cluster
 	$(ROOT) scripts/cluster build
+	$(ROOT) scripts/helm build
 
 check: lint types imports agent manual ## Formatting, lint, types, import contracts, go vet, docs
 
