@@ -11,8 +11,11 @@ import pytest
 
 from containerssh.auth.ldap.authenticator import LDAPAuthenticator, open_ldap
 from containerssh.config.ldap import LDAPConfig
+from containerssh.core.codes import AuthCode
+from containerssh.core.counters import counters
 from containerssh.core.errors import AuthFailed, AuthUnavailable
 from containerssh.core.metadata import AuthAttempt, SocketAddress
+from containerssh.core.metrics import AUTH_SERVER_FAILURES, AUTH_SERVER_REQUESTS
 from tests.support.ldap_stand_in import (
     BIND,
     BOUND,
@@ -58,6 +61,10 @@ def attempt(user: str = "alice") -> AuthAttempt:
 
 async def password(authenticator: LDAPAuthenticator, user: str = "alice") -> str:
     return (await authenticator.authenticate_password(attempt(user), b"secret")).authenticated_username
+
+
+def counted(name: str, **labels: str) -> int:
+    return sum(counters.value(name, authtype="password", retry=retry, **labels) for retry in "01")
 
 
 def say(*data: bytes) -> Behaviour:
@@ -140,9 +147,11 @@ AT_THE_BIND = ("garbage", "another number", "silence", "an entry without end")
 @pytest.mark.parametrize(("when", "what"), [(SEARCH, what) for what in FAULTS] + [(BIND, what) for what in AT_THE_BIND])
 async def test_nonsense_is_no_judgement_and_the_next_login_is_judged(what: str, when: int) -> None:
     async with stand_in({SEARCH: find_alice, when: FAULTS[what]}) as server, ldap(server, **DIRECT) as authenticator:
+        failures = counted(AUTH_SERVER_FAILURES, type="hard", reason=AuthCode.BACKEND_ERROR)
         async with asyncio.timeout(10):
-            with pytest.raises((AuthUnavailable, AuthFailed)):
+            with pytest.raises(AuthUnavailable):
                 await password(authenticator)
+        assert counted(AUTH_SERVER_FAILURES, type="hard", reason=AuthCode.BACKEND_ERROR) == failures + 1
         server.on = {SEARCH: find_alice}
         assert await password(authenticator) == "alice"
 
@@ -161,8 +170,10 @@ async def test_a_slow_server_holds_up_nobody_but_who_asked_it() -> None:
             assert turns > 10, "the event loop went on"
             assert loop.time() - began > 0.3, "the slow one was waited for"
             asked = len(slow.asked)
+            requests = counted(AUTH_SERVER_REQUESTS)
             assert await password(authenticator) == "alice"
             assert len(slow.asked) == asked, "it is avoided for a while"
+            assert counted(AUTH_SERVER_REQUESTS) == requests + 1
 
 
 async def test_a_referral_is_not_followed() -> None:

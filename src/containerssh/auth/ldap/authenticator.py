@@ -23,8 +23,8 @@ from containerssh.core.requests import to_wire
 
 logger = logging.getLogger(__name__)
 
-# A refusal is told no sooner than the longest one so far took, within these limits: a directory finds out sooner that
-# there is no such user than that a password is wrong.
+# A refusal is told no sooner than the longest one so far took: a directory finds out sooner that there is no such user
+# than that a password is wrong. What took longer than this waited for something else, a server that is away.
 _REFUSAL_TAKES = 0.25
 _REFUSAL_TAKES_AT_MOST = 2.0
 
@@ -54,8 +54,9 @@ class LDAPAuthenticator:
         except AuthFailed as exc:
             logger.debug(Event(AuthCode.FAILED, f"The directory refuses: {exc}", **labels))
             took = asyncio.get_running_loop().time() - began
-            self._refusal_takes = min(max(self._refusal_takes, took), _REFUSAL_TAKES_AT_MOST)
-            await asyncio.sleep(self._refusal_takes - took)
+            if took <= _REFUSAL_TAKES_AT_MOST:
+                self._refusal_takes = max(self._refusal_takes, took)
+            await asyncio.sleep(max(0.0, self._refusal_takes - took))
             raise
         logger.debug(Event(AuthCode.SUCCESSFUL, "The directory accepts the password", **labels))
         return login

@@ -20,8 +20,10 @@ from containerssh.auth.ldap.limits import CHILDREN
 from containerssh.config.ldap import LDAPConfig
 from containerssh.config.pem import is_pem
 from containerssh.core.codes import AuthCode
+from containerssh.core.counters import counters
 from containerssh.core.errors import AuthFailed, AuthUnavailable, ConfigError, describe
 from containerssh.core.messages import Event, LabelValue
+from containerssh.core.metrics import AUTH_SERVER_FAILURES, AUTH_SERVER_REQUESTS
 from containerssh.core.retry import retry
 
 logger = logging.getLogger(__name__)
@@ -102,6 +104,28 @@ class Helper(HelperProcess):
             raise ConfigError(AuthCode.CONFIG_ERROR, f"The directory cannot be used: {reason}")
 
 
+@dataclass
+class _Question:
+    """What servers are asked until one answers; counted as requests to webhooks are."""
+
+    order: Mapping[str, str]
+    labels: Mapping[str, LabelValue]
+    tries: int = 0
+
+    def count(self) -> None:
+        """A server is asked."""
+        self.tries += 1
+        counters.add(AUTH_SERVER_REQUESTS, **self._counted)
+
+    def count_failure(self, how: str) -> None:
+        """For the moment (``soft``), or for good (``hard``)."""
+        counters.add(AUTH_SERVER_FAILURES, type=how, reason=AuthCode.BACKEND_ERROR, **self._counted)
+
+    @property
+    def _counted(self) -> dict[str, str]:
+        return {"retry": "1" if self.tries > 1 else "0", "authtype": str(self.labels["authtype"])}
+
+
 class Directory:
     """The servers of one directory; made by :func:`open_directory`."""
 
@@ -130,9 +154,10 @@ class Directory:
         if self._waiting >= MOST_WAITING:
             raise AuthUnavailable(AuthCode.BACKEND_ERROR, "too many attempts wait for the directory")
         self._waiting += 1
+        question = _Question(order, labels)
         try:
             return await retry(
-                lambda: self._ask_servers(order, labels),
+                lambda: self._ask_servers(question),
                 on=DirectoryFailure,
                 within=self._config.auth_timeout,
                 every=_FIRST_PAUSE,
@@ -143,21 +168,24 @@ class Directory:
             reason = describe(exc) if isinstance(exc, DirectoryFailure) else "no answer in time"
             text = f"Directory request failed, giving up ({reason})"
             logger.error(Event(AuthCode.BACKEND_ERROR, text, **labels))  # noqa: TRY400  told by its own words
+            question.count_failure("hard")
             raise AuthUnavailable(AuthCode.BACKEND_ERROR, "the directory is not available") from exc
         finally:
             self._waiting -= 1
 
-    async def _ask_servers(self, order: Mapping[str, str], labels: Mapping[str, LabelValue]) -> Found:
+    async def _ask_servers(self, question: _Question) -> Found:
         now = asyncio.get_running_loop().time()
         last = DirectoryFailure("no server", passing=False)
         # Sorting keeps the order of those that are alike.
         for url in sorted(self._config.urls, key=lambda url: self._avoided.get(url, 0) > now):
-            told = {**labels, "url": url}
+            told = {**question.labels, "url": url}
+            question.count()
             logger.debug(Event(AuthCode.REQUEST, "Directory request", **told))
             try:
-                return await self._ask_server(url, order)
+                return await self._ask_server(url, question.order)
             except DirectoryFailure as exc:
                 logger.debug(Event(AuthCode.BACKEND_ERROR, f"Directory request failed ({exc})", **told))
+                question.count_failure("soft")
                 last = exc
                 if not exc.passing:
                     # Another server of the directory has the same account with the same mistake.
