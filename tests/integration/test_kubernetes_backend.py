@@ -30,7 +30,7 @@ from tests.support.pods import (
     pods,
     run,
 )
-from tests.support.upstream_agent import SCRIPT
+from tests.support.upstream_agent import SCRIPT, forwarder
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.root
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.root
 def home(cluster: Cluster) -> Iterator[str]:
     """A namespace for tests that leave nothing in it, and the images."""
     import_images(cluster)
-    import_old_agent(cluster, SCRIPT)
+    import_old_agent(cluster, SCRIPT, forwarder())
     with cluster.namespace() as name:
         yield name
 
@@ -205,14 +205,28 @@ async def test_a_pod_that_takes_no_agent_is_served_by_the_images_own_or_refused(
     cluster.apply(sealed(), namespace=home)
     try:
         named: dict[str, Any] = {"mode": "persistent", "metadata": {"name": "sealed"}}
-        async with logged_in(backend, a_login(), config(cluster, home, **named)) as handler:
+        login = a_login(environment={"TOKEN": "s3cret"})
+        async with logged_in(backend, login, config(cluster, home, **named)) as handler:
             assert await run(handler, "echo in; exit 4") == (b"in\n", 4)
         assert "no folder in which a program may be put" in caplog.text
+        assert "do without 1 variables" in caplog.text
         with pytest.raises(BackendError, match="does not take the agent"):
             async with logged_in(backend, a_login(), config(cluster, home, agent="injected", **named)):
                 pass
     finally:
         cluster.kubectl("--namespace", home, "delete", "pod", "sealed", "--grace-period=0", "--force")
+
+
+async def test_the_images_agent_forwards(cluster: Cluster, home: str, backend: KubernetesBackend) -> None:
+    async with logged_in(backend, a_login(), config(cluster, home, image=OLD_AGENT, agent="image")) as handler:
+        await run(handler, "echo page >/tmp/a; httpd -p 127.0.0.1:8000 -h /tmp")
+        stream = await handler.connect_tcp("127.0.0.1", 8000)
+        await stream.write(b"GET /a HTTP/1.0\r\n\r\n")
+        found = b""
+        while data := await stream.read():
+            found += data
+        await stream.close()
+    assert found.endswith(b"page\n")
 
 
 async def test_an_image_without_a_shell_waits_by_its_own_agent(
@@ -235,14 +249,15 @@ async def test_the_images_agent_starts_programs_and_brings_signals(
         assert await run(handler, "echo $A; cat /tmp/token; exit 5") == (b"b\ns3cret", 5)
         channel = Channel()
         async with handler.session(channel) as session:
-            with pytest.raises(Rejected, match="needs the guest agent"):
-                await session.set_env("B", "c")
+            await session.set_env("B", "c")
             await session.request_pty(PtyRequest("vt220", WindowSize(97, 31)))
-            await session.run_command("trap 'echo got; exit 3' USR1; stty size; echo up; while :; do sleep 0.1; done")
+            await session.run_command(
+                "trap 'echo got; exit 3' USR1; stty size; echo $B up; while :; do sleep 0.1; done"
+            )
             await until(lambda: b"up" in channel.out.data)
             await session.send_signal("USR1")
             assert await channel.ended() == 3
-        assert channel.out.data.split() == [b"31", b"97", b"up", b"got"]
+        assert channel.out.data.split() == [b"31", b"97", b"c", b"up", b"got"]
 
 
 @pytest.mark.parametrize("mode", ["connection", "session"])
@@ -258,6 +273,9 @@ async def test_without_any_agent_the_cluster_starts_programs(
         async with handler.session(channel) as session:
             await session.run_command("/no/such/program")
             assert "there is no such program" in str(await channel.ended())
+        async with handler.session(Channel()) as session:
+            with pytest.raises(Rejected, match="needs the guest agent"):
+                await session.set_env("B", "c")
         with pytest.raises(Rejected, match=r"needs the guest agent|not supported"):
             await handler.connect_tcp("127.0.0.1", 80)
 

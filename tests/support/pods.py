@@ -108,11 +108,15 @@ def import_images(cluster: Cluster) -> None:
     cluster.import_image(image_archive(NO_SHELL, _tar(files), command=()))
 
 
-def import_old_agent(cluster: Cluster, script: str) -> None:
-    """:data:`OLD_AGENT` is there afterwards; its agent is the shell *script*."""
+def import_old_agent(cluster: Cluster, script: str, forwarder: Path) -> None:
+    """:data:`OLD_AGENT` is there afterwards; its agent is the shell *script*, with a program that forwards."""
     busybox = Path(tool("busybox")).resolve().read_bytes()
-    applets = ("sh", "sleep", "kill", "head", "cat", "echo", "stty", "tty", "test")
-    files = {"bin/busybox": busybox, "usr/bin/containerssh-agent": script.encode()}
+    applets = ("sh", "sleep", "kill", "head", "cat", "echo", "stty", "tty", "test", "httpd")
+    files = {
+        "bin/busybox": busybox,
+        "usr/bin/containerssh-agent": script.encode(),
+        "usr/bin/forwarder": forwarder.read_bytes(),
+    }
     cluster.import_image(image_archive(OLD_AGENT, _tar(files, {f"bin/{name}": "busybox" for name in applets})))
 
 

@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from containerssh.backends.kubernetes.client import PODS, KubernetesClient
+from containerssh.backends.kubernetes.errors import APIError
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import BackendError, ContainerSSHError, describe
 from containerssh.core.flag import Flag
@@ -131,7 +132,8 @@ class Follower:
                     async for event in events:
                         self._take(event.type, event.object)
             except ContainerSSHError as exc:
-                if getattr(exc, "passing", False):
+                # What cannot be understood may be a cut; who waits has a time limit.
+                if not isinstance(exc, APIError) or exc.passing:
                     logger.debug(Event(KubernetesCode.POD_WAIT, f"Pods cannot be watched; trying again: {exc}"))
                     await asyncio.sleep(_AGAIN)
                     continue

@@ -50,8 +50,7 @@ class PersistentStart(Start):
         self._installed = _has_agent(pod, self._console)
         followed.mean(pod)
         # Its description is not this login's: programs get the variables.
-        way = self.config.pod.agent_in_use
-        env = variables(self.config.pod, self.login, through_agent=way in ("auto", "injected"))
+        env = variables(self.config.pod, self.login, through_agent=True)
         return await self.inside(undo, followed, env.all_given())
 
     async def _settled(self, name: str) -> dict[str, Any]:

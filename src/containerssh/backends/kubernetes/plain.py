@@ -47,6 +47,7 @@ class PlainConnection(ConnectionHandler):
     async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
         session = PlainSession(self.programs, self.execution, channel)
         session.plain_forwards = self.forwards
+        session.takes_variables = bool(self.programs.agent)
         self._sessions.add(session)
         try:
             yield session
@@ -81,10 +82,13 @@ class PlainSession(ContainerSession):
     plain_forwards: UpstreamForwards | None = None
     """Through the image's agent, where there is one."""
 
+    takes_variables: bool = False
+    """Whether there is an agent, which gets them on its command line, as from upstream."""
+
     async def set_env(self, name: str, value: str) -> None:
-        # The only way would be the command line, which everybody in the pod and the API's audit log sees.
-        del name, value
-        raise _needs_agent("setting variables")
+        if not self.takes_variables:
+            raise _needs_agent("setting variables")
+        await super().set_env(name, value)
 
     async def request_x11(self, request: X11Request) -> None:
         if self.plain_forwards is None:

@@ -183,7 +183,8 @@ class Start:
             except KeptOut as exc:
                 if way == "injected":
                     raise
-                self._tell_plain(exc.explanation, env)
+                text = f"The pod keeps the server's agent out ({exc.explanation})"
+                logger.warning(Event(KubernetesCode.AGENT_KEPT_OUT, text))
                 break
             except APIError as exc:
                 # What was ready may have ended since, which the cluster says in a moment.
@@ -193,8 +194,8 @@ class Start:
             await asyncio.sleep(_AGAIN)
         agent = {"image": self.config.pod.agent_path, "none": ""}.get(way)
         execs = await Execs.of(place, self.config.pod.agent_path if agent is None else agent, probe=agent is None)
-        self._tell_way(execs)
-        return Inside(None, execs, env.given)
+        self._tell_way(execs, env)
+        return Inside(None, execs, {})
 
     async def _link(self, undo: AsyncExitStack, place: Place, followed: Followed) -> AgentLink:
         async with AsyncExitStack() as opened:
@@ -289,13 +290,7 @@ class Start:
             text += f"; last problem: {last}"
         return PodError(text, user_message="The pod was not ready in time.")
 
-    def _tell_plain(self, why: str, env: Variables) -> None:
-        text = f"The pod keeps the server's agent out ({why})"
-        if env.given:
-            text += f"; programs do without {len(env.given)} variables that are not for the pod's description"
-        logger.warning(Event(KubernetesCode.AGENT_KEPT_OUT, text))
-
-    def _tell_way(self, execs: Execs) -> None:
+    def _tell_way(self, execs: Execs, env: Variables) -> None:
         text = (
             "The image's agent starts programs: a signal reaches one process and not its group; there are no exit"
             " signals, breaks, terminal modes, built-in SFTP or ssh-agents"
@@ -304,6 +299,9 @@ class Start:
             " there are no exit signals, breaks, terminal modes, forwards, variables of the client or built-in SFTP"
         )
         logger.debug(Event(KubernetesCode.GUEST_AGENT_DISABLED, text))
+        if env.given:
+            text = f"Programs do without {len(env.given)} variables, which only the server's own agent could bring"
+            logger.warning(Event(KubernetesCode.GUEST_AGENT_DISABLED, text))
 
 
 def execution_of(config: KubernetesConfig, given: Mapping[str, str]) -> Execution:
