@@ -74,8 +74,8 @@ class Execs:
         size = program.pty.size if program.pty is not None else None
         command = tuple(program.argv)
         if self.agent:
-            # The program shall not run before its terminal has a size. Its variables are the client's: what webhooks give
-            # never comes this way, which everybody in the pod and the API's audit log sees.
+            # The program shall not run before its terminal has a size. Its variables are the client's: a webhook's
+            # never come this way, where all in the pod and the API's audit log see them.
             agent, console, *rest = upstream.console(self.agent, command, wait=size is not None)
             pairs = (("--env", f"{name}={value}") for name, value in program.env.items())
             command = (agent, console, *(word for pair in pairs for word in pair), *rest)
