@@ -9,6 +9,7 @@ import (
 
 // join copies both ways until both directions have ended, or one side is gone, and closes both.
 func join(stream link.Stream, target net.Conn) {
+	link.Enlarge(stream)
 	inwards := make(chan bool, 1)
 	go func() {
 		alive := carry(target, stream)

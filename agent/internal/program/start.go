@@ -85,6 +85,7 @@ func Start(request wire.StartRequest, main, errors link.Stream) (*Program, error
 		p.outputs = []*drain{newDrain(p.terminal.master, main, true)}
 	default:
 		p.streams = append(p.streams, errors)
+		link.Enlarge(main)
 		go feed(p.pipes[0], main)
 		p.outputs = []*drain{newDrain(p.pipes[1], main, false), newDrain(p.pipes[2], errors, false)}
 	}
