@@ -40,7 +40,6 @@ def judged(asked: Request) -> Reply:
 
 @asynccontextmanager
 async def remembering(store: Store) -> AsyncIterator[Front]:
-    store.prepare()
     async with webhook() as hook:
         hook.answers = [judged]
         config = WebhookConfig.model_validate({"url": hook.url})

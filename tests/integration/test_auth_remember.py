@@ -80,7 +80,6 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     store = Store(tmp_path / "remembered")
-    store.prepare()
     async with webhook() as hook:
         config = WebhookConfig.model_validate({"url": hook.url})
         async with open_interview(config) as interview, open_authorizer(config) as authorizer:

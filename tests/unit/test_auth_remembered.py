@@ -22,9 +22,7 @@ EARNED = Remembered("alice", "ali", {"a": "b"}, {"C": "d"}, "SHA256:x", "", 100.
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "store")
-    made.prepare()
-    return made
+    return Store(tmp_path / "store")
 
 
 def test_what_is_kept_is_found_under_its_subject_alone(store: Store) -> None:
@@ -91,7 +89,7 @@ def test_a_copy_of_the_file_is_worth_nothing_after_all_was_revoked(store: Store,
     store.keep(ALICE, EARNED, now=1)
     copy = (tmp_path / "store" / "remembered.sqlite").read_bytes()
     assert store.revoke_all() == 1
-    store.prepare()
+    store.keep(replace(ALICE, username="bob"), EARNED, now=1)
     (tmp_path / "store" / "remembered.sqlite").write_bytes(copy)
     assert store.find(ALICE) is None
     assert store.entries() == []
@@ -104,7 +102,6 @@ def test_many_begin_at_once_with_one_secret(tmp_path: Path) -> None:
     def work(number: int) -> None:
         try:
             mine = Store(tmp_path / "store")
-            mine.prepare()
             for times in range(5):
                 mine.keep(replace(ALICE, username=f"{number}-{times}"), EARNED, now=1)
         except BaseException as exc:  # noqa: BLE001  the test's thread tells
@@ -132,12 +129,18 @@ def test_a_store_that_others_lock_or_that_is_none_is_told(store: Store, tmp_path
     for call in (lambda: store.find(ALICE), lambda: store.keep(ALICE, EARNED, now=1), store.entries):
         with pytest.raises(StoreUnusable):
             call()
-    with pytest.raises(ConfigError):
-        store.prepare()
+    store.check()
+
+
+def test_nothing_is_made_before_there_is_something_to_remember(store: Store, tmp_path: Path) -> None:
+    store.check()
+    assert store.find(ALICE) is None
+    assert (store.entries(), store.revoke("alice"), store.revoke_all()) == ([], 0, 0)
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_folder_that_is_a_link_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "store").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError):
-        Store(tmp_path / "store").prepare()
+        Store(tmp_path / "store").check()

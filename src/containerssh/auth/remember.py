@@ -124,10 +124,10 @@ def open_memory(auth: AuthConfig, state: Path) -> Memory:
     The memory in the folder *state*, shared by all processes there. Blocks.
 
     Raises:
-        ConfigError: the folder cannot be used.
+        ConfigError: the folder in it is not ours.
     """
     store = Store(state / "remembered")
-    store.prepare()
+    store.check()
     asked = auth.model_dump(mode="json", by_alias=True, include={"keyboard_interactive", "ldap"})
     context = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return Memory(auth.remember, store, context)

@@ -108,19 +108,17 @@ class Store:
     def _entries_file(self) -> Path:
         return self._folder / "remembered.sqlite"
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         """
-        Make the folder and the files.
+        Look whether the folder is ours, if there is one; it is made when there is something to remember.
 
         Raises:
-            ConfigError: they cannot be made or used.
+            ConfigError: it is not.
         """
         try:
-            make_private(self._folder)
-            self._make_secret()
-            with self._opened():
-                pass
-        except (OSError, StoreUnusable) as exc:
+            if os.path.lexists(self._folder):
+                make_private(self._folder)
+        except OSError as exc:
             raise ConfigError(AuthCode.CONFIG_ERROR, f"Cannot use {self._folder}: {exc}") from exc
 
     def find(self, subject: Subject) -> Remembered | None:
