@@ -43,6 +43,7 @@ from containerssh.core.tasks import finish, time_limit
 logger = logging.getLogger(__name__)
 
 _AGAIN = 0.3
+_REMEMBERED = 1000
 _SILENT_API = timedelta(seconds=2)
 _REASON_LIMIT = 3.0
 """Seconds to find out why a link broke."""
@@ -123,7 +124,8 @@ class Start:
                     if exc.reason != "StartError" or number + 1 == len(idles):
                         raise
                     logger.debug(Event(KubernetesCode.POD_WAIT, f"The image seems to have no shell: {exc.explanation}"))
-                    self.shell_less.add(image)
+                    if len(self.shell_less) < _REMEMBERED:
+                        self.shell_less.add(image)
                     continue
                 undo.push_async_callback(opened.pop_all().aclose)
                 return inside
@@ -136,7 +138,7 @@ class Start:
             return ["configured"]
         if pod.agent_image:
             return ["agent"]
-        # Not in session mode, whose images need no agent to wait: the second is for those that have one, and no shell.
+        # The second is for images that have an agent of their own, and no shell.
         return ["configured"] if image in self.shell_less else ["shell", "configured"]
 
     async def _pod(self, undo: AsyncExitStack, idle: Idle) -> Inside:
