@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from containerssh.backends.kubernetes.lease import Observed
+import pytest
+
+from containerssh.backends.kubernetes.lease import Observed, Rhythm
+from containerssh.config.kubernetes import KubernetesConfig
 
 
 def a_lease(name: str, renewed: str = "2026-01-01T00:00:00.000000Z", lasts: Any = 40, uid: str = "u") -> dict[str, Any]:
@@ -53,3 +56,20 @@ def test_a_lease_that_is_not_there_is_waited_for_as_long_as_one_lasts() -> None:
     assert observed.missing(iter(["there", "gone"]), 41) == ["gone"]
     assert observed.missing(iter(["there"]), 42) == []
     assert observed.missing(iter(["gone"]), 43) == [], "it was forgotten meanwhile"
+
+
+@pytest.mark.parametrize("lasts", [3.0, 40.0, 600.0])
+def test_a_lease_is_renewed_several_times_before_it_runs_out(lasts: float) -> None:
+    rhythm = Rhythm.of(lasts)
+    assert rhythm.lasts == lasts
+    assert 3 * rhythm.renew < lasts
+    assert rhythm.look < lasts
+
+
+def test_the_configured_default_is_the_usual_rhythm() -> None:
+    assert Rhythm.of(KubernetesConfig().timeouts.lease.total_seconds()) == Rhythm()
+
+
+def test_a_lease_that_could_not_be_renewed_in_time_is_refused() -> None:
+    config = KubernetesConfig.model_validate({"timeouts": {"lease": "2s"}})
+    assert [problem.path for problem in config.problems()] == ["timeouts.lease"]

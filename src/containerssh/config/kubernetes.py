@@ -268,7 +268,14 @@ class KubernetesTimeouts(ConfigModel):
     http: Duration = seconds(15)
     """One request to the API."""
 
+    lease: Duration = seconds(40)
+    """How long a server may be silent until others take it for dead and remove its pods; at least 3s."""
+
     _zeros = field_validator("*")(default_for_zero)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.lease < seconds(3):
+            yield Problem("lease", "must be at least 3s: it is renewed four times in that time")
 
 
 class KubernetesConfig(ConfigModel):
@@ -281,3 +288,4 @@ class KubernetesConfig(ConfigModel):
     def problems(self) -> Iterator[Problem]:
         yield from (problem.under("connection") for problem in self.connection.problems())
         yield from (problem.under("pod") for problem in self.pod.problems())
+        yield from (problem.under("timeouts") for problem in self.timeouts.problems())

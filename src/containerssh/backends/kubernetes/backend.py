@@ -52,7 +52,8 @@ class KubernetesBackend:
 
     name = "kubernetes"
 
-    def __init__(self, instance: Instance, rhythm: Rhythm = Rhythm()) -> None:  # noqa: B008  frozen
+    def __init__(self, instance: Instance, rhythm: Rhythm | None = None) -> None:
+        """*rhythm*: another one than each configuration's."""
         self._instance = instance
         self._rhythm = rhythm
         self._clusters: dict[tuple[KubernetesConnectionConfig, timedelta], Cluster] = {}
@@ -73,7 +74,7 @@ class KubernetesBackend:
         namespace = str(config.pod.metadata["namespace"])
         persistent = config.pod.mode == "persistent"
         async with self._used(config) as cluster:
-            lease = "" if persistent else await self._lease(cluster, namespace)
+            lease = "" if persistent else await self._lease(cluster, config)
             kind = PersistentStart if persistent else Start
             start = kind(
                 cluster.client.for_login(),
@@ -134,7 +135,7 @@ class KubernetesBackend:
                 presence.stays = False
         if config is not None:
             async with self._used(config) as cluster:
-                self._presence(cluster, str(config.pod.metadata["namespace"]), stays=True)
+                self._presence(cluster, config, stays=True)
         await self._tidy_presences()
         if not dead:
             return 0
@@ -190,15 +191,17 @@ class KubernetesBackend:
         await asyncio.gather(*(presence.close(release=release) for presence in cluster.presences.values()))
         await cluster.client.close()
 
-    async def _lease(self, cluster: Cluster, namespace: str) -> str:
-        presence = self._presence(cluster, namespace)
+    async def _lease(self, cluster: Cluster, config: KubernetesConfig) -> str:
+        presence = self._presence(cluster, config)
         return "" if presence is None else await presence.lease()
 
-    def _presence(self, cluster: Cluster, namespace: str, *, stays: bool = False) -> Presence | None:
+    def _presence(self, cluster: Cluster, config: KubernetesConfig, *, stays: bool = False) -> Presence | None:
+        namespace = str(config.pod.metadata["namespace"])
         presence = cluster.presences.get(namespace)
         if presence is None and (stays or len(cluster.presences) < _NAMESPACES):
+            rhythm = self._rhythm or Rhythm.of(config.timeouts.lease.total_seconds())
             presence = cluster.presences[namespace] = Presence(
-                cluster.client, namespace, self._instance.id, self._held, self._rhythm, stays=stays
+                cluster.client, namespace, self._instance.id, self._held, rhythm, stays=stays
             )
         if presence is not None:
             presence.stays = presence.stays or stays

@@ -32,6 +32,11 @@ class Rhythm:
     look_at_pods: float = 300.0
     """Between two looks at all pods, for those whose Lease is not even there."""
 
+    @staticmethod
+    def of(lasts: float) -> Rhythm:
+        """That of Leases which last so long; at least a few seconds."""
+        return Rhythm(renew=lasts / 4, lasts=lasts, look=lasts * 3 / 8)
+
 
 def lease_name(instance: str) -> str:
     """The Lease of an instance."""
