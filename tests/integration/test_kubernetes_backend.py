@@ -36,11 +36,15 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(scope="module")
-def home(cluster: Cluster) -> Iterator[str]:
-    """A namespace for tests that leave nothing in it, and the images."""
+@pytest.fixture(scope="module", autouse=True)
+def _images(cluster: Cluster) -> None:
     import_images(cluster)
     import_old_agent(cluster, SCRIPT, forwarder())
+
+
+@pytest.fixture(scope="module")
+def home(cluster: Cluster) -> Iterator[str]:
+    """A namespace for tests that leave nothing in it."""
     with cluster.namespace() as name:
         yield name
 
@@ -125,9 +129,11 @@ async def test_an_image_with_nothing_but_one_program_gets_the_agent_from_its_own
         assert await run(handler, "/busybox echo in") == (b"in\n", 0)
 
 
-async def test_a_read_only_root_and_another_user_are_no_obstacle(
-    cluster: Cluster, home: str, backend: KubernetesBackend
+@pytest.mark.parametrize("image", ["", AGENT_IMAGE], ids=["uploaded", "by an init container"])
+async def test_the_strictest_standard_for_pods_and_a_read_only_root_are_no_obstacle(
+    cluster: Cluster, namespace: str, backend: KubernetesBackend, image: str
 ) -> None:
+    cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     context = {
         "readOnlyRootFilesystem": True,
         "runAsUser": 1000,
@@ -136,9 +142,14 @@ async def test_a_read_only_root_and_another_user_are_no_obstacle(
         "capabilities": {"drop": ["ALL"]},
         "seccompProfile": {"type": "RuntimeDefault"},
     }
-    settings = config(cluster, home, container={"securityContext": context})
+    more = {"agentImage": image, "agentImagePullPolicy": "Never"} if image else {}
+    settings = config(cluster, namespace, container={"securityContext": context}, **more)
     async with logged_in(backend, a_login(), settings) as handler:
         assert await run(handler, "id -u; touch /x 2>/dev/null || echo refused") == (b"1000\nrefused\n", 0)
+    with pytest.raises(BackendError, match="violates PodSecurity") as refused:
+        async with logged_in(backend, a_login(), config(cluster, namespace)):
+            pass
+    assert refused.value.user_message == "The pod is refused by the cluster's policy."
 
 
 async def test_session_mode_gives_each_session_a_pod_of_its_own(
