@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +38,7 @@ from tests.support.ldap_stand_in import (
     result,
     stand_in,
 )
+from tests.support.webhook import Authority
 
 DIRECT = {"userBind": "uid={username},dc=test"}
 ALICE = b"uid=alice,dc=test"
@@ -277,4 +281,43 @@ async def test_too_many_attempts_are_told_so() -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         server.on = {SEARCH: find_alice}
+        assert await password(authenticator) == "alice"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "spoken", "talks"),
+    [("1.2", "1.2", True), ("1.2", "1.3", True), ("1.3", "1.2", False), ("1.3", "1.3", True)],
+)
+async def test_no_older_tls_is_spoken_than_is_configured(tmp_path: Path, wanted: str, spoken: str, talks: bool) -> None:
+    authority = Authority(tmp_path)
+    tls = authority.server_tls("directory")
+    tls.minimum_version = tls.maximum_version = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[spoken]
+    more = {**DIRECT, "cacert": str(authority.cert), "tlsVersion": wanted, "timeout": "3s"}
+    async with stand_in({SEARCH: find_alice}, tls) as server, ldap(server, **more) as authenticator:
+        if talks:
+            assert await password(authenticator) == "alice"
+        else:
+            with pytest.raises(AuthUnavailable):
+                await password(authenticator)
+            assert not server.asked
+
+
+async def test_tls_1_1_is_spoken_to_nobody(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    tls = authority.server_tls("directory")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        tls.minimum_version = tls.maximum_version = ssl.TLSVersion.TLSv1_1
+    tls.set_ciphers("ALL:@SECLEVEL=0")
+    more = {**DIRECT, "cacert": str(authority.cert)}
+    async with stand_in({SEARCH: find_alice}, tls) as server, ldap(server, **more) as authenticator:
+        with pytest.raises(AuthUnavailable):
+            await password(authenticator)
+
+
+async def test_authorities_may_stand_in_the_configuration_itself(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    more = {**DIRECT, "cacert": authority.cert.read_text(), "timeout": "3s"}
+    tls = authority.server_tls("directory")
+    async with stand_in({SEARCH: find_alice}, tls) as server, ldap(server, **more) as authenticator:
         assert await password(authenticator) == "alice"

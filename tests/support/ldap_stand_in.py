@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -59,11 +60,12 @@ class StandIn:
     on: dict[int, Behaviour] = field(default_factory=dict)
     """What it does when it is asked for an operation."""
     asked: list[Asked] = field(default_factory=list)
+    scheme: str = "ldap"
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
-        return f"ldap://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -99,10 +101,10 @@ async def _read(reader: asyncio.StreamReader) -> Asked:
 
 
 @asynccontextmanager
-async def stand_in(on: dict[int, Behaviour] | None = None) -> AsyncIterator[StandIn]:
-    """A stand-in on a free port."""
-    made = StandIn(on=on or {})
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+async def stand_in(on: dict[int, Behaviour] | None = None, tls: ssl.SSLContext | None = None) -> AsyncIterator[StandIn]:
+    """A stand-in on a free port; with *tls* from the start."""
+    made = StandIn(on=on or {}, scheme="ldaps" if tls else "ldap")
+    server = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=tls)
     made.port = server.sockets[0].getsockname()[1]
     try:
         yield made

@@ -28,7 +28,6 @@ _MESSAGES = 2000
 _GROUPS = 1000
 _NO_ATTRIBUTES = "1.1"
 _SCOPES = {"sub": ldap.SCOPE_SUBTREE, "one": ldap.SCOPE_ONELEVEL}
-_TLS = {"1.2": 0x303, "1.3": 0x304}
 # What a server answers to a password that is wrong, or not good for a login (RFC 4511 appendix A).
 _WRONG = (
     ldap.INVALID_CREDENTIALS,
@@ -150,7 +149,7 @@ class Conversation:
             options |= {
                 ldap.OPT_X_TLS_CACERTFILE: settings.authorities,
                 ldap.OPT_X_TLS_REQUIRE_CERT: ldap.OPT_X_TLS_DEMAND,
-                ldap.OPT_X_TLS_PROTOCOL_MIN: _TLS[settings.tls_version],
+                **_lowest(settings.tls_version),
                 # Last: what was set takes effect.
                 ldap.OPT_X_TLS_NEWCTX: 0,
             }
@@ -308,6 +307,15 @@ class Conversation:
             except ValueError:
                 continue
         raise RefusedError("the user is in none of requiredGroups")
+
+
+def _lowest(version: str) -> Mapping[int, object]:
+    """The options for the lowest version of TLS."""
+    if ldap.get_option(ldap.OPT_X_TLS_PACKAGE) == "GnuTLS":
+        # With this library, Debian's, OpenLDAP does not look at the other option.
+        newer = {"1.2": "+VERS-TLS1.2:+VERS-TLS1.3", "1.3": "+VERS-TLS1.3"}[version]
+        return {ldap.OPT_X_TLS_CIPHER_SUITE: f"NORMAL:-VERS-ALL:{newer}"}
+    return {ldap.OPT_X_TLS_PROTOCOL_MIN: {"1.2": 0x303, "1.3": 0x304}[version]}
 
 
 def _is_disabled(entry: Entry) -> bool:
