@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from pydantic import SecretStr
 
 from containerssh.backends.docker.backend import DockerBackend
 from containerssh.core.errors import BackendError
@@ -237,6 +238,40 @@ async def test_containers_of_dead_instances_are_removed_and_no_others(
     finally:
         left = [container for login in logins.values() for container in containers_of(engine, login)]
         engine.docker("rm", "--force", *left)
+
+
+async def test_engines_that_only_logins_of_a_dead_instance_used_are_looked_at_too(
+    engine: Engine, instance: Instance, backend: DockerBackend
+) -> None:
+    dead_id, login = "d" * 16, a_login()
+    (instance.state / "instances" / dead_id).touch()
+    dead = DockerBackend(Instance(dead_id, instance.state, instance.runtime))
+    dead._leave_note(config(engine))
+    labels = {"instance": dead_id, "connection_id": login.connection_id}
+    options = [f"--label=containerssh_{name}={value}" for name, value in labels.items()]
+    assert not backend.has_work_elsewhere([])
+    assert backend.has_work_elsewhere([dead_id])
+    for configured in (None, config("tcp://127.0.0.1:9")):
+        engine.docker("create", "--network", engine.network, *options, "bb:latest", "true")
+        if configured is None:
+            assert await backend.reap(None) == 1
+        else:
+            # Not forgotten yet: who knows what is there. But that keeps nobody from the others.
+            with pytest.raises(BackendError, match="not available"):
+                await backend.reap(configured)
+        assert containers_of(engine, login) == []
+
+
+async def test_a_note_of_an_engine_holds_no_private_key(instance: Instance, backend: DockerBackend) -> None:
+    lock = instance.state / "instances" / instance.id
+    lock.touch()
+    secret = config("tcp://127.0.0.1:9")
+    connection = secret.connection.model_copy(update={"cert": "the certificate", "key": SecretStr("the key")})
+    backend._leave_note(secret.model_copy(update={"connection": connection}))
+    assert lock.read_text() == ""
+    for _ in range(2):
+        backend._leave_note(secret)
+    assert lock.read_text() == 'docker engine {"host":"tcp://127.0.0.1:9","cacert":""}\n'
 
 
 async def test_the_engine_is_named_when_it_is_probed(engine: Engine, backend: DockerBackend) -> None:

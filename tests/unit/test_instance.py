@@ -64,3 +64,14 @@ def test_a_folder_that_others_may_enter_is_closed_to_them(tmp_path: Path) -> Non
     folder.chmod(0o755)
     make_private(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_notes_are_for_whoever_comes_after_a_dead_instance(tmp_path: Path) -> None:
+    with open_instance(tmp_path / "state", tmp_path / "run") as instance:
+        for text in ("one", "two", "one"):
+            instance.note(text)
+        with open_instance(tmp_path / "state", tmp_path / "run") as other:
+            assert other.notes(instance.id) == ["one", "two"]
+            assert other.notes(other.id) == other.notes("d" * 16) == other.notes("../../etc/passwd") == []
+            assert other.dead() == []
+    assert not list((tmp_path / "state/instances").iterdir())

@@ -171,9 +171,10 @@ class Backends:
         container at the first one.
         """
         dead = self.instance.dead()
-        if isinstance(by_name.get(config.backend), DockerLogins):
+        on_docker = isinstance(by_name.get(config.backend), DockerLogins)
+        if on_docker or self._docker is not None:
             try:
-                await self.docker.reap_outlived(_engine(config, by_name))
+                await self.docker.reap_outlived(_engine(config, by_name) if on_docker else None)
             except BackendError as exc:
                 # Nothing hangs on it: another look comes soon.
                 logger.debug(exc.event())
@@ -195,9 +196,11 @@ class Backends:
         if not dead:
             return
         removed += await self.oci.reap(config.oci)
-        if config.backend not in ("oci", "kubernetes"):
+        configured = config.backend not in ("oci", "kubernetes")
+        # A login's own configuration may have named another engine, also to the server that died.
+        if configured or self.docker.has_work_elsewhere(dead):
             try:
-                removed += await self.docker.reap(_engine(config, by_name))
+                removed += await self.docker.reap(_engine(config, by_name) if configured else None)
             except BackendError as exc:
                 logger.warning(exc.event())
                 return

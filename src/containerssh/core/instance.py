@@ -47,6 +47,20 @@ class Instance:
         """Whether *other_id* lives, or died, on this machine (with this state folder) and is not forgotten yet."""
         return bool(_ID.fullmatch(other_id)) and (self._locks / other_id).exists()
 
+    def note(self, text: str) -> None:
+        """Leave *text*, one line, to whoever removes what this instance may leave; a note is left once."""
+        if text not in self.notes(self.id):
+            with (self._locks / self.id).open("a") as file:
+                file.write(f"{text}\n")
+
+    def notes(self, instance_id: str) -> list[str]:
+        """What this or a dead instance has left."""
+        if not _ID.fullmatch(instance_id):
+            return []
+        with suppress(OSError, UnicodeDecodeError):
+            return (self._locks / instance_id).read_text().splitlines()
+        return []
+
     def forget(self, dead_id: str) -> None:
         """Everything of *dead_id* is gone: its sockets and its lock can go too."""
         if not _ID.fullmatch(dead_id) or dead_id == self.id:

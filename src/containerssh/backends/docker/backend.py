@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+
+from pydantic import ValidationError
 
 from containerssh.agent.link import AgentLink
 from containerssh.backends.container import LABEL_EXPIRES, ContainerConnection
 from containerssh.backends.docker.container import EngineContainer
-from containerssh.backends.docker.engine import Engines
+from containerssh.backends.docker.engine import Engine, Engines
 from containerssh.backends.docker.engine_error import EngineError
 from containerssh.backends.docker.launch import LABEL_INSTANCE
 from containerssh.backends.docker.outlived import Outlived
 from containerssh.backends.docker.plain import execution_of, keeps_agent_out, plain_login
 from containerssh.backends.docker.start import Start
-from containerssh.config.docker import DockerConfig
+from containerssh.config.docker import DockerConfig, DockerConnectionConfig
 from containerssh.core.codes import DockerCode
+from containerssh.core.errors import BackendError
 from containerssh.core.handlers import ConnectionHandler, Notices, SessionChannel, SessionHandler
 from containerssh.core.instance import Instance
 from containerssh.core.messages import Event
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 _REMOVE_AGAIN = timedelta(seconds=30)
 _LAST_TRY = timedelta(seconds=10)
 _WARNINGS = 100
+_NOTE = "docker engine "
 
 
 class DockerBackend:
@@ -48,6 +52,7 @@ class DockerBackend:
         self._janitor: asyncio.Task[None] | None = None
         self._warned: set[str] = set()
         self._looked_at: DockerConfig | None = None
+        self._noted: set[DockerConnectionConfig] = set()
 
     @asynccontextmanager
     async def login(self, login: Login, config: DockerConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
@@ -60,6 +65,7 @@ class DockerBackend:
         """
         self._warn(config)
         engine = await self._engines.get(config.connection, config.timeouts.http)
+        self._leave_note(config)
         start = Start(engine, self._instance, config, login, notices, self._remember, self._held)
         way = config.execution.agent_in_use
         if way in ("image", "none"):
@@ -99,40 +105,79 @@ class DockerBackend:
         engine = await self._engines.get(config.connection, config.timeouts.http)
         await engine.client.import_image(name, archive)
 
-    async def reap(self, config: DockerConfig) -> int:
+    async def reap(self, config: DockerConfig | None) -> int:
         """
-        Remove the containers of this machine's dead instances from the configured engine; how many there were. Others'
-        are not touched. Whoever calls forgets the instances, when all backends are through.
+        Remove the containers of this machine's dead instances from the configured engine (None: there is none), from
+        those that this process has used, and from those that the dead have used; how many there were. Others' are not
+        touched. Whoever calls forgets the instances, when all backends are through.
 
         Raises:
-            BackendError: the engine does not answer, or one could not be removed.
+            BackendError: an engine does not answer, or a container could not be removed; the other engines were looked
+                at all the same.
         """
         dead = set(self._instance.dead())
-        if not dead:
-            return 0
-        engine = await self._engines.get(config.connection, config.timeouts.http)
-        found = await engine.client.list_containers(LABEL_INSTANCE)
-        orphans = [container for container, labels in found.items() if labels.get(LABEL_INSTANCE) in dead]
-        for container in orphans:
-            await engine.client.remove_container(container)
-            text = "Removed a container that an ended server process had left"
-            logger.info(Event(DockerCode.ORPHAN_REMOVED, text, containerId=container))
-        return len(orphans)
+        removed = 0
+        failure: BackendError | None = None
+        for engine in await self._places(config, dead) if dead else ():
+            try:
+                found = await engine.client.list_containers(LABEL_INSTANCE)
+                for container in [one for one, labels in found.items() if labels.get(LABEL_INSTANCE) in dead]:
+                    await engine.client.remove_container(container)
+                    removed += 1
+                    text = "Removed a container that an ended server process had left"
+                    logger.info(Event(DockerCode.ORPHAN_REMOVED, text, containerId=container))
+            except BackendError as exc:
+                failure = failure or exc
+        if failure is not None:
+            raise failure
+        return removed
 
-    async def reap_outlived(self, config: DockerConfig) -> None:
+    async def reap_outlived(self, config: DockerConfig | None) -> None:
         """
-        Remove containers that have outlived the longest time of their logins from the configured engine, and that no
-        login of a living instance can still have; see :class:`Outlived`.
+        Remove containers that have outlived the longest time of their logins, and that no login of a living instance
+        can still have, from the configured engine (None: there is none) and from those that this process has used; see
+        :class:`Outlived`.
 
         Raises:
-            BackendError: the engine does not answer, or one could not be removed.
+            BackendError: an engine does not answer, or a container could not be removed.
         """
-        engine = await self._engines.get(config.connection, config.timeouts.http)
-        found = await engine.client.list_containers(LABEL_EXPIRES)
+        where: dict[str, Engine] = {}
+        found: dict[str, Mapping[str, str]] = {}
+        failure: BackendError | None = None
+        for engine in await self._places(config):
+            try:
+                here = await engine.client.list_containers(LABEL_EXPIRES)
+            except BackendError as exc:
+                failure = failure or exc
+                continue
+            found |= here
+            where |= dict.fromkeys(here, engine)
         for container in self._outlived.among(found, self._held, datetime.now(UTC), time.monotonic()):
-            await engine.client.remove_container(container)
+            await where[container].client.remove_container(container)
             text = "Removed a container that had outlived the longest time of its login"
             logger.info(Event(DockerCode.ORPHAN_REMOVED, text, containerId=container))
+        if failure is not None:
+            raise failure
+
+    async def _places(self, config: DockerConfig | None, dead: Collection[str] = ()) -> list[Engine]:
+        """The engines that may have containers of ours."""
+        http = (config or DockerConfig.default()).timeouts.http
+        connections = [config.connection] if config is not None else []
+        connections += [connection for dead_id in dead for connection in _noted(self._instance, dead_id)]
+        asked = [await self._engines.get(connection, http) for connection in dict.fromkeys(connections)]
+        return list({engine.client.endpoint.url: engine for engine in [*asked, *self._engines.known()]}.values())
+
+    def has_work_elsewhere(self, dead: Collection[str]) -> bool:
+        """Whether there may be containers on engines that are not the configured one."""
+        return bool(self._engines.known()) or any(any(_noted(self._instance, dead_id)) for dead_id in dead)
+
+    def _leave_note(self, config: DockerConfig) -> None:
+        """
+        For the next process, should this one be killed. Not with a private key: that was not given to us to be kept.
+        """
+        if config.connection not in self._noted and not config.connection.key.get_secret_value():
+            self._noted.add(config.connection)
+            self._instance.note(_NOTE + config.connection.model_dump_json(include={"host", "cacert"}))
 
     async def close(self) -> None:
         """After the last login: one more try to remove what is left, then the kept connections are closed."""
@@ -206,3 +251,11 @@ class SessionModeConnection(ConnectionHandler):
 def connection(link: AgentLink, config: DockerConfig) -> ContainerConnection:
     """A container's programs through its agent."""
     return ContainerConnection(link, execution_of(config))
+
+
+def _noted(instance: Instance, dead_id: str) -> Iterator[DockerConnectionConfig]:
+    """The engines that a dead instance has used."""
+    for note in instance.notes(dead_id):
+        if note.startswith(_NOTE):
+            with suppress(ValidationError):
+                yield DockerConnectionConfig.model_validate_json(note.removeprefix(_NOTE))

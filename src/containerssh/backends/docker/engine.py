@@ -113,6 +113,10 @@ class Engines:
                 await self._engines.pop(next(iter(self._engines))).client.close()
         return engine
 
+    def known(self) -> list[Engine]:
+        """Those that somebody asked for, each address once."""
+        return list({engine.client.endpoint.url: engine for engine in self._engines.values()}.values())
+
     async def close(self) -> None:
         """Close what no login uses."""
         while self._engines:
