@@ -45,6 +45,9 @@ class Connections:
     async def close(self) -> None:
         session, self._session = self._session, None
         if session is not None:
+            if session.connector is not None:
+                # TLS waits half a minute for the other side to close, too.
+                await session.connector.close(abort_ssl=True)
             await session.close()
 
     def _open(self) -> aiohttp.ClientSession:
@@ -81,6 +84,13 @@ class Away:
         if isinstance(exc, _AWAY):
             gone = isinstance(exc, aiohttp.ServerDisconnectedError)
             raise away(self._doing, EOFError() if gone else exc) from exc
+
+
+def give_up(response: aiohttp.ClientResponse) -> None:
+    """End the connection at once if there is more to come: left to itself, TLS would wait for the other side."""
+    connection = response.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
 
 
 async def read_more(response: aiohttp.ClientResponse, deadline: float, doing: str) -> bytes:
