@@ -88,12 +88,12 @@ class GeoIPCode(Code):
 
 
 class AuthCode(Code):
-    REQUEST = "AUTH", "webhook attempt"
+    REQUEST = "AUTH", "a webhook, or a directory, is asked"
     SUCCESSFUL = "AUTH_SUCCESSFUL", "webhook said yes"
     FAILED = "AUTH_FAILED", "webhook said no; also OAuth2 refusals (returned)"
     INVALID_STATUS = "AUTH_INVALID_STATUS", "webhook status ≠ 200"
-    BACKEND_ERROR = "AUTH_BACKEND_ERROR", "webhook failed"
-    CONFIG_ERROR = "AUTH_CONFIG_ERROR", "Kerberos/OAuth2 configuration unusable; a users file that cannot be used"
+    BACKEND_ERROR = "AUTH_BACKEND_ERROR", "a webhook, or a directory, failed"
+    CONFIG_ERROR = "AUTH_CONFIG_ERROR", "Kerberos/OAuth2/LDAP configuration unusable; a users file that cannot be used"
     USERS_FILE_LOADED = "AUTH_USERS_FILE_LOADED", "the users file was read"
     USERS_FILE_FAILED = "AUTH_USERS_FILE_FAILED", "a changed users file, or a line of a key file, cannot be used"
     KEY_LIST_LOADED = "AUTH_KEY_LIST_LOADED", "a file of authorities' keys, or of revoked keys, was read"
@@ -331,6 +331,7 @@ class KubernetesCode(Code):
     GUEST_AGENT_DISABLED = "KUBERNETES_GUEST_AGENT_DISABLED", "programs are started without the server's own agent"
     AGENT_KEPT_OUT = "KUBERNETES_AGENT_KEPT_OUT", "the guest agent could not be brought into a pod"
     AGENT_LOG = "KUBERNETES_AGENT_LOG", "agent stderr (untrusted text)"
+    DIRECT_FAILED = "KUBERNETES_DIRECT_FAILED", "an agent in a pod could not dial back to the server"
     PID_READ_FAILED = "KUBERNETES_EXEC_PID_READ_FAILED", "the image's agent reported no process id"
     EXEC_SIGNAL_FAILED = "KUBERNETES_EXEC_SIGNAL_FAILED", "a signal was not delivered"
     EXEC_SIGNAL_FAILED_NO_AGENT = (
