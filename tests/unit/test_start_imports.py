@@ -51,6 +51,12 @@ def test_a_server_without_webhooks_has_no_http_client() -> None:
     modules = loaded("import containerssh.process")
     assert "asyncssh" in modules
     assert "aiohttp" not in modules
+    assert "gssapi" not in modules
+
+
+def test_kerberos_can_be_loaded_behind_the_front() -> None:
+    pytest.importorskip("gssapi")
+    assert "gssapi.raw" in loaded("import containerssh.ssh; import gssapi")
 
 
 def test_no_section_is_built_before_there_is_a_configuration() -> None:
