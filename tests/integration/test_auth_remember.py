@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncssh
+import paramiko
 import pytest
 
 from containerssh.auth.authenticator import PublicKeyAuthenticator
@@ -24,8 +27,9 @@ from containerssh.core.handlers import AuthMethod
 from containerssh.core.metadata import Value
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from tests.support.local_backend import LocalBackend
-from tests.support.openssh import OpenSSH, ssh_options
-from tests.support.ssh_front import Front, serving
+from tests.support.openssh import OpenSSH, run, ssh_options
+from tests.support.ssh_front import Front, host_key, serving
+from tests.support.tools import tool
 from tests.support.webhook import Reply, Request, Webhook, webhook
 
 WORD = "open sesame"
@@ -319,3 +323,30 @@ async def test_a_server_with_keys_that_count_by_themselves_remembers_too(
         assert await logs_in(world, server, openssh, key)
         assert await logs_in(world, server, openssh, key)
     assert world.questions == 1
+
+
+async def test_other_clients_are_asked_once_too(world: World, openssh: OpenSSH, key: Path, tmp_path: Path) -> None:
+    ppk, settings = tmp_path / "id.ppk", ["-batch", "-ssh", "-T", "-hostkey"]
+    (await run(tool("puttygen"), str(key), "-o", str(ppk), env={"HOME": str(tmp_path)})).check()
+    async with world.serving() as server:
+        host = asyncssh.import_private_key(host_key("ssh-ed25519")).get_fingerprint()
+        command = [tool("plink"), *settings, host, "-P", str(server.port), "-i", str(ppk), "alice@127.0.0.1", "echo in"]
+        assert (await run(*command, env={"HOME": str(tmp_path)})).status != 0, "nobody is there to answer"
+        assert await logs_in(world, server, openssh, key)
+        assert (await run(*command, env={"HOME": str(tmp_path)})).check().stdout == b"in\n"
+        async with connected(server) as transport:
+            loaded = paramiko.Ed25519Key.from_private_key_file(str(key))
+            assert await asyncio.to_thread(transport.auth_publickey, "alice", loaded) == []
+        async with connected(server) as transport:
+            assert await asyncio.to_thread(transport.auth_publickey, "bob", loaded) == ["keyboard-interactive"]
+    assert world.questions == 1
+
+
+@asynccontextmanager
+async def connected(server: Front) -> AsyncIterator[paramiko.Transport]:
+    transport = await asyncio.to_thread(paramiko.Transport, ("127.0.0.1", server.port))
+    try:
+        await asyncio.to_thread(transport.start_client, None, 10)
+        yield transport
+    finally:
+        await asyncio.to_thread(transport.close)
