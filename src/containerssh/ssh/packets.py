@@ -45,6 +45,7 @@ class _Padding:
 
 
 _padding = _Padding()
+_HEADS = [bytes((number,)) for number in range(256)]
 
 
 class PacketConnection(SSHServerConnection):
@@ -64,15 +65,16 @@ class PacketConnection(SSHServerConnection):
         if not isinstance(cipher, PacketCipher) or not self._kex_complete or self._rekey_due:
             self.send_packet(kind, head, bytes(data))
             return
-        pieces, size = self._sealed(cipher, kind, (head, data))
+        pieces = self._sealed(cipher, len(head) + len(data), kind, head, data)
         transport = self._transport
         if len(data) < _SMALL and not self._out and transport is not None and not transport.is_closing():
             # A keystroke's echo does not wait for what else this turn of the loop may bring.
             transport.write(b"".join(pieces))
             return
-        self._out.extend(pieces[:-1])
-        self._out_size += size - len(pieces[-1])
-        self._send(pieces[-1])
+        *first, last = pieces
+        self._out += first
+        self._out_size += sum(map(len, first))
+        self._send(last)
 
     def send_directly(self, kind: int, fields: tuple[bytes, ...]) -> bool:
         """Send a packet that the library would neither hold back nor compress; False: that is for the library to do."""
@@ -88,25 +90,21 @@ class PacketConnection(SSHServerConnection):
             )
         ):
             return False
-        pieces, _ = self._sealed(cipher, kind, fields)
-        self._send(b"".join(pieces))
+        self._send(b"".join(self._sealed(cipher, sum(map(len, fields)), kind, *fields)))
         return True
 
-    def _sealed(
-        self, cipher: PacketCipher, kind: int, fields: tuple[bytes | memoryview, ...]
-    ) -> tuple[tuple[bytes, ...], int]:
-        """The next packet as it goes over the wire, in pieces; their size."""
+    def _sealed(self, cipher: PacketCipher, length: int, kind: int, *fields: bytes | memoryview) -> tuple[bytes, ...]:
+        """The next packet as it goes over the wire, in pieces; *length* is that of all *fields*."""
         # RFC 4253 section 6; the length itself is not counted, as both ciphers send it separately.
-        size = 2 + sum(map(len, fields))
-        padding = -size % self._send_blocksize
+        padding = -(length + 2) % self._send_blocksize
         if padding < 4:
             padding += self._send_blocksize
-        size += padding
-        packet = b"".join((bytes((padding, kind)), *fields, _padding.take(padding)))
-        pieces = cipher.seal(self._send_seq, size.to_bytes(4, "big"), packet)
-        self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
+        size = length + 2 + padding
+        packet = b"".join((_HEADS[padding], _HEADS[kind], *fields, _padding.take(padding)))
+        sequence = self._send_seq
+        self._send_seq = (sequence + 1) & 0xFFFFFFFF
         self._rekey_bytes_sent += size
-        return pieces, size + _SMALLEST
+        return cipher.seal(sequence, size.to_bytes(4, "big"), packet)
 
     @property
     def _rekey_due(self) -> bool:
