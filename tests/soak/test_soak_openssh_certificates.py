@@ -1,20 +1,22 @@
 """
-OpenSSH's own regression script about users' certificates, against our front: authorities in authorized keys and in the
-configuration, principals, options, revocation, for every type of key, security keys included.
+OpenSSH's own regression scripts about certificates, against our front. Of users: authorities in authorized keys and in
+the configuration, principals, options, revocation, for every type of key, security keys included. Of hosts.
 
-Its configuration of sshd is turned into ours for each connection; programs run on this host. Three things are left out:
-DSA keys, SHA-1, and that a line ``cert-authority`` without ``principals`` takes a certificate that names
+Their configuration of sshd is turned into ours for each connection; programs run on this host. Three things are left
+out: DSA keys, SHA-1, and that a line ``cert-authority`` without ``principals`` takes a certificate that names
 nobody for everybody's.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,11 +25,13 @@ from containerssh.auth.public_keys import PublicKeys
 from containerssh.auth.users import UsersFile
 from containerssh.config.auth import PublicKeyAuthConfig
 from containerssh.config.security import SecurityConfig
+from containerssh.core.errors import ConfigError
 from containerssh.core.handlers import ConnectionHandler, NetworkHandler, Notices, ServerHandler
 from containerssh.core.layer import NetworkLayer, ServerLayer
 from containerssh.core.metadata import ConnectionMetadata, Login
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from containerssh.layers.security import Policy, SecurityConnection
+from containerssh.ssh.options import ServerOptions
 from tests.support.openssh import run
 from tests.support.server import free_port
 from tests.support.ssh_front import serving
@@ -37,8 +41,12 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 
 REGRESS = Path("/usr/lib/openssh/regress")
 LEFT_OUT = {
-    'test_one "empty principals"\tsuccess "" authorized_keys\n': "",
-    "s/^rsa/ssh-rsa/": "s/^rsa/rsa-sha2-512/",
+    "cert-userkey": {
+        'test_one "empty principals"\tsuccess "" authorized_keys\n': "",
+        "s/^rsa/ssh-rsa/": "s/^rsa/rsa-sha2-512/",
+    },
+    # No host key is kept by a security key.
+    "cert-hostkey": {'PLAIN_TYPES=`echo "$SSH_KEYTYPES" |': 'PLAIN_TYPES=`echo "$SSH_KEYTYPES" | grep -v ^sk- |'},
 }
 HOST_KEYS = ("ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256")
 
@@ -65,6 +73,16 @@ def folder() -> Iterator[Path]:
     shutil.copytree(REGRESS, path, symlinks=True)
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def host_keys(folder: Path) -> list[str]:
+    """The scripts take them for theirs."""
+    for kind in HOST_KEYS:
+        short = kind.removeprefix("ssh-").partition("-")[0]
+        argv = [tool("ssh-keygen"), "-q", "-t", short, "-N", "", "-f", str(folder / kind)]
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+    return [str(folder / kind) for kind in HOST_KEYS]
 
 
 @dataclass(eq=False)
@@ -125,38 +143,79 @@ def users_file(folder: Path) -> UsersFile:
     return UsersFile(path)
 
 
-async def test_the_script_about_users_certificates_passes(folder: Path) -> None:
-    for kind in HOST_KEYS:
-        short = kind.removeprefix("ssh-").partition("-")[0]
-        (await run(tool("ssh-keygen"), "-q", "-t", short, "-N", "", "-f", folder / kind)).check()
-    script = folder / "cert-userkey.sh"
-    text = script.read_text()
-    for old, new in LEFT_OUT.items():
+async def passes(folder: Path, script: str, port: int) -> None:
+    """Run one of the scripts, whose sshd is whoever listens on *port*."""
+    stand_in = SERVER.format(regress=folder, port=port, sshd=tool("sshd"))
+    environment = {
+        "TEST_SHELL": "sh",
+        "TEST_SSH_SSH": str(program(folder / "ssh-for-scripts", CLIENT.format(ssh=tool("ssh")))),
+        "TEST_SSH_SSHD": str(program(folder / "sshd-stand-in", stand_in)),
+        "TEST_SSH_PORT": str(free_port()),
+        "TEST_SSH_UNSAFE_PERMISSIONS": "1",
+        "BUILDDIR": str(folder),
+        "HOME": str(folder),
+        "USER": "root",
+        "LOGNAME": "root",
+    }
+    path = folder / f"{script}.sh"
+    text = path.read_text()
+    for old, new in LEFT_OUT[script].items():
         assert old in text
         text = text.replace(old, new)
-    program(script, text)
+    program(path, text)
+    done = await run("sh", folder / "test-exec.sh", folder, path, env=environment, limit=300)
+    assert done.status == 0, (done.stdout.decode()[-3000:], done.stderr.decode()[-1000:])
+    assert b"SKIPPED" not in done.stdout
+    assert done.stdout.splitlines()[-1].startswith(b"ok "), done.stdout
+
+
+async def test_the_script_about_users_certificates_passes(folder: Path, host_keys: list[str]) -> None:
     users = users_file(folder)
 
     def around(inner: ServerHandler) -> ServerHandler:
         return AsSshdIsConfigured(inner, folder, users)
 
-    async with serving(around=around, host_keys=[str(folder / kind) for kind in HOST_KEYS]) as server:
-        stand_in = SERVER.format(regress=folder, port=server.port, sshd=tool("sshd"))
-        environment = {
-            "TEST_SHELL": "sh",
-            "TEST_SSH_SSH": str(program(folder / "ssh-for-scripts", CLIENT.format(ssh=tool("ssh")))),
-            "TEST_SSH_SSHD": str(program(folder / "sshd-stand-in", stand_in)),
-            "TEST_SSH_PORT": str(free_port()),
-            "TEST_SSH_UNSAFE_PERMISSIONS": "1",
-            "BUILDDIR": str(folder),
-            "HOME": str(folder),
-            "USER": "root",
-            "LOGNAME": "root",
-        }
-        command = ("sh", str(folder / "test-exec.sh"), str(folder), str(script))
-        done = await run(*command, env=environment, limit=600)
+    async with serving(around=around, host_keys=host_keys) as server:
+        await passes(folder, "cert-userkey", server.port)
+        assert len(server.backend.logins) > 80
     users.close()
-    assert done.status == 0, (done.stdout.decode()[-3000:], done.stderr.decode()[-1000:])
-    assert b"SKIPPED" not in done.stdout
-    assert done.stdout.splitlines()[-1].startswith(b"ok "), done.stdout
-    assert len(server.backend.logins) > 80
+
+
+async def test_the_script_about_host_certificates_passes(folder: Path, host_keys: list[str]) -> None:
+    users = users_file(folder)
+
+    def around(inner: ServerHandler) -> ServerHandler:
+        return AsSshdIsConfigured(inner, folder, users)
+
+    async with serving(around=around, host_keys=host_keys) as server:
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """The server first gets the host key, and the certificate, that the script has chosen."""
+            lines = [line.split() for line in (folder / "sshd_proxy").read_text().splitlines()]
+            keys = [words[1] for words in lines if words[:1] == ["HostKey"]]
+            certificates = [words[1] for words in lines if words[:1] == ["HostCertificate"]]
+            options = ServerOptions(keys[-1:], certificates, "127.0.0.1", 0)
+            try:
+                settings = await server.server.prepare(options)
+            except ConfigError:
+                # sshd leaves out what is no certificate of a host.
+                settings = await server.server.prepare(replace(options, host_certificates=()))
+            server.server.use(settings)
+            theirs, ours = await asyncio.open_connection("127.0.0.1", server.port)
+            await asyncio.gather(_carry(reader, ours), _carry(theirs, writer))
+
+        async with await asyncio.start_server(relay, "127.0.0.1", 0) as between:
+            await passes(folder, "cert-hostkey", between.sockets[0].getsockname()[1])
+        assert len(server.backend.logins) > 30
+    users.close()
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
