@@ -9,7 +9,7 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +19,9 @@ import pytest
 
 from containerssh.backends.kubernetes.client import PODS, KubernetesClient
 from containerssh.backends.kubernetes.errors import APIError
+from containerssh.backends.kubernetes.exec_stream import RemoteStream
+from containerssh.backends.kubernetes.websocket import WebSocketCodec
+from containerssh.backends.kubernetes.wire import Wire
 from containerssh.core.errors import BackendError, ProtocolError
 from tests.support.kubernetes import connected
 from tests.support.waiting import until
@@ -402,3 +405,70 @@ async def test_whoever_leaves_early_leaves_no_connection() -> None:
             await closed.wait()
         with pytest.raises(ConnectionError):
             await stream.stdin.write(b"x")
+
+
+@asynccontextmanager
+async def stream_to(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[RemoteStream]:
+    """A stream, in a hurry, to a server that has accepted it."""
+    served = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, EOFError):
+            await serve(reader, writer)
+        writer.transport.abort()
+        served.set()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    _, wire = await asyncio.get_running_loop().create_connection(Wire, "127.0.0.1", port)
+    stream = RemoteStream(
+        wire, WebSocketCodec(), stdin=True, stderr=False, tty=False, ping_every=0.05, silence_limit=0.25
+    )
+    try:
+        yield stream
+    finally:
+        await stream.close()
+        await served.wait()
+        server.close()
+
+
+async def test_a_server_that_is_gone_without_a_word_is_noticed() -> None:
+    heard = bytearray()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1000):
+            heard.extend(data)
+
+    async with stream_to(serve) as stream:
+        async with asyncio.timeout(10):
+            with pytest.raises(BackendError, match="nothing came from the API server"):
+                await stream.wait()
+        assert heard.startswith(b"\x89\x80")
+
+
+async def test_a_silent_program_is_not_taken_for_a_server_that_is_gone() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(12):
+            await reader.readexactly(6)
+            writer.write(b"\x8a\x00")
+        writer.write(message(b'\x03{"status": "Success"}') + CLOSE)
+        await reader.readexactly(1)
+
+    async with stream_to(serve) as stream, asyncio.timeout(10):
+        assert await stream.wait() == 0
+
+
+async def test_a_program_that_reads_nothing_is_not_taken_for_one() -> None:
+    """A server that passes our input on does not get to our pings before it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        await asyncio.sleep(0.6)
+        writer.write(message(b'\x03{"status": "Success"}') + CLOSE)
+        await reader.read()
+
+    async with stream_to(serve) as stream, asyncio.timeout(10):
+        await stream.stdin.write(b"x")
+        assert await stream.wait() == 0

@@ -55,8 +55,12 @@ class RemoteStream:
         stdin: bool,
         stderr: bool,
         tty: bool,
+        ping_every: float = _PING_EVERY,
+        silence_limit: float = _SILENCE_LIMIT,
     ) -> None:
         self._wire = wire
+        self._ping_every = ping_every
+        self._silence_limit = silence_limit
         self._codec = codec
         self._tty = tty
         self._stdout = _Output(self._resume)
@@ -75,7 +79,7 @@ class RemoteStream:
         self._heard = loop.time()
         self._sent_since = False
         self._paused = False
-        self._timer = loop.call_later(_PING_EVERY, self._look_after)
+        self._timer = loop.call_later(ping_every, self._look_after)
         if opening := codec.opening():
             wire.write(opening)
         wire.pass_on(self._receive, self._lost)
@@ -228,12 +232,12 @@ class RemoteStream:
         loop = asyncio.get_running_loop()
         silence = 0.0 if self._paused else loop.time() - self._heard
         # A server that passes on our input answers only after it: a program that reads nothing is no fault.
-        if silence > _SILENCE_LIMIT and not self._sent_since:
+        if silence > self._silence_limit and not self._sent_since:
             self._end(ConnectionResetError(f"nothing came from the API server for {silence:.0f} s"))
             return
-        if silence >= _PING_EVERY and self._wire.unsent < _REPLIES_HELD:
+        if silence >= self._ping_every / 2 and self._wire.unsent < _REPLIES_HELD:
             self._wire.write(self._codec.ping())
-        self._timer = loop.call_later(_PING_EVERY, self._look_after)
+        self._timer = loop.call_later(self._ping_every, self._look_after)
 
 
 class _Output(ByteReader):
