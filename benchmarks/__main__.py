@@ -107,11 +107,10 @@ def _add_echo(report: Report, when: str, server: Server, times: list[float]) -> 
 async def _memory(report: Report, client: Client, servers: list[Server], options: argparse.Namespace) -> None:
     for server in servers:
         _progress(f"memory {server.name}")
-        # The few first: the many others need more than these have freed.
-        shell = await connections.shell_memory(client, server, options.shells)
+        count = 0 if server.name == "docker" else options.idle
+        idle, shell = await connections.memory_of_each(client, server, idle=count, shells=options.shells)
         report.add("connection with a shell, KiB", server.name, shell)
-        if server.name != "docker":
-            idle = await connections.idle_memory(client, server, options.idle)
+        if count:
             report.add("idle connection, KiB", server.name, idle)
         growth = await sessions.unread_growth(client, server, options.unread)
         report.add(f"growth in {options.unread:g} s for a client that takes nothing, MiB", server.name, growth)
@@ -172,7 +171,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--crowd", type=int, default=2000, help="idle logins at once (default: %(default)s)")
     parser.add_argument("--keys", type=int, default=200, help="keystrokes (default: %(default)s)")
     parser.add_argument("--idle", type=int, default=40, help="idle connections (default: %(default)s)")
-    parser.add_argument("--shells", type=int, default=10, help="connections with a shell (default: %(default)s)")
+    parser.add_argument("--shells", type=int, default=20, help="connections with a shell (default: %(default)s)")
     parser.add_argument("--unread", type=float, default=10, metavar="SECONDS", help="(default: %(default)s)")
     parser.add_argument("--logins", type=int, default=15, help="logins per server (default: %(default)s)")
     parser.add_argument("--transfers", type=int, default=3, help="transfers per direction (default: %(default)s)")

@@ -73,12 +73,28 @@ async def storm(client: Client, server: Server, count: int, *, accepted: bool) -
 
 async def idle_memory(client: Client, server: Server, count: int) -> float:
     """KiB that each of *count* logged-in connections without a session costs."""
-    return await _memory(client, server, count, _nothing)
+    return (await memory_of_each(client, server, idle=count, shells=0))[0]
 
 
-async def shell_memory(client: Client, server: Server, count: int) -> float:
-    """KiB that each of *count* connections with a terminal and a waiting shell costs, without the shell itself."""
-    return await _memory(client, server, count, _shell)
+async def memory_of_each(client: Client, server: Server, *, idle: int, shells: int) -> tuple[float, float]:
+    """
+    KiB that each of *idle* logged-in connections without a session costs, and each of *shells* with a terminal and a
+    waiting shell, without the shell itself. 0 for none.
+
+    The idle ones stay while the others come: what they had freed, those would get for nothing.
+    """
+    async with _open(client, server, 1, _shell if shells else _nothing):
+        # The first pays for what is loaded once.
+        pass
+    await asyncio.sleep(PAUSE)
+    before = _used(server)
+    async with _open(client, server, idle, _nothing):
+        await asyncio.sleep(PAUSE)
+        with_idle = _used(server)
+        async with _open(client, server, shells, _shell):
+            await asyncio.sleep(PAUSE)
+            with_shells = _used(server)
+    return (with_idle - before) / max(1, idle) / 1024, (with_shells - with_idle) / max(1, shells) / 1024
 
 
 async def _nothing(connection: asyncssh.SSHClientConnection) -> None:
@@ -88,20 +104,6 @@ async def _nothing(connection: asyncssh.SSHClientConnection) -> None:
 async def _shell(connection: asyncssh.SSHClientConnection) -> None:
     process = await connection.create_process("echo up; exec cat", term_type="xterm", encoding=None)
     await process.stdout.readuntil(b"up")
-
-
-async def _memory(
-    client: Client, server: Server, count: int, use: Callable[[asyncssh.SSHClientConnection], Awaitable[None]]
-) -> float:
-    async with _open(client, server, 1, use):
-        # The first pays for what is loaded once.
-        pass
-    await asyncio.sleep(PAUSE)
-    before = _used(server)
-    async with _open(client, server, count, use):
-        await asyncio.sleep(PAUSE)
-        after = _used(server)
-    return (after - before) / count / 1024
 
 
 def _used(server: Server) -> int:
