@@ -57,7 +57,7 @@ class GeoIPConfig(ConfigModel):
 
     def problems(self) -> Iterator[Problem]:
         if self.provider == "maxmind" and not Path(self.maxmind_geoip2_file).is_file():
-            yield Problem("maxmind-geoip2-file", f"there is no file {self.maxmind_geoip2_file!r}")
+            yield Problem("maxmind-geoip2-file", f"{self.maxmind_geoip2_file}: No such file or directory")
 
 
 class HealthClientConfig(HTTPClientConfig):
