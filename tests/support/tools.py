@@ -17,6 +17,7 @@ PACKAGES = {
     "dbclient": "dropbear-bin",
     "debootstrap": "debootstrap",
     "docker": "docker.io",
+    "docker-compose": "docker-compose",
     "docker-registry": "docker-registry",
     "dockerd": "docker.io",
     "dropbear": "dropbear-bin",
