@@ -69,9 +69,13 @@ async def test_a_user_at_a_terminal_is_told_and_can_finish(openssh: OpenSSH) -> 
         assert await ended(server) == 0
 
 
+TOLD_ONCE = "trap 'echo bye; sleep 0.5; exit 4' TERM; while :; do sleep 0.1; done"
+"""Says so each time that it is told to end."""
+
+
 async def test_output_that_is_no_terminals_holds_only_what_the_program_wrote(openssh: OpenSSH) -> None:
     async with product.serving(OCI, USERS) as server:
-        session = asyncio.create_task(openssh.run(server, "trap 'echo bye; exit 4' TERM; while :; do sleep 0.1; done"))
+        session = asyncio.create_task(openssh.run(server, TOLD_ONCE))
         await server.until(lambda: programs(server) > 0, "the program runs")
         assert await server.stop() == 0
         done = await session

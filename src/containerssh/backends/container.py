@@ -130,6 +130,7 @@ class ContainerSession(SessionHandler):
         self._pty: PtyRequest | None = None
         self._size: WindowSize | None = None
         self._starting = False
+        self._told_to_end = False
         self._process: RunningProgram | None = None
         self._carrying: asyncio.Task[None] | None = None
         self._report: FileReport | None = None
@@ -222,7 +223,9 @@ class ContainerSession(SessionHandler):
                 await self._process.resize(size)
 
     async def terminate(self) -> None:
-        if self._process is not None:
+        if self._process is not None and not self._told_to_end:
+            # Once: its session and its login both ask, and a program may do something each time.
+            self._told_to_end = True
             # It may have ended just now, or the link: then there is nobody to ask.
             with suppress(ContainerSSHError):
                 async with _answered_within(self._execution.signal, "signal TERM"):
