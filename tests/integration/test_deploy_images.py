@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from containerssh.auth.hashes import hash_password
-from tests.support.deployed import AGENT_IMAGE, DEPLOY, SERVER_IMAGE, Client, Place, image_file
+from tests.support.deployed import AGENT_IMAGE, DEPLOY, SERVER_IMAGE, VERSION, Client, Place, image_file
 from tests.support.services import Engine, wait_until
 from tests.support.tools import tool
 
@@ -65,6 +65,11 @@ def test_the_servers_image_runs_with_a_read_only_root_and_trusts_the_usual_autho
 def load(engine: Engine) -> None:
     for kind in ("server", "agent"):
         engine.docker("load", "--quiet", "--input", str(image_file(kind)))
+
+
+def test_the_chart_and_the_compose_file_name_the_image_that_this_version_makes() -> None:
+    assert f"appVersion: {VERSION}\n" in (DEPLOY / "helm/containerssh/Chart.yaml").read_text()
+    assert f":-{SERVER_IMAGE}}}" in COMPOSE.read_text()
 
 
 # -- compose -------------------------------------------------------------------------------------------------

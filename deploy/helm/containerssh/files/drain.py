@@ -1,4 +1,4 @@
-# Before a server is asked to stop: time for the cluster to send nobody here any more, then until the last connection is gone.
+# Before a server is asked to stop: until the cluster sends nobody here any more, then until the last connection is gone.
 import sys
 import time
 from pathlib import Path

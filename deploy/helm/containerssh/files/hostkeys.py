@@ -24,8 +24,9 @@ trust = ssl.create_default_context(cafile=account / "ca.crt")
 def ask(address, body=None):
     headers = {"Authorization": f"Bearer {(account / 'token').read_text()}", "Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address, data, headers)
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, data, headers), context=trust, timeout=20) as answer:
+        with urllib.request.urlopen(request, context=trust, timeout=20) as answer:
             return answer.status
     except urllib.error.HTTPError as failure:
         if failure.code in (404, 409):
@@ -37,9 +38,7 @@ if ask(f"{address}/{name}") == 200:
     print("The host keys are there already.")
     sys.exit()
 keys = {"ed25519": Ed25519PrivateKey.generate(), "rsa": generate_private_key(65537, 3072)}
-texts = {
-    kind: key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()) for kind, key in keys.items()
-}
+texts = {kind: key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()) for kind, key in keys.items()}
 secret = {
     "apiVersion": "v1",
     "kind": "Secret",
