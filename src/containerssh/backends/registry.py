@@ -195,7 +195,13 @@ class Backends:
                 return
         if not dead:
             return
-        removed += await self.oci.reap(config.oci)
+        try:
+            removed += await self.oci.reap(config.oci)
+        except BackendError as exc:
+            if config.backend == "oci":
+                raise
+            # Where its helper cannot run, the dead had no containers of it either.
+            logger.debug(exc.event())
         configured = config.backend not in ("oci", "kubernetes")
         # A login's own configuration may have named another engine, also to the server that died.
         if configured or self.docker.has_work_elsewhere(dead):
