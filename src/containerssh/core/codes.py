@@ -331,7 +331,6 @@ class KubernetesCode(Code):
     GUEST_AGENT_DISABLED = "KUBERNETES_GUEST_AGENT_DISABLED", "programs are started without the server's own agent"
     AGENT_KEPT_OUT = "KUBERNETES_AGENT_KEPT_OUT", "the guest agent could not be brought into a pod"
     AGENT_LOG = "KUBERNETES_AGENT_LOG", "agent stderr (untrusted text)"
-    DIRECT_FAILED = "KUBERNETES_DIRECT_FAILED", "an agent in a pod could not dial back to the server"
     PID_READ_FAILED = "KUBERNETES_EXEC_PID_READ_FAILED", "the image's agent reported no process id"
     EXEC_SIGNAL_FAILED = "KUBERNETES_EXEC_SIGNAL_FAILED", "a signal was not delivered"
     EXEC_SIGNAL_FAILED_NO_AGENT = (

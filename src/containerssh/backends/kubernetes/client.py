@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import aiohttp
 
 from containerssh.backends.kubernetes.connections import Away, Connections, give_up, read_all, read_more
-from containerssh.backends.kubernetes.credentials import Access, Credentials
+from containerssh.backends.kubernetes.credentials import Credentials
 from containerssh.backends.kubernetes.errors import ERROR_LIMIT, APIError, broken, refusal
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
 from containerssh.backends.kubernetes.limiter import Limiter
@@ -98,10 +98,6 @@ class KubernetesClient:
     def by_spdy(self) -> bool:
         """Whether programs are reached by SPDY, since the server refused WebSockets."""
         return self._streams.by_spdy
-
-    async def access(self) -> Access:
-        """Where the API server is, and what it is shown; raises ConfigError."""
-        return await self._credentials.access()
 
     async def close(self) -> None:
         """Close the connections; watches and streams end with their scopes."""
