@@ -89,8 +89,10 @@ class OpenSSH:
         env = {"HOME": str(self.folder), "PATH": os.environ["PATH"], "LC_ALL": "C"}
         if self.password is not None:
             helper = self.folder / "askpass"
-            helper.write_text('#!/bin/sh\nprintf "%s\\n" "$TEST_PASSWORD"\n')
-            helper.chmod(0o700)
+            if not helper.exists():
+                # Once: one that is just being written cannot be run for a client beside this one.
+                helper.write_text('#!/bin/sh\nprintf "%s\\n" "$TEST_PASSWORD"\n')
+                helper.chmod(0o700)
             env |= {"SSH_ASKPASS": str(helper), "SSH_ASKPASS_REQUIRE": "force", "TEST_PASSWORD": self.password}
         return env
 

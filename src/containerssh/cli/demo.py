@@ -30,6 +30,9 @@ from containerssh.core.instance import default_state_folder, make_private, open_
 START_LIMIT = 60.0
 """Seconds that the server may take to listen, and the login to answer."""
 
+_LOG_PATIENCE = 40
+_HARMLESS = ("debug", "info", "notice", "warning")
+
 EXIT_INTERRUPTED = 130
 """As shells report a command that Ctrl-C ended."""
 
@@ -141,9 +144,9 @@ class _Prepared:
         try:
             status = await asyncio.wait_for(_status(command), START_LIMIT)
         except TimeoutError:
-            raise DemoError(f"no answer within {START_LIMIT:g} s{self._told()}") from None
+            raise DemoError(f"no answer within {START_LIMIT:g} s{await self._told()}") from None
         if status:
-            raise DemoError(f"ssh ended with status {status}{self._told()}")
+            raise DemoError(f"ssh ended with status {status}{await self._told()}")
         print(f"\nLogged in, answered and logged out in {time.monotonic() - began:.2f} s; the container went with it.")
 
     async def _listening(self, process: asyncio.subprocess.Process) -> str:
@@ -155,9 +158,9 @@ class _Prepared:
                 chosen = (line["message"] for line in log if line["code"] == BackendCode.CHOSEN)
                 return next(chosen, f"backend {self.backend}")
             if ended:
-                raise DemoError(f"the server ended with status {process.returncode}{self._told()}")
+                raise DemoError(f"the server ended with status {process.returncode}{await self._told()}")
             await asyncio.sleep(0.05)
-        raise DemoError(f"the server did not listen within {START_LIMIT:g} s{self._told()}")
+        raise DemoError(f"the server did not listen within {START_LIMIT:g} s{await self._told()}")
 
     def _log(self) -> list[dict[str, Any]]:
         """The whole lines that the server has logged so far."""
@@ -167,8 +170,13 @@ class _Prepared:
             return []
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
-    def _told(self) -> str:
+    async def _told(self) -> str:
         """The end of the log, for people."""
+        # A client may hear of a failure before the server's log is written.
+        for _ in range(_LOG_PATIENCE):
+            if any(line["level"] not in _HARMLESS for line in self._log()):
+                break
+            await asyncio.sleep(0.05)
         worth = [line for line in self._log() if line["level"] not in ("debug", "info")] or self._log()
         return "".join(f"\n  {line['level']}: {line['message']}" for line in worth[-10:])
 

@@ -1,4 +1,4 @@
-# Before a server is asked to stop: until the cluster sends nobody here any more, then until the last connection is gone.
+# Before a server stops: until the cluster sends nobody here any more, and until the last connection is gone.
 import sys
 import time
 from pathlib import Path
