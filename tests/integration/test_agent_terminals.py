@@ -127,7 +127,7 @@ async def test_the_end_of_input_types_nothing_where_single_keys_are_read(transpo
 @transports
 async def test_a_terminals_output_is_complete_and_ends_with_its_program(transport: str) -> None:
     async with agent_link(transport) as link:
-        script = "stty -opost; head -c 3000000 /dev/zero | tr '\\0' x; setsid sleep 30 & echo end"
+        script = "stty -opost; head -c 3000000 /dev/zero | tr '\\0' x; setsid sleep 30 & sleep 0.3; echo end"
         process = await link.start(Program(["sh", "-c", script], pty=TERMINAL))
         output = await read_all(process.stdout)
         assert output == b"x" * 3_000_000 + b"end\n"

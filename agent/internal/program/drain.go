@@ -10,8 +10,8 @@ import (
 	"containerssh.io/agent/internal/link"
 )
 
-// quiet is how long a terminal that stays open after its program has ended must be silent to count as read empty. (It
-// normally closes with its program; what was written to it may still be on its way through the kernel.)
+// quiet is how long a terminal that somebody has open after its program has ended must be silent to count as read empty:
+// what was written to it may still be on its way through the kernel.
 const quiet = 100 * time.Millisecond
 
 // drain passes a program's output on until nobody can write any more.
@@ -33,7 +33,7 @@ func newDrain(file *os.File, stream link.Stream, terminal bool) *drain {
 }
 
 // settle waits until all that is in the pipe or the terminal now has been passed on. The program has ended; others may
-// still write, and will be heard.
+// still write to a pipe, and will be heard.
 func (d *drain) settle() {
 	if d.terminal {
 		_ = d.file.SetReadDeadline(time.Now().Add(quiet))
@@ -51,8 +51,12 @@ func (d *drain) run() {
 	}()
 	if d.untilSettled() {
 		close(d.settled)
-		_ = d.file.SetReadDeadline(time.Time{})
-		for d.step() == nil {
+		// A terminal's line was hung up when its program ended, the leader of its session: whoever has it open still
+		// writes to nobody.
+		if !d.terminal {
+			_ = d.file.SetReadDeadline(time.Time{})
+			for d.step() == nil {
+			}
 		}
 	} else {
 		defer close(d.settled)
