@@ -274,3 +274,17 @@ async def test_a_login_asks_at_its_rate() -> None:
     for _ in range(4):
         await limiter.take()
     assert loop.time() - began > 0.06
+
+
+async def test_who_gives_up_its_turn_keeps_nobody_waiting() -> None:
+    loop = asyncio.get_running_loop()
+    limiter, began = Limiter(50.0, 1), loop.time()
+    await limiter.take()
+    for _ in range(1000):
+        given_up = asyncio.create_task(limiter.take())
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+    async with asyncio.timeout(5):
+        await limiter.take()
+    assert loop.time() - began < 5

@@ -35,6 +35,17 @@ def test_a_lease_of_the_same_name_that_is_another_one_begins_anew() -> None:
     assert observed.see([a_lease("a", uid="two")], 100) == []
 
 
+def test_after_a_failure_of_our_own_others_have_as_long_as_a_lease_lasts() -> None:
+    """The API was away for them as well: nobody could renew anything."""
+    observed = Observed(40)
+    observed.see([a_lease("a")], 0)
+    observed.missing(iter(["gone"]), 0)
+    observed.forget()
+    assert observed.see([a_lease("a")], 100) == []
+    assert observed.missing(iter(["gone"]), 100) == []
+    assert observed.see([a_lease("a")], 141) == ["a"]
+
+
 def test_a_lease_may_last_longer_than_ours_and_not_shorter_nor_for_ever() -> None:
     observed = Observed(40)
     leases = [

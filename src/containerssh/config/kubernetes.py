@@ -269,13 +269,15 @@ class KubernetesTimeouts(ConfigModel):
     """One request to the API."""
 
     lease: Duration = seconds(40)
-    """How long a server may be silent until others take it for dead and remove its pods; at least 3s."""
+    """How long a server may be silent until others take it for dead and remove its pods; 3s to 10m."""
 
     _zeros = field_validator("*")(default_for_zero)
 
     def problems(self) -> Iterator[Problem]:
         if self.lease < seconds(3):
             yield Problem("lease", "must be at least 3s: it is renewed four times in that time")
+        if self.lease > seconds(600):
+            yield Problem("lease", "must be at most 10m: other servers wait no longer")
 
 
 class KubernetesConfig(ConfigModel):

@@ -303,10 +303,11 @@ def _check(program: Program) -> None:
     if any("\0" in text for text in texts):
         raise start_failed(program, "a command cannot hold a NUL")
     try:
-        "".join(program.argv).encode()
+        "".join((*program.argv, *program.env, *program.env.values())).encode()
     except UnicodeEncodeError:
         # The request's line has no place for other bytes.
-        raise start_failed(program, "without the guest agent a command has to be valid UTF-8") from None
+        text = "without the guest agent a command and its variables have to be valid UTF-8"
+        raise start_failed(program, text) from None
 
 
 async def _send(target: ByteWriter, data: bytes) -> None:

@@ -139,6 +139,13 @@ class Observed:
         self._since = {name: self._changed(name, lease, now) for name, lease in found.items()}
         return [name for name, lease in found.items() if now - self._since[name][1] > self._duration(lease)]
 
+    def forget(self) -> None:
+        """
+        Begin anew: where our own Lease could not be renewed, others may not have been able to renew theirs either.
+        """
+        self._since.clear()
+        self._missing.clear()
+
     def missing(self, names: Iterator[str], now: float) -> list[str]:
         """Those of *names*, all that pods name, that have not been there for as long as a Lease lasts."""
         self._missing = {name: self._missing.get(name, now) for name in set(names) if name not in self._since}

@@ -24,4 +24,9 @@ class Limiter:
         self._counted = now
         self._left -= 1
         if self._left < 0:
-            await asyncio.sleep(-self._left / self._rate)
+            try:
+                await asyncio.sleep(-self._left / self._rate)
+            except asyncio.CancelledError:
+                # Who gives up has used nothing: else a client that begins and gives up keeps others waiting for hours.
+                self._left += 1
+                raise

@@ -87,6 +87,7 @@ class Presence:
                     next_look = loop.time() + self._rhythm.look * random.uniform(0.8, 1.2)  # noqa: S311  spreads looks
                     await self.look()
             except ContainerSSHError as exc:
+                self._observed.forget()
                 logger.debug(Event(KubernetesCode.LEASE_FAILED, f"The Lease or others' could not be seen to: {exc}"))
             except Exception as exc:
                 text = f"Looking after {self._namespace} failed because of a fault in the server ({describe(exc)})"
