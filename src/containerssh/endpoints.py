@@ -39,9 +39,10 @@ class Endpoint(Generic[C]):
         if config == self._config and (self._scope is None or config.ssl_context() is None):
             return
         await self.close()
-        self._config = config
         if config.enable:
             self._scope = await HeldScope.enter(service(self._name, self._opened(config)))
+        # Only now: what failed is tried again by the next reload.
+        self._config = config
 
     async def close(self) -> None:
         scope, self._scope = self._scope, None

@@ -21,7 +21,8 @@ from containerssh.core.metrics import GAUGES, Sample
 EVERY = 1.0
 """Seconds between two writings."""
 
-_REGION = 128 * 1024
+# Memory is taken only for what is written.
+_REGION = 1024 * 1024
 _HEAD = struct.Struct("=II")
 _TRIES = 5
 

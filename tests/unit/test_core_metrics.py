@@ -83,7 +83,7 @@ def test_what_is_half_written_is_not_read(noise: bytes) -> None:
         counters.add(CONNECTIONS, country="XX")
         attached(descriptor, 1).write(counters)
         known = list(reader.of_others())
-        os.pwrite(descriptor, noise, 128 * 1024 + 4)
+        os.pwrite(descriptor, noise, 1024 * 1024 + 4)
         assert list(reader.of_others()) in (known, [])
 
 
