@@ -182,12 +182,12 @@ async def test_an_upgrade_changes_neither_host_keys_nor_servers(release: Release
 def test_servers_may_do_with_guests_what_they_need_and_nothing_else(release: Release) -> None:
     inside, beside = ("--namespace", release.guests), ("--namespace", release.namespace)
     for verb, what in (
-        ("create", "pods"), ("watch", "pods"), ("get", "pods/exec"), ("create", "pods/exec"), ("get", "pods/attach"),
-        ("create", "pods/attach"), ("list", "events"), ("patch", "leases.coordination.k8s.io"),
+        ("create", "pods"), ("watch", "pods"), ("get", "pods/exec"), ("create", "pods/exec"),
+        ("list", "events"), ("patch", "leases.coordination.k8s.io"),
     ):  # fmt: skip
         assert release.may(verb, what, *inside), (verb, what)
     for verb, what, where in (
-        ("get", "secrets", inside), ("patch", "pods", inside), ("get", "secrets", beside), ("list", "pods", beside),
+        ("get", "secrets", inside), ("patch", "pods", inside), ("create", "pods/attach", inside), ("get", "secrets", beside), ("list", "pods", beside),
         ("create", "pods", beside), ("create", "pods", ("--namespace", "default")), ("list", "nodes", ()),
     ):  # fmt: skip
         assert not release.may(verb, what, *where), (verb, what, where)
