@@ -187,7 +187,8 @@ def test_servers_may_do_with_guests_what_they_need_and_nothing_else(release: Rel
     ):  # fmt: skip
         assert release.may(verb, what, *inside), (verb, what)
     for verb, what, where in (
-        ("get", "secrets", inside), ("patch", "pods", inside), ("create", "pods/attach", inside), ("get", "secrets", beside), ("list", "pods", beside),
+        ("get", "secrets", inside), ("patch", "pods", inside), ("create", "pods/attach", inside),
+        ("get", "secrets", beside), ("list", "pods", beside),
         ("create", "pods", beside), ("create", "pods", ("--namespace", "default")), ("list", "nodes", ()),
     ):  # fmt: skip
         assert not release.may(verb, what, *where), (verb, what, where)
