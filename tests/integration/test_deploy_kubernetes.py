@@ -92,11 +92,14 @@ class Release:
         )["data"]
         return found
 
-    def may(self, *what: str) -> bool:
-        """Whether the servers' account may do *what* (``kubectl auth can-i``)."""
+    def may(self, verb: str, what: str, *where: str) -> bool:
+        """Whether the servers' account may do that (``kubectl auth can-i``) to *what*, a resource or a part of one."""
         account = f"system:serviceaccount:{self.namespace}:gw-containerssh"
+        # What stands behind a slash there would be taken for an object's name.
+        resource, _, part = what.partition("/")
+        asked = (verb, resource, *([f"--subresource={part}"] if part else []), *where)
         with suppress(subprocess.CalledProcessError):
-            return self.cluster.kubectl("auth", "can-i", "--as", account, *what) == "yes"
+            return self.cluster.kubectl("auth", "can-i", "--as", account, *asked) == "yes"
         return False
 
 
