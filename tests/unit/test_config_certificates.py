@@ -98,6 +98,7 @@ def test_mistakes_about_authorities_are_told(tmp_path: Path, keys: Path, section
     [
         (None, "error auth.publicKey.revokedKeys: cannot read"),
         (b"who?\n", "error auth.publicKey.revokedKeys: '{path}' is no list of revoked keys: line 1 is neither"),
+        (b"", "is no list of revoked keys: it is empty"),
         (b"SSHKRL\n\0\0\0", "is no list of revoked keys: it ends too early"),
     ],
 )
@@ -112,7 +113,7 @@ def test_mistakes_about_revoked_keys_are_told(tmp_path: Path, content: bytes | N
 def test_files_that_others_may_write_to_are_told(tmp_path: Path, keys: Path) -> None:
     listed, revoked = tmp_path / "authorities", tmp_path / "revoked"
     listed.write_text(public(keys / "ca"))
-    revoked.write_text("")
+    revoked.write_text("# nobody yet\n")
     for path in (listed, revoked):
         path.chmod(0o666)
     more = {"certificates": {"trustedUserCAKeys": [str(listed)]}, "revokedKeys": str(revoked)}

@@ -311,3 +311,12 @@ def test_a_reader_takes_no_more_than_there_is() -> None:
     reader = Reader(b"\xff\xff\xff\xff")
     with pytest.raises(Malformed):
         reader.string()
+
+
+@pytest.mark.parametrize("raw", [b"\0", b"\0\x01", b"\0\0\x80"])
+def test_a_number_has_one_form_only(raw: bytes) -> None:
+    """Another one would give a revoked key a fingerprint that no list knows."""
+    with pytest.raises(Malformed, match="needless zeros"):
+        Reader(len(raw).to_bytes(4, "big") + raw).natural()
+    assert Reader(b"\0\0\0\2\0\x80").natural() == 0x80
+    assert Reader(b"\0\0\0\0").natural() == 0

@@ -210,3 +210,9 @@ def test_a_bitmap_holds_exactly_its_bits(serials: set[int], first: int) -> None:
             "user", b"k", "ssh-ed25519", b"ca", first + place, b"id", (), 0, 1, None, None, False, frozenset()
         )
         assert bool(revoked.why(b"k", certificate)) is (place in serials)
+
+
+def test_an_empty_list_is_no_list() -> None:
+    """It may just be written, or the disk be full: then nobody knows what is revoked."""
+    with pytest.raises(Malformed, match="empty"):
+        Revoked.parse(b"")

@@ -520,3 +520,12 @@ def test_any_file_is_usable_or_refused(path: Path, content: bytes) -> None:
     except ConfigError as exc:
         refused = str(exc)
     assert not refused or str(path) in refused
+
+
+@pytest.mark.parametrize("separator", ["\v", "\f", "\x1c", "\x85", "\u2028", "\r"])
+async def test_only_a_line_feed_ends_a_line_of_a_key_file(path: Path, separator: str) -> None:
+    """A comment may hold anything else: it must not begin a line, which would be a key without its options."""
+    line = f'command="only" {key().authorized_key} comment{separator}{key(1).authorized_key}\n'
+    (path.parent / "keys").write_bytes(line.encode())
+    write(path, {"alice": {"authorizedKeysFile": "keys"}})
+    await refused(UsersFile(path).authenticate_public_key(ATTEMPT, key(1)))

@@ -86,7 +86,7 @@ class Authorities:
         return tuple(self._usable(path, content, entry))
 
     def _usable(self, path: Path, content: bytes, entry: AuthorizedKey) -> Iterator[AuthorizedKey]:
-        for number, line in enumerate(content.decode("utf-8", "replace").splitlines()[:MOST_LINES], 1):
+        for number, line in enumerate(content.decode("utf-8", "replace").split("\n")[:MOST_LINES], 1):
             try:
                 if found := parse_principal(line, entry):
                     yield found

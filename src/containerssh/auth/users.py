@@ -256,7 +256,7 @@ class UsersFile:
             return keys
 
     def _usable_keys(self, path: Path, content: bytes) -> Iterator[AuthorizedKey]:
-        for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+        for number, line in enumerate(content.decode("utf-8", "replace").split("\n"), 1):
             try:
                 if entry := parse_authorized_key(line):
                     yield replace(entry, place=f"line {number} of {path}")

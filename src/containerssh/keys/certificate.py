@@ -186,7 +186,7 @@ def parse_authorities(text: str) -> frozenset[bytes]:
         Malformed: there is none; a line is no key, or one that is too weak.
     """
     found = set()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         try:
             if blob := parse_public_key(line):
                 found.add(blob)

@@ -139,6 +139,8 @@ class Revoked:
         """
         if len(content) > LARGEST:
             raise Malformed(f"it has more than {LARGEST >> 20} MiB")
+        if not content:
+            raise Malformed("it is empty, as one that is just being written")
         revoked = cls()
         if content.startswith(MAGIC):
             revoked._read_binary(Reader(content))

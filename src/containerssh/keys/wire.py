@@ -43,8 +43,11 @@ class Reader:
         return self._take(self.uint32())
 
     def natural(self) -> int:
-        """A ``mpint`` that is not negative."""
-        return int.from_bytes(self.natural_bytes(), "big")
+        """A ``mpint`` that is not negative, in its only form: another one would make another fingerprint of a key."""
+        raw = self.natural_bytes()
+        if raw[:1] == b"\0" and not raw[1:2] >= b"\x80":
+            raise Malformed("a number has needless zeros")
+        return int.from_bytes(raw, "big")
 
     def natural_bytes(self) -> bytes:
         """The same, as its bytes, the highest first."""

@@ -93,4 +93,7 @@ def read_key(algorithm: bytes, blob: bytes) -> ClientKey:
     kind = public.algorithm.decode("ascii")
     if kind != ("ssh-rsa" if base.startswith("rsa-sha2-") else base):
         raise AuthFailed(SSHCode.AUTH_FAILED, "the key does not fit its algorithm")
+    if public.public_data != (certificate.key if certificate else blob):
+        # A key that may be written in two ways has two fingerprints, of which a list of revoked keys knows one.
+        raise AuthFailed(SSHCode.AUTH_FAILED, "the key is not encoded as keys are")
     return ClientKey(algorithm, PublicKey(from_wire(Fields(blob).string()), blob), certificate, public)
