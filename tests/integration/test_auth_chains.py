@@ -360,3 +360,19 @@ async def test_openssh_asks_its_user_for_the_code(key: Path, tmp_path: Path) -> 
         (await client.run(server, "true", "-i", str(key))).check()
         again = await client.run(server, "true", "-i", str(key))
     assert (again.status, b"Permission denied (keyboard-interactive)" in again.stderr) == (255, True)
+
+
+async def test_another_spelling_of_a_name_evades_none_of_its_methods(key: Path, tmp_path: Path) -> None:
+    """Who judges the password vouches for alice, whatever was typed; alice needs a key before it."""
+    everyone = alice(key, authenticationMethods=["publickey,password"])
+    users = users_file(tmp_path, everyone)
+    async with webhook() as hook, open_webhook(config(hook)) as asking:
+        hook.answers = [lambda asked: Reply({"success": True, "authenticatedUsername": "alice"})]
+        found = Authenticators(asking, users, user_chains=users)
+        async with (
+            serving(LocalBackend(), around=lambda inner: AuthenticationServer(inner, found)) as server,
+            connected(server) as transport,
+        ):
+            assert await try_password(transport, "Alice") is None
+            assert await try_password(transport, "other") is None
+    assert not server.backend.logins

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +17,7 @@ from containerssh.auth.authenticator import (
     PublicKeyAuthenticator,
 )
 from containerssh.auth.chains import Chain, UserChains, can_follow, merged
+from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed
 from containerssh.core.handlers import AuthMethod, GSSAPIExchange, NetworkHandler, PartialSuccess, Prompts, PublicKey
 from containerssh.core.layer import NetworkLayer, ServerLayer
@@ -224,6 +225,7 @@ class AuthenticationNetwork(NetworkLayer):
         if methods:
             self._undo_steps.stack.push_async_exit(self._undo.stack.pop_all())
             return Steps(login, succeeded, methods, key, answered)
+        await self._check_by_own_name(login, succeeded)
         memory = self.authenticators.memory
         try:
             settled = await self.authenticators.authorizer.authorize(login) if self.authenticators.authorizer else login
@@ -234,6 +236,17 @@ class AuthenticationNetwork(NetworkLayer):
         if memory and key and answered:
             await memory.keep(answered.before, answered.login, key)
         return settled
+
+    async def _check_by_own_name(self, login: Login, succeeded: Sequence[AuthMethod]) -> None:
+        """
+        A name that is vouched for in another spelling needs what it needs itself: no second factor is evaded so.
+        """
+        name = login.authenticated_username
+        if self.authenticators.user_chains is None or not name or name == login.username:
+            return
+        if can_follow(await self.authenticators.chains_of(name), tuple(succeeded)):
+            text = f"{name!r} needs more methods than {login.username!r}, the name that was given"
+            raise AuthFailed(AuthCode.FAILED, text)
 
     async def _recall(self, login: Login, key: PublicKey) -> Login | None:
         """*login* with what answered questions have earned before; None if they have to be asked."""
