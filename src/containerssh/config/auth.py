@@ -19,6 +19,7 @@ from containerssh.config.ldap import LDAPConfig
 from containerssh.config.model import ConfigModel, Duration, Problem, default_for_zero, seconds
 from containerssh.config.oauth2 import OAuth2Config
 from containerssh.config.remember import RememberConfig
+from containerssh.core.errors import reason_of
 
 
 class WebhookConfig(HTTPClientConfig):
@@ -73,7 +74,7 @@ class KerberosConfig(ConfigModel):
             with Path(self.keytab).open("rb"):
                 pass
         except (OSError, ValueError) as exc:
-            yield Problem("keytab", f"cannot read {self.keytab!r}: {getattr(exc, 'strerror', None) or exc}")
+            yield Problem("keytab", f"cannot read {self.keytab!r}: {reason_of(exc)}")
         if self.acceptor not in ("any", "host") and not re.fullmatch(
             r"[^/@\\\s]+/[^/@\\\s]+(@[^/@\\\s]+)?", self.acceptor
         ):
@@ -208,8 +209,7 @@ class UsersConfig(ConfigModel):
             with Path(self.file).open("rb"):
                 pass
         except (OSError, ValueError) as exc:
-            reason = getattr(exc, "strerror", None) or str(exc)
-            yield Problem("file", f"cannot read {self.file!r}: {reason}")
+            yield Problem("file", f"cannot read {self.file!r}: {reason_of(exc)}")
 
 
 class AuthConfig(HTTPClientConfig):

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from containerssh.config.model import ConfigModel, Problem
+from containerssh.core.errors import reason_of
 from containerssh.keys.certificate import parse_authorities
 from containerssh.keys.public import KEY_TYPES
 from containerssh.keys.revoked import LARGEST, Revoked
@@ -77,7 +78,7 @@ def revoked_problems(path: str) -> Iterator[Problem]:
         with Path(path).open("rb") as file:
             Revoked.parse(file.read(LARGEST + 1))
     except OSError as exc:
-        yield Problem("revokedKeys", f"cannot read {path!r}: {exc.strerror or exc}")
+        yield Problem("revokedKeys", f"cannot read {path!r}: {reason_of(exc)}")
     except ValueError as exc:
         yield Problem("revokedKeys", f"{path!r} is no list of revoked keys: {exc}")
 
@@ -87,7 +88,7 @@ def _read(name: str, what: str) -> str:
         with Path(name).open("rb") as file:
             content = file.read(LARGEST + 1)
     except OSError as exc:
-        raise Malformed(f"cannot read it: {exc.strerror or exc}") from None
+        raise Malformed(f"cannot read it: {reason_of(exc)}") from None
     if len(content) > LARGEST:
         raise Malformed(f"it is too large for {what}")
     try:

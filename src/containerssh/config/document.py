@@ -18,6 +18,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from containerssh.config.model import Spelling
+from containerssh.core.errors import reason_of
 
 LARGEST = 4 << 20
 """Bytes that a configuration file may have."""
@@ -90,8 +91,7 @@ def read_document(path: Path) -> Document:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or str(exc)
-        raise DocumentError(f"cannot read the file: {reason}") from exc
+        raise DocumentError(f"cannot read the file: {reason_of(exc)}") from exc
     if len(content) > LARGEST:
         raise DocumentError(f"the file has more than {LARGEST >> 20} MiB")
     return parse_json(content) if path.name.endswith(".json") else parse_yaml(content)

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from containerssh.config.document import DocumentError, parse_yaml
+from containerssh.core.errors import reason_of
 
 LARGEST = 4 << 20
 """Bytes that a kubeconfig file may have."""
@@ -199,8 +200,7 @@ def read_kubeconfig(path: Path) -> KubeConfig:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or str(exc)
-        raise KubeConfigError(f"cannot read {str(path)!r}: {reason}") from exc
+        raise KubeConfigError(f"cannot read {str(path)!r}: {reason_of(exc)}") from exc
     if len(content) > LARGEST:
         raise KubeConfigError(f"{str(path)!r} is too large for a kubeconfig file")
     return parse_kubeconfig(content, path.absolute().parent)

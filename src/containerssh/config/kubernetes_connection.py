@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, field_validator
 from containerssh.config import tls
 from containerssh.config.kubeconfig import KubeConfigError, read_kubeconfig
 from containerssh.config.model import ConfigModel, Problem, Secret, default_for_zero
+from containerssh.core.errors import reason_of
 
 
 class KubernetesConnectionConfig(ConfigModel):
@@ -160,5 +161,4 @@ def _check_readable(file: str) -> None:
         with Path(file).open("rb") as opened:
             opened.read(1)
     except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or str(exc)
-        raise ValueError(f"cannot read {file!r}: {reason}") from exc
+        raise ValueError(f"cannot read {file!r}: {reason_of(exc)}") from exc

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from containerssh.core.errors import reason_of
+
 LARGEST = 1 << 20
 """Bytes that a certificate or key file may have; the system's bundle of authorities has a quarter of that."""
 
@@ -36,8 +38,7 @@ def read_text(name: str, what: str = "text") -> str:
         with Path(name).open("rb") as file:
             content = file.read(LARGEST + 1)
     except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or str(exc)
-        raise ValueError(f"cannot read {name!r}: {reason}") from exc
+        raise ValueError(f"cannot read {name!r}: {reason_of(exc)}") from exc
     if len(content) > LARGEST:
         raise ValueError(f"{name!r} is too large for a certificate or key")
     try:

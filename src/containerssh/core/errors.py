@@ -31,9 +31,7 @@ class ContainerSSHError(Exception):
 
     def event(self) -> Event:
         """The error as a log message, its cause in brackets, as upstream writes it."""
-        cause = self.__cause__
-        text = self.explanation if cause is None else f"{self.explanation} ({describe(cause)})"
-        return Event(self.code, text, **self.labels)
+        return Event(self.code, describe(self), **self.labels)
 
     def __str__(self) -> str:
         return self.explanation
@@ -76,9 +74,22 @@ class ProtocolError(ContainerSSHError):
 
 
 def describe(error: BaseException) -> str:
-    """One line about *error* for a log, never empty: many exceptions have no text of their own."""
-    text = error.explanation if isinstance(error, ContainerSSHError) else str(error)
-    cause = error.__cause__
-    if isinstance(error, ContainerSSHError) and cause is not None:
-        text = f"{text} ({describe(cause)})"
-    return text or type(error).__name__
+    """
+    One line about *error* for a log, never empty: many exceptions have no text of their own. Its cause follows in
+    brackets, unless the text says the same already.
+    """
+    if not isinstance(error, ContainerSSHError):
+        return _plain(error) or type(error).__name__
+    cause = "" if error.__cause__ is None else describe(error.__cause__)
+    return f"{error.explanation} ({cause})" if cause and cause not in error.explanation else error.explanation
+
+
+def reason_of(error: BaseException) -> str:
+    """What *error* says, an operating system's without its number and the name of the file, which the caller names."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _plain(error: BaseException) -> str:
+    if isinstance(error, OSError) and type(error).__str__ is OSError.__str__ and error.filename is not None:
+        return f"{reason_of(error)}: {error.filename}"
+    return reason_of(error) if type(error).__str__ is OSError.__str__ else str(error)

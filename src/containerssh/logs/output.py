@@ -74,8 +74,7 @@ class LogFile(Descriptor):
         try:
             super().__init__(self._open())
         except (OSError, ValueError) as exc:
-            reason = getattr(exc, "strerror", None) or str(exc)
-            raise ConfigError(LogCode.FILE_OPEN_FAILED, f"cannot open the log file {path}: {reason}") from exc
+            raise ConfigError(LogCode.FILE_OPEN_FAILED, "the log file cannot be opened") from exc
         self._stale = False
         self._tried = 0.0
 

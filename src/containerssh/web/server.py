@@ -56,8 +56,7 @@ async def serving(config: HTTPServerConfig, handler: Handler) -> AsyncIterator[l
             connection, host or None, port, ssl=context, ssl_handshake_timeout=_HANDSHAKE if context else None
         )
     except OSError as exc:
-        reason = exc.strerror or str(exc)
-        raise BackendError(HTTPCode.LISTEN_FAILED, f"cannot listen on {config.listen}: {reason}") from exc
+        raise BackendError(HTTPCode.LISTEN_FAILED, f"cannot listen on {config.listen}") from exc
     sweeper = asyncio.create_task(_sweep(server))
     try:
         yield [socket.getsockname()[:2] for socket in listener.sockets]
