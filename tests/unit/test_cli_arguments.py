@@ -56,6 +56,32 @@ def test_flags_and_commands_choose_the_action(arguments: list[str], action: str)
 
 
 @pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        (["config", "check"], "config.yaml"),
+        (["--config", "a.yaml", "config", "check"], "a.yaml"),
+        (["--config", "a.yaml", "config", "check", "b.yaml"], "b.yaml"),
+        (["--config", "a.yaml", "config", "explain", "--user", "alice"], "a.yaml"),
+    ],
+)
+def test_a_look_at_a_configuration_is_at_the_named_one(arguments: list[str], file: str) -> None:
+    assert parse(arguments).file == file
+
+
+@pytest.mark.parametrize(
+    "arguments", [["demo", "--port", "65536"], ["serve", "--processes", "x"], ["serve", "--processes", "257"]]
+)
+def test_a_number_that_cannot_be_is_refused_by_name(arguments: list[str]) -> None:
+    with pytest.raises(UsageError, match=f"{arguments[1]}: '{arguments[2]}' is no number from 0 to "):
+        parse(arguments)
+
+
+def test_a_switch_beside_a_command_is_not_passed_over() -> None:
+    with pytest.raises(UsageError, match="--dump-config does not go with a command"):
+        parse(["--dump-config", "serve"])
+
+
+@pytest.mark.parametrize(
     "arguments", [["--nosuch"], ["nosuch"], ["--dump-config=maybe"], ["config"], ["demo", "--port", "x"]]
 )
 def test_nonsense_is_a_usage_error(arguments: list[str]) -> None:

@@ -11,6 +11,8 @@ from containerssh import __version__
 SWITCHES = ("dump-config", "licenses", "healthcheck", "version", "help")
 """Upstream's flags without a value (and ours beside them); Go takes one dash or two, and ``=true`` or ``=false``."""
 
+_FILE = "the configuration (default: that of --config)"
+
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
@@ -34,12 +36,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         SystemExit: after ``--help`` or ``--version``.
     """
     parsed = _parser().parse_args(_settle(arguments))
+    # In upstream's priority.
+    switches = [name for name in ("dump-config", "licenses", "healthcheck") if getattr(parsed, name.replace("-", "_"))]
     if parsed.action is None:
-        parsed.action = "serve"
-        for switch in ("dump-config", "licenses", "healthcheck"):  # upstream's priority
-            if getattr(parsed, switch.replace("-", "_")):
-                parsed.action = switch
-                break
+        parsed.action = switches[0] if switches else "serve"
+    elif switches:
+        raise UsageError(f"--{switches[0]} does not go with a command\nTry: containerssh --help")
+    if getattr(parsed, "file", "") is None:
+        parsed.file = parsed.config
     return parsed
 
 
@@ -68,10 +72,17 @@ def _settle(arguments: Sequence[str]) -> list[str]:
 
 
 def _processes(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 256:
-        raise argparse.ArgumentTypeError("between 0 and 256")
-    return number or len(os.sched_getaffinity(0))
+    return _number(text, 256) or len(os.sched_getaffinity(0))
+
+
+def _port(text: str) -> int:
+    return _number(text, 65535)
+
+
+def _number(text: str, highest: int) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= highest):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {highest}")
+    return int(text)
 
 
 def _add_explain(explain: argparse.ArgumentParser) -> None:
@@ -81,7 +92,7 @@ def _add_explain(explain: argparse.ArgumentParser) -> None:
         "and KDCs are asked for real. What nothing is given for is supposed to be right. The exit status is 0 if the "
         "login would be let in, 1 if not."
     )
-    explain.add_argument("file", metavar="FILE", nargs="?", default="config.yaml")
+    explain.add_argument("file", metavar="FILE", nargs="?", help=_FILE)
     explain.add_argument("--user", metavar="NAME", required=True, help="whose login")
     explain.add_argument(
         "--method", choices=methods, action="append", default=[], help="try this one; may be given several times"
@@ -123,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dump-config", action="store_true", help="print the configuration in force, secrets masked")
     parser.add_argument("--licenses", action="store_true", help="print the licence and those of what is used")
     parser.add_argument("--healthcheck", action="store_true", help="ask the running server whether it is healthy")
-    parser.add_argument("--version", action="version", version=f"ContainerSSH {__version__}")
+    parser.add_argument("--version", action="version", version=f"ContainerSSH {__version__}", help="print the version")
     commands = parser.add_subparsers(title="commands", parser_class=_Parser)
 
     serve = commands.add_parser("serve", help="run the server (also what no command at all does)")
@@ -136,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="start a server with one user, log in, show what the container answers")
     demo.add_argument("--backend", choices=("oci", "docker", "auto"), default="oci", help="default: %(default)s")
     demo.add_argument("--image", default="", help="image to land in (default: a small busybox one made here)")
-    demo.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
+    demo.add_argument("--port", type=_port, default=0, help="port on 127.0.0.1 (default: a free one)")
     stay = demo.add_mutually_exclusive_group()
     stay.add_argument("--once", action="store_true", help="end after the login, even on a terminal")
     stay.add_argument("--stay", action="store_true", help="serve on after the login, even without a terminal")
@@ -146,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         title="commands", required=True, metavar="check|explain|schema", parser_class=_Parser
     )
     check = config.add_parser("check", help="show every mistake of a file, with its line")
-    check.add_argument("file", metavar="FILE", nargs="?", default="config.yaml")
+    check.add_argument("file", metavar="FILE", nargs="?", help=_FILE)
     check.set_defaults(action="config-check")
     _add_explain(config.add_parser("explain", help="show what a login would get, and why; nothing is started"))
     schema = config.add_parser("schema", help="print the JSON Schema of the configuration")
