@@ -320,3 +320,48 @@ def test_a_number_has_one_form_only(raw: bytes) -> None:
         Reader(len(raw).to_bytes(4, "big") + raw).natural()
     assert Reader(b"\0\0\0\2\0\x80").natural() == 0x80
     assert Reader(b"\0\0\0\0").natural() == 0
+
+
+def weak_rsa(exponent: int, modulus: int) -> bytes:
+    return string(b"ssh-rsa") + mpint(exponent) + mpint(modulus)
+
+
+N = RSA.public_key().public_numbers().n
+
+
+@pytest.mark.parametrize(
+    ("exponent", "modulus"),
+    [
+        pytest.param(1, N, id="every signature is right"),
+        pytest.param(0, N, id="none"),
+        pytest.param(2, N, id="two"),
+        pytest.param(65536, N, id="an even exponent"),
+        pytest.param(65537, N + 1, id="an even modulus"),
+        pytest.param((1 << 33) + 1, N, id="a long exponent"),
+        pytest.param(N - 2, N, id="an exponent as long as the modulus"),
+        pytest.param(65537, (1 << 16384) + 1, id="a long modulus"),
+        pytest.param(65537, (1 << 1_900_000) + 1, id="a quarter of a million bytes"),
+        pytest.param((1 << 1_900_000) + 1, N, id="as many in the exponent"),
+    ],
+)
+def test_rsa_keys_that_cost_much_or_prove_nothing_are_no_keys(exponent: int, modulus: int) -> None:
+    blob = weak_rsa(exponent, modulus)
+    began = time.process_time()
+    for _ in range(20):
+        with pytest.raises(Malformed):
+            check_public_key(blob)
+        with pytest.raises(Malformed):
+            verify(blob, b"", string(b"rsa-sha2-256") + string(b"x"))
+    assert time.process_time() - began < 0.5
+
+
+def test_the_costliest_rsa_key_that_counts_is_verified_in_no_time() -> None:
+    """The modulus and the exponent as long as they may be; what the library refuses by itself is none either."""
+    blob = weak_rsa((1 << 32) - 1, (1 << 16384) - 1)
+    assert check_public_key(blob) == "ssh-rsa"
+    signature = string(b"rsa-sha2-512") + string(b"\1" * 2048)
+    began = time.process_time()
+    for _ in range(10):
+        with pytest.raises(Malformed):
+            verify(blob, b"message", signature)
+    assert (time.process_time() - began) / 10 < 0.1

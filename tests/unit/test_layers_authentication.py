@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from containerssh.auth.chains import Chain, as_chain, merged
 from containerssh.auth.remember import AnyKey
+from containerssh.auth.users import UsersFile
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed
 from containerssh.core.handlers import AuthMethod, GSSAPIExchange, IntegrityProof, PartialSuccess, Prompts, PublicKey
@@ -138,6 +142,9 @@ class Chains:
     async def chains_of(self, username: str, others: frozenset[Chain]) -> Collection[Chain]:
         return self.chains if username == "alice" else others
 
+    async def code_counts(self, given: str, name: str) -> bool:
+        return given == name
+
 
 async def test_a_key_that_proves_nothing_is_never_enough() -> None:
     found = Authenticators(
@@ -154,3 +161,134 @@ async def test_a_key_that_proves_nothing_is_never_enough() -> None:
 async def test_a_certificate_that_nobody_has_judged_is_no_key() -> None:
     with pytest.raises(AuthFailed):
         await AnyKey().authenticate_public_key(ATTEMPT, PublicKey("ssh-ed25519-cert-v01@openssh.com", b"x"))
+
+
+SECRET, OTHER_SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ", "KRSXG5CTMVRXEZLUKN2XAZLSKNSWG4TF"
+TICKET, CODE, KEY, PASSWORD = (
+    AuthMethod.GSSAPI,
+    AuthMethod.KEYBOARD_INTERACTIVE,
+    AuthMethod.PUBLIC_KEY,
+    AuthMethod.PASSWORD,
+)
+
+
+def users_file(folder: Path, users: dict[str, Any]) -> UsersFile:
+    path = folder / "users.json"
+    path.write_text(json.dumps({"users": users}))
+    path.chmod(0o600)
+    return UsersFile(path, codes=True)
+
+
+@dataclass
+class Vouching:
+    """Judges everything right; vouches for *name*."""
+
+    name: str
+
+    async def authenticate_password(self, attempt: AuthAttempt, password: bytes) -> Login:
+        return Login.of(attempt, self.name)
+
+    async def authenticate_interactive(self, attempt: AuthAttempt, prompts: Prompts, undo: AsyncExitStack) -> Login:
+        return Login.of(attempt, "")
+
+    async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange, undo: AsyncExitStack) -> Login:
+        return Login.of(attempt, self.name)
+
+    async def authorize(self, login: Login) -> Login:
+        return replace(login, authenticated_username=self.name)
+
+
+async def gets_in(found: Authenticators, given: str, *, code: bool = False) -> bool:
+    """Whether a ticket lets the user *given* in, followed by a one-time code of that user's if so wished."""
+    attempt = replace(ATTEMPT, username=given)
+    async with AuthenticationServer(LocalBackend(), found).accept(ConnectionMetadata(ADDRESS, "0" * 32)) as network:
+        try:
+            result = await network.authenticated(await network.authenticate_gssapi(attempt, NoTokens()), TICKET, None)
+            if isinstance(result, PartialSuccess) and code:
+                login = await network.authenticate_interactive(attempt, Nobody())
+                result = await network.authenticated(login, CODE, result)
+        except AuthFailed:
+            return False
+        return isinstance(result, Login)
+
+
+async def test_nobody_elses_code_stands_in_for_ones_own(tmp_path: Path) -> None:
+    """A ticket of alice's, shown under the name of somebody else who has a secret for codes as well."""
+    users = users_file(tmp_path, {"alice": {"totp": SECRET}, "mallory": {"totp": OTHER_SECRET}, "al": {"totp": SECRET}})
+    judge = Vouching("alice")
+    found = Authenticators(gssapi=judge, interactive=judge, user_chains=users, second_only=frozenset({CODE}))
+    assert await gets_in(found, "alice", code=True)
+    assert await gets_in(found, "al", code=True), "it is the same secret"
+    assert not await gets_in(found, "mallory", code=True)
+    assert not await gets_in(found, "alice")
+    assert not await gets_in(found, "nobody", code=True)
+    bob = Vouching("bob")
+    others = replace(found, gssapi=bob, interactive=bob)
+    assert await gets_in(others, "nobody"), "bob has nothing of his own"
+    users.close()
+
+
+@pytest.mark.parametrize("given", ["Alice", "ALICE", " alice", "alice ", "\uff41lice", "ali\u2009ce", "\u212balice"])
+async def test_what_a_lax_judge_may_take_for_a_users_name_needs_that_users_methods(tmp_path: Path, given: str) -> None:
+    """As a KDC that does not look at the case, and vouches for the name in whatever spelling it was asked."""
+    users = users_file(
+        tmp_path, {"alice": {"totp": SECRET}, "ali ce": {"totp": SECRET}, "\u00e5alice": {"totp": SECRET}}
+    )
+    judge = Vouching(given)
+    found = Authenticators(gssapi=judge, interactive=judge, user_chains=users, second_only=frozenset({CODE}))
+    assert not await gets_in(found, given)
+    assert await gets_in(replace(found, gssapi=Vouching("alice2")), "alice2")
+    users.close()
+
+
+async def test_of_two_users_that_are_spelt_alike_both_lists_hold_for_a_third_spelling(tmp_path: Path) -> None:
+    one, other = {"authenticationMethods": ["publickey", "password"]}, {"authenticationMethods": ["password"]}
+    users = users_file(tmp_path, {"bob": one, "Bob": other, "carol": {"totp": SECRET}})
+    default = frozenset({(KEY,), (PASSWORD,)})
+    assert set(await users.chains_of("BOB", default)) == {(PASSWORD,)}
+    assert set(await users.chains_of("bob", default)) == {(KEY,), (PASSWORD,)}
+    assert set(await users.chains_of("Carol", default)) == {(KEY, CODE), (PASSWORD, CODE)}
+    assert await users.chains_of("dave", default) == default
+    users.close()
+
+
+async def test_a_name_that_the_authorization_gives_needs_its_own_methods(tmp_path: Path) -> None:
+    users = users_file(tmp_path, {"alice": {"totp": SECRET}})
+    judge = Vouching("a.smith")
+    found = Authenticators(
+        gssapi=judge,
+        interactive=judge,
+        authorizer=Vouching("alice"),
+        user_chains=users,
+        second_only=frozenset({CODE}),
+    )
+    assert not await gets_in(found, "a.smith")
+    assert await gets_in(replace(found, authorizer=Vouching("bob")), "a.smith")
+    users.close()
+
+
+async def test_a_key_that_proves_nothing_is_told_nothing_about_who_there_is(tmp_path: Path) -> None:
+    """Not even which users have lists of their own, or that one has none with a key in it."""
+    lists = {"alice": ["publickey,password"], "bob": ["password"], "carol": ["publickey,keyboard-interactive"]}
+    users = users_file(tmp_path, {name: {"authenticationMethods": own} for name, own in lists.items()})
+    judge = Vouching("")
+    found = Authenticators(judge, AnyKey(), judge, user_chains=users, worthless=frozenset({KEY}))
+    key = PublicKey("ssh-ed25519", b"any")
+    told = {}
+    for name in (*lists, "nobody"):
+        attempt = replace(ATTEMPT, username=name)
+        async with AuthenticationServer(LocalBackend(), found).accept(ConnectionMetadata(ADDRESS, "0" * 32)) as network:
+            login = await network.authenticate_public_key(attempt, key)
+            step = await network.authenticated(login, KEY, None, key)
+            assert isinstance(step, PartialSuccess)
+            told[name] = step.methods
+            ends: list[bool] = []
+            for method, proof in ((PASSWORD, judge.authenticate_password(attempt, b"")), (CODE, None)):
+                login = await (proof or network.authenticate_interactive(attempt, Nobody()))
+                try:
+                    ends.append(isinstance(await network.authenticated(login, method, step), Login))
+                except AuthFailed:
+                    ends.append(False)
+            assert ends == {"alice": [True, False], "bob": [False, False]}.get(name, [False, True])
+    assert set(told.values()) == {frozenset({PASSWORD, CODE})}
+    users.close()

@@ -47,6 +47,8 @@ class Authorities:
         ]
         for file in self._files:
             file.read()
+        # Files of principals that others can write to.
+        self._told: set[Path] = set()
         self._rights = Restrictions(touch_required=not config.allow_no_touch)
 
     async def trust(self, authority: bytes) -> bool:
@@ -76,14 +78,22 @@ class Authorities:
         return AuthorizedKey(key, restrictions=self._rights, is_authority=True, principals=principals)
 
     def _in_file(self, path: Path, entry: AuthorizedKey) -> tuple[AuthorizedKey, ...]:
+        file = WatchedFile(path)
         try:
-            content = WatchedFile(path).changed() or b""
+            content = file.changed() or b""
         except ConfigError as exc:
             # Who has no file has no principals, and that is nothing to tell.
             if not isinstance(exc.__cause__, FileNotFoundError):
                 _tell(path, f"{exc}; nobody has the principals in it")
             return ()
+        if file.writable_by_others:
+            self._tell_once(path, f"{path} can be written by {file.writable_by_others}")
         return tuple(self._usable(path, content, entry))
+
+    def _tell_once(self, path: Path, text: str) -> None:
+        if path not in self._told and len(self._told) < MOST_LINES:
+            self._told.add(path)
+            Context().run(logger.warning, Event(AuthCode.FILE_PERMISSIONS, text, file=str(path)))
 
     def _usable(self, path: Path, content: bytes, entry: AuthorizedKey) -> Iterator[AuthorizedKey]:
         for number, line in enumerate(content.decode("utf-8", "replace").split("\n")[:MOST_LINES], 1):

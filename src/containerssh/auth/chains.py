@@ -32,6 +32,10 @@ class UserChains(Protocol):
         """Those of this user; *others* for one who has none of their own, or does not exist."""
         ...
 
+    async def code_counts(self, given: str, name: str) -> bool:
+        """Whether a one-time code of the user *given* says something about the user *name*, who may be another."""
+        ...
+
 
 def can_follow(chains: Collection[Chain], succeeded: Chain) -> frozenset[AuthMethod]:
     """

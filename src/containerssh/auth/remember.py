@@ -128,7 +128,7 @@ def open_memory(auth: AuthConfig, state: Path) -> Memory:
     """
     store = Store(state / "remembered")
     store.check()
-    asked = auth.model_dump(mode="json", by_alias=True, include={"keyboard_interactive", "ldap"})
+    asked = auth.model_dump(mode="json", by_alias=True, include={"keyboard_interactive", "ldap", "users"})
     context = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return Memory(auth.remember, store, context)
 

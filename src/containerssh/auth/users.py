@@ -19,7 +19,7 @@ from containerssh.auth.certificates import authorize, certificate_of
 from containerssh.auth.chains import Chain
 from containerssh.auth.hashes import PasswordHash
 from containerssh.auth.totp import TOTP
-from containerssh.auth.users_document import CheckConfig, User, Users, UsersReader
+from containerssh.auth.users_document import CheckConfig, User, Users, UsersReader, any_spelling
 from containerssh.auth.watched_file import WatchedFile
 from containerssh.config.document import DocumentError, parse_yaml
 from containerssh.config.findings import ConfigErrors
@@ -149,13 +149,22 @@ class UsersFile:
     async def chains_of(self, username: str, others: frozenset[Chain]) -> Collection[Chain]:
         """
         Those of this user; *others* for one who has none of their own, or does not exist. Who has a secret for one-time
-        codes is asked for one in any case.
+        codes is asked for one in any case. Of a name that is nobody's here, but a user's in another spelling, that
+        user's hold: whoever else judges methods may take both for the same.
         """
-        user = (await self._now()).by_name.get(username)
-        if user is None or user.chains:
-            return user.chains if user else others
-        code = AuthMethod.KEYBOARD_INTERACTIVE
-        return {chain if code in chain else (*chain, code) for chain in others} if user.totp else others
+        users = await self._now()
+        user = users.by_name.get(username)
+        if user is not None:
+            return user.ways(others)
+        found: Collection[Chain] = others
+        for number, alike in enumerate(users.by_spelling.get(any_spelling(username), ())):
+            found = alike.ways(others) if not number else set(found) & set(alike.ways(others))
+        return found
+
+    async def code_counts(self, given: str, name: str) -> bool:
+        """Not if both have secrets for codes, and different ones."""
+        secret = await self.code_of(name)
+        return secret is None or secret == await self.code_of(given)
 
     async def code_of(self, username: str) -> TOTP | None:
         """What this user's one-time codes are computed from; None for one who has none, or does not exist."""
@@ -284,7 +293,7 @@ class UsersFile:
         kinds = Counter(_cost(judge) for judge in hashes)
         usual = kinds.most_common(1)[0][0] if kinds else None
         stand_in = next((judge for judge in hashes if _cost(judge) == usual), None)
-        return Users(users, stand_in, frozenset(chain for user in users.values() for chain in user.chains))
+        return Users.of(users, stand_in)
 
 
 def _labels(attempt: AuthAttempt, kind: str) -> dict[str, LabelValue]:

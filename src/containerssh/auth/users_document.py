@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, SecretStr, ValidationError
 
@@ -71,6 +72,13 @@ class User:
     chains: tuple[Chain, ...]
     totp: TOTP | None
 
+    def ways(self, others: frozenset[Chain]) -> Collection[Chain]:
+        """The methods that must succeed, of which *others* are everybody's."""
+        code = AuthMethod.KEYBOARD_INTERACTIVE
+        if self.chains or self.totp is None:
+            return self.chains or others
+        return {chain if code in chain else (*chain, code) for chain in others}
+
 
 @dataclass(frozen=True)
 class Users:
@@ -80,6 +88,22 @@ class Users:
     stand_in: PasswordHash | None
     """Judged when there is no such user, so that it takes as long."""
     chains: frozenset[Chain]
+    by_spelling: Mapping[str, Sequence[User]]
+    """By what :func:`any_spelling` makes of their names."""
+
+    @classmethod
+    def of(cls, by_name: Mapping[str, User], stand_in: PasswordHash | None) -> Self:
+        """These users."""
+        alike: dict[str, list[User]] = {}
+        for name, user in by_name.items():
+            alike.setdefault(any_spelling(name), []).append(user)
+        return cls(by_name, stand_in, frozenset(chain for user in by_name.values() for chain in user.chains), alike)
+
+
+def any_spelling(name: str) -> str:
+    """The same for all names that a directory or a KDC may take for one: whatever their case, forms and blanks."""
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return " ".join(plain.split())
 
 
 class UsersReader:

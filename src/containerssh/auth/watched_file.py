@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
 import time
 from pathlib import Path
 
 from containerssh.core.codes import AuthCode
-from containerssh.core.errors import ConfigError
+from containerssh.core.errors import ConfigError, reason_of
+from containerssh.core.messages import Event
+from containerssh.core.writers import other_writers
+
+logger = logging.getLogger(__name__)
 
 LARGEST_FILE = 4 << 20
 """Bytes that a file may have."""
@@ -26,7 +31,7 @@ class WatchedFile:
 
     def __init__(self, path: Path) -> None:
         self.writable_by_others = ""
-        """Who else may write to it, apart from its owner."""
+        """Who else may write to it, or put another file in its place, apart from its owner and root."""
         self._path = path
         self._seen: tuple[int, ...] | None = None
         self._settled = True
@@ -61,7 +66,7 @@ class WatchedFile:
             content = self._read()
         except (OSError, ValueError) as exc:
             self._seen, self._digest = None, b""
-            problem = getattr(exc, "strerror", None) or str(exc)
+            problem = reason_of(exc)
             if problem == self._problem:
                 return None
             self._problem = problem
@@ -85,13 +90,26 @@ class WatchedFile:
                 raise ValueError("it is no regular file")
             if state.st_mode & stat.S_IWOTH:
                 raise ValueError("anybody may write to it; take that right away with: chmod o-w")
-            self.writable_by_others = "its group" if state.st_mode & stat.S_IWGRP else ""
-            if state.st_uid not in (0, os.geteuid()):
-                self.writable_by_others = f"its owner, user {state.st_uid}, who is neither root nor the server's user"
+            self.writable_by_others = other_writers(self._path, state)
             content = file.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:
             raise ValueError(f"it has more than {LARGEST_FILE >> 20} MiB")
         return content
+
+
+def tell_of_others(path: Path, what: str) -> None:
+    """Warn if others may write to a file that is read by a library, or read what is secret in it. Blocks."""
+    try:
+        found = path.stat()
+        who, verb = other_writers(path, found), "written"
+    except OSError:
+        # Whoever needs the file tells that.
+        return
+    if not who and found.st_mode & stat.S_IROTH:
+        who, verb = "anybody", "read"
+    if who:
+        text = f"The {what} {path} can be {verb} by {who}"
+        logger.warning(Event(AuthCode.FILE_PERMISSIONS, text, file=str(path)))
 
 
 def _state(found: os.stat_result) -> tuple[int, ...]:

@@ -56,6 +56,9 @@ class WatchedValue(Generic[T]):
                     self._value = None
                     self._value = self._parse(content)
                     self._tell(logging.INFO, AuthCode.KEY_LIST_LOADED, f"The {self._what} in {self._path} were read")
+                    if loose := self._file.writable_by_others:
+                        text = f"The {self._what} in {self._path} can be written by {loose}"
+                        self._tell(logging.WARNING, AuthCode.FILE_PERMISSIONS, text)
             except (ConfigError, ValueError) as exc:
                 self._value = None
                 text = f"The {self._what} in {self._path} cannot be used, and nobody gets in by them: {exc}"

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from containerssh.config.address import is_local
 from containerssh.config.app import AppConfig
 from containerssh.config.auth import KerberosConfig
-from containerssh.config.auth_advice import directory_advice, memory_advice
+from containerssh.config.auth_advice import directory_advice, memory_advice, names_advice
 from containerssh.config.certificate_advice import certificate_advice, listed_files
 from containerssh.config.docker import DEFAULT_AGENT_PATH, DEFAULT_IDLE_COMMAND, DockerConfig, DockerExecutionConfig
 from containerssh.config.findings import Finding, Severity
@@ -23,6 +23,7 @@ from containerssh.config.pod_advice import pod_advice
 from containerssh.config.security import CommandModeConfig, ListModeConfig, SecurityConfig
 from containerssh.config.ssh import CIPHERS, KEX, MACS, SSHConfig
 from containerssh.core.forwarding import Endpoint
+from containerssh.core.writers import other_writers
 
 
 def advice(config: AppConfig) -> Iterator[Finding]:
@@ -33,6 +34,7 @@ def advice(config: AppConfig) -> Iterator[Finding]:
     yield from _identity(config)
     yield from _kerberos(config)
     yield from directory_advice(config.auth)
+    yield from names_advice(config.auth)
     yield from memory_advice(config.auth)
     yield from certificate_advice(config)
     yield from _security(config.security)
@@ -367,7 +369,18 @@ def _mode(where: str, path: Path, what: str, *, secret: bool) -> Iterator[Findin
         mode = path.stat().st_mode
     except (OSError, ValueError):
         return
-    if stat.S_ISREG(mode) and mode & 0o022:
+    if not stat.S_ISREG(mode):
+        return
+    if mode & 0o022:
         yield _say("warning", where, f"others may write {what} {path}", "chmod go-w")
-    elif stat.S_ISREG(mode) and secret and mode & 0o004:
+    elif writer := _writer(path):
+        yield _say("warning", where, f"{what} {path} can be written, or replaced, by {writer}")
+    if secret and mode & 0o004:
         yield _say("warning", where, f"everybody may read {what} {path}, which holds secrets", "chmod o-r")
+
+
+def _writer(path: Path) -> str:
+    try:
+        return other_writers(path)
+    except OSError:
+        return ""

@@ -26,6 +26,21 @@ def directory_advice(auth: AuthConfig) -> Iterator[Finding]:
         yield _remark("info", "auth.ldap.requiredGroups", text, "name a group, or set auth.authz")
 
 
+def names_advice(auth: AuthConfig) -> Iterator[Finding]:
+    """Of logins under other names than that of who logs in."""
+    lax = {
+        "auth.gssapi.kerberos.enforceUsername": auth.gssapi.method == "kerberos"
+        and not auth.gssapi.kerberos.enforce_username,
+        "auth.ldap.enforceUsername": auth.uses_ldap and not auth.ldap.enforce_username,
+    }
+    for path, is_so in lax.items():
+        if is_so and auth.uses_users_file:
+            text = (
+                "methods and codes of the users file are asked of both names, the one that is given and the proven one"
+            )
+            yield _remark("info", path, text, "leave it true, if users log in under their own names only")
+
+
 def memory_advice(auth: AuthConfig) -> Iterator[Finding]:
     """Of keys that stand in for questions."""
     if not auth.remember.period:

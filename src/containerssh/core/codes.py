@@ -99,6 +99,7 @@ class AuthCode(Code):
     KEY_LIST_LOADED = "AUTH_KEY_LIST_LOADED", "a file of authorities' keys, or of revoked keys, was read"
     KEY_LIST_FAILED = "AUTH_KEY_LIST_FAILED", "a file of authorities' keys, principals or revoked keys cannot be used"
     KEY_REVOKED = "AUTH_KEY_REVOKED", "a key, or a certificate, that is revoked was refused"
+    FILE_PERMISSIONS = "AUTH_FILE_PERMISSIONS", "others may write to a file that says whom to trust, or read a secret"
     USERS_FILE_PERMISSIONS = "AUTH_USERS_FILE_PERMISSIONS", "others than its owner may write to the users file"
     REMEMBERED = "AUTH_REMEMBERED", "a key stood in for questions that its user had answered before"
     REMEMBER_FAILED = "AUTH_REMEMBER_FAILED", "nobody is remembered, or not this user: the store cannot be used"

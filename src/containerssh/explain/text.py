@@ -119,7 +119,8 @@ def _limits(limits: Mapping[str, Any]) -> Iterator[str]:
     for name, value in limits.items():
         if name not in ("exempt", "proxyHeader", "penalties"):
             yield f"  {name:<28}{value}"
-    yield f"  {'penalties':<28}{'yes' if limits.get('penalties') else 'no'}"
+    penalties = "yes; whom they hold off at the moment only the running server knows, and tells in its log"
+    yield f"  {'penalties':<28}{penalties if limits.get('penalties') else 'no'}"
 
 
 def _plain(value: Any) -> str:

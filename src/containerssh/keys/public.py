@@ -23,6 +23,8 @@ KEY_TYPES = frozenset(
 LEAST_RSA_BITS = 2048
 MOST_RSA_BITS = 16384
 """As OpenSSH has it: a longer one would only cost time."""
+MOST_EXPONENT_BITS = 32
+"""Everybody uses 65537; a long one would make each signature as costly to verify as to make."""
 
 _POINT_BYTES = {"nistp256": 32, "nistp384": 48, "nistp521": 66}
 _BLANKS = re.compile(r"[ \t]+")
@@ -63,8 +65,7 @@ def check_public_key(blob: bytes) -> str:
     if plain == "ssh-ed25519":
         good = len(fields.string()) == 32
     elif plain == "ssh-rsa":
-        exponent, modulus = fields.natural(), fields.natural()
-        good = LEAST_RSA_BITS <= modulus.bit_length() <= MOST_RSA_BITS and exponent.bit_length() > 1
+        good = read_rsa(fields) >= LEAST_RSA_BITS
     else:
         curve, point = fields.string().decode("ascii", "replace"), fields.string()
         size = _POINT_BYTES.get(curve)
@@ -74,6 +75,26 @@ def check_public_key(blob: bytes) -> str:
     if not good:
         raise Malformed(f"the key is no {kind} key" + (f" of {LEAST_RSA_BITS} bits or more" if "rsa" in kind else ""))
     return kind
+
+
+def read_rsa(fields: Reader) -> int:
+    """
+    Look at the two numbers of an RSA key; the bits of its modulus.
+
+    Raises:
+        Malformed: they are no key's, or such that to verify a signature would take long.
+    """
+    exponent, modulus = fields.string(), fields.string()
+    # By their lengths first: a stranger's number may have a quarter of a million bytes.
+    if len(exponent) > 1 + MOST_EXPONENT_BITS // 8 or len(modulus) > 1 + MOST_RSA_BITS // 8:
+        raise Malformed("the numbers of the RSA key are too long")
+    numbers = Reader(string(exponent) + string(modulus))
+    public, product = numbers.natural(), numbers.natural()
+    if public < 3 or public.bit_length() > MOST_EXPONENT_BITS or product.bit_length() > MOST_RSA_BITS:
+        raise Malformed("the numbers of the RSA key are too small or too long")
+    if not public & product & 1:
+        raise Malformed("the numbers of the RSA key are even, which no key's are")
+    return product.bit_length()
 
 
 def decode_key(kind: str, encoded: str) -> bytes:

@@ -63,8 +63,7 @@ class Authenticators:
         """
         Those that can come first. For all names alike: nobody is told which users there are, or how they log in.
         """
-        chains = {*(self.chains or self._single), *(self.user_chains.chains if self.user_chains else ())}
-        return self._configured & {chain[0] for chain in self._sound(chains)}
+        return self._configured & {chain[0] for chain in self.chains_of_all}
 
     def why_not_first(self, method: AuthMethod) -> str:
         """Why :attr:`methods` does not have *method*; empty if it does."""
@@ -75,6 +74,11 @@ class Authenticators:
         if method in self.second_only:
             return "it proves too little to come first"
         return "no list of auth.authenticationMethods begins with it"
+
+    @property
+    def chains_of_all(self) -> Collection[Chain]:
+        """How anybody can log in: the answer for names that nobody has proved anything about."""
+        return self._sound({*(self.chains or self._single), *(self.user_chains.chains if self.user_chains else ())})
 
     async def chains_of(self, username: str) -> Collection[Chain]:
         """How this user can log in."""
@@ -215,7 +219,8 @@ class AuthenticationNetwork(NetworkLayer):
         succeeded = (*(before.succeeded if before else ()), method)
         # A key may have been judged some requests ago.
         chains = self._chains if self._user == login.username else await self.authenticators.chains_of(login.username)
-        methods = can_follow(chains, succeeded)
+        proved = not self.authenticators.worthless.issuperset(succeeded)
+        methods = can_follow(chains if proved else self.authenticators.chains_of_all, succeeded)
         recalled: Login | None = None
         if key and method is AuthMethod.PUBLIC_KEY and AuthMethod.KEYBOARD_INTERACTIVE in methods:
             recalled = await self._recall(login, key)
@@ -228,7 +233,10 @@ class AuthenticationNetwork(NetworkLayer):
         await self._check_by_own_name(login, succeeded)
         memory = self.authenticators.memory
         try:
-            settled = await self.authenticators.authorizer.authorize(login) if self.authenticators.authorizer else login
+            settled = login
+            if self.authenticators.authorizer:
+                settled = await self.authenticators.authorizer.authorize(login)
+                await self._check_by_own_name(settled, succeeded)
         except AuthFailed:
             if memory and key and AuthMethod.KEYBOARD_INTERACTIVE in succeeded:
                 await memory.forget(login, key)
@@ -239,14 +247,20 @@ class AuthenticationNetwork(NetworkLayer):
 
     async def _check_by_own_name(self, login: Login, succeeded: Sequence[AuthMethod]) -> None:
         """
-        A name that is vouched for in another spelling needs what it needs itself: no second factor is evaded so.
+        A name that is vouched for in another spelling needs what it needs itself: no second factor is evaded so,
+        neither by leaving it out nor by somebody else's code.
         """
-        name = login.authenticated_username
-        if self.authenticators.user_chains is None or not name or name == login.username:
+        name, given = login.authenticated_username, login.username
+        users = self.authenticators.user_chains
+        if users is None or not name or name == given:
             return
         if can_follow(await self.authenticators.chains_of(name), tuple(succeeded)):
-            text = f"{name!r} needs more methods than {login.username!r}, the name that was given"
-            raise AuthFailed(AuthCode.FAILED, text)
+            raise AuthFailed(AuthCode.FAILED, f"{name!r} needs more methods than {given!r}, the name that was given")
+        code = AuthMethod.KEYBOARD_INTERACTIVE
+        if code in succeeded and code in self.authenticators.second_only and not await users.code_counts(given, name):
+            raise AuthFailed(
+                AuthCode.FAILED, f"{name!r} has other one-time codes than {given!r}, which one was asked of"
+            )
 
     async def _recall(self, login: Login, key: PublicKey) -> Login | None:
         """*login* with what answered questions have earned before; None if they have to be asked."""

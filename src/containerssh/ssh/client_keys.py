@@ -13,9 +13,9 @@ from containerssh.core.handlers import PublicKey
 from containerssh.core.metadata import Restrictions
 from containerssh.core.requests import from_wire
 from containerssh.keys.certificate import Certificate, is_certificate, plain_name, read_certificate
-from containerssh.keys.public import fingerprint, is_security_key
+from containerssh.keys.public import fingerprint, is_security_key, read_rsa
 from containerssh.keys.signatures import TOUCHED, VERIFIED, flags_of
-from containerssh.keys.wire import Malformed
+from containerssh.keys.wire import Malformed, Reader
 from containerssh.ssh.algorithms import CLIENT_SIGNATURES
 from containerssh.ssh.requests import Fields
 
@@ -85,9 +85,15 @@ def read_key(algorithm: bytes, blob: bytes) -> ClientKey:
         raise AuthFailed(SSHCode.AUTH_FAILED, "the signature algorithm is not accepted", algorithm=name)
     try:
         certificate = read_certificate(blob) if is_certificate(name) else None
+        if base.startswith("rsa-sha2-") and certificate is None:
+            # Before the library makes a number of what may be a quarter of a million bytes.
+            fields = Reader(blob)
+            fields.string()
+            read_rsa(fields)
         public = decode_ssh_public_key(certificate.key if certificate else blob)
     except Malformed as exc:
-        raise AuthFailed(SSHCode.AUTH_FAILED, f"the certificate cannot be used: {exc}") from exc
+        what = "certificate" if is_certificate(name) else "key"
+        raise AuthFailed(SSHCode.AUTH_FAILED, f"the {what} cannot be used: {exc}") from exc
     except (KeyImportError, LibraryError, ValueError) as exc:
         raise AuthFailed(SSHCode.AUTH_FAILED, "the key cannot be read") from exc
     kind = public.algorithm.decode("ascii")

@@ -8,9 +8,11 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from containerssh.auth.kerberos.helper import Attempt, Helper, decode, encode, open_helper
 from containerssh.auth.kerberos.limits import TOKEN
+from containerssh.auth.watched_file import tell_of_others
 from containerssh.config.auth import KerberosConfig
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed
@@ -131,4 +133,5 @@ async def open_kerberos(config: KerberosConfig) -> AsyncIterator[KerberosAuthent
         if acceptor and acceptor not in known:
             text = f"the keytab {config.keytab} has no key of the acceptor {acceptor}: every ticket will be refused"
             logger.warning(Event(AuthCode.CONFIG_ERROR, text))
+        await asyncio.to_thread(tell_of_others, Path(config.keytab), "keytab")
         yield KerberosAuthenticator(config, helper)

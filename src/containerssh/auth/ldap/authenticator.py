@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from containerssh.auth.authorized_keys import AuthorizedKey, UnusableLine, parse_authorized_key
 from containerssh.auth.ldap.directory import Directory, Found, open_directory
 from containerssh.auth.ldap.limits import NAME_CHARACTERS, PASSWORD_BYTES
+from containerssh.auth.watched_file import tell_of_others
 from containerssh.config.ldap import LDAPConfig
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed
@@ -152,4 +154,8 @@ async def open_ldap(config: LDAPConfig) -> AsyncIterator[LDAPAuthenticator]:
         ConfigError: the directory cannot be used as it is configured.
     """
     async with open_directory(config) as directory:
+        if config.bind_password_file:
+            await asyncio.to_thread(
+                tell_of_others, Path(config.bind_password_file), "file with the directory's password"
+            )
         yield LDAPAuthenticator(config, directory)

@@ -131,7 +131,9 @@ async def open_oauth2(config: OAuth2Config) -> AsyncIterator[OAuth2Authenticator
     async with AsyncExitStack() as stack:
         kind, http = _kind(config)
         client = await stack.enter_async_context(open_http_client(http))
-        yield OAuth2Authenticator(config, kind(config, Caller(client)))
+        provider = kind(config, Caller(client))
+        stack.push_async_callback(provider.close)
+        yield OAuth2Authenticator(config, provider)
 
 
 def _kind(config: OAuth2Config) -> tuple[Callable[[OAuth2Config, Caller], Provider], HTTPClientConfig]:

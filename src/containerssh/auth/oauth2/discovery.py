@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -11,11 +9,9 @@ from urllib.parse import urlsplit
 from containerssh.auth.oauth2.answers import Reply
 from containerssh.auth.oauth2.calls import Caller
 from containerssh.auth.oauth2.idtoken import Header, candidates
+from containerssh.auth.oauth2.shared import Shared
 from containerssh.core.codes import OAuth2Code
 from containerssh.web.client import WebhookError
-
-KEPT = 600.0
-"""Seconds that a description, or a set of keys, is kept."""
 
 _WELL_KNOWN = "/.well-known/openid-configuration"
 _KEYS_PAUSE = 10.0
@@ -41,9 +37,8 @@ class Discovery:
     def __init__(self, url: str, caller: Caller) -> None:
         self._issuer = url.rstrip("/")
         self._caller = caller
-        self._asking = asyncio.Lock()
-        self._description: tuple[Description, float] | None = None
-        self._keys: tuple[Sequence[Mapping[str, object]], float] | None = None
+        self._description = Shared(self._ask)
+        self._keys = Shared(self._ask_for_keys)
 
     @property
     def secure(self) -> bool:
@@ -52,25 +47,28 @@ class Discovery:
 
     async def description(self) -> Description:
         """Raises WebhookError: it cannot be had, or used."""
-        async with self._asking:
-            if self._description is None or _older(self._description[1], KEPT):
-                reply = await self._caller.get(f"{self._issuer}{_WELL_KNOWN}")
-                self._description = self._read(reply), time.monotonic()
-            return self._description[0]
+        return self._description.known() or await self._description.fetch()
 
     async def keys(self, header: Header) -> Sequence[Mapping[str, object]]:
         """The provider's keys; asked for again when none of those that are known may have signed. Raises as above."""
+        known = self._keys.known()
+        if known is not None and (candidates(known, header) or self._keys.known(_KEYS_PAUSE) is not None):
+            return known
+        return await self._keys.fetch()
+
+    async def close(self) -> None:
+        """Nobody asks any more."""
+        await self._description.close()
+        await self._keys.close()
+
+    async def _ask(self) -> Description:
+        return self._read(await self._caller.get(f"{self._issuer}{_WELL_KNOWN}"))
+
+    async def _ask_for_keys(self) -> Sequence[Mapping[str, object]]:
         url = (await self.description()).keys
         if not url:
             raise _unusable("it names no jwks_uri")
-        async with self._asking:
-            if (
-                self._keys is None
-                or _older(self._keys[1], KEPT)
-                or (not candidates(self._keys[0], header) and _older(self._keys[1], _KEYS_PAUSE))
-            ):
-                self._keys = _read_keys(await self._caller.get(url)), time.monotonic()
-            return self._keys[0]
+        return _read_keys(await self._caller.get(url))
 
     def _read(self, reply: Reply) -> Description:
         if not reply.good or not reply.fields:
@@ -120,10 +118,6 @@ def _read_keys(reply: Reply) -> Sequence[Mapping[str, object]]:
             passing=reply.passing or reply.good,
         )
     return [key for key in keys if isinstance(key, dict)]
-
-
-def _older(than: float, seconds: float) -> bool:
-    return time.monotonic() - than > seconds
 
 
 def _unusable(problem: str) -> WebhookError:

@@ -156,6 +156,9 @@ class OIDCProvider(Provider):
             if value:
                 await until_answered(partial(self._revoke, url, value, kind))
 
+    async def close(self) -> None:
+        await self._discovery.close()
+
     async def _revoke(self, url: str, value: str, kind: str) -> None:
         fields = {"token": value, "token_type_hint": kind, "client_id": self._client_id}
         reply: Reply = await self._caller.form(url, fields, authorization=self._authorization)

@@ -74,6 +74,9 @@ class Provider(ABC):
     async def revoke(self, token: Token) -> None:
         """Make *token* worthless; the caller limits the time."""
 
+    async def close(self) -> None:
+        """After the last login."""
+
 
 def refused(explanation: str, user_message: str, code: AuthCode | OAuth2Code = AuthCode.FAILED) -> AuthFailed:
     """The user is not let in, and may know why."""
