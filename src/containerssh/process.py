@@ -120,6 +120,7 @@ class Process:
                     logger.info(Event(ServiceCode.POOL_RUNNING, "Running"))
                     # What is there now stays: the collector need not look at it again and again.
                     gc.freeze()
+                    gc.enable()
                     await self._serve(server)
                     logger.info(Event(ServiceCode.POOL_STOPPING, "Stopping"))
             logger.info(Event(ServiceCode.POOL_STOPPED, "Stopped"))

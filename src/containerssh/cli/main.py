@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import gc
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as exc:
         print(f"containerssh: {exc}", file=sys.stderr)
         return EXIT_USAGE
+    # Looking for plugins takes longer than anything else that reading a configuration does.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         return _ACTIONS[parsed.action](parsed)
     except KeyboardInterrupt:
@@ -37,9 +41,14 @@ def _serve(parsed: argparse.Namespace) -> int:
         from containerssh.supervisor import supervise
 
         return supervise(Path(parsed.config), parsed.processes)
-    from containerssh.process import serve
+    # What is made until the server listens stays: looking for garbage in it again and again is a tenth of the start.
+    gc.disable()
+    try:
+        from containerssh.process import serve
 
-    return serve(Path(parsed.config))
+        return serve(Path(parsed.config))
+    finally:
+        gc.enable()
 
 
 def _dump_config(parsed: argparse.Namespace) -> int:
