@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -20,11 +19,13 @@ from containerssh.core.handlers import ConnectionHandler, SessionChannel, Sessio
 from containerssh.core.messages import Event, log_labels
 from containerssh.core.requests import SIGNALS, ExitSignal, Origin, from_wire, to_wire
 from containerssh.core.streams import ByteStream
-from containerssh.ssh import requests
 from containerssh.ssh.channel_adapter import AdapterChannel
 from containerssh.ssh.limits import limit_reached
 from containerssh.ssh.options import Limits
+from containerssh.ssh.request_queue import Request, RequestQueue
+from containerssh.ssh.session_requests import SessionRequests
 from containerssh.ssh.streams import ChannelReader, ChannelWriter
+from containerssh.ssh.telling import LoginFailed, message_of, terminal_line, user_line
 
 if TYPE_CHECKING:
     from containerssh.ssh.forwarding import Forwarding
@@ -40,19 +41,6 @@ _EOF_DELAY = 0.1
 _READ_FIRST = 0.1
 # How long a client whose window is full may take to read why its session failed.
 _TELLING = 2.0
-
-
-def user_line(message: str, connection_id: str) -> str:
-    """What a user reads when something failed; the reference is the log's ``connectionId``."""
-    return f"containerssh: {message} (reference {connection_id})"
-
-
-class LoginFailed(Exception):
-    """There is no container for the sessions of this connection, because of *error*."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(describe(error))
-        self.error = error
 
 
 class Session(SessionChannel):
@@ -74,26 +62,20 @@ class Session(SessionChannel):
         self._number = number
         self._login = login
         self._connection_id = connection_id
-        self._limits = limits
-        self._queue: deque[tuple[bytes, bool, bytes]] = deque()
-        self._queued_bytes = 0
+        self._queue = RequestQueue(limits)
+        self._requests = SessionRequests(limits)
         self._wake = Flag()
         self._closed = False
         self._context = contextvars.copy_context()
         self._scope: asyncio.Timeout | None = None
         self._handler: SessionHandler | None = None
-        self._pty = False
         self._starting = False
         self._started = False
         self._stopping = False
-        self._env_count = 0
-        self._env_bytes = 0
-        self._env_refused = False
         self._outputs_open = 2
         self._ending = False
         self._exited = Flag()
         self._eof_timer: asyncio.TimerHandle | None = None
-        self._asked: set[str] = set()
         self.forwarding: Forwarding | None = None
         """Where channels to the client are opened; set by whoever made the session."""
         self.on_interactive: Callable[[], None] | None = None
@@ -115,16 +97,11 @@ class Session(SessionChannel):
         """A channel request arrived; it is answered after those before it."""
         if self._closed or self._ending:
             return
-        size = len(name) + len(payload)
-        if name == b"window-change" and self._queue and self._queue[-1][:2] == (name, want_reply) and not want_reply:
-            self._queued_bytes -= len(name) + len(self._queue.pop()[2])
-        if len(self._queue) >= self._limits.queued_requests or self._queued_bytes + size > self._limits.queued_bytes:
+        if not self._queue.put(Request(name, want_reply, payload)):
             text = "The client queues too many requests on one channel"
             limit_reached(SSHCode.LIMIT_QUEUED_REQUESTS, text, log=self.log)
             self._channel.cut()
             return
-        self._queue.append((name, want_reply, payload))
-        self._queued_bytes += size
         self._wake.set()
         self._asked_pty = self._asked_pty or name == b"pty-req"
         if self._asked_pty and name in (b"shell", b"exec") and not self.interactive:
@@ -162,7 +139,7 @@ class Session(SessionChannel):
     def notice(self, text: str) -> None:
         """One line for the user, if the channel can still take it."""
         with suppress(BrokenPipeError):
-            self._channel.put(_terminal_line(text), stderr=True)
+            self._channel.put(terminal_line(text), stderr=True)
 
     def _close(self) -> None:
         if self._closed:
@@ -192,7 +169,7 @@ class Session(SessionChannel):
         return await self._open("agent", "auth-agent@openssh.com", b"")
 
     async def _open(self, what: str, kind: str, fields: bytes) -> ByteStream:
-        if what not in self._asked or self.forwarding is None:
+        if what not in self._requests.asked or self.forwarding is None:
             raise Rejected(SSHCode.NEW_CHANNEL_REJECTED, f"the client has not asked for channels of type {kind}")
         return await self.forwarding.open(kind, fields)
 
@@ -230,14 +207,13 @@ class Session(SessionChannel):
 
     def _output_ended(self) -> None:
         self._outputs_open -= 1
-        if self._outputs_open == 0 or (self._pty and self.stdout.ended):
+        if self._outputs_open == 0 or (self._requests.pty and self.stdout.ended):
             self._eof_timer = asyncio.get_running_loop().call_later(_EOF_DELAY, self._channel.end_output)
 
     def _tell(self, error: Exception) -> None:
-        message = error.user_message if isinstance(error, ContainerSSHError) else ContainerSSHError.default_user_message
         with suppress(BrokenPipeError):
-            line = user_line(message, self._connection_id)
-            self._channel.put(_terminal_line(line) if self._asked_pty else f"{line}\n".encode(), stderr=True)
+            line = user_line(message_of(error), self._connection_id)
+            self._channel.put(terminal_line(line) if self._asked_pty else f"{line}\n".encode(), stderr=True)
 
     # -- the task ----------------------------------------------------------------------------------------
 
@@ -290,11 +266,9 @@ class Session(SessionChannel):
         if self._handler is not None:
             await self._handler.terminate()
 
-    async def _next(self) -> tuple[bytes, bool, bytes] | None:
+    async def _next(self) -> Request | None:
         while not self._closed:
-            if self._queue:
-                request = self._queue.popleft()
-                self._queued_bytes -= len(request[0]) + len(request[2])
+            if (request := self._queue.take()) is not None:
                 return request
             self._wake.clear()
             # Nothing of the handler's is interrupted here, so the end comes as a plain return...
@@ -316,13 +290,12 @@ class Session(SessionChannel):
             logger.error(Event(SSHCode.CHANNEL_REQUEST_FAILED, text), exc_info=error)
         if self._closed:
             return
-        message = error.user_message if isinstance(error, ContainerSSHError) else ContainerSSHError.default_user_message
         code = constants.OPEN_CONNECT_FAILED
         if isinstance(error, Rejected):
             full = error.code is SecurityCode.MAX_SESSIONS
             code = constants.OPEN_RESOURCE_SHORTAGE if full else constants.OPEN_ADMINISTRATIVELY_PROHIBITED
         logger.debug(Event(SSHCode.NEW_CHANNEL_REJECTED, "The session was refused"))
-        self._channel.refuse(code, message)
+        self._channel.refuse(code, message_of(error))
         if not self._closed:
             self._ending = True
             self._tell(error)
@@ -363,7 +336,7 @@ class Session(SessionChannel):
         if self._starting and self.forwarding is not None:
             await self.forwarding.settled()
         try:
-            await self._perform(handler, name, payload)
+            await self._requests.perform(handler, name, payload, started=self._started)
         except (Rejected, ProtocolError) as exc:
             logger.debug(exc.event())
             error = exc
@@ -409,62 +382,3 @@ class Session(SessionChannel):
         if error is None:
             self.stdout.start()
             self.stderr.start()
-
-    async def _perform(self, handler: SessionHandler, name: bytes, payload: bytes) -> None:
-        match name:
-            case b"shell" | b"exec" | b"subsystem" | b"env" | b"pty-req" if self._started:
-                raise _refused(name, "a program was already started on this channel")
-            case b"x11-req":
-                x11 = requests.parse_x11(payload)
-                self._asked.add("x11")
-                await handler.request_x11(x11)
-            case b"auth-agent-req@openssh.com":
-                requests.parse_nothing(payload)
-                self._asked.add("agent")
-                await handler.request_agent()
-            case b"signal" | b"break" if not self._started:
-                raise _refused(name, "no program was started on this channel")
-            case b"env":
-                env = requests.parse_env(payload)
-                self._env_count += 1
-                self._env_bytes += len(payload)
-                if self._env_count > self._limits.env_count or self._env_bytes > self._limits.env_bytes:
-                    # Once a session, and not for each of a flood.
-                    if not self._env_refused:
-                        self._env_refused = True
-                        limit_reached(SSHCode.LIMIT_ENV, "The client sets too many variables, or too large ones")
-                    raise _refused(name, "too many environment variables")
-                await handler.set_env(env.name, env.value)
-            case b"pty-req":
-                await handler.request_pty(requests.parse_pty(payload))
-                self._pty = True
-            case b"shell":
-                requests.parse_nothing(payload)
-                await handler.run_shell()
-            case b"exec":
-                await handler.run_command(requests.parse_text(payload))
-            case b"subsystem":
-                await handler.run_subsystem(requests.parse_text(payload))
-            case b"window-change":
-                await handler.resize(requests.parse_size(payload))
-            case b"signal":
-                signal = requests.parse_text(payload)
-                if signal not in SIGNALS:
-                    raise _refused(name, "the signal is unknown")
-                await handler.send_signal(signal)
-            case b"break":
-                length = requests.parse_break(payload)
-                if not self._pty:
-                    raise _refused(name, "there is no terminal to send a break to")
-                await handler.send_break(length)
-            case _:
-                raise _refused(name, "the request is not supported")
-
-
-def _refused(name: bytes, why: str) -> Rejected:
-    return Rejected(SSHCode.CHANNEL_REQUEST_FAILED, why, user_message=f"The request was refused: {why}.")
-
-
-def _terminal_line(text: str) -> bytes:
-    """A line for a terminal that the client has put into raw mode."""
-    return f"{text}\r\n".encode()

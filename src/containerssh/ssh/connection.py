@@ -24,10 +24,12 @@ from containerssh.core.metadata import ConnectionMetadata, Login, SocketAddress
 from containerssh.core.requests import from_wire
 from containerssh.ssh.admission import TOO_MANY, Door, Ticket
 from containerssh.ssh.auth import DISCONNECT_CODE, Authentication, TooManyTries
-from containerssh.ssh.channel import LoginFailed, Session, user_line
+from containerssh.ssh.channel import Session
 from containerssh.ssh.forwarding import Forwarding
 from containerssh.ssh.limits import count, limited_time
 from containerssh.ssh.options import ServerOptions
+from containerssh.ssh.sessions import Sessions
+from containerssh.ssh.telling import LoginFailed, message_of, user_line
 
 if TYPE_CHECKING:
     from containerssh.ssh.adapter import AdapterConnection, AuthRequest
@@ -89,13 +91,10 @@ class Connection(Notices):
         self._left = Flag()
         self._scope: asyncio.Timeout | None = None
         self._grace: asyncio.TimerHandle | None = None
-        self._sessions: dict[Session, asyncio.Task[None]] = {}
+        self._sessions = Sessions(self.log, self._login)
         self._channel_count = 0
-        self._idle = Flag()
         self._told = Flag()
-        self._first: Session | None = None
         self._error: Exception | None = None
-        self._last_notice: str | None = None
         self.authenticated = False
         self.task: asyncio.Task[None]
 
@@ -169,29 +168,18 @@ class Connection(Notices):
             session.closed_by_peer()
         session.on_told = self._told.set
         session.forwarding = self.forwarding
-        if self._first is None:
-            # Nobody has to wait for this one: there is always a first session, and it hears of a failure best.
-            self._first = session
-            session.on_interactive = self._show_notice
+        if self._sessions.first is None:
+            self._sessions.first = session
+            session.on_interactive = self._sessions.show_notice
             channel.confirm()
         # Created outside of the connection's task, so its labels have to be handed over.
-        task = self._context.run(self._loop.create_task, session.run())
-        self._sessions[session] = task
-        self._idle.clear()
-        task.add_done_callback(lambda _: self._session_ended(session))
+        self._sessions.start(session, self._context)
         return session
 
     # -- Notices ---------------------------------------------------------------------------------------
 
     def notice(self, text: str) -> None:
-        self._last_notice = text
-        if self._first is not None and self._first.interactive:
-            self._show_notice()
-
-    def _show_notice(self) -> None:
-        if self._first is not None and self._last_notice is not None and not self._login.done():
-            self._first.notice(self._last_notice)
-            self._last_notice = None
+        self._sessions.notice(text)
 
     # -- called by the server ----------------------------------------------------------------------------
 
@@ -202,13 +190,13 @@ class Connection(Notices):
             handler = self._login.result()
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace):
-                    for session in list(self._sessions):
+                    for session in self._sessions:
                         session.server_stops(_STOPPED, grace)
                     # First the sessions, whose programs get a TERM, then what else the login runs.
-                    for terminate in [*(session.terminate for session in list(self._sessions)), handler.terminate]:
+                    for terminate in [*(session.terminate for session in self._sessions), handler.terminate]:
                         await self._terminate(terminate)
                     if self._sessions:
-                        await self._first_of(self._idle, self._left)
+                        await self._first_of(self._sessions.idle, self._left)
                         # Told of its program's end and the server's at once, a client reports the latter.
                         async with asyncio.timeout(_LEAVING):
                             await self._left.wait()
@@ -355,11 +343,7 @@ class Connection(Notices):
 
     async def _login_failed(self, network: NetworkHandler, error: Exception) -> None:
         """Tell the user, in a session if there is one, and with the DISCONNECT; the whole story goes to the log."""
-        if isinstance(error, ContainerSSHError):
-            event = error.event()
-            reason, message = event.text, error.user_message
-        else:
-            reason, message = describe(error), ContainerSSHError.default_user_message
+        reason = error.event().text if isinstance(error, ContainerSSHError) else describe(error)
         fault = None if isinstance(error, ContainerSSHError) else error
         details = error.event().labels if isinstance(error, ContainerSSHError) else {}
         logger.error(
@@ -374,27 +358,15 @@ class Connection(Notices):
                 await self._told.wait()
                 # OpenSSH leaves by itself after its only session; a shared connection stays.
                 await self._left.wait()
-        self._link.end(user_line(message, self._meta.connection_id))
+        self._link.end(user_line(message_of(error), self._meta.connection_id))
         await self._end_sessions()
 
     async def _end_sessions(self) -> None:
         await self.forwarding.close()
-        for session in list(self._sessions):
-            session.closed_by_peer()
-        if self._sessions:
-            await asyncio.wait(list(self._sessions.values()))
-
-    def _session_ended(self, session: Session) -> None:
-        task = self._sessions.pop(session)
-        if not task.cancelled() and (error := task.exception()):
-            self.log(logging.ERROR, Event(GeneralCode.UNKNOWN_ERROR, f"A session's task failed ({describe(error)})"))
-        if not self._sessions:
-            self._idle.set()
+        await self._sessions.end()
 
     def _ends_soon(self, remaining: float) -> None:
-        for session in self._sessions:
-            if session.running and session.interactive:
-                session.notice(f"\r\ncontainerssh: The time for this login is over in {remaining:.0f} seconds.")
+        self._sessions.tell(f"The time for this login is over in {remaining:.0f} seconds.")
 
     def _time_is_over(self) -> None:
         self.limit_reached(SSHCode.LIMIT_LOGIN_TIME, "The login may not last any longer")

@@ -23,10 +23,10 @@ from containerssh.core.messages import Event, log_labels
 from containerssh.core.requests import Origin, from_wire, to_wire
 from containerssh.core.streams import ByteStream, join
 from containerssh.ssh import requests
-from containerssh.ssh.channel import LoginFailed
 from containerssh.ssh.channel_adapter import AdapterChannel
 from containerssh.ssh.forward_channel import ForwardChannel
 from containerssh.ssh.options import Limits
+from containerssh.ssh.telling import LoginFailed
 
 if TYPE_CHECKING:
     from containerssh.ssh.adapter import AdapterConnection

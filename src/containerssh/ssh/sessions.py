@@ -1,0 +1,79 @@
+"""The sessions of a connection, each with a task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Iterator
+
+from containerssh.core.codes import GeneralCode
+from containerssh.core.errors import describe
+from containerssh.core.flag import Flag
+from containerssh.core.handlers import ConnectionHandler
+from containerssh.core.messages import Event
+from containerssh.ssh.channel import Session
+
+
+class Sessions:
+    """Those that run. The connection ends them before it ends itself."""
+
+    __slots__ = ("_log", "_login", "_notice", "_tasks", "first", "idle")
+
+    def __init__(self, log: Callable[[int, Event], None], login: asyncio.Future[ConnectionHandler]) -> None:
+        """*log* has the connection's labels; *login* is what its sessions wait for."""
+        self._log = log
+        self._login = login
+        self._tasks: dict[Session, asyncio.Task[None]] = {}
+        self._notice: str | None = None
+        self.first: Session | None = None
+        """There is always a first one: nobody has to wait for it, and it hears of a failure best."""
+        self.idle = Flag()
+        """Set when the last one has ended."""
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __iter__(self) -> Iterator[Session]:
+        """As they are now: some may end while they are gone through."""
+        return iter(list(self._tasks))
+
+    def start(self, session: Session, context: contextvars.Context) -> None:
+        """Run *session* with the labels of *context*."""
+        task = context.run(asyncio.get_running_loop().create_task, session.run())
+        self._tasks[session] = task
+        self.idle.clear()
+        task.add_done_callback(lambda _: self._ended(session))
+
+    def notice(self, text: str) -> None:
+        """Show *text* to the user who waits for a container, as soon as there is a terminal to show it on."""
+        self._notice = text
+        if self.first is not None and self.first.interactive:
+            self.show_notice()
+
+    def show_notice(self) -> None:
+        """The first session has become an interactive one."""
+        if self.first is not None and self._notice is not None and not self._login.done():
+            self.first.notice(self._notice)
+            self._notice = None
+
+    def tell(self, text: str) -> None:
+        """Tell the users of all interactive sessions."""
+        for session in self:
+            if session.running and session.interactive:
+                session.notice(f"\r\ncontainerssh: {text}")
+
+    async def end(self) -> None:
+        """Their channels are gone; returns when they have ended."""
+        for session in self:
+            session.closed_by_peer()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+
+    def _ended(self, session: Session) -> None:
+        task = self._tasks.pop(session)
+        if not task.cancelled() and (error := task.exception()):
+            text = f"A session's task failed ({describe(error)})"
+            self._log(logging.ERROR, Event(GeneralCode.UNKNOWN_ERROR, text))
+        if not self._tasks:
+            self.idle.set()
