@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from containerssh.agent.upstream_helper import Connection, Helper
+from containerssh.agent.upstream_connection import Connection
+from containerssh.agent.upstream_helper import Helper
 from containerssh.agent.upstream_packets import NewConnection, Packet, PacketReader, PacketType, Purpose, Setup
 from containerssh.core.streams import ByteReader, ByteWriter
 from tests.support.waiting import until

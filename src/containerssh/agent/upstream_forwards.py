@@ -21,7 +21,8 @@ from functools import partial
 from containerssh.agent.codec import broken
 from containerssh.agent.process import Program
 from containerssh.agent.upstream_addresses import permitted, printable, proper_host, proper_path
-from containerssh.agent.upstream_helper import MAX_CONNECTIONS, Announced, Connection, Helper, HelperProcess
+from containerssh.agent.upstream_connection import Connection
+from containerssh.agent.upstream_helper import MAX_CONNECTIONS, Announced, Helper, HelperProcess
 from containerssh.agent.upstream_packets import NewConnection, Purpose, Setup
 from containerssh.core.codes import AgentCode, GeneralCode
 from containerssh.core.errors import BackendError, ContainerSSHError, Rejected, describe

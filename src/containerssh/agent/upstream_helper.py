@@ -1,4 +1,4 @@
-"""One process of upstream's forwarding helper in the container, and the connections that it carries.
+"""One process of upstream's forwarding helper in the container.
 
 The helper is the guest's: whatever it says or leaves unsaid costs what it carries and nothing else. Its protocol has no
 flow control of its own: a connection that nobody reads stops the others of the same helper in the end, and the
@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from containerssh.agent.codec import MAX_PENDING, broken
 from containerssh.agent.streams import Sender
-from containerssh.agent.upstream_packets import MAX_DATA, NewConnection, Packet, PacketReader, PacketType, Setup
+from containerssh.agent.upstream_connection import Connection
+from containerssh.agent.upstream_packets import NewConnection, Packet, PacketReader, PacketType, Setup
 from containerssh.core.codes import AgentCode, GeneralCode
 from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, describe
 from containerssh.core.flag import Flag
 from containerssh.core.messages import Event
-from containerssh.core.streams import ByteReader, ByteStream, ByteWriter
+from containerssh.core.streams import ByteReader, ByteWriter
 
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 128
 """How many connections one helper carries at once."""
 
-_HELD = 256 * 1024
-"""How many bytes of one connection wait for its reader before the helper has to."""
 _ALL_HELD = 2 * 1024 * 1024
 _MAX_CLOSING = 1024
 _HIGHEST = 1 << 63
@@ -60,117 +58,7 @@ class HelperProcess(Protocol):
         """Give its streams back; it has ended, or its container is about to."""
 
 
-Announced = Callable[["Connection", NewConnection], None]
-
-
-class Connection(ByteStream):
-    """A connection that a helper carries, once it was answered with success."""
-
-    def __init__(self, helper: Helper, identity: int) -> None:
-        self.identity = identity
-        self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        """Whether the other side has taken it; only for connections that we announced."""
-        self._gone = self.left = Flag()
-        self.held = 0
-        self.settled = False
-        """Whether one side has taken what the other announced."""
-        self.helper = helper
-        """Who carries it."""
-        self._pieces: deque[bytes] = deque()
-        self._arrived = Flag()
-        self._count = 0
-        self._over = False
-        self._closing = False
-        self._error: ConnectionError | None = None
-        self._listening: asyncio.TimerHandle | None = None
-
-    async def read(self) -> bytes:
-        while not self._pieces:
-            if self._closing and not self._over:
-                raise ConnectionResetError("the stream was closed")
-            if self._error is not None:
-                raise type(self._error)(*self._error.args)
-            if self._over:
-                return b""
-            self._arrived.clear()
-            await self._arrived.wait()
-        piece = self._pieces.popleft()
-        self.held -= len(piece)
-        self.helper.was_read(len(piece))
-        return piece
-
-    async def write(self, data: bytes) -> None:
-        for start in range(0, len(data), MAX_DATA):
-            if self._over or self._closing:
-                raise self._error or ConnectionResetError("the connection in the container was closed")
-            piece = data[start : start + MAX_DATA]
-            await self.helper.send(Packet(PacketType.DATA, self.identity, piece))
-
-    async def write_eof(self) -> None:
-        if self._listening is None and not (self._over or self._closing):
-            self._listen()
-
-    async def close(self) -> None:
-        """Close it both ways; safe to call twice."""
-        if not (self._over or self._closing):
-            self._closing = True
-            self._drop()
-            self.helper.close_connection(self)
-        elif self._over:
-            self._drop()
-        self._arrived.set()
-
-    def put(self, data: bytes) -> None:
-        """These came."""
-        # An empty piece would look like the end, and wait for its reader beyond any limit.
-        if not data or self._over or self._closing:
-            return
-        self._pieces.append(data)
-        self._count += len(data)
-        self.held += len(data)
-        self.helper.was_put(len(data))
-        self._arrived.set()
-
-    def end(self, error: ConnectionError | None = None) -> None:
-        """Nothing follows: the other side has closed it, or with *error* it is lost."""
-        if self._over:
-            return
-        self._over = True
-        self._error = error
-        if self._listening is not None:
-            self._listening.cancel()
-        if not self.answered.done():
-            self.answered.set_result(False)
-        self._gone.set()
-        self._arrived.set()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it takes nothing any more."""
-        return self._over or self._closing
-
-    @property
-    def has_room(self) -> bool:
-        """Whether its reader may be behind by one more packet."""
-        return self.held <= _HELD
-
-    def _listen(self) -> None:
-        self._listening = asyncio.get_running_loop().call_later(self.helper.silence, self._judge, self._count)
-
-    def _judge(self, before: int) -> None:
-        """The client's end cannot be passed on but by closing: done when nothing more seems to come."""
-        if self._over or self._closing:
-            return
-        if self._count != before or self.held:
-            self._listen()
-            return
-        self.helper.close_connection(self)
-        self.end()
-
-    def _drop(self) -> None:
-        self._pieces.clear()
-        self.helper.was_read(self.held)
-        self.held = 0
+Announced = Callable[[Connection, NewConnection], None]
 
 
 class Helper:
