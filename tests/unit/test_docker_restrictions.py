@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerssh.backends.docker.client import ContainerState
+from containerssh.backends.docker.answers import ContainerState
 from containerssh.backends.docker.engine_error import Cure, refusal
 from containerssh.backends.docker.restrictions import limits_left_out, walls_left_out
 from containerssh.core.codes import DockerCode

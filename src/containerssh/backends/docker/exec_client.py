@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from containerssh.backends.docker.client import UPGRADE, EngineClient, identifier
+from containerssh.backends.docker.answers import identifier
+from containerssh.backends.docker.client import EngineClient
 from containerssh.backends.docker.engine_error import refusal
+from containerssh.backends.docker.exchanges import UPGRADE
 from containerssh.backends.docker.wire import Request, Wire
 from containerssh.core.codes import DockerCode
 from containerssh.core.requests import WindowSize

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from containerssh.backends.docker.client import EngineClient, Image
+from containerssh.backends.docker.answers import Image
+from containerssh.backends.docker.client import EngineClient
 from containerssh.backends.docker.engine_error import EngineError, counted
 from containerssh.backends.docker.pull import PullProgress
 from containerssh.backends.docker.reference import ImageReference

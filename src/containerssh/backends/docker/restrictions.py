@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from containerssh.backends.docker.client import ContainerState
+from containerssh.backends.docker.answers import ContainerState
 
 _LIMITS = ("Memory", "PidsLimit", "NanoCpus", "CpuQuota", "CpusetCpus")
 

@@ -18,7 +18,7 @@ from containerssh.agent.binaries import agent_binary
 from containerssh.agent.dialback import MOUNT_POINT, dial_back
 from containerssh.agent.link import FRAMED_ARGUMENTS, AgentLink, framed_link
 from containerssh.backends.container import expiry_labels
-from containerssh.backends.docker.client import Image
+from containerssh.backends.docker.answers import Image
 from containerssh.backends.docker.container import EngineContainer, persist
 from containerssh.backends.docker.engine import Engine
 from containerssh.backends.docker.engine_error import EngineError, counted, one_line
