@@ -2,6 +2,7 @@
 
 make bench
 make bench ARGS="--backends oci --parts login,transfer --logins 30 --size 512"
+make bench ARGS="--backends kubernetes --parts pods,pods-crowd,pods-watch"
 """
 
 from __future__ import annotations
@@ -16,7 +17,19 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import connections, crowd, forward, measure, modes, sessions, sftp, start
+from benchmarks import (
+    connections,
+    crowd,
+    forward,
+    kubernetes,
+    measure,
+    modes,
+    pods_crowd,
+    pods_watch,
+    sessions,
+    sftp,
+    start,
+)
 from benchmarks.processes import cpu_seconds
 from benchmarks.report import Report
 from benchmarks.servers import KEX, Client, Server, containerssh, openssh
@@ -25,6 +38,7 @@ from tests.support.services import Engine, running_engine
 KEPT = Path(__file__).parents[1] / ".cache" / "bench"
 # Memory comes first: what a server has freed it would give to the next connections.
 PARTS = ("start", "memory", "login", "session", "storm", "crowd", "transfer", "echo", "modes", "sftp", "forward")
+POD_PARTS = ("pods", "pods-crowd", "pods-watch")
 CIPHERS = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 
 
@@ -35,8 +49,15 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="containerssh-bench-")))
         client = Client.make(folder / "client")
         engine = stack.enter_context(running_engine(folder / "dockerd.log")) if "docker" in options.backends else None
-        servers = [stack.enter_context(openssh(folder / "sshd", client))]
-        servers += [stack.enter_context(containerssh(name, folder / name, client)) for name in options.backends]
+        ground = stack.enter_context(kubernetes.ground()) if "kubernetes" in options.backends else None
+        sections = {"kubernetes": ground.section()} if ground is not None else {}
+        servers = []
+        if set(options.parts) - set(POD_PARTS):
+            servers = [stack.enter_context(openssh(folder / "sshd", client))]
+            servers += [
+                stack.enter_context(containerssh(name, folder / name, client, section=sections.get(name)))
+                for name in options.backends
+            ]
         parts: dict[str, Callable[[], None]] = {
             "start": lambda: _starts(report, servers, options),
             "login": lambda: _logins(report, client, servers, engine, options.logins),
@@ -50,6 +71,12 @@ def main() -> int:
             "forward": lambda: forward.compare(report, client, servers, options),
             "memory": lambda: asyncio.run(_memory(report, client, servers, options)),
         }
+        if ground is not None:
+            parts |= {
+                "pods": lambda: kubernetes.compare(report, client, ground, folder, options.rounds),
+                "pods-crowd": lambda: pods_crowd.compare(report, client, ground, folder, options.pods),
+                "pods-watch": lambda: pods_watch.compare(report, ground, options.watched),
+            }
         for name in options.parts:
             parts[name]()
     print(f"\n{report.conditions()}\n\n{report.table()}\n\nall samples: {report.save(KEPT)}")
@@ -58,7 +85,7 @@ def main() -> int:
 
 def _starts(report: Report, servers: list[Server], options: argparse.Namespace) -> None:
     for server in servers:
-        report.add("start until the port is open, ms", server.name, server.listening_ms)
+        report.add("start until a connection is answered, ms", server.name, server.answering_ms)
     for _ in range(options.rounds):
         report.add("--version, ms", "oci", start.version())
 
@@ -82,7 +109,7 @@ async def _storms(report: Report, client: Client, servers: list[Server], options
             report.add("denied login, server CPU ms", server.name, denied.cpu_ms)
     for number in range(options.rounds):
         for server in servers:
-            if server.name != "docker":
+            if server.name not in ("docker", "kubernetes"):
                 _progress(f"storm {number + 1}/{options.rounds} {server.name}")
                 accepted = await connections.storm(client, server, options.storm // 4, accepted=True)
                 report.add("accepted logins per second", server.name, accepted.per_second)
@@ -107,7 +134,8 @@ def _add_echo(report: Report, when: str, server: Server, times: list[float]) -> 
 async def _memory(report: Report, client: Client, servers: list[Server], options: argparse.Namespace) -> None:
     for server in servers:
         _progress(f"memory {server.name}")
-        count = 0 if server.name == "docker" else options.idle
+        # With kubernetes a login is there long before its pod.
+        count = 0 if server.name in ("docker", "kubernetes") else options.idle
         idle, shell = await connections.memory_of_each(client, server, idle=count, shells=options.shells)
         report.add("connection with a shell, KiB", server.name, shell)
         if count:
@@ -162,8 +190,10 @@ def _progress(text: str) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description="Measure logins and throughput beside sshd.")
-    parser.add_argument("--backends", type=_words, default=["oci", "docker"], metavar="A,B", help="oci,docker")
-    parser.add_argument("--parts", type=_words, default=list(PARTS), metavar="A,B", help=",".join(PARTS))
+    parser.add_argument(
+        "--backends", type=_words, default=["oci", "docker"], metavar="A,B", help="oci,docker,kubernetes"
+    )
+    parser.add_argument("--parts", type=_words, default=list(PARTS), metavar="A,B", help=",".join((*PARTS, *POD_PARTS)))
     parser.add_argument("--rounds", type=int, default=3, help="of sessions, storms, keystrokes (default: %(default)s)")
     parser.add_argument("--sessions", type=int, default=30, help="on one connection (default: %(default)s)")
     parser.add_argument("--storm", type=int, default=200, help="logins of a storm (default: %(default)s)")
@@ -176,12 +206,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--logins", type=int, default=15, help="logins per server (default: %(default)s)")
     parser.add_argument("--transfers", type=int, default=3, help="transfers per direction (default: %(default)s)")
     parser.add_argument("--size", type=int, default=256, metavar="MIB", help="of a transfer (default: %(default)s)")
+    parser.add_argument("--pods", type=int, default=100, help="logins to pods at once (default: %(default)s)")
+    parser.add_argument("--watched", type=int, default=1000, help="pods of a watch (default: %(default)s)")
     parser.add_argument("--files", type=int, default=10_000, help="small files by SFTP (default: %(default)s)")
     parser.add_argument("--ciphers", type=_words, default=list(CIPHERS), metavar="A,B")
     options = parser.parse_args()
-    if unknown := set(options.backends) - {"oci", "docker"}:
+    if unknown := set(options.backends) - {"oci", "docker", "kubernetes"}:
         parser.error(f"unknown backend: {', '.join(unknown)}")
-    if unknown := set(options.parts) - set(PARTS):
+    if unknown := set(options.parts) - {*PARTS, *(POD_PARTS if "kubernetes" in options.backends else ())}:
         parser.error(f"unknown part: {', '.join(unknown)}")
     return options
 

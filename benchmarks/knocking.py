@@ -1,7 +1,8 @@
 """A client that is as cheap as can be: it logs in with a key and leaves, again and again, from several processes.
 
 It asks what OpenSSH's client asks: which methods there are, whether the key would do, and then with a signature. But it
-does not look at the server's own signature, knows one algorithm of each kind, and works on one connection at a time.
+does not look at the server's own signature, has one secret for all key exchanges, knows one algorithm of each kind, and
+works on one connection at a time.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def _work(
     count = -1
     loaded = load_ssh_private_key(key.read_bytes(), None)
     assert isinstance(loaded, Ed25519PrivateKey)
+    caller = _Caller(user.encode(), loaded)
     started.wait()
     before = time.process_time()
     try:
@@ -94,7 +96,7 @@ def _work(
         done = 0
         while time.monotonic() < until:
             with socket.create_connection(("127.0.0.1", port), _LIMIT) as sock:
-                if _Connection(sock).login(user.encode(), loaded) is not accepted:
+                if _Connection(sock, caller).login() is not accepted:
                     return
             done += 1
         count = done
@@ -102,49 +104,59 @@ def _work(
         results.put((count, time.process_time() - before))
 
 
+class _Caller:
+    """What is the same in all of its connections, made once."""
+
+    def __init__(self, user: bytes, key: Ed25519PrivateKey) -> None:
+        self.key = key
+        self.secret = X25519PrivateKey.generate()
+        self.point = self.secret.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.algorithms = bytes([_KEXINIT]) + os.urandom(16) + b"".join(map(_text, _ALGORITHMS)) + bytes(5)
+        self.head = bytes([_REQUEST]) + _text(user) + _text(b"ssh-connection")
+        blob = _text(b"ssh-ed25519") + _text(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+        self.question = _text(b"ssh-ed25519") + _text(blob)
+
+
 @dataclass
 class _Connection:
     """One connection to a server (RFC 4253, with AES-GCM as RFC 5647 and OpenSSH have it)."""
 
     sock: socket.socket
+    caller: _Caller
     received: bytearray = field(default_factory=bytearray)
     sending: tuple[AESGCM, bytes, int] | None = None
     receiving: tuple[AESGCM, bytes, int] | None = None
 
-    def login(self, user: bytes, key: Ed25519PrivateKey) -> bool:
-        """Whether the server accepts *key*."""
+    def login(self) -> bool:
+        """Whether the server accepts the key."""
+        head, question = self.caller.head, self.caller.question
         session_id = self._exchange_keys()
         self._send(bytes([_SERVICE_REQUEST]) + _text(b"ssh-userauth"))
         self._await(_SERVICE_ACCEPT)
-        head = bytes([_REQUEST]) + _text(user) + _text(b"ssh-connection")
         self._send(head + _text(b"none"))
         self._await(_FAILURE)
-        blob = _text(b"ssh-ed25519") + _text(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
-        question = _text(b"ssh-ed25519") + _text(blob)
         self._send(head + _text(b"publickey") + b"\0" + question)
         if self._await(_PK_OK, _FAILURE)[0] == _FAILURE:
             return False
         signed = head + _text(b"publickey") + b"\1" + question
-        signature = key.sign(_text(session_id) + signed)
+        signature = self.caller.key.sign(_text(session_id) + signed)
         self._send(signed + _text(_text(b"ssh-ed25519") + _text(signature)))
         return self._await(_SUCCESS, _FAILURE)[0] == _SUCCESS
 
     def _exchange_keys(self) -> bytes:
         """Begin encryption; the session id."""
-        own = bytes([_KEXINIT]) + os.urandom(16) + b"".join(map(_text, _ALGORITHMS)) + bytes(5)
+        own, point = self.caller.algorithms, self.caller.point
         self.sock.sendall(VERSION + b"\r\n" + _framed(own, 8, 5))
         while b"\n" not in self.received:
             self._receive()
         version, _, rest = bytes(self.received).partition(b"\r\n")
         self.received[:] = rest
         theirs = self._read()
-        secret = X25519PrivateKey.generate()
-        point = secret.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         self._send(bytes([_ECDH_INIT]) + _text(point))
         reply = self._await(_ECDH_REPLY)
         host_key, rest = _split(reply[1:])
         their_point, _ = _split(rest)
-        shared = _integer(secret.exchange(X25519PublicKey.from_public_bytes(their_point)))
+        shared = _integer(self.caller.secret.exchange(X25519PublicKey.from_public_bytes(their_point)))
         exchanged = b"".join(map(_text, (VERSION, version, own, theirs, host_key, point, their_point))) + shared
         session_id = sha256(exchanged).digest()
         self._await(_NEWKEYS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -15,6 +16,22 @@ def cpu_seconds(pid: int, *, with_ended_children: bool) -> float:
     # proc(5): utime, stime, cutime, cstime
     times = [int(field) for field in fields[11:15]]
     return sum(times if with_ended_children else times[:2]) / _TICK
+
+
+def cpu_of_all(pid: int) -> float:
+    """Of *pid* and its descendants, those that have ended included."""
+    spent = 0.0
+    for one in tree(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            spent += cpu_seconds(one, with_ended_children=True)
+    return spent
+
+
+def machine_cpu_seconds() -> float:
+    """All that the machine's processors have done."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    # proc(5): user, nice, system, idle, iowait, irq, softirq
+    return sum(int(fields[place]) for place in (0, 1, 2, 5, 6)) / _TICK
 
 
 def memory(pid: int) -> int:
@@ -35,5 +52,9 @@ def tree(pid: int) -> Iterator[int]:
     """*pid* and its descendants."""
     yield pid
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
+        try:
+            children = task.read_text().split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for child in children:
             yield from tree(int(child))

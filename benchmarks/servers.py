@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -79,8 +79,10 @@ class Server:
     pid: int
     forks: bool = False
     """Whether each connection has a process of its own."""
-    listening_ms: float = 0
-    """From the command to the open port."""
+    answering_ms: float = 0
+    """From the command to the first words of a connection."""
+    log: Path | None = None
+    """Ours: warnings and errors, a JSON object in each line."""
 
 
 @contextmanager
@@ -115,15 +117,25 @@ SetEnv SHLVL=2
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     # sshd starts itself again for each connection and insists on an absolute path.
     command = [str(Path(tool("sshd")).resolve()), "-D", "-e", "-f", str(folder / "sshd_config")]
-    with _running(command, port, folder / "log") as (pid, listening):
-        yield Server("sshd", port, getpass.getuser(), pid, forks=True, listening_ms=listening)
+    with _running(command, port, folder / "log") as (pid, answering):
+        yield Server("sshd", port, getpass.getuser(), pid, forks=True, answering_ms=answering)
 
 
 @contextmanager
 def containerssh(
-    backend: str, folder: Path, client: Client, *, mode: str = "connection", processes: int = 1
+    backend: str,
+    folder: Path,
+    client: Client,
+    *,
+    mode: str = "connection",
+    processes: int = 1,
+    name: str = "",
+    section: Mapping[str, object] | None = None,
 ) -> Iterator[Server]:
-    """Our server with a users file, on *backend* (oci or docker) in *mode*; the image is busybox."""
+    """
+    Our server with a users file, on *backend* (oci or docker) in *mode* with the image busybox, or with a *section* as
+    given. *name*: as it is called in the report.
+    """
     folder.mkdir()
     port = free_port()
     users = {"users": {"bench": {"authorizedKeys": [client.public_key]}}}
@@ -134,7 +146,9 @@ def containerssh(
         "backend": backend,
         "security": {"forwarding": {"forwardingMode": "enable"}},
     }
-    if backend == "oci":
+    if section is not None:
+        config[backend] = section
+    elif backend == "oci":
         root = folder / "root"
         with tarfile.open(fileobj=BytesIO(busybox_archive())) as archive:
             archive.extractall(root, filter="tar")
@@ -154,8 +168,8 @@ def containerssh(
     _write_private(folder / "config.yaml", json.dumps(config, indent=2))
     command = [sys.executable, "-m", "containerssh", "serve", "--config", str(folder / "config.yaml")]
     command += ["--processes", str(processes)] if processes > 1 else []
-    with _running(command, port, folder / "log") as (pid, listening):
-        yield Server(backend, port, "bench", pid, listening_ms=listening)
+    with _running(command, port, folder / "log") as (pid, answering):
+        yield Server(name or backend, port, "bench", pid, answering_ms=answering, log=folder / "log")
 
 
 def free_port() -> int:
@@ -175,13 +189,13 @@ def _running(command: list[str], port: int, log: Path) -> Iterator[tuple[int, fl
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
-        while not _listens(port) and process.poll() is None and time.perf_counter() - began < START_LIMIT:
+        while not (answered := _answers(port)) and process.poll() is None and time.perf_counter() - began < START_LIMIT:
             time.sleep(_POLL)
-        listening = (time.perf_counter() - began) * 1000
-        if process.poll() is not None or not _listens(port):
+        answering = (time.perf_counter() - began) * 1000
+        if not answered:
             last = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
             raise ChildProcessError(f"{' '.join(command)} does not run (status {process.returncode}):\n{last}")
-        yield process.pid, listening
+        yield process.pid, answering
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -191,6 +205,10 @@ def _running(command: list[str], port: int, log: Path) -> Iterator[tuple[int, fl
             process.wait()
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def _answers(port: int) -> bool:
+    """Whether a server says that it speaks SSH."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), START_LIMIT) as probe:
+            return probe.recv(4) == b"SSH-"
+    except OSError:
+        return False
