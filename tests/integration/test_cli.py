@@ -101,3 +101,51 @@ def test_hash_password_reads_one_line(tmp_path: Path, words: str, status: int) -
     assert done.returncode == status
     assert done.stdout.startswith("$scrypt$") is (status == 0)
     assert "secret" not in done.stdout + done.stderr
+
+
+def test_what_a_terminal_cannot_show_is_shown_in_another_way(tmp_path: Path) -> None:
+    path = write(tmp_path, ssh={"bänner": ""})
+    locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([*PROGRAM, "config", "check", path], env=locale, capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert rb"ssh.b\xe4nner: unknown key" in done.stdout
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_dump_is_utf8_in_every_locale(tmp_path: Path) -> None:
+    path = write(tmp_path, ssh={"banner": "h\N{LATIN SMALL LETTER I WITH DIAERESIS}"})
+    locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [*PROGRAM, "--dump-config", "--config", path]
+    done = subprocess.run(command, env=locale, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "h\N{LATIN SMALL LETTER I WITH DIAERESIS}" in done.stdout.decode()
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*PROGRAM, "config", "schema"], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (1, b"containerssh: No space left on device\n")
+
+
+def test_a_reader_that_leaves_is_no_matter_for_words() -> None:
+    schema = subprocess.Popen([*PROGRAM, "config", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert schema.stdout is not None
+    schema.stdout.close()
+    _, words = schema.communicate(timeout=60)
+    assert (schema.returncode, words) == (1, b"")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_breaks_nothing(tmp_path: Path, closed: str) -> None:
+    shell = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *PROGRAM, "--licenses"]
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (b"Apache License" in done.stdout) is (">&-" not in closed.replace("2>&-", ""))
+
+
+@pytest.mark.parametrize(("words", "status"), [("pässword\n".encode(), 0), (b"p\xe4ssword\n", 1)])
+def test_a_password_is_utf8_in_every_locale(words: bytes, status: int) -> None:
+    locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [*PROGRAM, "hash-password", "--kind", "scrypt"]
+    done = subprocess.run(command, env=locale, input=words, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (status, b"containerssh: the password is no UTF-8\n" if status else b"")

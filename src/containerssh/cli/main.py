@@ -9,16 +9,19 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from containerssh.cli import streams
 from containerssh.cli.arguments import UsageError, parse
 
 # Everything else is imported where it is needed: most commands need little of it.
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is upstream's (``config.md`` section 9)."""
+    streams.settle()
     try:
         parsed = parse(sys.argv[1:] if arguments is None else arguments)
     except UsageError as exc:
@@ -27,13 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Looking for plugins takes longer than anything else that reading a configuration does.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
-        return _ACTIONS[parsed.action](parsed)
+        status = _ACTIONS[parsed.action](parsed)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has left; what is still buffered must not fail again at exit.
-        sys.stdout = None  # the interpreter then flushes nothing
+        return EXIT_INTERRUPTED
+    except OSError as exc:
+        if not isinstance(exc, BrokenPipeError):  # whoever read our output has left, and needs no telling
+            _complain(exc)
+        # What is still buffered must not fail again at exit: the interpreter then flushes nothing.
+        sys.stdout = None
         return EXIT_FAILURE
+    return status
 
 
 def _serve(parsed: argparse.Namespace) -> int:
@@ -60,7 +67,8 @@ def _dump_config(parsed: argparse.Namespace) -> int:
         loaded = load(Path(parsed.config), to_serve=False)
     except ConfigError as exc:
         return _complain(exc)
-    sys.stdout.write(dump_yaml(loaded.config))
+    # In the encoding that the file is read in again, whatever the terminal's is.
+    sys.stdout.buffer.write(dump_yaml(loaded.config).encode())
     return 0
 
 
@@ -118,12 +126,16 @@ def _hash_password(parsed: argparse.Namespace) -> int:
             print("containerssh: the two passwords differ", file=sys.stderr)
             return EXIT_FAILURE
     else:
-        password = sys.stdin.readline().rstrip("\n")
+        # As UTF-8, which is what clients send, whatever the locale is.
+        password = sys.stdin.buffer.readline().decode(errors="surrogateescape").rstrip("\n")
     if not password:
         print("containerssh: an empty password is no password", file=sys.stderr)
         return EXIT_FAILURE
     try:
         print(hash_password(password, parsed.kind))
+    except UnicodeEncodeError:
+        print("containerssh: the password is no UTF-8", file=sys.stderr)
+        return EXIT_FAILURE
     except ValueError as exc:
         print(f"containerssh: {exc}", file=sys.stderr)
         return EXIT_FAILURE
