@@ -14,7 +14,7 @@ from containerssh.ssh.ciphers import keep_state
 from containerssh.ssh.packets import PacketConnection
 
 CIPHERS = (b"aes128-gcm@openssh.com", b"chacha20-poly1305@openssh.com")
-CHANNEL_DATA, IGNORE = 94, 2
+CHANNEL_DATA, WINDOW_ADJUST, IGNORE, PING = 94, 93, 2, 192
 PADDING = 8
 
 
@@ -23,10 +23,14 @@ class RecordingChannel(AdapterChannel):
 
     def __init__(self) -> None:
         self.taken: list[bytes] = []
+        self.window = 0
         self.left: list[int] = []
 
     def take(self, data: bytes) -> None:
         self.taken.append(data)
+
+    def grow(self, count: int) -> None:
+        self.window += count
 
     def process_packet(self, pkttype: int, pktid: int, packet: object) -> bool:
         self.left.append(pktid)
@@ -124,6 +128,26 @@ def test_data_of_a_wrong_length_is_left_to_the_library(name: bytes) -> None:
     receiver = Receiver(name)
     receiver.receive(receiver.sealed(0, data_packet(b"abc") + b"more"))
     assert (receiver.channel.taken, receiver.channel.left) == ([], [0])
+
+
+@pytest.mark.parametrize("name", CIPHERS)
+def test_window_goes_to_its_channel(name: bytes) -> None:
+    receiver = Receiver(name)
+    receiver.receive(receiver.sealed(0, Byte(WINDOW_ADJUST) + UInt32(0) + UInt32(5)))
+    receiver.receive(receiver.sealed(1, Byte(WINDOW_ADJUST) + UInt32(0) + UInt32(7) + b"more"))
+    assert (receiver.channel.window, receiver.channel.left) == (5, [1])
+
+
+@pytest.mark.parametrize("name", CIPHERS)
+def test_a_ping_is_for_those_who_are_logged_in(name: bytes) -> None:
+    receiver = Receiver(name)
+    ping = Byte(PING) + String(b"?")
+    receiver.receive(receiver.sealed(0, ping))
+    assert receiver.left == [0]
+    receiver._auth_complete = False
+    with pytest.raises(ProtocolError):
+        receiver.receive(receiver.sealed(1, ping))
+    assert receiver.left == [0]
 
 
 @pytest.mark.parametrize("name", CIPHERS)

@@ -27,6 +27,7 @@ from containerssh.keys.certificate import plain_name
 from containerssh.ssh.channel_adapter import PACKET_MIN, AdapterChannel
 from containerssh.ssh.host_keys import HostKey
 from containerssh.ssh.key_exchange import KexConnection, Offer, prepare
+from containerssh.ssh.packets import MSG_PING
 
 if TYPE_CHECKING:
     from containerssh.ssh.connection import Connection
@@ -38,7 +39,6 @@ logger = logging.getLogger(__name__)
 _MSG_USERAUTH_PK_OK = 60
 _MSG_USERAUTH_INFO_REQUEST = 60
 _MSG_USERAUTH_INFO_RESPONSE = 61
-_MSG_PING = 192
 _MSG_PONG = 193
 
 
@@ -299,7 +299,7 @@ class AdapterConnection(KexConnection):
         constants.MSG_USERAUTH_REQUEST: _process_userauth_request,
         constants.MSG_GLOBAL_REQUEST: _process_global_request,
         constants.MSG_CHANNEL_OPEN: _process_channel_open,
-        _MSG_PING: _process_ping,
+        MSG_PING: _process_ping,
     }
 
 

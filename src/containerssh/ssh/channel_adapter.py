@@ -285,6 +285,15 @@ class AdapterChannel(SSHServerChannel[bytes]):
         except Exception as exc:  # noqa: BLE001  whatever it is, the other channels go on
             self._failed(exc)
 
+    def grow(self, count: int) -> None:
+        """The client takes *count* bytes more; faults are handled as in :meth:`process_packet`."""
+        try:
+            self._grow(count)
+        except DisconnectError:
+            raise
+        except Exception as exc:  # noqa: BLE001  whatever it is, the other channels go on
+            self._failed(exc)
+
     def _failed(self, error: Exception) -> None:
         text = f"A channel failed ({describe(error)})"
         self.front.log(logging.ERROR, Event(SSHCode.CHANNEL_REQUEST_FAILED, text), error)
@@ -321,11 +330,19 @@ class AdapterChannel(SSHServerChannel[bytes]):
             self._recv_state = "eof"
             self.front.eof_received()
 
-    def _process_window_adjust(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
-        super()._process_window_adjust(pkttype, pktid, packet)
+    def _process_window_adjust(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
+        count = packet.get_uint32()
+        packet.check_end()
+        self._grow(count)
+
+    def _grow(self, count: int) -> None:
+        if self._recv_state not in {"open", "eof_pending", "eof"}:
+            raise ProtocolError("Channel not open")
+        self._send_window += count
         # RFC 4254 section 5.2
         if self._send_window > 0xFFFFFFFF:
             raise ProtocolError("The window grew beyond 2^32 - 1 bytes")
+        self.flush()
 
     def _process_request(self, _pkttype: int, _pktid: int, packet: SSHPacket) -> None:
         if self._recv_state not in {"open", "eof_pending", "eof"}:

@@ -1,8 +1,9 @@
 """Packets past the library's general way, which is made for every kind of packet, cipher and compression.
 
-Under the ciphers that :mod:`containerssh.ssh.ciphers` keeps, what is sent outside of key exchanges is handled here; and
-of what arrives CHANNEL_DATA, which transfers consist of, and the requests of logins. Everything else still
-takes the library's way.
+Under the ciphers that :mod:`containerssh.ssh.ciphers` keeps, what is sent outside of key exchanges is handled here. Of
+what arrives it is what transfers consist of (CHANNEL_DATA in one direction, WINDOW_ADJUST for the other), what clients
+send with each key that is typed so that nobody can count them (IGNORE, PING), and the requests of logins. Everything
+else still takes the library's way.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from asyncssh.packet import PacketDecodeError, SSHPacket
 from containerssh.ssh.channel_adapter import AdapterChannel
 from containerssh.ssh.ciphers import TAG, PacketCipher, keep_state
 
-_DATA_HEAD = struct.Struct(">BBII")
+_HEAD = struct.Struct(">BBII")
 _SMALLEST = 4 + TAG
 _SMALL = 1024
 _RANDOM = 4096
-# Those that the library, too, hands to the connection whatever state it is in.
-_REQUESTS = frozenset({constants.MSG_SERVICE_REQUEST, constants.MSG_USERAUTH_REQUEST})
+MSG_PING = 192
+"""OpenSSH's PROTOCOL, section 1.9."""
+# Those that the library, too, hands to the connection whatever state it is in; those that need a login.
+_ANY_TIME = frozenset({constants.MSG_IGNORE, constants.MSG_SERVICE_REQUEST, constants.MSG_USERAUTH_REQUEST})
+_LOGGED_IN = frozenset({MSG_PING})
 
 
 class _Padding:
@@ -113,7 +117,7 @@ class PacketConnection(SSHServerConnection):
         )
 
     def _recv_pkthdr(self) -> bool:
-        """Take all complete packets of channel data and requests; leave the next other packet to the library."""
+        """Take all complete packets that have a short way; leave the next other one to the library."""
         cipher = self._recv_encryption
         if not isinstance(cipher, PacketCipher):
             return super()._recv_pkthdr()
@@ -131,7 +135,7 @@ class PacketConnection(SSHServerConnection):
             packet = cipher.open(self._recv_seq, header, view[start + 4 : end])
             if not packet:
                 raise MACError("MAC verification failed")
-            if not (self._take_data(packet) or self._take_request(packet)):
+            if not (self._take_channels(packet) or self._take_message(packet)):
                 self._packet = received[start : start + self._recv_blocksize]
                 self._pktlen = length
                 self._inpbuf = received[start + self._recv_blocksize :]
@@ -149,30 +153,37 @@ class PacketConnection(SSHServerConnection):
         """Whether what else was received has to wait, because other connections come first."""
         return False
 
-    def _take_data(self, packet: bytes) -> bool:
-        """Whether *packet* was channel data; if not, nothing was done with it."""
-        if len(packet) < _DATA_HEAD.size:
+    def _take_channels(self, packet: bytes) -> bool:
+        """Whether *packet* was data for a channel, or window; if not, nothing was done with it."""
+        if len(packet) < _HEAD.size:
             return False
-        padding, kind, number, size = _DATA_HEAD.unpack_from(packet)
+        padding, kind, number, size = _HEAD.unpack_from(packet)
         channel = self._channels.get(number)
-        if (
-            kind != constants.MSG_CHANNEL_DATA
-            or not padding
-            or size != len(packet) - padding - _DATA_HEAD.size
-            or not isinstance(channel, AdapterChannel)
-        ):
+        if not padding or not isinstance(channel, AdapterChannel):
             return False
-        self._auth_final = True
-        channel.take(packet[_DATA_HEAD.size : _DATA_HEAD.size + size])
+        rest = len(packet) - padding - _HEAD.size
+        if kind == constants.MSG_CHANNEL_DATA and rest == size:
+            self._auth_final = True
+            channel.take(packet[_HEAD.size : _HEAD.size + size])
+        elif kind == constants.MSG_CHANNEL_WINDOW_ADJUST and not rest:
+            self._auth_final = True
+            channel.grow(size)
+        else:
+            return False
         return True
 
-    def _take_request(self, packet: bytes) -> bool:
-        """The same for a request that belongs to a login."""
-        if len(packet) < 2 or packet[1] not in _REQUESTS or not packet[0]:
+    def _take_message(self, packet: bytes) -> bool:
+        """The same for a message to the connection itself."""
+        if len(packet) < 2 or not packet[0]:
+            return False
+        kind = packet[1]
+        if kind in _LOGGED_IN and self._auth_complete:
+            self._auth_final = True
+        elif kind not in _ANY_TIME:
             return False
         message = SSHPacket(packet[1 : -packet[0]])
         try:
-            kind = message.get_byte()
+            message.get_byte()
             self.process_packet(kind, self._recv_seq, message)
         except PacketDecodeError as exc:
             raise ProtocolError(str(exc)) from None
