@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.support.docker import Channel, Seen, a_login
 from tests.support.pods import (
     ABSENT,
     AGENT_IMAGE,
+    NO_FOLDER,
     NO_SHELL,
     OLD_AGENT,
     SCRATCH,
@@ -127,6 +129,26 @@ async def test_an_image_with_nothing_but_one_program_gets_the_agent_from_its_own
     settings = config(cluster, home, image=SCRATCH, agentImage=AGENT_IMAGE, agentImagePullPolicy="Never")
     async with logged_in(backend, a_login(), settings) as handler:
         assert await run(handler, "/busybox echo in") == (b"in\n", 0)
+
+
+async def test_the_agent_gets_a_volume_only_where_it_finds_no_room_without_one(
+    cluster: Cluster, home: str, backend: KubernetesBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    async def log_in(image: str, user: bytes) -> tuple[int, bool]:
+        """How many pods were made, and whether the last one has a volume."""
+        caplog.clear()
+        async with logged_in(backend, a_login(), config(cluster, home, image=image)) as handler:
+            assert await run(handler, "id -u") == (user + b"\n", 0)
+            (pod,) = pods(cluster, home)
+        return caplog.text.count("Creating the pod"), "volumes" in pod["spec"]
+
+    assert await log_in(BUSYBOX, b"0") == (1, False)
+    assert await log_in(NO_FOLDER, b"1000") == (2, True)
+    # Once is enough to know.
+    assert await log_in(NO_FOLDER, b"1000") == (1, True)
+    await no_pods(cluster, home)
 
 
 @pytest.mark.parametrize("image", ["", AGENT_IMAGE], ids=["uploaded", "by an init container"])

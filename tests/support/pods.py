@@ -25,6 +25,8 @@ SCRATCH = "localhost/containerssh-test/one-program:1"
 """Nothing but busybox as ``/busybox``."""
 OLD_AGENT = "localhost/containerssh-test/old-agent:1"
 """Busybox with an agent of ContainerSSH 0.6 at its usual place."""
+NO_FOLDER = "localhost/containerssh-test/no-folder:1"
+"""Busybox for an ordinary user, who may write nowhere."""
 NO_SHELL = "localhost/containerssh-test/no-shell:1"
 """Busybox as ``/busybox``, and an agent that can wait at its usual place."""
 ABSENT = "localhost:9/containerssh-test/no-such-image:1"
@@ -106,6 +108,9 @@ def import_images(cluster: Cluster) -> None:
     cluster.import_image(image_archive(SCRATCH, _tar({"busybox": busybox}), command=()))
     files = {"busybox": busybox, "usr/bin/containerssh-agent": agent}
     cluster.import_image(image_archive(NO_SHELL, _tar(files), command=()))
+    links = {f"bin/{name}": "busybox" for name in ("sh", "sleep", "head", "wc", "mkdir", "rm", "chmod", "uname", "id")}
+    root = _tar({"bin/busybox": busybox}, links, writable=False)
+    cluster.import_image(image_archive(NO_FOLDER, root, user="1000"))
 
 
 def import_old_agent(cluster: Cluster, script: str, forwarder: Path) -> None:
@@ -120,12 +125,12 @@ def import_old_agent(cluster: Cluster, script: str, forwarder: Path) -> None:
     cluster.import_image(image_archive(OLD_AGENT, _tar(files, {f"bin/{name}": "busybox" for name in applets})))
 
 
-def _tar(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
+def _tar(files: dict[str, bytes], links: dict[str, str] | None = None, *, writable: bool = True) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for name in ("tmp", "etc"):
             folder = tarfile.TarInfo(name)
-            folder.type, folder.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" and writable else 0o755
             archive.addfile(folder)
         for path, content in files.items():
             entry = tarfile.TarInfo(path)

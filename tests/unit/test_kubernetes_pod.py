@@ -19,6 +19,7 @@ from containerssh.backends.kubernetes.pod import (
     pod_body,
     pod_name,
     variables,
+    volume_costs,
 )
 from containerssh.config.kubernetes import KubernetesPodConfig
 from containerssh.core.metadata import Login, LoginSpan, SocketAddress, Value
@@ -160,6 +161,29 @@ def test_without_an_agent_image_there_is_a_folder_to_upload_to() -> None:
     spec = body(idle="shell", volume=True)["spec"]
     assert "initContainers" not in spec
     assert spec["containers"][0]["volumeMounts"] == [{"name": AGENT_VOLUME, "mountPath": "/.containerssh"}]
+
+
+@pytest.mark.parametrize(
+    ("spec", "costs"),
+    [
+        ({"automountServiceAccountToken": False}, True),
+        ({"automountServiceAccountToken": False, "securityContext": {"runAsUser": 0}}, True),
+        ({}, False),
+        ({"automountServiceAccountToken": True}, False),
+        ({"automountServiceAccountToken": False, "volumes": [{"name": "v", "emptyDir": {}}]}, False),
+        ({"automountServiceAccountToken": False, "securityContext": {"runAsUser": 1000}}, False),
+        ({"automountServiceAccountToken": False, "securityContext": {"runAsNonRoot": True}}, False),
+        ({"automountServiceAccountToken": False, "securityContext": "odd"}, True),
+    ],
+)
+def test_a_volume_for_the_agent_is_spared_where_it_would_be_the_only_one_and_is_hardly_needed(
+    spec: dict[str, Any], costs: bool
+) -> None:
+    config = KubernetesPodConfig.model_validate({"spec": spec})
+    assert volume_costs(config) is costs
+    read_only = {"name": "shell", "securityContext": {"readOnlyRootFilesystem": True}}
+    for other in ({"spec": {**spec, "containers": [read_only]}}, {"spec": spec, "agentImage": "agent:1"}):
+        assert not volume_costs(KubernetesPodConfig.model_validate(other))
 
 
 def test_the_cluster_itself_ends_what_outlives_its_login() -> None:

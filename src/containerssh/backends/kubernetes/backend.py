@@ -44,6 +44,7 @@ class Cluster:
         self.followers = Followers(client)
         self.presences: dict[str, Presence] = {}
         self.shell_less: set[str] = set()
+        self.cramped: set[str] = set()
         self.users = 0
 
 
@@ -87,6 +88,7 @@ class KubernetesBackend:
                 lease,
                 self._held,
                 cluster.shell_less,
+                cluster.cramped,
             )
             presence = cluster.presences.get(namespace)
             if presence is not None:

@@ -30,6 +30,7 @@ _GREETING = b"containerssh "
 _FIRST_WORDS = 64 * 1024
 _AGENT_LINES = 50
 _LAST_WORDS = 1.0
+_NO_ROOM = 91
 
 # The agent's file is gone as soon as it runs: shared pods do not fill up, and nobody finds it there. What comes on
 # standard input is read to the byte ("head" may read ahead: nothing follows before the agent has spoken). The shell
@@ -77,6 +78,8 @@ class KeptOut(BackendError):
     """The agent cannot be brought into this container; it runs, and programs may be started otherwise."""
 
     default_user_message = "The container does not take what is needed for this login."
+    no_room = False
+    """Whether that is for want of a folder."""
 
 
 @dataclass(frozen=True)
@@ -193,9 +196,11 @@ async def _failure(stream: RemoteStream, words: _Words, error: Exception, *, ins
     lowered = said.lower()
     # The runtime's words for a program that is not there, or that its policy forbids.
     missing = any(text in lowered for text in ("executable file not found", "no such file or directory"))
-    if status in (91, 126, 127) or (status is None and (missing or "permission denied" in lowered)):
+    if status in (_NO_ROOM, 126, 127) or (status is None and (missing or "permission denied" in lowered)):
         what = "the agent is not where the init container should have put it" if installed else "it has no shell"
-        return KeptOut(KubernetesCode.AGENT_KEPT_OUT, f"the container does not take the agent: {said or what}")
+        kept_out = KeptOut(KubernetesCode.AGENT_KEPT_OUT, f"the container does not take the agent: {said or what}")
+        kept_out.no_room = status == _NO_ROOM
+        return kept_out
     end = f", it ended with status {status}" if status is not None else ""
     text = f"the agent in the pod cannot be reached ({describe(error)}{end}{': ' if said else ''}{said})"
     return BackendError(KubernetesCode.EXEC_FAILED, text)

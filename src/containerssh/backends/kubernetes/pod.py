@@ -142,6 +142,23 @@ def pod_body(
     return {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(config, login, name, owner), "spec": spec}
 
 
+def volume_costs(config: KubernetesPodConfig) -> bool:
+    """
+    Whether a volume for the agent makes the pod start later, and the console seems to do without. For the volumes of a
+    pod, however many there are, its node waits a third of a second.
+    """
+    spec, console = config.spec, config.console
+    # Without this word there is one with the account's token.
+    has_volumes = bool(spec.get("volumes")) or spec.get("automountServiceAccountToken") is not False
+    settings = {**_map(spec.get("securityContext")), **_map(console.get("securityContext"))}
+    cannot_write = settings.get("readOnlyRootFilesystem") or settings.get("runAsNonRoot") or settings.get("runAsUser")
+    return not (has_volumes or cannot_write or config.agent_image)
+
+
+def _map(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def literally(text: str) -> str:
     """*text* so that the cluster does not take ``$(NAME)`` in it for a variable of its own."""
     return text.replace("$", "$$")

@@ -28,6 +28,7 @@ from containerssh.backends.kubernetes.pod import (
     pod_body,
     pod_name,
     variables,
+    volume_costs,
 )
 from containerssh.backends.kubernetes.progress import Over, judge
 from containerssh.backends.kubernetes.waiting import Waiting
@@ -79,11 +80,14 @@ class Start:
     """The ``launch`` of each pod that somebody here still sees to."""
     shell_less: set[str] = field(default_factory=set)
     """Images that turned out to have no shell to wait in."""
+    cramped: set[str] = field(default_factory=set)
+    """Images that turned out to have no folder for the agent."""
     _ends: float = field(default=0.0, init=False)
     _last: str = field(default="", init=False)
     _waiting: Waiting | None = field(default=None, init=False)
     _console: str = field(default="", init=False)
     _installed: bool = field(default=False, init=False)
+    _has_volume: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         self._console = str(self.config.pod.console["name"])
@@ -116,20 +120,35 @@ class Start:
         pod = self.config.pod
         image = str(pod.console.get("image"))
         idles = self._idles(image)
-        for number, idle in enumerate(idles):
+        through_agent = pod.agent_in_use in ("auto", "injected")
+        self._has_volume = through_agent and (not volume_costs(pod) or image in self.cramped)
+        while True:
             async with AsyncExitStack() as opened:
                 try:
-                    inside = await self._pod(opened, idle)
+                    inside = await self._pod(opened, idles[0])
                 except PodError as exc:
-                    if exc.reason != "StartError" or number + 1 == len(idles):
+                    if exc.reason != "StartError" or len(idles) == 1:
                         raise
-                    logger.debug(Event(KubernetesCode.POD_WAIT, f"The image seems to have no shell: {exc.explanation}"))
-                    if len(self.shell_less) < _REMEMBERED:
-                        self.shell_less.add(image)
+                    self._learn(self.shell_less, image, f"The image seems to have no shell: {exc.explanation}")
+                    idles = idles[1:]
+                    continue
+                except KeptOut as exc:
+                    if not self._may_have_room(exc):
+                        raise
+                    self._learn(self.cramped, image, f"The agent gets a volume from now on: {exc.explanation}")
+                    self._has_volume = True
                     continue
                 undo.push_async_callback(opened.pop_all().aclose)
                 return inside
-        raise AssertionError("there is at least one way to wait")
+
+    def _may_have_room(self, kept_out: KeptOut) -> bool:
+        """Whether another pod, with a volume, may take the agent."""
+        return kept_out.no_room and not self._has_volume
+
+    def _learn(self, images: set[str], image: str, text: str) -> None:
+        logger.debug(Event(KubernetesCode.POD_WAIT, text))
+        if len(images) < _REMEMBERED:
+            images.add(image)
 
     def _idles(self, image: str) -> list[Idle]:
         """How the console container may wait for programs, best first."""
@@ -158,7 +177,7 @@ class Start:
             owner=Owner(self.instance.id, own.launch, self.lease),
             described=env.described,
             idle=idle,
-            volume=through_agent,
+            volume=self._has_volume,
             deadline=self._deadline(),
         )
         followed.mean(await own.create(body, on_error=self._remember))
@@ -183,7 +202,7 @@ class Start:
                     return Inside(await self._link(undo, place, followed), Execs(place, ""), env.given)
                 break
             except KeptOut as exc:
-                if way == "injected":
+                if way == "injected" or self._may_have_room(exc):
                     raise
                 text = f"The pod keeps the server's agent out ({exc.explanation})"
                 logger.warning(Event(KubernetesCode.AGENT_KEPT_OUT, text))
