@@ -19,8 +19,12 @@ from containerssh.config.http import HTTPClientConfig
 from containerssh.config.log import LogLevel
 from containerssh.config.model import MASK, format_duration
 from containerssh.config.pem import is_pem
+from containerssh.config.urls import masked_url
 
-_PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
+_PROSE = frozenset({"banner"})
+"""What strangers read anyway."""
+_ADDRESSES = frozenset({"endpoint", "host", "server", "serveraddress", "url", "urls"})
+"""Where an address can stand without its scheme, and with a password."""
 
 
 def dump_yaml(config: AppConfig) -> str:
@@ -64,7 +68,9 @@ def _plain(value: Any, key: str) -> Any:
         case Mapping():
             return {str(name): _plain(item, str(name)) for name, item in value.items()}
         case str():
-            text = _PASSWORD_IN_URL.sub(rf"\1:{MASK}", value)
+            text = value if key in _PROSE else masked_url(value)
+            if key in _ADDRESSES and "://" not in text and "@" in text:
+                text = f"{MASK}@{text.rpartition('@')[2]}"
             if _BLOCK.fullmatch(text):
                 return LiteralScalarString(text)
             # The writer leaves some line ends (U+0085) bare that its reader takes for blanks.
