@@ -123,8 +123,7 @@ def _gateway(name: str) -> int:
 
 
 async def _tell(client: KubernetesClient, ground: Ground, status: Mapping[str, Any], name: str) -> None:
-    path = f"{await client._path(PODS, ground.namespace, name)}/status"
-    await client._ask("telling a status", "PATCH", path, {"status": status})
+    await client.patch(PODS, ground.namespace, name, {"status": status}, part="status")
 
 
 async def _each(names: Sequence[str], what: Callable[[str], Awaitable[object]]) -> None:

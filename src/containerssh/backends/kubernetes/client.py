@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
-from urllib.parse import urlencode
 
 import aiohttp
 
@@ -19,6 +16,7 @@ from containerssh.backends.kubernetes.connections import Away, Connections, give
 from containerssh.backends.kubernetes.credentials import Credentials
 from containerssh.backends.kubernetes.errors import ERROR_LIMIT, APIError, broken, refusal
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
+from containerssh.backends.kubernetes.kinds import Kind, Target, named, singular, way_to
 from containerssh.backends.kubernetes.limiter import Limiter
 from containerssh.backends.kubernetes.opening import StreamOpener
 from containerssh.backends.kubernetes.watch import (
@@ -39,23 +37,17 @@ from containerssh.core.tasks import time_limit
 _OBJECT_LIMIT = 16 << 20
 _PAGE = 250
 _PAGE_LIMIT = 64 << 20
+_LIST_LIMIT = 256 << 20
+"""Bytes of all pages of a list whose objects are kept whole."""
 _PAGES = 1000
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_LIST_TRIES = 3
 _WATCH_SECONDS = (240, 480)
 """Between these the server ends a watch, so that those of many logins do not end together."""
 _PAUSES = (0.2, 10.0)
 _RETRY_AFTER_LIMIT = 10.0
 _RETRY_PAUSE = 0.1
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of object; the core group's name is empty."""
-
-    group: str
-    version: str
-    plural: str
-    namespaced: bool = True
+_WATCH_FAILURES = 3
+"""After so many in a row only a new list is sure to lead on."""
 
 
 PODS = Kind("", "v1", "pods")
@@ -65,6 +57,10 @@ CONFIG_MAPS = Kind("", "v1", "configmaps")
 NAMESPACES = Kind("", "v1", "namespaces", namespaced=False)
 NODES = Kind("", "v1", "nodes", namespaced=False)
 LEASES = Kind("coordination.k8s.io", "v1", "leases")
+
+
+Objects = list[dict[str, Any]]
+Keep = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class KubernetesClient:
@@ -107,30 +103,59 @@ class KubernetesClient:
 
     async def create(self, kind: Kind, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create an object; it, as the API has completed it."""
-        doing = f"creating {_one(kind)}"
+        doing = f"creating {singular(kind)}"
         with _counted() if kind == PODS else nullcontext():
             return await self._object(doing, "POST", kind, namespace, body=body)
 
     async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
         """An object as it is."""
-        return await self._object(f"looking at {_one(kind)} {name}", "GET", kind, namespace, name)
+        return await self._object(f"looking at {singular(kind)} {name}", "GET", kind, namespace, name, body=None)
 
     async def list(
-        self, kind: Kind, namespace: str, *, label_selector: str = "", field_selector: str = ""
-    ) -> tuple[list[dict[str, Any]], str]:
-        """All objects that fit, and the resourceVersion that they were in. An empty *namespace* means all of them."""
-        doing = f"listing {kind.plural}"
-        query = {"limit": str(_PAGE), **_selectors(label_selector, field_selector)}
-        items: list[dict[str, Any]] = []
+        self,
+        kind: Kind,
+        namespace: str,
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        keep: Keep | None = None,
+    ) -> tuple[Objects, str]:
+        """
+        All objects that fit, and the resourceVersion that they were in. An empty *namespace* means all of them. There
+        may be 256 MiB of them; *keep* says what of each is worth keeping, where there may be more.
+        """
+        for number in range(_LIST_TRIES):
+            try:
+                query = {"limit": str(_PAGE), **_selectors(label_selector, field_selector)}
+                return await self._pages(f"listing {kind.plural}", kind, namespace, query, keep)
+            except APIError as exc:
+                # So much was changed between two pages that the rest of the list is not there any more.
+                if not is_expired(exc) or number + 1 == _LIST_TRIES:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def _pages(
+        self,
+        doing: str,
+        kind: Kind,
+        namespace: str,
+        query: dict[str, str],
+        keep: Keep | None,
+    ) -> tuple[Objects, str]:
+        items: Objects = []
+        size = 0
         for _ in range(_PAGES):
-            data = await self._exchange(doing, "GET", kind, namespace, query=query, limit=_PAGE_LIMIT)
+            data = await self._ask(doing, "GET", way_to(kind, namespace, query=query), limit=_PAGE_LIMIT)
+            size += len(data)
+            if keep is None and size > _LIST_LIMIT:
+                raise broken(f"{doing}: the API server's list is longer than {_LIST_LIMIT >> 20} MiB")
             page = _parse(data)
             found = page.get("items")
             if not isinstance(found, list | None) or not all(isinstance(item, dict) for item in found or ()):
                 raise broken(f"{doing}: the API server's answer is no list")
             for item in found or ():
                 identity(item)
-                items.append(item)
+                items.append(item if keep is None else keep(item))
             metadata = page.get("metadata")
             rest = metadata.get("continue") if isinstance(metadata, dict) else None
             if not rest:
@@ -150,20 +175,24 @@ class KubernetesClient:
             body["gracePeriodSeconds"] = grace_period
         if uid is not None:
             body["preconditions"] = {"uid": uid}
-        await self._exchange(f"deleting {_one(kind)} {name}", "DELETE", kind, namespace, _named(name), body=body)
+        target = way_to(kind, namespace, named(name))
+        await self._ask(f"deleting {singular(kind)} {name}", "DELETE", target, body)
 
     async def replace(self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Put *body* in an object's place; its resourceVersion must be the newest one (else: status 409)."""
-        return await self._object(f"replacing {_one(kind)} {name}", "PUT", kind, namespace, name, body=body)
+        return await self._object(f"replacing {singular(kind)} {name}", "PUT", kind, namespace, name, body=body)
 
-    async def patch(self, kind: Kind, namespace: str, name: str, merge_patch: Mapping[str, Any]) -> dict[str, Any]:
-        """Change fields of an object (RFC 7386); it as it is then."""
-        return await self._object(f"changing {_one(kind)} {name}", "PATCH", kind, namespace, name, body=merge_patch)
+    async def patch(
+        self, kind: Kind, namespace: str, name: str, merge_patch: Mapping[str, Any], *, part: str = ""
+    ) -> dict[str, Any]:
+        """Change fields of an object (RFC 7386), or of its *part* (``status``); it as it is then."""
+        doing = f"changing {singular(kind)} {name}"
+        return await self._object(doing, "PATCH", kind, namespace, name, part, body=merge_patch)
 
     async def version(self) -> dict[str, Any]:
         """What the server says of itself: ``gitVersion`` and so on."""
-        access = await self._credentials.access()
-        return _parse(await self._ask("asking for the version", "GET", f"{access.base}/version"))
+        data = await self._ask("asking for the version", "GET", lambda access: f"{access.base}/version")
+        return _parse(data)
 
     # -- watching ----------------------------------------------------------------------------------------
 
@@ -181,9 +210,11 @@ class KubernetesClient:
         for event in known.replace(items, version):
             yield event
         del items
-        pause = _PAUSES[0]
+        pause, failures = _PAUSES[0], 0
         while True:
             began = asyncio.get_running_loop().time()
+            if failures >= _WATCH_FAILURES:
+                known.version = ""
             try:
                 if not known.version:
                     items, version = await self.list(
@@ -193,12 +224,14 @@ class KubernetesClient:
                         yield event
                 async with aclosing(self._watch_once(kind, namespace, query, known)) as events:
                     async for event in events:
-                        pause = _PAUSES[0]
+                        pause, failures = _PAUSES[0], 0
                         yield event
+                failures = 0
             except APIError as exc:
+                failures += 1
                 if is_expired(exc):
                     known.version = ""
-                elif not exc.passing:
+                elif not (exc.passing or exc.status == 401):
                     raise
             except ProtocolError:
                 # A cut in the middle of something; a new list is sure to be right.
@@ -219,10 +252,10 @@ class KubernetesClient:
             "resourceVersion": known.version,
             "timeoutSeconds": str(seconds),
         }
-        path = await self._path(kind, namespace)
+        target = way_to(kind, namespace, query=asked)
         lines = Lines()
         deadline = asyncio.get_running_loop().time() + seconds + self._timeout.total_seconds()
-        async with self._request(doing, "GET", f"{path}?{urlencode(asked)}") as response:
+        async with self._request(doing, "GET", target) as response:
             while data := await read_more(response, deadline, doing):
                 for line in lines.feed(data):
                     for event in known.take(parse_event(line, doing)):
@@ -277,55 +310,44 @@ class KubernetesClient:
         wanted = {"stdin": stdin, "stderr": stderr and not tty, "tty": tty}
         asked += [(name, "true") for name, value in wanted.items() if value]
         doing = f"{'starting a program in' if verb == 'exec' else 'attaching to'} the pod {pod}"
-        await self._limiter.take()
-        path = f"{await self._path(PODS, namespace, _named(pod))}/{verb}?{urlencode(asked)}"
+        target = way_to(PODS, namespace, named(pod), verb, query=asked)
         with _counted():
-            async with self._soon(doing):
-                stream = await self._streams.open(doing, path, stdin=stdin, stderr=stderr, tty=tty)
+            stream = await self._open(doing, target, stdin=stdin, stderr=stderr, tty=tty)
         try:
             yield stream
         finally:
             await stream.close()
 
+    async def _open(self, doing: str, target: Target, *, stdin: bool, stderr: bool, tty: bool) -> RemoteStream:
+        """Streams, from a server that may be busy."""
+        deadline = asyncio.get_running_loop().time() + self._timeout.total_seconds()
+        while True:
+            await self._limiter.take()
+            try:
+                async with self._soon(doing):
+                    return await self._streams.open(doing, target, stdin=stdin, stderr=stderr, tty=tty)
+            except APIError as exc:
+                await _come_back(exc, deadline)
+
     # -- exchanges ---------------------------------------------------------------------------------------
 
     async def _object(
-        self, doing: str, method: str, kind: Kind, namespace: str, name: str | None = None, *, body: Any = None
+        self, doing: str, method: str, kind: Kind, namespace: str, name: str | None = None, part: str = "", *, body: Any
     ) -> dict[str, Any]:
-        path = "" if name is None else _named(name)
-        found = _parse(await self._exchange(doing, method, kind, namespace, path, body=body))
+        steps = () if name is None else (named(name), part)
+        found = _parse(await self._ask(doing, method, way_to(kind, namespace, *steps), body))
         identity(found)
         return found
 
-    async def _exchange(
-        self,
-        doing: str,
-        method: str,
-        kind: Kind,
-        namespace: str,
-        name: str = "",
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Any = None,
-        limit: int = _OBJECT_LIMIT,
+    async def _ask(
+        self, doing: str, method: str, target: Target, body: Any = None, limit: int = _OBJECT_LIMIT
     ) -> bytes:
-        path = await self._path(kind, namespace, name)
-        return await self._ask(doing, method, f"{path}?{urlencode(query)}" if query else path, body, limit)
-
-    async def _path(self, kind: Kind, namespace: str, name: str = "") -> str:
-        access = await self._credentials.access()
-        path = access.path(kind.group, kind.version)
-        if kind.namespaced and namespace:
-            path += f"/namespaces/{_named(namespace)}"
-        return f"{path}/{kind.plural}" + (f"/{name}" if name else "")
-
-    async def _ask(self, doing: str, method: str, target: str, body: Any = None, limit: int = _OBJECT_LIMIT) -> bytes:
         async with self._soon(doing), self._request(doing, method, target, body) as response, Away(doing):
             return await read_all(response, limit, doing)
 
     @asynccontextmanager
     async def _request(
-        self, doing: str, method: str, target: str, body: Any = None
+        self, doing: str, method: str, target: Target, body: Any = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A good answer whose body is yet to be read; waits for a server that is busy, and renews credentials once."""
         renewed = False
@@ -334,7 +356,7 @@ class KubernetesClient:
             await self._limiter.take()
             access = await self._credentials.access()
             async with self._soon(doing), Away(doing):
-                response = await self._http.request(access, method, target, body)
+                response = await self._http.request(access, method, target(access), body)
             async with response:
                 if 200 <= response.status < 300:
                     try:
@@ -348,18 +370,23 @@ class KubernetesClient:
             if error.status == 401 and not renewed and self._credentials.refused(access):
                 renewed = True
                 continue
-            pause = error.retry_after
-            if error.status != 429 or pause is None or pause > _RETRY_AFTER_LIMIT:
-                raise error
-            if asyncio.get_running_loop().time() + pause > deadline:
-                raise error
-            await asyncio.sleep(max(pause, _RETRY_PAUSE))
+            await _come_back(error, deadline)
 
     def _soon(self, doing: str) -> AbstractAsyncContextManager[None]:
         def late() -> ContainerSSHError:
             return APIError(doing, status=0, message=f"no answer within {self._timeout.total_seconds():g} s")
 
         return time_limit(self._timeout, late)
+
+
+async def _come_back(error: APIError, deadline: float) -> None:
+    """Wait for as long as a server that is busy wants; raises *error* if it is something else, or that is too long."""
+    pause = error.retry_after
+    if error.status != 429 or pause is None or pause > _RETRY_AFTER_LIMIT:
+        raise error
+    if asyncio.get_running_loop().time() + pause > deadline:
+        raise error
+    await asyncio.sleep(max(pause, _RETRY_PAUSE))
 
 
 @contextmanager
@@ -385,14 +412,3 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 def _selectors(label: str, field: str) -> dict[str, str]:
     return {name: value for name, value in (("labelSelector", label), ("fieldSelector", field)) if value}
-
-
-def _one(kind: Kind) -> str:
-    return f"the {kind.plural.removesuffix('s')}"
-
-
-def _named(name: str) -> str:
-    """A name that is one step of a path: an empty one would stand for all objects."""
-    if not _NAME.fullmatch(name):
-        raise APIError(f"using the name {name!r}", status=422, reason="Invalid", message="it is no name for an object")
-    return name

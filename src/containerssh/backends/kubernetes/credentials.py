@@ -15,6 +15,7 @@ from containerssh.config import tls
 from containerssh.config.kubeconfig import Cluster, KubeConfigError, User, read_kubeconfig
 from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
 from containerssh.config.pem import is_pem, read_pem
+from containerssh.config.urls import masked_url
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import ConfigError
 
@@ -59,18 +60,31 @@ class Access:
         return f"{self.base}{prefix}/apis/{group}/{version}"
 
 
+@dataclass
+class _Loaded:
+    """What the configuration, and the files that it names, said at one time."""
+
+    cluster: Cluster
+    user: User
+    plugin: ExecCredentials | None
+    stamps: Mapping[Path, object]
+    """What the files were like before they were read."""
+    shown: User | None = None
+    """Whom :attr:`access` is for, with a plugin's answer."""
+    access: Access | None = None
+
+    @property
+    def is_current(self) -> bool:
+        return all(_stamp(file) == stamp for file, stamp in self.stamps.items())
+
+
 class Credentials:
     """The way to the API that a configuration stands for; files are read again when they have changed."""
 
     def __init__(self, config: KubernetesConnectionConfig) -> None:
         self._config = config
-        self._stamps: tuple[object, ...] = ()
-        self._files: tuple[Path, ...] = ()
-        self._cluster = Cluster("")
-        self._user = User()
-        self._plugin: ExecCredentials | None = None
-        self._contexts: dict[tuple[str, str, bool], ssl.SSLContext] = {}
-        self._access: Access | None = None
+        self._loaded: _Loaded | None = None
+        self._contexts: dict[tuple[object, ...], ssl.SSLContext] = {}
 
     async def access(self) -> Access:
         """
@@ -79,40 +93,38 @@ class Credentials:
         Raises:
             ConfigError: something named in the configuration cannot be used.
         """
-        stamps = tuple(_stamp(file) for file in self._files)
-        if self._access is None or stamps != self._stamps:
-            self._load()
-        if self._plugin is None:
-            if self._access is None:
-                self._access = self._build(self._user)
-            return self._access
-        user, fresh = await self._plugin.apply(self._user)
-        if fresh or self._access is None:
-            self._access = self._build(user)
-        return self._access
+        while True:
+            if self._loaded is None or not self._loaded.is_current:
+                self._loaded = self._load(self._loaded)
+            loaded = self._loaded
+            user = loaded.user if loaded.plugin is None else await loaded.plugin.apply(loaded.user)
+            # Meanwhile another request may have found the files changed: what was got for one server is shown to no
+            # other.
+            if loaded is self._loaded:
+                if loaded.access is None or loaded.shown != user:
+                    loaded.access, loaded.shown = self._build(loaded.cluster, user), user
+                return loaded.access
 
     def refused(self, access: Access) -> bool:
         """The API did not take *access* (status 401): whether there is anything else to show it now."""
-        if self._plugin is not None:
-            return self._access is not access or self._plugin.forget()
-        return tuple(_stamp(file) for file in self._files) != self._stamps
+        loaded = self._loaded
+        if loaded is None or loaded.access is not access:
+            return True
+        return loaded.plugin.forget() if loaded.plugin is not None else not loaded.is_current
 
-    def _load(self) -> None:
-        files = tuple(self._find())
+    def _load(self, before: _Loaded | None) -> _Loaded:
         # Taken before they are read: what changes meanwhile is then read again.
-        stamps = tuple(_stamp(file) for file in files)
-        plugin = self._user.plugin
+        stamps = {file: _stamp(file) for file in self._find()}
         try:
-            self._cluster, self._user = self._settings()
+            cluster, user = self._settings()
         except (KubeConfigError, ValueError) as exc:
             raise ConfigError(KubernetesCode.CONFIG_ERROR, f"kubernetes.connection: {exc}") from exc
-        if self._user.plugin is None:
-            self._plugin = None
-        elif self._plugin is None or plugin != self._user.plugin:
-            self._plugin = ExecCredentials(self._user.plugin, self._cluster)
-        self._access = None
-        self._files = (*files, *_files_of(self._cluster, self._user))
-        self._stamps = (*stamps, *(_stamp(file) for file in self._files[len(files) :]))
+        stamps |= {file: _stamp(file) for file in _files_of(cluster, user)}
+        plugin = None
+        if user.plugin is not None:
+            same = before is not None and (before.cluster, before.user.plugin) == (cluster, user.plugin)
+            plugin = before.plugin if same and before is not None else ExecCredentials(user.plugin, cluster)
+        return _Loaded(cluster, user, plugin, stamps)
 
     def _find(self) -> Iterator[Path]:
         if self._config.kube_config:
@@ -135,17 +147,16 @@ class Credentials:
         )
         return cluster, user
 
-    def _build(self, user: User) -> Access:
+    def _build(self, cluster: Cluster, user: User) -> Access:
         try:
-            return self._understand(user)
+            return self._understand(cluster, user)
         except (ValueError, ssl.SSLError) as exc:
             raise ConfigError(KubernetesCode.CONFIG_ERROR, f"kubernetes.connection: {exc}") from exc
 
-    def _understand(self, user: User) -> Access:
-        cluster = self._cluster
+    def _understand(self, cluster: Cluster, user: User) -> Access:
         url = urlsplit(cluster.server)
         if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
-            raise ValueError(f"{cluster.server!r} is no address of an API server")
+            raise ValueError(f"{masked_url(cluster.server)!r} is no address of an API server")
         return Access(
             url.scheme,
             url.hostname,
@@ -153,16 +164,15 @@ class Credentials:
             quote(unquote(url.path.rstrip("/")), safe="/"),
             "/" + quote(unquote(self._config.path.strip("/")), safe="/"),
             _headers(user),
-            self._context(user) if url.scheme == "https" else None,
+            self._context(cluster, user) if url.scheme == "https" else None,
             cluster.server_name or url.hostname,
         )
 
-    def _context(self, user: User) -> ssl.SSLContext:
+    def _context(self, cluster: Cluster, user: User) -> ssl.SSLContext:
         """One for each choice of certificates, since kept connections belong to it."""
-        cluster = self._cluster
         authorities = read_pem(cluster.authorities) if cluster.authorities else ""
         pair = f"{read_pem(user.key)}\n{read_pem(user.certificate)}" if user.certificate else ""
-        wanted = authorities, pair, cluster.insecure
+        wanted = authorities, pair, cluster.insecure, cluster.server, cluster.server_name
         if wanted not in self._contexts:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.minimum_version = ssl.TLSVersion.TLSv1_2

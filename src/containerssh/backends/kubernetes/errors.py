@@ -71,7 +71,8 @@ class APIError(BackendError):
 def refusal(doing: str, status: int, body: bytes, *, retry_after: str | None = None) -> APIError:
     """The error for an answer that says no; *body* may be anything."""
     found = parse_status(body)
-    seconds = int(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else None
+    known = retry_after is not None and retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10
+    seconds = int(retry_after) if retry_after is not None and known else None
     if found is None:
         # Not the API's own: some proxy's, often a page.
         return APIError(doing, status=status, message=_plain(body), retry_after=seconds)

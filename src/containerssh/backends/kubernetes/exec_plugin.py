@@ -50,16 +50,16 @@ class ExecCredentials:
         self._failure: tuple[float, str] | None = None
         self._lock = asyncio.Lock()
 
-    async def apply(self, user: User) -> tuple[User, bool]:
+    async def apply(self, user: User) -> User:
         """
-        *user* with the plugin's credentials, and whether they are others than at the last call.
+        *user* with the plugin's credentials.
 
         Raises:
             ConfigError: the plugin failed.
         """
         async with self._lock:
             if (answer := self._answer) is not None and not _expired(answer):
-                return _with(user, answer), False
+                return _with(user, answer)
             now = asyncio.get_running_loop().time()
             if self._failure is not None and now - self._failure[0] < _FAILED_FOR:
                 raise self._failed(self._failure[1])
@@ -69,7 +69,7 @@ class ExecCredentials:
             except PluginError as exc:
                 self._failure = asyncio.get_running_loop().time(), str(exc)
                 raise self._failed(str(exc)) from None
-            return _with(user, answer), True
+            return _with(user, answer)
 
     def forget(self) -> bool:
         """The API refused these credentials; whether others may be had."""

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from containerssh.backends.kubernetes import spdy, websocket
 from containerssh.backends.kubernetes.channels import Codec
-from containerssh.backends.kubernetes.credentials import Credentials
+from containerssh.backends.kubernetes.credentials import Access, Credentials
 from containerssh.backends.kubernetes.errors import APIError, away, broken, parse_status, refusal
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
+from containerssh.backends.kubernetes.kinds import Target
 from containerssh.backends.kubernetes.upgrade import Head, Upgraded, upgrade
 from containerssh.core.errors import ProtocolError
 
@@ -34,7 +35,7 @@ class StreamOpener:
         self.by_spdy = False
         """Whether SPDY is what this server wants."""
 
-    async def open(self, doing: str, target: str, *, stdin: bool, stderr: bool, tty: bool) -> RemoteStream:
+    async def open(self, doing: str, target: Target, *, stdin: bool, stderr: bool, tty: bool) -> RemoteStream:
         """
         Streams of what *target* names. Close them.
 
@@ -66,7 +67,7 @@ class StreamOpener:
         codec = spdy.SPDYCodec(stdin=stdin, stderr=stderr, tty=tty)
         return RemoteStream(got.wire, codec, stdin=stdin, stderr=stderr, tty=tty)
 
-    async def _by_websocket(self, doing: str, target: str) -> Upgraded:
+    async def _by_websocket(self, doing: str, target: Target) -> Upgraded:
         key = base64.b64encode(os.urandom(16)).decode()
         headers = [
             ("Connection", "Upgrade"),
@@ -91,7 +92,7 @@ class StreamOpener:
             raise broken(f"{doing}: the API server did not turn the connection into a WebSocket")
         return got
 
-    async def _by_spdy(self, doing: str, target: str) -> Upgraded:
+    async def _by_spdy(self, doing: str, target: Target) -> Upgraded:
         headers = [
             ("Connection", "Upgrade"),
             ("Upgrade", "SPDY/3.1"),
@@ -106,13 +107,21 @@ class StreamOpener:
             raise broken(f"{doing}: the API server did not turn the connection into SPDY")
         return got
 
-    async def _ask(self, doing: str, method: str, target: str, headers: Sequence[tuple[str, str]]) -> Upgraded:
-        access = await self._credentials.access()
-        got = await _ask(doing, method, target, headers, self._credentials)
+    async def _ask(self, doing: str, method: str, target: Target, headers: Sequence[tuple[str, str]]) -> Upgraded:
+        got, access = await self._ask_once(doing, method, target, headers)
         if got.head.status == 401 and self._credentials.refused(access):
             got.abort()
-            got = await _ask(doing, method, target, headers, self._credentials)
+            got, _ = await self._ask_once(doing, method, target, headers)
         return got
+
+    async def _ask_once(
+        self, doing: str, method: str, target: Target, headers: Sequence[tuple[str, str]]
+    ) -> tuple[Upgraded, Access]:
+        access = await self._credentials.access()
+        try:
+            return await upgrade(access, method, target(access), headers), access
+        except _AWAY as exc:
+            raise away(doing, exc) from exc
 
 
 class _UnsupportedError(Exception):
@@ -121,16 +130,6 @@ class _UnsupportedError(Exception):
     def __init__(self, error: APIError | ProtocolError) -> None:
         super().__init__()
         self.error = error
-
-
-async def _ask(
-    doing: str, method: str, target: str, headers: Sequence[tuple[str, str]], credentials: Credentials
-) -> Upgraded:
-    access = await credentials.access()
-    try:
-        return await upgrade(access, method, target, headers)
-    except _AWAY as exc:
-        raise away(doing, exc) from exc
 
 
 def _refused(doing: str, got: Upgraded) -> APIError:
