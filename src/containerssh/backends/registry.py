@@ -186,10 +186,12 @@ class Backends:
                 Event(OCICode.CONTAINER_REMOVE_FAILED, f"Unused images could not be removed ({describe(exc)})")
             )
         removed = 0
+        outlived: set[str] = set()
         if config.backend == "kubernetes" or self._kubernetes is not None:
             try:
                 ours = config.kubernetes if config.backend == "kubernetes" else None
                 removed = await self.kubernetes.reap(ours, dead)
+                outlived = self.kubernetes.outlived
             except (BackendError, ConfigError) as exc:
                 logger.warning(exc.event())
                 return
@@ -211,10 +213,11 @@ class Backends:
                 logger.warning(exc.event())
                 return
         new = [dead_id for dead_id in dead if dead_id not in self._cleared]
-        for dead_id in self._cleared.intersection(dead):
+        before = self._cleared.intersection(dead)
+        for dead_id in before - outlived:
             with suppress(OSError):
                 self.instance.forget(dead_id)
-        self._cleared = set(new)
+        self._cleared = {*new, *(before & outlived)}
         if new or removed:
             text = f"Removed what {len(dead)} ended server processes had left: {removed} containers"
             logger.log(NOTICE, Event(BackendCode.REAPED, text))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 from containerssh.backends.kubernetes.client import KubernetesClient
 from containerssh.backends.kubernetes.credentials import Credentials
@@ -18,10 +19,12 @@ from containerssh.backends.kubernetes.lease import Rhythm
 from containerssh.backends.kubernetes.persistent import PersistentStart
 from containerssh.backends.kubernetes.plain import connection
 from containerssh.backends.kubernetes.presence import Presence, remove_dead
+from containerssh.backends.kubernetes.removal import Removal
 from containerssh.backends.kubernetes.start import Start
 from containerssh.config.kubernetes import KubernetesConfig
 from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
 from containerssh.core.codes import KubernetesCode
+from containerssh.core.errors import ContainerSSHError
 from containerssh.core.handlers import ConnectionHandler, Notices, SessionChannel, SessionHandler
 from containerssh.core.instance import Instance
 from containerssh.core.messages import Event
@@ -42,6 +45,7 @@ class Cluster:
     def __init__(self, client: KubernetesClient) -> None:
         self.client = client
         self.followers = Followers(client)
+        self.removal = Removal(client)
         self.presences: dict[str, Presence] = {}
         self.shell_less: set[str] = set()
         self.cramped: set[str] = set()
@@ -58,10 +62,12 @@ class KubernetesBackend:
         self._instance = instance
         self._rhythm = rhythm
         self._clusters: dict[tuple[KubernetesConnectionConfig, timedelta], Cluster] = {}
-        self._left: set[OwnPod] = set()
+        self._left: dict[OwnPod, Cluster] = {}
         self._held: set[str] = set()
         self._janitor: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self.outlived: set[str] = set()
+        """The dead instances some of whose pods the last :meth:`reap` could not remove."""
 
     @asynccontextmanager
     async def login(self, login: Login, config: KubernetesConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
@@ -84,7 +90,7 @@ class KubernetesBackend:
                 config,
                 login,
                 notices,
-                self._remember,
+                partial(self._remember, cluster),
                 lease,
                 self._held,
                 cluster.shell_less,
@@ -130,7 +136,7 @@ class KubernetesBackend:
 
         Raises:
             ConfigError: the way to the cluster cannot be used.
-            BackendError: the API does not answer, or one could not be removed.
+            BackendError: the API does not answer.
         """
         for cluster in self._clusters.values():
             for presence in cluster.presences.values():
@@ -139,18 +145,25 @@ class KubernetesBackend:
             async with self._used(config) as cluster:
                 self._presence(cluster, config, stays=True)
         await self._tidy_presences()
-        if not dead:
-            return 0
-        return sum([await self._remove_dead(cluster, dead) for cluster in list(self._clusters.values())])
+        outlived: set[str] = set()
+        removed = 0
+        for cluster in list(self._clusters.values()) if dead else ():
+            count, left = await self._remove_dead(cluster, dead)
+            removed += count
+            outlived |= left
+        self.outlived = outlived
+        return removed
 
-    async def _remove_dead(self, cluster: Cluster, dead: Collection[str]) -> int:
+    async def _remove_dead(self, cluster: Cluster, dead: Collection[str]) -> tuple[int, set[str]]:
+        client, removal = cluster.client, cluster.removal
         try:
             # The dead ones' logins may have been sent anywhere.
-            return await remove_dead(cluster.client, "", dead, list(cluster.presences))
+            return await remove_dead(client, removal, "", dead, list(cluster.presences))
         except APIError as exc:
             if exc.status != 403:
                 raise
-        return sum([await remove_dead(cluster.client, namespace, dead) for namespace in list(cluster.presences)])
+        ends = [await remove_dead(client, removal, namespace, dead) for namespace in list(cluster.presences)]
+        return sum(count for count, _ in ends), set().union(*(left for _, left in ends))
 
     async def close(self) -> None:
         """After the last login: one more try to remove what is left, then everything is closed."""
@@ -217,17 +230,21 @@ class KubernetesBackend:
                     del cluster.presences[namespace]
                     await presence.close(release=True)
 
-    def _remember(self, pod: OwnPod) -> None:
+    def _remember(self, cluster: Cluster, pod: OwnPod) -> None:
         text = "The pod could not be removed; that is tried again in the background"
         logger.error(Event(KubernetesCode.POD_REMOVE_FAILED, text, podName=pod.name))
-        self._left.add(pod)
+        cluster.users += 1
+        self._left[pod] = cluster
         if self._janitor is None or self._janitor.done():
             self._janitor = asyncio.create_task(self._tidy())
 
     async def _tidy(self) -> None:
+        limit = _REMOVE_AGAIN.total_seconds()
         while self._left:
-            await asyncio.sleep(_REMOVE_AGAIN.total_seconds())
-            await finish(self._remove_left, within=_REMOVE_AGAIN)
+            await asyncio.sleep(limit)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limit):
+                    await self._remove_left()
 
     async def _remove_left(self) -> None:
         await asyncio.gather(*(self._remove_one(pod) for pod in list(self._left)))
@@ -236,10 +253,17 @@ class KubernetesBackend:
         try:
             await pod.remove()
         except APIError as exc:
-            # The cluster understood, and refuses: it would refuse again.
+            if exc.passing or exc.status == 401:
+                logger.debug(exc.event())
+                return
+            # The cluster understood, and refuses. Our presence finds what we do not hold, now and then.
             logger.warning(exc.event())
-        self._left.discard(pod)
+        except ContainerSSHError as exc:
+            # Who we are, or the answer, cannot be understood at the moment.
+            logger.debug(exc.event())
+            return
         self._held.discard(pod.launch)
+        self._left.pop(pod).users -= 1
 
 
 @dataclass(eq=False)

@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 _PAUSES = (0.3, 3.0)
 _LOOKS_AFTER = (0.0, 1.0, 3.0)
+_LONGEST_WAIT = 30.0
+_UNKNOWN_TO_THE_API = 5.0
+"""Seconds for which a status of 401 may pass: a token that has just run out, or an API that has just started."""
 
 
 class PodError(BackendError):
@@ -41,18 +44,24 @@ async def persist(once: Callable[[], Awaitable[T]], *, on_error: Callable[[APIEr
     The result of *once*, tried again while that can help; the caller limits the time.
 
     Raises:
-        APIError: the cluster refused.
+        APIError: the cluster refused, or did not know us for some seconds.
     """
     pause = _PAUSES[0]
+    unknown_since: float | None = None
     while True:
         try:
             return await once()
         except APIError as exc:
-            if not exc.passing:
+            if exc.status == 401:
+                now = asyncio.get_running_loop().time()
+                unknown_since = unknown_since or now
+                if now - unknown_since >= _UNKNOWN_TO_THE_API:
+                    raise
+            elif not exc.passing:
                 raise
             on_error(exc)
             logger.debug(Event(exc.code, f"{exc.explanation}; trying again"))
-            wait = exc.retry_after or pause
+            wait = min(exc.retry_after or pause, _LONGEST_WAIT)
         await asyncio.sleep(wait)
         pause = min(2 * pause, _PAUSES[1])
 

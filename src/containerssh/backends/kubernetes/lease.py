@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -56,35 +57,44 @@ class Lease:
         self.refused = ""
         """Why there can be none, in the API's words."""
 
-    @property
-    def held(self) -> bool:
-        """Whether there is one."""
-        return bool(self._uid)
-
     async def renew(self) -> None:
         """
-        Say that we live. Where the rights for that are missing, that is told once.
+        Say that we live. Where the rights for that are missing, that is told once, and there is no Lease.
 
         Raises:
-            APIError: the API is away.
+            APIError: the API is away, or does not know us for the moment.
         """
         try:
-            if self._uid:
-                await self._client.patch(LEASES, self._namespace, self.name, {"spec": {"renewTime": _now()}})
-            else:
+            if not self._uid:
                 await self._create()
-        except APIError as exc:
-            if exc.passing:
-                raise
-            if exc.status == 404 and self._uid:
+            try:
+                await self._renew()
+            except APIError as exc:
+                if exc.status != 404:
+                    raise
                 # Somebody has taken it for a dead one's, or tidied up by hand.
-                self._uid = ""
-                return await self.renew()
-            if not self.refused:
-                self.refused = exc.explanation
-                text = f"Other servers cannot remove what this one might leave in {self._namespace}"
-                logger.warning(Event(KubernetesCode.LEASE_FAILED, f"{text} ({exc.explanation})"))
-        return None
+                await self._create()
+                await self._renew()
+        except APIError as exc:
+            if exc.passing or exc.status == 401:
+                raise
+            await self._give_up(exc)
+        else:
+            if self.refused:
+                self.refused = ""
+                logger.debug(Event(KubernetesCode.LEASE, "A Lease can be had now", lease=self.name))
+
+    async def _renew(self) -> None:
+        await self._client.patch(LEASES, self._namespace, self.name, {"spec": {"renewTime": _now()}})
+
+    async def _give_up(self, refusal: APIError) -> None:
+        """One that is there and cannot be renewed would have our pods taken for a dead server's."""
+        if not self.refused:
+            text = f"Other servers cannot remove what this one might leave in {self._namespace}"
+            logger.warning(Event(KubernetesCode.LEASE_FAILED, f"{text} ({refusal.explanation})"))
+        self.refused = refusal.explanation
+        with suppress(APIError):
+            await self.release()
 
     async def release(self) -> None:
         """We have nothing left there. Raises APIError."""
@@ -117,7 +127,6 @@ class Lease:
             # The answer to an earlier try was lost.
             lease = await self._client.get(LEASES, self._namespace, self.name)
         self._uid = str(lease["metadata"]["uid"])
-        self.refused = ""
         text = f"This server is known in {self._namespace} by a Lease"
         logger.debug(Event(KubernetesCode.LEASE, text, lease=self.name))
 
@@ -135,7 +144,7 @@ class Observed:
 
     def see(self, leases: Sequence[Mapping[str, Any]], now: float) -> list[str]:
         """The names of those of *leases*, which are all that there are, that have run out; *now* is monotonic."""
-        found = {str(lease["metadata"]["name"]): lease for lease in leases}
+        found = {str(lease["metadata"].get("name")): lease for lease in leases}
         self._since = {name: self._changed(name, lease, now) for name, lease in found.items()}
         return [name for name, lease in found.items() if now - self._since[name][1] > self._duration(lease)]
 
@@ -151,15 +160,24 @@ class Observed:
         self._missing = {name: self._missing.get(name, now) for name in set(names) if name not in self._since}
         return [name for name, since in self._missing.items() if now - since > self._lasts]
 
+    def waits(self, now: float) -> bool:
+        """Whether there is one that pods name and that is not there, but may still come."""
+        return any(now - since <= self._lasts for since in self._missing.values())
+
     def _changed(self, name: str, lease: Mapping[str, Any], now: float) -> tuple[str, float]:
-        renewed = f"{lease['metadata'].get('uid')} {lease.get('spec', {}).get('renewTime')}"
+        renewed = f"{lease['metadata'].get('uid')} {_spec(lease).get('renewTime')}"
         before = self._since.get(name)
         return before if before is not None and before[0] == renewed else (renewed, now)
 
     def _duration(self, lease: Mapping[str, Any]) -> float:
-        told = lease.get("spec", {}).get("leaseDurationSeconds")
+        told = _spec(lease).get("leaseDurationSeconds")
         # What somebody has written there must not make us quicker than we are ourselves.
         return min(max(float(told), self._lasts), _LONGEST) if isinstance(told, int) else self._lasts
+
+
+def _spec(lease: Mapping[str, Any]) -> Mapping[str, Any]:
+    spec = lease.get("spec")
+    return spec if isinstance(spec, Mapping) else {}
 
 
 def _now() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -14,6 +14,7 @@ from containerssh.backends.kubernetes.client import LEASES, PODS, KubernetesClie
 from containerssh.backends.kubernetes.errors import APIError
 from containerssh.backends.kubernetes.lease import LABEL_GATEWAY, Lease, Observed, Rhythm, lease_name
 from containerssh.backends.kubernetes.pod import LABEL_INSTANCE, LABEL_LAUNCH, LABEL_LEASE
+from containerssh.backends.kubernetes.removal import Removal, Unneeded
 from containerssh.core.codes import GeneralCode, KubernetesCode
 from containerssh.core.errors import ContainerSSHError, describe
 from containerssh.core.flag import Flag
@@ -26,6 +27,8 @@ _IDLE = 300.0
 """Seconds after the last login in a namespace until our Lease there is given up, unless it is the configured one."""
 _BEGIN = 3.0
 _END = timedelta(seconds=5)
+_RARELY = 6
+"""Where we may have no Lease, that is asked so many times less often."""
 
 
 class Presence:
@@ -49,20 +52,26 @@ class Presence:
         self._rhythm = rhythm
         self._lease = Lease(client, namespace, instance, rhythm)
         self._observed = Observed(rhythm.lasts)
+        self._removal = Removal(client, again=rhythm.look, longest=rhythm.look_at_pods)
         self._tried = Flag()
-        self._looked_at_pods = 0.0
-        self._told: set[str] = set()
+        self._next_look_at_pods = 0.0
+        self._stuck: frozenset[str] = frozenset()
+        """Leases that have run out and some of whose pods could not be removed."""
         self.stays = stays
         self.users = 0
         self.last_used = asyncio.get_running_loop().time()
-        self._task = asyncio.create_task(self._live())
+        # Two: however long a look takes, our Lease is renewed in time.
+        self._tasks = [asyncio.create_task(self._keep_lease()), asyncio.create_task(self._look_now_and_then())]
 
     async def lease(self) -> str:
-        """The name of our Lease; empty if there is none. Waits a moment for the first one."""
+        """
+        The name of our Lease, for a pod's label; empty where there can be none. Waits a moment for the first one: after
+        that it is on its way, and whoever finds its name before it waits as long for it as a Lease lasts.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(_BEGIN):
                 await self._tried.wait()
-        return self._lease.name if self._lease.held else ""
+        return "" if self._lease.refused else self._lease.name
 
     @property
     def is_idle(self) -> bool:
@@ -72,104 +81,125 @@ class Presence:
 
     async def close(self, *, release: bool) -> None:
         """Live no more; with *release* our Lease goes at once, else it runs out, and others remove what we left."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if release:
             await finish(self._lease.release, within=_END)
 
-    async def _live(self) -> None:
-        loop = asyncio.get_running_loop()
-        next_look = loop.time() + self._rhythm.look
+    async def _keep_lease(self) -> None:
         while True:
-            try:
-                await self._lease.renew()
-                if loop.time() >= next_look:
-                    next_look = loop.time() + self._rhythm.look * random.uniform(0.8, 1.2)  # noqa: S311  spreads looks
-                    await self.look()
-            except ContainerSSHError as exc:
-                self._observed.forget()
-                logger.debug(Event(KubernetesCode.LEASE_FAILED, f"The Lease or others' could not be seen to: {exc}"))
-            except Exception as exc:
-                text = f"Looking after {self._namespace} failed because of a fault in the server ({describe(exc)})"
-                logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
+            await self._try(self._lease.renew)
             self._tried.set()
-            await asyncio.sleep(self._rhythm.renew * random.uniform(0.8, 1.0))  # noqa: S311  spreads requests
+            pause = self._rhythm.renew * (_RARELY if self._lease.refused else 1)
+            await asyncio.sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311  spreads requests
+
+    async def _look_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self._rhythm.look * random.uniform(0.8, 1.2))  # noqa: S311  spreads looks
+            await self._try(self.look)
+
+    async def _try(self, what: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await what()
+        except ContainerSSHError as exc:
+            # Others may not have been able to renew their Leases either.
+            self._observed.forget()
+            logger.debug(Event(KubernetesCode.LEASE_FAILED, f"The Lease or others' could not be seen to: {exc}"))
+        except Exception as exc:
+            text = f"Looking after {self._namespace} failed because of a fault in the server ({describe(exc)})"
+            logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
 
     async def look(self) -> None:
         """
-        Remove the pods of servers whose Lease has run out, and pods that have reached their longest time.
+        Remove the pods of servers whose Lease has run out, those that we have lost sight of, and those that have
+        reached their longest time. What cannot be removed is tried again by a later look.
 
         Raises:
-            APIError: the API is away, or refuses.
+            APIError: the API is away, or refuses to be looked at.
         """
         now = asyncio.get_running_loop().time()
-        try:
-            leases, _ = await self._client.list(LEASES, self._namespace, label_selector=LABEL_GATEWAY)
-        except APIError as exc:
-            if exc.status == 403:
-                return  # Told already: we have no Lease either.
-            raise
-        over = self._observed.see(leases, now)
-        if not over and now - self._looked_at_pods < self._rhythm.look_at_pods:
+        # A pod whose login ends during this look is that login's.
+        held = frozenset(self._held)
+        leases = await self._leases()
+        over = [] if leases is None else self._observed.see(leases, now)
+        if self._stuck.issuperset(over) and now < self._next_look_at_pods:
             return
-        self._looked_at_pods = now
-        pods, _ = await self._client.list(PODS, self._namespace, label_selector=LABEL_INSTANCE)
-        over += self._observed.missing((_label(pod, LABEL_LEASE) for pod in pods if _label(pod, LABEL_LEASE)), now)
-        await self._clear(pods, [name for name in over if name != self._lease.name], leases)
+        pods, _ = await self._client.list(PODS, self._namespace, label_selector=LABEL_INSTANCE, keep=_essence)
+        named = (name for pod in pods if (name := _label(pod, LABEL_LEASE)))
+        missing = [] if leases is None else self._observed.missing(named, now)
+        # A Lease that is not there yet may be gone for good when it would have run out.
+        pause = self._rhythm.lasts if self._observed.waits(now) else self._rhythm.look_at_pods
+        self._next_look_at_pods = now + min(pause, self._rhythm.look_at_pods)
+        gone = {*over, *missing} - {self._lease.name}
+        left = await self._removal.remove(list(self._unneeded(pods, gone, held)))
+        self._stuck = frozenset(_label(pod, LABEL_LEASE) for pod in left) & gone
+        await self._remove_leases(
+            [lease for lease in leases or () if lease["metadata"].get("name") in gone - self._stuck]
+        )
 
-    async def _clear(
-        self, pods: Sequence[Mapping[str, Any]], over: Collection[str], leases: Sequence[Mapping[str, Any]]
-    ) -> None:
+    async def _leases(self) -> list[dict[str, Any]] | None:
+        """All servers'; None: we may not see them, which was told already, since then we have none either."""
+        try:
+            return (await self._client.list(LEASES, self._namespace, label_selector=LABEL_GATEWAY))[0]
+        except APIError as exc:
+            if exc.status != 403:
+                raise
+            return None
+
+    def _unneeded(
+        self, pods: Sequence[Mapping[str, Any]], gone: Collection[str], held: Collection[str]
+    ) -> Iterator[Unneeded]:
         for pod in pods:
-            if pod["metadata"].get("deletionTimestamp") or _label(pod, LABEL_LAUNCH) in self._held:
+            launch = _label(pod, LABEL_LAUNCH)
+            if pod["metadata"].get("deletionTimestamp") or launch in held or launch in self._held:
                 continue
-            if _label(pod, LABEL_LEASE) in over:
-                await remove(self._client, pod, "a server had left whose Lease has run out")
+            if _label(pod, LABEL_LEASE) in gone:
+                yield Unneeded(pod, "a server had left whose Lease has run out")
             elif _label(pod, LABEL_INSTANCE) == self._instance:
-                await remove(self._client, pod, "this server had lost sight of")
-            elif pod.get("status", {}).get("reason") == "DeadlineExceeded":
-                await remove(self._client, pod, "had outlived the longest time of its login")
+                yield Unneeded(pod, "this server had lost sight of")
+            elif pod["status"].get("reason") == "DeadlineExceeded":
+                yield Unneeded(pod, "had outlived the longest time of its login")
+
+    async def _remove_leases(self, leases: Sequence[Mapping[str, Any]]) -> None:
+        """All their pods are on their way out; the next look finds what was made meanwhile."""
         for lease in leases:
-            if lease["metadata"]["name"] in over:
-                # All its pods are on their way out; the next look finds what was made meanwhile.
-                with suppress(APIError):
-                    uid = str(lease["metadata"]["uid"])
-                    await self._client.delete(LEASES, self._namespace, str(lease["metadata"]["name"]), uid=uid)
+            metadata = lease["metadata"]
+            with suppress(APIError):
+                await self._client.delete(LEASES, self._namespace, str(metadata["name"]), uid=str(metadata["uid"]))
 
 
 async def remove_dead(
-    client: KubernetesClient, namespace: str, dead: Collection[str], known: Collection[str] = ()
-) -> int:
+    client: KubernetesClient, removal: Removal, namespace: str, dead: Collection[str], known: Collection[str] = ()
+) -> tuple[int, set[str]]:
     """
-    Remove the pods of *dead* instances of this machine, and their Leases; how many there were. An empty *namespace*
-    means all of them; Leases are looked for where there were pods, and in the *known* ones.
+    Remove the pods of *dead* instances of this machine, and their Leases: how many pods there were, and the instances
+    some of whose pods are still there. An empty *namespace* means all of them; Leases are looked for where there were
+    pods, and in the *known* ones.
 
     Raises:
-        APIError: the API is away, or refuses.
+        APIError: the API is away, or refuses to be looked at.
     """
     selector = f"{LABEL_INSTANCE} in ({','.join(sorted(dead))})"
-    pods, _ = await client.list(PODS, namespace, label_selector=selector)
-    left = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
-    for pod in left:
-        await remove(client, pod, "an ended server process had left")
-    for space in {namespace, *known, *(str(pod["metadata"]["namespace"]) for pod in pods)} - {""}:
-        for instance in dead:
+    pods, _ = await client.list(PODS, namespace, label_selector=selector, keep=_essence)
+    there = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    left = await removal.remove([Unneeded(pod, "an ended server process had left") for pod in there])
+    with_pods = {_label(pod, LABEL_INSTANCE) for pod in left}
+    for space in {namespace, *known, *(str(pod["metadata"].get("namespace")) for pod in pods)} - {""}:
+        for instance in set(dead) - with_pods:
             with suppress(APIError):
                 await client.delete(LEASES, space, lease_name(instance))
-    return len(left)
+    return len(there) - len(left), with_pods
 
 
-async def remove(client: KubernetesClient, pod: Mapping[str, Any], why: str) -> None:
-    """Remove a pod that nobody needs. Raises APIError."""
-    metadata = pod["metadata"]
-    name = str(metadata["name"])
-    try:
-        await client.delete(PODS, str(metadata["namespace"]), name, uid=str(metadata["uid"]))
-    except APIError as exc:
-        if exc.status not in (404, 409):
-            raise
-    logger.info(Event(KubernetesCode.ORPHAN_REMOVED, f"Removed a pod that {why}", podName=name))
+def _essence(pod: dict[str, Any]) -> dict[str, Any]:
+    """What is looked at here: of very many pods at once."""
+    status = pod.get("status")
+    kept = ("name", "namespace", "uid", "labels", "deletionTimestamp")
+    metadata = {name: pod["metadata"].get(name) for name in kept}
+    return {"metadata": metadata, "status": {"reason": status.get("reason") if isinstance(status, dict) else None}}
 
 
 def _label(pod: Mapping[str, Any], name: str) -> str:
-    return str((pod["metadata"].get("labels") or {}).get(name, ""))
+    labels = pod["metadata"].get("labels")
+    return str(labels.get(name, "")) if isinstance(labels, Mapping) else ""
