@@ -168,3 +168,12 @@ async def test_the_scope_ends_with_a_connection_open() -> None:
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(host, port)
         writer.close()
+
+
+async def test_no_answer_tells_the_version_of_the_server() -> None:
+    async with (
+        health_endpoint(config(), lambda: True) as ((_, port),),
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}/") as answer,
+    ):
+        assert answer.headers["Server"] == "ContainerSSH"

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gzip
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ import pytest
 
 from containerssh.config.http import HTTPClientConfig
 from containerssh.core.codes import HTTPCode
-from containerssh.core.errors import ConfigError
+from containerssh.core.errors import ConfigError, describe
 from containerssh.web.client import Answer, WebhookError, open_http_client
 from tests.support.webhook import Authority, Reply, Request, webhook
 
@@ -204,6 +205,42 @@ async def test_a_server_that_cannot_prove_itself_is_not_asked_and_not_again(tmp_
         error = await failed(url, cacert=trusted)
         assert not error.passing
         assert not hook.requests
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:1", "POST http://127.0.0.1:1/password failed: Connection refused"),
+        ("http://user:secret@127.0.0.1:1", "POST http://127.0.0.1:1/password failed: Connection refused"),
+        (
+            "http://nowhere.invalid",
+            "POST http://nowhere.invalid/password failed: no address of nowhere.invalid is known",
+        ),
+    ],
+)
+async def test_a_server_that_is_not_there_is_told_in_plain_words(url: str, words: str) -> None:
+    assert describe(await failed(url)).startswith(words)
+
+
+async def test_a_certificate_that_is_not_trusted_is_told_with_the_reason(tmp_path: Path) -> None:
+    async with webhook(Authority(tmp_path).server_tls("hook")) as hook:
+        words = describe(await failed(hook.url))
+    assert re.fullmatch(
+        r"POST https://127.0.0.1:\d+/password failed: the server's certificate is not trusted: [a-z -]+", words
+    )
+
+
+async def test_a_server_without_tls_is_told_as_such() -> None:
+    async with webhook() as hook:
+        words = describe(await failed(hook.url.replace("http:", "https:")))
+    assert "/password failed: no TLS: " in words
+
+
+async def test_a_time_limit_is_told_once() -> None:
+    async with webhook() as hook:
+        hook.answers = [Reply(delay=5)]
+        words = describe(await failed(hook.url, timeout="100ms"))
+    assert words == f"POST {hook.url}/password: no complete answer within 0.1 s"
 
 
 async def test_an_older_tls_version_must_be_asked_for(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from yarl import URL
 
 from containerssh.config.http import HTTPClientConfig
 from containerssh.core.codes import HTTPCode
-from containerssh.core.errors import BackendError, describe
+from containerssh.core.errors import BackendError
 from containerssh.core.messages import Code, Event, LabelValue
+from containerssh.web.failures import words_for
 
 logger = logging.getLogger(__name__)
 
@@ -165,14 +166,14 @@ class HTTPClient:
         try:
             async with asyncio.timeout(limit) as scope:
                 status, _, content = await self._once(method, target, body, authorized=False, more=headers)
-        except TimeoutError as exc:
+        except TimeoutError:
             if not scope.expired():
                 raise
             raise WebhookError(
                 HTTPCode.CLIENT_CONNECTION_FAILED,
                 f"{method} {_plain(target)}: no complete answer within {limit:g} s",
                 passing=True,
-            ) from exc
+            ) from None
         logger.debug(
             Event(HTTPCode.CLIENT_RESPONSE, f"HTTP response with status {status}", statusCode=status, **labels)
         )
@@ -183,14 +184,14 @@ class HTTPClient:
         try:
             async with asyncio.timeout(limit) as scope:
                 return await self._follow(method, path, body)
-        except TimeoutError as exc:
+        except TimeoutError:
             if not scope.expired():
                 raise
             raise WebhookError(
                 HTTPCode.CLIENT_CONNECTION_FAILED,
                 f"{method} {self.url}{path}: no complete answer within {limit:g} s",
                 passing=True,
-            ) from exc
+            ) from None
 
     async def _follow(self, method: str, path: str, body: bytes | None) -> Answer:
         start = url = URL(_joined(self.url, path))
@@ -355,16 +356,8 @@ class _Gunzip:
 
 def _connection_failed(method: str, url: URL, exc: Exception) -> WebhookError:
     distrusted = isinstance(exc, aiohttp.ClientConnectorCertificateError)
-    # The texts of these two hold more than a log should: the URL with its password, the answer's headers.
-    if isinstance(exc, aiohttp.InvalidURL):
-        cause = "not a usable URL"
-    elif isinstance(exc, aiohttp.ServerDisconnectedError):
-        cause = "the server closed the connection"
-    else:
-        cause = describe(exc)
-    return WebhookError(
-        HTTPCode.CLIENT_CONNECTION_FAILED, f"{method} {_plain(url)} failed: {cause}", passing=not distrusted
-    )
+    text = f"{method} {_plain(url)} failed: {words_for(exc)}"
+    return WebhookError(HTTPCode.CLIENT_CONNECTION_FAILED, text, passing=not distrusted)
 
 
 def _basic_auth(url: URL) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -14,7 +15,7 @@ from aiohttp.web_protocol import RequestHandler
 from containerssh.config.address import split_address
 from containerssh.config.http import HTTPServerConfig
 from containerssh.core.codes import HTTPCode
-from containerssh.core.errors import BackendError
+from containerssh.core.errors import BackendError, reason_of
 
 logger = logging.getLogger(__name__)
 # A malformed request is its client's fault, and anybody could fill the log with them.
@@ -43,7 +44,7 @@ async def serving(config: HTTPServerConfig, handler: Handler) -> AsyncIterator[l
     """
     loop = asyncio.get_running_loop()
     context = config.ssl_context()
-    server = web.Server(handler, access_log=None, logger=logger)
+    server = web.Server(_nameless(handler), access_log=None, logger=logger)
 
     def connection() -> RequestHandler:
         for oldest in server.connections[: 1 - MOST_CONNECTIONS]:
@@ -56,7 +57,9 @@ async def serving(config: HTTPServerConfig, handler: Handler) -> AsyncIterator[l
             connection, host or None, port, ssl=context, ssl_handshake_timeout=_HANDSHAKE if context else None
         )
     except OSError as exc:
-        raise BackendError(HTTPCode.LISTEN_FAILED, f"cannot listen on {config.listen}") from exc
+        # The event loop's own words repeat the address.
+        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else reason_of(exc)
+        raise BackendError(HTTPCode.LISTEN_FAILED, f"cannot listen on {config.listen} ({reason})") from None
     sweeper = asyncio.create_task(_sweep(server))
     try:
         yield [socket.getsockname()[:2] for socket in listener.sockets]
@@ -64,6 +67,17 @@ async def serving(config: HTTPServerConfig, handler: Handler) -> AsyncIterator[l
         sweeper.cancel()
         listener.close()
         await server.shutdown(_GRACE)
+
+
+def _nameless(handler: Handler) -> Handler:
+    """*handler*, whose answers do not tell strangers which version of what they talk to."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = await handler(request)
+        response.headers["Server"] = "ContainerSSH"
+        return response
+
+    return answer
 
 
 async def _sweep(server: web.Server) -> None:
