@@ -19,7 +19,9 @@ import pytest
 
 from containerssh.agent.link import Program
 from containerssh.backends.docker.backend import DockerBackend
+from containerssh.backends.docker.container import EngineContainer
 from containerssh.backends.docker.engine import Engines
+from containerssh.backends.docker.engine_error import EngineError
 from containerssh.backends.docker.start import Start
 from containerssh.core.errors import BackendError, Rejected
 from containerssh.core.instance import Instance
@@ -308,6 +310,23 @@ async def test_what_cannot_work_is_told_at_once_in_the_engines_words(
     assert words in refused.value.explanation
     assert told in refused.value.user_message
     assert containers_of(engine, login) == []
+
+
+@on("docker")
+async def test_an_end_of_which_the_engine_hears_after_its_streams_is_told(
+    engine: Engine, backend: DockerBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Podman does now and then, the engine calls the container running although its stream is at its end."""
+    ended, answers = EngineContainer.ended, iter([None, None, None])
+
+    async def late(self: EngineContainer) -> EngineError | None:
+        return next(answers, await ended(self))
+
+    monkeypatch.setattr(EngineContainer, "ended", late)
+    at_once = {"entrypoint": ["/bin/sh", "-c", "echo own; exit 3"]}
+    with pytest.raises(BackendError, match="output: own"):
+        async with logged_in(backend, a_login(), config(engine, agentTransport="attach", container=at_once)):
+            pass
 
 
 @on("docker", "podman")

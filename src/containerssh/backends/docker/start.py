@@ -44,6 +44,8 @@ UPLOADED_AGENT = ".containerssh/agent"
 _FIRST_LOOK = 0.1
 _SLOWEST_LOOK = 0.5
 _AGENT_LINES = 50
+_STREAM_BEFORE_STATE = 1.0
+"""Seconds for which a busy Podman still calls a container running after the end of its stream."""
 _SILENT_ENGINE = timedelta(seconds=2)
 
 
@@ -309,12 +311,19 @@ class Start:
                 return error
         first = errors.exceptions[0]
         with suppress(EngineError):
-            if reason := await container.ended():
+            if reason := await self._ended_soon(container):
                 return reason
         if isinstance(first, OSError | EOFError | ProtocolError):
             text = f"the agent in the container cannot be reached ({describe(first)})"
             return EngineError(DockerCode.CONTAINER_START_FAILED, text)
         return first
+
+    async def _ended_soon(self, container: EngineContainer) -> EngineError | None:
+        last_look = asyncio.get_running_loop().time() + _STREAM_BEFORE_STATE
+        while True:
+            if (reason := await container.ended()) or asyncio.get_running_loop().time() > last_look:
+                return reason
+            await asyncio.sleep(_FIRST_LOOK)
 
     async def _persist(self, once: Callable[[], Awaitable[T]]) -> T:
         def remember(error: EngineError) -> None:
