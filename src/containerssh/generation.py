@@ -18,6 +18,7 @@ from containerssh.auth.authenticator import (
     Authorizer,
     GSSAPIAuthenticator,
     InteractiveAuthenticator,
+    KeyExchanger,
     PasswordAuthenticator,
     PublicKeyAuthenticator,
 )
@@ -226,8 +227,6 @@ async def open_authenticators(config: AppConfig, stack: AsyncExitStack) -> Authe
         from containerssh.auth.oauth2.authenticator import open_oauth2
 
         interactive = await stack.enter_async_context(open_oauth2(auth.keyboard_interactive.oauth2))
-    if auth.gssapi.method == "kerberos":
-        gssapi = await _kerberos(auth.gssapi.kerberos, stack)
     if auth.keyboard_interactive.method == "users" and users is not None:
         from containerssh.auth.codes import open_codes
 
@@ -253,6 +252,19 @@ async def open_authenticators(config: AppConfig, stack: AsyncExitStack) -> Authe
     chains = frozenset(as_chain(text) for text in auth.authentication_methods)
     second_only = frozenset({AuthMethod.KEYBOARD_INTERACTIVE} if auth.codes_by_users_file else ())
     worthless = frozenset({AuthMethod.PUBLIC_KEY} if auth.takes_any_key else ())
+    key_exchange: KeyExchanger | None = None
+    if auth.gssapi.method == "kerberos":
+        gssapi = key_exchange = await _kerberos(auth.gssapi.kerberos, stack)
     return Authenticators(
-        password, public_key, interactive, gssapi, authorizer, chains, users, second_only, worthless, memory
+        password,
+        public_key,
+        interactive,
+        gssapi,
+        authorizer,
+        chains,
+        users,
+        second_only,
+        worthless,
+        memory,
+        key_exchange if auth.exchanges_by_tickets else None,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from containerssh.config.address import split_address
 from containerssh.config.app import AppConfig
-from containerssh.config.ssh import LimitsConfig, SSHConfig
+from containerssh.config.ssh import KEX, LimitsConfig, SSHConfig
 from containerssh.core.codes import CoreCode
 from containerssh.core.instance import Instance
 from containerssh.core.messages import Event
@@ -40,6 +40,7 @@ def server_options(
         ciphers=ssh.ciphers,
         kex=ssh.kex,
         macs=ssh.macs,
+        exchange_by_tickets=config.auth.exchanges_by_tickets and tuple(ssh.kex) == KEX,
         banner=ssh.banner,
         client_alive_interval=ssh.client_alive_interval,
         client_alive_count_max=ssh.client_alive_count_max or 3,

@@ -77,13 +77,20 @@ async def test_a_ticket_logs_in_and_delegated_ones_are_the_users_alone(kdc: KDC,
 
 
 @pytest.mark.oci
-async def test_a_client_that_would_exchange_keys_by_its_ticket_logs_in_with_it(kdc: KDC, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exchanges", [True, False])
+async def test_a_client_that_would_exchange_keys_by_its_ticket_logs_in_with_it(
+    kdc: KDC, tmp_path: Path, exchanges: bool
+) -> None:
     client = await client_of(kdc, tmp_path)
     asked = ssh_options("GSSAPIKeyExchange=yes", "PreferredAuthentications=gssapi-keyex,gssapi-with-mic")
-    async with product.serving(whole(kdc)) as server:
+    config = whole(kdc)
+    config["auth"]["gssapi"]["keyExchange"] = exchanges
+    async with product.serving(config) as server:
         done = await client.run(server, "true", *asked, *GSSAPI, *ssh_options("LogLevel=DEBUG1"))
     assert done.status == 0, done
-    assert b'using "gssapi-with-mic"' in done.stderr
+    assert (b"kex: algorithm: gss-" in done.stderr) is exchanges
+    assert (b'using "gssapi-keyex"' in done.stderr) is exchanges
+    assert (b'using "gssapi-with-mic"' in done.stderr) is not exchanges
 
 
 @pytest.mark.oci

@@ -12,6 +12,8 @@ from containerssh.config import auth
 from containerssh.config.advice import advice, advice_about_files
 from containerssh.config.app import AppConfig
 from containerssh.config.auth import KerberosConfig
+from containerssh.core.instance import open_instance
+from containerssh.settings import server_options
 
 
 @pytest.fixture
@@ -66,6 +68,24 @@ def test_letting_everybody_log_in_as_anybody_is_remarked_on(keytab: Path) -> Non
     assert where in [finding.path for finding in advice(app(loose))]
     assert where not in [finding.path for finding in advice(app(loose, authz=authz))]
     assert where not in [finding.path for finding in advice(app({"keytab": str(keytab)}))]
+
+
+def test_key_exchange_by_tickets_follows_the_list_of_key_exchanges(keytab: Path, tmp_path: Path) -> None:
+    gssapi = {"method": "kerberos", "kerberos": {"keytab": str(keytab)}}
+    with open_instance(tmp_path / "state", tmp_path / "run") as instance:
+
+        def offered(kex: list[str] | None = None, **more: bool) -> bool:
+            ssh = {"hostKeyDirectory": str(tmp_path / "keys"), **({"kex": kex} if kex else {})}
+            config = AppConfig.model_validate({"auth": {"gssapi": {**gssapi, **more}}, "ssh": ssh})
+            told = "auth.gssapi.keyExchange" in [finding.path for finding in advice(config)]
+            assert told is (more.get("keyExchange", False) and bool(kex))
+            return server_options(config, instance, without_slow_keys=True).exchange_by_tickets
+
+        assert offered()
+        assert offered(keyExchange=True)
+        assert not offered(keyExchange=False)
+        assert not offered(["curve25519-sha256"])
+        assert not offered(["curve25519-sha256"], keyExchange=True)
 
 
 def test_a_keytab_that_everybody_may_read_is_remarked_on(keytab: Path) -> None:

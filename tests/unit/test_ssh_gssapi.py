@@ -27,6 +27,7 @@ class Link:
     sent: list[tuple[int, bytes]] = field(default_factory=list)
     exchange: Exchange | None = None
     session_id: bytes = b"session"
+    ticket_context: object | None = None
 
     def auth_gssapi(self, exchange: Exchange) -> None:
         self.exchange = exchange

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import Protocol
 
-from containerssh.core.handlers import GSSAPIExchange, Prompts, PublicKey
-from containerssh.core.metadata import AuthAttempt, Login
+from containerssh.core.handlers import ExchangedKeys, GSSAPIExchange, Prompts, PublicKey
+from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
 
 
 class PasswordAuthenticator(Protocol):
@@ -52,6 +52,14 @@ class GSSAPIAuthenticator(Protocol):
 
     async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange, undo: AsyncExitStack) -> Login:
         """The login that the exchange earns; raises, and undoes, as an interactive one. Checks the integrity code."""
+        ...
+
+
+class KeyExchanger(Protocol):
+    """Lets clients exchange keys by GSSAPI."""
+
+    async def exchange_keys(self, meta: ConnectionMetadata, token: bytes, digest: bytes) -> ExchangedKeys:
+        """What *token* and the hash *digest* earn; raises as a password's."""
         ...
 
 

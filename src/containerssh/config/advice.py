@@ -130,6 +130,10 @@ def _kerberos(config: AppConfig) -> Iterator[Finding]:
         if where.startswith("auth.gssapi") and not section.enforce_username and not config.auth.authz.method:
             text = "everybody with a ticket, of any trusted realm, may log in under any name"
             yield _say("warning", f"{where}.enforceUsername", text, "set auth.authz, or leave it true")
+    named = "key_exchange" in config.auth.gssapi.model_fields_set and config.auth.exchanges_by_tickets
+    if named and tuple(config.ssh.kex) != KEX:
+        text = "has no effect: ssh.kex names all ways to exchange keys"
+        yield _say("info", "auth.gssapi.keyExchange", text, "leave ssh.kex out")
 
 
 def _kerberos_sections(config: AppConfig) -> Iterator[tuple[str, KerberosConfig]]:

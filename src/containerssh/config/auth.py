@@ -160,6 +160,10 @@ class GSSAPIAuthConfig(ConfigModel):
 
     kerberos: KerberosConfig = KerberosConfig.default()
 
+    key_exchange: bool = True
+    """Clients may exchange keys by their tickets, so that a ticket proves who the server is. Not where `ssh.kex` is
+    set, which then names all ways to exchange keys."""
+
     def problems(self) -> Iterator[Problem]:
         if self.method == "kerberos":
             yield from (problem.under("kerberos") for problem in self.kerberos.problems())
@@ -280,6 +284,11 @@ class AuthConfig(HTTPClientConfig):
     def uses_ldap(self) -> bool:
         """Whether any method is judged by the directory."""
         return "ldap" in (self.password.method, self.public_key.method, self.keyboard_interactive.method)
+
+    @property
+    def exchanges_by_tickets(self) -> bool:
+        """Whether keys may be exchanged by Kerberos tickets."""
+        return self.gssapi.method == "kerberos" and self.gssapi.key_exchange
 
     @property
     def takes_any_key(self) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
@@ -83,6 +83,18 @@ class IntegrityProof:
     """The client's message integrity code."""
 
 
+@dataclass(frozen=True)
+class ExchangedKeys:
+    """What a ticket adds to an exchange of keys (RFC 4462 section 2.1)."""
+
+    token: bytes
+    """For the client; empty where there is none."""
+    code: bytes
+    """Our message integrity code of the exchange's hash, which proves who we are."""
+    context: object = field(repr=False)
+    """For whoever judges a request to be let in by the same context; secret."""
+
+
 class GSSAPIExchange(ABC):
     """
     The client's side of a GSSAPI authentication (RFC 4462 section 3). Whoever judges it has the security context and
@@ -90,6 +102,14 @@ class GSSAPIExchange(ABC):
 
     Each raises AuthFailed when the client breaks off, or sends what does not belong there.
     """
+
+    @property
+    def exchanged(self) -> object | None:
+        """
+        What the connection's key exchange has left (:class:`ExchangedKeys`), whose context the client uses again
+        (``gssapi-keyex``, section 4): then :meth:`finish` is all that is called. None: a context is to be made.
+        """
+        return None
 
     @property
     @abstractmethod
@@ -318,6 +338,14 @@ class NetworkHandler(ABC):
 
     async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange) -> Login:
         """Judge by an exchange of GSSAPI tokens and a message integrity code. Raises as above."""
+        raise _disabled(AuthMethod.GSSAPI)
+
+    async def exchange_keys(self, meta: ConnectionMetadata, token: bytes, digest: bytes) -> ExchangedKeys:
+        """
+        Take the *token* of a client that exchanges keys by GSSAPI, and sign *digest*, the exchange's hash: before the
+        client asks to be let in, and perhaps again later. No other call of this connection waits for it. Raises as
+        above.
+        """
         raise _disabled(AuthMethod.GSSAPI)
 
     async def authenticated(

@@ -11,6 +11,7 @@ from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
 from containerssh.core.handlers import (
     AuthMethod,
     ConnectionHandler,
+    ExchangedKeys,
     GSSAPIExchange,
     Incoming,
     Listener,
@@ -124,6 +125,9 @@ class NetworkLayer(NetworkHandler):
 
     async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange) -> Login:
         return await self.inner.authenticate_gssapi(attempt, exchange)
+
+    async def exchange_keys(self, meta: ConnectionMetadata, token: bytes, digest: bytes) -> ExchangedKeys:
+        return await self.inner.exchange_keys(meta, token, digest)
 
     async def authenticated(
         self, login: Login, method: AuthMethod, before: PartialSuccess | None, key: PublicKey | None = None

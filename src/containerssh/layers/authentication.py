@@ -13,13 +13,22 @@ from containerssh.auth.authenticator import (
     Authorizer,
     GSSAPIAuthenticator,
     InteractiveAuthenticator,
+    KeyExchanger,
     PasswordAuthenticator,
     PublicKeyAuthenticator,
 )
 from containerssh.auth.chains import Chain, UserChains, can_follow, merged
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed
-from containerssh.core.handlers import AuthMethod, GSSAPIExchange, NetworkHandler, PartialSuccess, Prompts, PublicKey
+from containerssh.core.handlers import (
+    AuthMethod,
+    ExchangedKeys,
+    GSSAPIExchange,
+    NetworkHandler,
+    PartialSuccess,
+    Prompts,
+    PublicKey,
+)
 from containerssh.core.layer import NetworkLayer, ServerLayer
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
 
@@ -47,6 +56,8 @@ class Authenticators:
     """Methods that prove nothing: another one must succeed as well."""
     memory: Memory | None = None
     """Which keys stand in for keyboard-interactive."""
+    key_exchange: KeyExchanger | None = None
+    """For clients that exchange keys by GSSAPI."""
 
     @cached_property
     def _configured(self) -> frozenset[AuthMethod]:
@@ -203,6 +214,11 @@ class AuthenticationNetwork(NetworkLayer):
             return await super().authenticate_gssapi(attempt, exchange)
         await self._begin(attempt)
         return await self.authenticators.gssapi.authenticate_gssapi(attempt, exchange, self._undo.stack)
+
+    async def exchange_keys(self, meta: ConnectionMetadata, token: bytes, digest: bytes) -> ExchangedKeys:
+        if self.authenticators.key_exchange is None:
+            return await super().exchange_keys(meta, token, digest)
+        return await self.authenticators.key_exchange.exchange_keys(meta, token, digest)
 
     async def authenticated(
         self, login: Login, method: AuthMethod, before: PartialSuccess | None, key: PublicKey | None = None

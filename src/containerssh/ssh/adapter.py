@@ -40,6 +40,8 @@ _MSG_USERAUTH_PK_OK = 60
 _MSG_USERAUTH_INFO_REQUEST = 60
 _MSG_USERAUTH_INFO_RESPONSE = 61
 _MSG_PONG = 193
+BY_KEY_EXCHANGE = b"gssapi-keyex"
+_OTHER_NAMES = {BY_KEY_EXCHANGE: b"gssapi-with-mic"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class AuthRequest:
     payload: bytes
     head: bytes
     """Everything before *payload*, as signatures cover it."""
+
+    @property
+    def offered_as(self) -> bytes:
+        """The name under which the method is offered; it may have a second one."""
+        return _OTHER_NAMES.get(self.method, self.method)
 
 
 class _Answers:
@@ -150,7 +157,7 @@ class AdapterConnection(KexConnection):
 
     def auth_succeeded(self) -> None:
         """The client is logged in: from here on it may open channels."""
-        self._auth = None
+        self._auth = self.ticket_context = None
         self.send_packet(constants.MSG_USERAUTH_SUCCESS)
         self._auth_in_progress = False
         self._auth_complete = True

@@ -24,9 +24,9 @@ from containerssh.core.handlers import AuthMethod, NetworkHandler, PartialSucces
 from containerssh.core.messages import Event
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
 from containerssh.core.requests import from_wire
-from containerssh.ssh.adapter import AdapterConnection, AuthRequest
+from containerssh.ssh.adapter import BY_KEY_EXCHANGE, AdapterConnection, AuthRequest
 from containerssh.ssh.client_keys import ClientKey, read_key
-from containerssh.ssh.gssapi import Exchange
+from containerssh.ssh.gssapi import Continued, Exchange
 from containerssh.ssh.limits import limit_reached
 from containerssh.ssh.options import Limits
 from containerssh.ssh.requests import Fields
@@ -147,12 +147,15 @@ class Authentication(Prompts):
     def _describe_success(self, request: AuthRequest) -> tuple[str, dict[str, str]]:
         """As :func:`_describe`, and with which key."""
         title, labels = _describe(request)
-        by_key = request.method == AuthMethod.PUBLIC_KEY.encode() and self._last_key
+        by_key = request.offered_as == AuthMethod.PUBLIC_KEY.encode() and self._last_key
         return title, {**labels, **(by_key.labels if by_key else {})}
 
-    def _can_continue(self, network: NetworkHandler) -> list[AuthMethod]:
+    def _can_continue(self, network: NetworkHandler) -> list[str]:
         methods = self._partial.methods if self._partial else network.auth_methods
-        return [name for name in _ORDER if name in methods]
+        names: list[str] = [name for name in _ORDER if name in methods]
+        if AuthMethod.GSSAPI in methods and self._link.ticket_context is not None:
+            names.insert(names.index(AuthMethod.GSSAPI), BY_KEY_EXCHANGE.decode())
+        return names
 
     async def _judge_until_newer(
         self, network: NetworkHandler, meta: ConnectionMetadata, request: AuthRequest
@@ -190,7 +193,7 @@ class Authentication(Prompts):
             return None
         before = self._partial
         offered = before.methods if before else network.auth_methods
-        method = next((m for m in offered if m.encode() == request.method), None)
+        method = next((m for m in offered if m.encode() == request.offered_as), None)
         if method is None:
             logger.debug(
                 Event(
@@ -220,7 +223,8 @@ class Authentication(Prompts):
                     self._call()
                     result = await network.authenticate_interactive(attempt, self)
                 case AuthMethod.GSSAPI:
-                    exchange = Exchange(self._link, request.head, request.payload)
+                    kind = Continued if request.method == BY_KEY_EXCHANGE else Exchange
+                    exchange = kind(self._link, request.head, request.payload)
                     self._call()
                     result = await network.authenticate_gssapi(attempt, exchange)
             if isinstance(result, Login):
@@ -315,7 +319,7 @@ def _too_many(code: SSHCode, explanation: str) -> TooManyTries:
 
 def _describe(request: AuthRequest) -> tuple[str, dict[str, str]]:
     """How the log calls the request's method, and the labels of its line."""
-    name, label = _NAMES[AuthMethod(request.method.decode("ascii"))]
+    name, label = _NAMES[AuthMethod(request.offered_as.decode("ascii"))]
     return f"{name} authentication", {"username": from_wire(request.username), "method": label}
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from asyncssh import constants
 
 from containerssh.core.codes import GeneralCode, SSHCode
-from containerssh.core.errors import ContainerSSHError, Rejected, describe
+from containerssh.core.errors import AuthFailed, AuthUnavailable, ContainerSSHError, Rejected, describe
 from containerssh.core.flag import Flag
-from containerssh.core.handlers import ConnectionHandler, NetworkHandler, Notices, ServerHandler
+from containerssh.core.handlers import ConnectionHandler, ExchangedKeys, NetworkHandler, Notices, ServerHandler
 from containerssh.core.messages import Event, log_labels
 from containerssh.core.metadata import ConnectionMetadata, Login, SocketAddress
 from containerssh.core.requests import from_wire
@@ -96,6 +96,8 @@ class Connection(Notices):
         self._told = Flag()
         self._error: Exception | None = None
         self.authenticated = False
+        self._network: NetworkHandler | None = None
+        self._entered: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None]
 
     # -- called by the adapter -----------------------------------------------------------------------
@@ -141,6 +143,27 @@ class Connection(Notices):
 
     def auth_requested(self, request: AuthRequest) -> None:
         self._auth.requested(request)
+
+    async def exchange_keys(self, token: bytes, digest: bytes) -> ExchangedKeys:
+        """A key exchange by a ticket. Raises AuthFailed, AuthUnavailable."""
+        if self._network is None:
+            self._entered = self._loop.create_future()
+            await self._entered
+        assert self._network is not None
+        labels = {"method": "gssapi"}
+        judging = self._network.exchange_keys(self._meta, token, digest)
+        try:
+            return await self._loop.create_task(judging, context=self._context)
+        except AuthFailed as exc:
+            self._auth.refused = True
+            text = "A key exchange by a ticket failed"
+            self.log(logging.INFO, Event(SSHCode.AUTH_FAILED, text, **labels, reason=describe(exc)))
+            raise
+        except AuthUnavailable as exc:
+            self._auth.unavailable = True
+            text = "Key exchanges by tickets are currently unavailable"
+            self.log(logging.INFO, Event(SSHCode.AUTH_UNAVAILABLE, text, **labels, reason=describe(exc)))
+            raise
 
     def auth_answers(self, answers: list[bytes]) -> None:
         self._auth.answered(answers)
@@ -248,6 +271,9 @@ class Connection(Notices):
                     if self._left.is_set():
                         return
                     async with self._handler.accept(self._meta) as network:
+                        self._network = network
+                        if self._entered is not None:
+                            self._entered.set_result(None)
                         await self._authenticate(network)
             except TimeoutError as exc:
                 if not scope.expired():

@@ -35,6 +35,9 @@ class Link(Protocol):
     @property
     def session_id(self) -> bytes: ...
 
+    @property
+    def ticket_context(self) -> object | None: ...
+
     def auth_gssapi(self, exchange: Exchange) -> None: ...
 
     def auth_message(self, kind: int, field: bytes) -> None: ...
@@ -105,6 +108,50 @@ class Exchange(GSSAPIExchange):
         if len(message.field) > _FIELD_BYTES:
             raise AuthFailed(SSHCode.AUTH_FAILED, "the client's GSSAPI message is too long")
         return message.field
+
+
+class Continued(GSSAPIExchange):
+    """The request of a client that has exchanged keys by GSSAPI (``gssapi-keyex``, section 4)."""
+
+    def __init__(self, link: Link, head: bytes, payload: bytes) -> None:
+        """
+        Raises:
+            ProtocolError: the payload is malformed.
+            AuthFailed: the client has done no such thing.
+        """
+        fields = Fields(payload)
+        code = fields.string()
+        fields.end()
+        if link.ticket_context is None:
+            raise AuthFailed(SSHCode.AUTH_FAILED, "keys were not exchanged by a ticket")
+        if len(code) > _FIELD_BYTES:
+            raise AuthFailed(SSHCode.AUTH_FAILED, "the client's GSSAPI message is too long")
+        self._context = link.ticket_context
+        self._proof = IntegrityProof(String(link.session_id) + head, code)
+
+    @property
+    def exchanged(self) -> object:
+        return self._context
+
+    @property
+    def mechanisms(self) -> Sequence[bytes]:
+        return ()
+
+    async def choose(self, mechanism: bytes) -> bytes:
+        raise _settled()
+
+    async def answer(self, token: bytes) -> bytes:
+        raise _settled()
+
+    async def finish(self, token: bytes = b"") -> IntegrityProof:
+        return self._proof
+
+    def tell_error(self, token: bytes) -> None:
+        """There is nobody who would take it."""
+
+
+def _settled() -> AuthFailed:
+    return AuthFailed(SSHCode.AUTH_FAILED, "the context is complete since the exchange of keys")
 
 
 def read_mechanisms(payload: bytes) -> Sequence[bytes]:

@@ -29,6 +29,7 @@ from containerssh.ssh import presence
 from containerssh.ssh.flow import FlowConnection
 from containerssh.ssh.host_keys import HostKey
 from containerssh.ssh.limits import Rekeyings
+from containerssh.ssh.ticket_exchange import NAMES, TicketExchange
 
 if TYPE_CHECKING:
     from containerssh.ssh.connection import Connection
@@ -175,9 +176,12 @@ class KexConnection(FlowConnection):
         self._rekeyings: Rekeyings | None = None
         self._client_kex: Sequence[bytes] = ()
         self._client_guessed = False
+        self._by_tickets = options.exchange_by_tickets
+        self.ticket_context: object | None = None
+        """What the first key exchange has left for whoever judges the login, if it was by a ticket."""
 
     def _get_extra_kex_algs(self) -> list[bytes]:
-        return [*super()._get_extra_kex_algs(), _KEXGUESS2]
+        return [*super()._get_extra_kex_algs(), *(NAMES if self._by_tickets else ()), _KEXGUESS2]
 
     def _process_kexinit(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
         if self._session_id and not self._auth_complete:
@@ -204,8 +208,35 @@ class KexConnection(FlowConnection):
         self._choose_alg("encryption", self._enc_algs, to_client)
         first = not self._session_id
         _run_through(super()._process_kexinit(pkttype, pktid, packet))
+        if self._by_tickets and self._exchanges_by_ticket():
+            return
         if first:
             self._remember(lists)
+
+    def _exchanges_by_ticket(self) -> bool:
+        """
+        Whether the client would rather exchange keys by GSSAPI than by what the library has chosen, which does not know
+        of these methods. Then that is what is begun.
+        """
+        name = next((name for name in self._client_kex if name in (*NAMES, *self._kex_algs)), b"")
+        if name not in NAMES:
+            return False
+        if self._signer is None:
+            raise DisconnectError(constants.DISC_KEY_EXCHANGE_FAILED, "Unable to find compatible server host key")
+        self._kex = TicketExchange(name, self)
+        if _KEXGUESS2 in self._client_kex:
+            self._ignore_first_kex = self._client_guessed and self._client_kex[0] != name
+        return True
+
+    @property
+    def left(self) -> bool:
+        """Whether the connection has ended, or is about to."""
+        return self._transport is None
+
+    def keys_exchanged(self, context: object) -> None:
+        """Keys were exchanged by a ticket, and this is left."""
+        if not self._session_id:
+            self.ticket_context = context
 
     def _remember(self, lists: bytes) -> None:
         assert self._kex is not None

@@ -104,6 +104,8 @@ class ServerOptions:
     kex: Sequence[str] | None = None
     macs: Sequence[str] | None = None
     """Wire names; None: the defaults of :mod:`containerssh.ssh.algorithms`."""
+    exchange_by_tickets: bool = False
+    """Whether keys may also be exchanged by GSSAPI with Kerberos."""
     banner: str = ""
     client_alive_interval: timedelta = timedelta(0)
     """0: the client is not asked for signs of life."""

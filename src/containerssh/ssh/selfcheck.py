@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 
 import asyncssh
-from asyncssh import channel, connection
+from asyncssh import channel, connection, kex_dh
 
 from containerssh.core.codes import CoreCode
 from containerssh.core.errors import ConfigError
@@ -65,6 +65,13 @@ _CHANNEL = {
     "send_packet": ("self", "pkttype", "args"),
     "set_write_buffer_limits": ("self", "high", "low"),
 }
+_KEY_EXCHANGE = {
+    "_compute_hash": ("self", "host_key_data", "k"),
+    "_compute_server_shared": ("self",),
+    "_format_server_key": ("self",),
+    "_parse_client_key": ("self", "packet"),
+    "send_packet": ("self", "pkttype", "args"),
+}
 # Attributes that the constructors set.
 _CONNECTION_FIELDS = (
     "_auth", "_auth_complete", "_auth_final", "_auth_in_progress", "_can_send_ext_info", "_channels",
@@ -97,6 +104,7 @@ def check_library(version: str = asyncssh.__version__) -> None:
     for owner, names in (
         (connection.SSHServerConnection, _CONNECTION),
         (channel.SSHServerChannel, _CHANNEL),
+        (kex_dh._KexECDH, _KEY_EXCHANGE),
     ):
         missing = missing_methods(owner, names)
         if missing:

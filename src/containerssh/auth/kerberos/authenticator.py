@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from containerssh.auth.kerberos.helper import Attempt, Helper, decode, encode, open_helper
@@ -16,9 +17,9 @@ from containerssh.auth.watched_file import tell_of_others
 from containerssh.config.auth import KerberosConfig
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed
-from containerssh.core.handlers import GSSAPIExchange
+from containerssh.core.handlers import ExchangedKeys, GSSAPIExchange
 from containerssh.core.messages import Event
-from containerssh.core.metadata import AuthAttempt, Login, Value
+from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login, Value
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,16 @@ _PASSWORD_BYTES = 1024
 _PATIENCE = 30.0
 # An unknown user costs the KDC fewer steps than a wrong password; neither is told sooner than this.
 _REFUSAL_TAKES = 0.25
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What is left of an exchange of keys."""
+
+    principal: str
+    tickets: bytes = field(repr=False)
+    exported: str = field(repr=False)
+    """The libraries' context, which holds its keys."""
 
 
 class KerberosAuthenticator:
@@ -48,6 +59,8 @@ class KerberosAuthenticator:
             AuthFailed: it is refused, or the client breaks off.
             AuthUnavailable: the libraries or the keytab failed.
         """
+        if exchange.exchanged is not None:
+            return await self._by_exchanged_keys(attempt, exchange, exchange.exchanged)
         if KERBEROS not in exchange.mechanisms:
             raise AuthFailed(AuthCode.FAILED, "the client does not offer Kerberos")
         token = await exchange.choose(KERBEROS)
@@ -73,6 +86,34 @@ class KerberosAuthenticator:
             else:
                 token = await exchange.answer(decode(answer, "token"))
         raise AuthFailed(AuthCode.FAILED, "the exchange of tokens does not end")
+
+    async def exchange_keys(self, meta: ConnectionMetadata, token: bytes, digest: bytes) -> ExchangedKeys:
+        """
+        What a ticket adds to an exchange of keys.
+
+        Raises:
+            AuthFailed: it is refused.
+            AuthUnavailable: the libraries or the keytab failed.
+        """
+        if not token or len(token) > TOKEN:
+            raise AuthFailed(AuthCode.FAILED, "the client's token is missing, or too long")
+        async with self._helper.attempt() as child:
+            order = {"token": encode(token), "digest": encode(digest), "address": meta.remote_address.host}
+            answer = await child.ask(do="exchange", **order)
+            owner = await child.result()
+        context = _Context(str(owner.get("principal")), decode(owner, "tickets"), str(answer.get("context", "")))
+        return ExchangedKeys(decode(answer, "token"), decode(answer, "code"), context)
+
+    async def _by_exchanged_keys(self, attempt: AuthAttempt, exchange: GSSAPIExchange, context: object) -> Login:
+        if not isinstance(context, _Context):
+            raise AuthFailed(AuthCode.FAILED, "keys were exchanged by somebody else's ticket")
+        proof = await exchange.finish()
+        async with self._helper.attempt() as child:
+            order = {"context": context.exported, "message": encode(proof.message), "code": encode(proof.code[:TOKEN])}
+            answer = await child.ask(do="verify", **order)
+        if answer.get("principal") != context.principal:
+            raise AuthFailed(AuthCode.FAILED, "the context is another principal's")
+        return self._login(attempt, context.principal, context.tickets)
 
     async def authenticate_password(self, attempt: AuthAttempt, password: bytes) -> Login:
         """

@@ -131,6 +131,8 @@ def _read(answer: Any) -> Mapping[str, Any]:
             raise AuthFailed(AuthCode.FAILED, reason)
         case {"unavailable": str() as reason}:
             raise AuthUnavailable(AuthCode.BACKEND_ERROR, reason)
+        case {"token": str() as token, "code": str() as code, "context": str() as context}:
+            return {"token": token, "code": code, "context": context}
         case {"token": str() as token, "complete": bool() as complete}:
             return {"token": token, "complete": complete}
         case {"token": str() as token, "failed": True}:

@@ -108,10 +108,15 @@ def _owners(context: krb5.Context, settings: Settings) -> list[str]:
 def _attempt(gateway: socket.socket, settings: Settings) -> None:
     order = receive(gateway)
     try:
-        if order["do"] == "accept":
-            answer = _accept(gateway, settings, order)
-        else:
-            answer = _password(gateway, settings, order["user"], _decode(order["password"]))
+        match order["do"]:
+            case "accept":
+                answer = _accept(gateway, settings, order)
+            case "exchange":
+                answer = _exchange(gateway, settings, order)
+            case "verify":
+                answer = _verify(order)
+            case _:
+                answer = _password(gateway, settings, order["user"], _decode(order["password"]))
         send(gateway, {"ok": answer})
     except RefusedError as exc:
         send(gateway, {"refused": _text(exc)})
@@ -134,8 +139,7 @@ def _accept(gateway: socket.socket, settings: Settings, order: dict[str, Any]) -
             break
         send(gateway, {"token": _encode(token), "complete": False})
         order = receive(gateway)
-    if context.mech != _KERBEROS or gssapi.RequirementFlag.integrity not in context.actual_flags:
-        raise RefusedError("the mechanism is not Kerberos, or does not protect the integrity of messages")
+    _check_kind(context)
     send(gateway, {"token": _encode(token), "complete": True})
     order = receive(gateway)
     try:
@@ -144,6 +148,42 @@ def _accept(gateway: socket.socket, settings: Settings, order: dict[str, Any]) -
         raise RefusedError("the message integrity code is wrong") from exc
     principal = str(context.initiator_name)
     return {"principal": principal, **_delegated(context, principal, settings)}
+
+
+def _check_kind(context: gssapi.SecurityContext) -> None:
+    if context.mech != _KERBEROS or gssapi.RequirementFlag.integrity not in context.actual_flags:
+        raise RefusedError("the mechanism is not Kerberos, or does not protect the integrity of messages")
+
+
+def _exchange(gateway: socket.socket, settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
+    """
+    One token, which is all that Kerberos takes, and our code over an exchange of keys (RFC 4462 section 2.1): the
+    context in a form that :func:`_verify` takes, then whose it is, with the tickets that came along.
+    """
+    context = _acceptor(settings, order["address"])
+    try:
+        with bounded(gateway, CALL_SECONDS):
+            token = context.step(_decode(order["token"])) or b""
+    except GSSError as exc:
+        raise RefusedError(f"the ticket was refused: {_text(exc)}") from exc
+    if not context.complete or gssapi.RequirementFlag.mutual_authentication not in context.actual_flags:
+        raise RefusedError("the client does not want to know who the server is")
+    _check_kind(context)
+    code = context.get_signature(_decode(order["digest"]))
+    principal = str(context.initiator_name)
+    tickets = _delegated(context, principal, settings)
+    send(gateway, {"token": _encode(token), "code": _encode(code), "context": _encode(context.export())})
+    return {"principal": principal, **tickets}
+
+
+def _verify(order: dict[str, Any]) -> dict[str, Any]:
+    """Whose context it is that has made a code."""
+    context = gssapi.SecurityContext(token=_decode(order["context"]))
+    try:
+        context.verify_signature(_decode(order["message"]), _decode(order["code"]))
+    except GSSError as exc:
+        raise RefusedError("the message integrity code is wrong") from exc
+    return {"principal": str(context.initiator_name)}
 
 
 def _acceptor(settings: Settings, address: str = "") -> gssapi.SecurityContext:

@@ -1,0 +1,218 @@
+"""Exchanges of keys by tickets (RFC 4462 section 2) and logins by them (section 4): OpenSSH's client, and cheats."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from containerssh.auth.kerberos.authenticator import open_kerberos
+from containerssh.config.auth import KerberosConfig
+from containerssh.core.codes import SSHCode
+from containerssh.layers.authentication import AuthenticationServer, Authenticators
+from tests.support.kdc import HOME, KDC, running_kdc
+from tests.support.local_backend import LocalBackend
+from tests.support.openssh import OpenSSH, ssh_options
+from tests.support.raw_client import FAILURE, REQUEST, RawClient
+from tests.support.ssh_front import Front, serving
+
+BY_TICKET = ssh_options(
+    "GSSAPIAuthentication=yes",
+    "GSSAPIKeyExchange=yes",
+    "PreferredAuthentications=gssapi-keyex",
+    "HostName=localhost",
+    "LogLevel=DEBUG1",
+)
+
+
+@pytest.fixture(scope="module")
+def kdc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KDC]:
+    with running_kdc(tmp_path_factory.mktemp("kdc")) as found:
+        yield found
+
+
+class Client(OpenSSH):
+    """OpenSSH's client with a ticket."""
+
+    tickets: dict[str, str]
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), **self.tickets}
+
+
+async def client_of(kdc: KDC, folder: Path, user: str = "alice", ticket: str = "alice") -> Client:
+    client = Client(folder, user, password=None)
+    client.tickets = await kdc.ticket(ticket)
+    return client
+
+
+@asynccontextmanager
+async def front(kdc: KDC, **more: Any) -> AsyncIterator[Front]:
+    section = {"keytab": str(kdc.keytab), "configPath": str(kdc.config), **more}
+    async with open_kerberos(KerberosConfig.model_validate(section)) as judge:
+        found = Authenticators(gssapi=judge, key_exchange=judge)
+        async with serving(
+            LocalBackend(), around=lambda inner: AuthenticationServer(inner, found), exchange_by_tickets=True
+        ) as server:
+            yield server
+
+
+@pytest.mark.parametrize("method", ["gss-curve25519-sha256-", "gss-nistp256-sha256-"])
+async def test_a_ticket_alone_proves_server_and_user_and_may_be_passed_on(
+    kdc: KDC, tmp_path: Path, method: str
+) -> None:
+    """No host key is known to the client, and it would not take an unknown one."""
+    client = await client_of(kdc, tmp_path)
+    strict = ssh_options("StrictHostKeyChecking=yes", "UserKnownHostsFile=/dev/null", f"GSSAPIKexAlgorithms={method}")
+    async with front(kdc) as server:
+        refused = await client.run(server, "true", *strict, *ssh_options("HostName=localhost"))
+        assert (refused.status, b"Host key verification failed" in refused.stderr) == (255, True)
+        done = await client.run(server, "echo in", *strict, *BY_TICKET, *ssh_options("GSSAPIDelegateCredentials=yes"))
+        assert done.check().stdout == b"in\n"
+        assert f"kex: algorithm: {method}".encode() in done.stderr
+    (login,) = server.backend.logins
+    assert login.authenticated_username == "alice"
+    assert login.metadata["KERBEROS_PRINCIPAL"].value == f"alice@{HOME}"
+    (file,) = login.files.values()
+    assert file.sensitive
+    (tmp_path / "cache").write_bytes(file.value)
+    assert f"Default principal: alice@{HOME}" in await kdc.klist(tmp_path / "cache")
+
+
+async def test_keys_are_exchanged_by_the_ticket_again_and_again(kdc: KDC, tmp_path: Path) -> None:
+    client = await client_of(kdc, tmp_path)
+    async with front(kdc) as server:
+        done = await client.run(
+            server, "head -c 5000000 /dev/zero | wc -c; head -c 5000000 /dev/zero",
+            *BY_TICKET, *ssh_options("RekeyLimit=1M"),
+        )  # fmt: skip
+    assert done.check().stdout == b"5000000\n" + bytes(5_000_000)
+    assert done.stderr.count(b"SSH2_MSG_NEWKEYS received") > 2
+    assert len(server.backend.logins) == 1
+
+
+async def test_a_ticket_of_another_user_exchanges_keys_and_opens_nothing(kdc: KDC, tmp_path: Path) -> None:
+    client = await client_of(kdc, tmp_path, user="bob", ticket="alice")
+    both = ssh_options("PreferredAuthentications=gssapi-keyex,gssapi-with-mic")
+    async with front(kdc) as server:
+        done = await client.run(server, "true", *both, *BY_TICKET)
+        assert done.status == 255
+        assert b"gssapi-keyex,gssapi-with-mic" in done.stderr
+        reasons = [labels["reason"] for _, labels in server.log.of(SSHCode.AUTH_FAILED)]
+    assert any(f"alice@{HOME} may not log in as bob" in str(reason) for reason in reasons)
+    assert not server.backend.logins
+
+
+async def test_a_client_without_a_ticket_exchanges_keys_as_usual(kdc: KDC, tmp_path: Path) -> None:
+    client = Client(tmp_path, "alice", password=None)
+    client.tickets = {"KRB5_CONFIG": str(kdc.config), "KRB5CCNAME": f"FILE:{tmp_path}/none"}
+    async with front(kdc) as server:
+        done = await client.run(server, "true", *BY_TICKET)
+        assert b"kex: algorithm: gss-" not in done.stderr
+        assert b"Permission denied (gssapi-with-mic)" in done.stderr, "what needs such an exchange is not offered"
+
+
+async def test_who_has_not_exchanged_keys_by_a_ticket_cannot_log_in_by_one(kdc: KDC) -> None:
+    async with front(kdc) as server, RawClient.connected(server) as client:
+        for code in (b"", b"code", bytes(70_000)):
+            client.send(REQUEST, b"alice", b"ssh-connection", b"gssapi-keyex", code)
+            assert (await client.answer(FAILURE)).get_text() == "gssapi-with-mic"
+        client.send(REQUEST, b"alice", b"ssh-connection", b"gssapi-keyex", raw=b"\0\0\0\7")
+        await client.answer(FAILURE)
+    assert not server.backend.logins
+
+
+CHEATS = """
+import asyncio, asyncssh, json, sys
+from asyncssh import gss_unix, kex_dh
+from gssapi import RequirementFlag
+
+Client, Base = gss_unix.GSSClient, kex_dh._KexGSSBase
+ORIGINAL = {"step": Client.step, "sign": Client.sign, "_send_init": Base._send_init}
+tokens = []
+
+def kept(self, token=None):
+    made = ORIGINAL["step"](self, token)
+    if token is None:
+        tokens.append(made)
+    return made
+
+def instead(data):
+    return lambda self, token=None: data() if token is None else ORIGINAL["step"](self, token)
+
+def twice(self):
+    ORIGINAL["_send_init"](self)
+    ORIGINAL["_send_init"](self)
+
+def signs(change):
+    return lambda self, data: ORIGINAL["sign"](self, change(data))
+
+def one_way(self, token=None):
+    if not self._ctx:
+        self._flags &= ~RequirementFlag.mutual_authentication
+    return ORIGINAL["step"](self, token)
+
+WAYS = {
+    "honest": {"step": kept},
+    "as bob": {},
+    "another code": {"sign": lambda self, data: b"no code"},
+    "a code for bob": {"sign": signs(lambda data: data.replace(b"alice", b"carol"))},
+    "a code for another session": {"sign": signs(lambda data: b"\\0\\0\\0\\x20" + bytes(32) + data[36:])},
+    "noise": {"step": instead(lambda: b"\\x60\\x82noise")},
+    "a long token": {"step": instead(lambda: bytes(70000))},
+    "an old token": {"step": instead(lambda: tokens[0])},
+    "two tokens": {"_send_init": twice},
+    "a client that is told nothing": {"step": one_way},
+    "honest again": {},
+}
+
+async def main():
+    ends = {}
+    for way, changes in WAYS.items():
+        for name, original in ORIGINAL.items():
+            setattr(Base if name == "_send_init" else Client, name, changes.get(name, original))
+        try:
+            async with asyncssh.connect(
+                "127.0.0.1", int(sys.argv[1]), username="bob" if way == "as bob" else "alice", known_hosts=None,
+                gss_host="localhost", kex_algs=["gss-curve25519-sha256", "curve25519-sha256"],
+                preferred_auth="gssapi-keyex", client_keys=None,
+            ) as client:
+                ends[way] = (await client.run("echo in")).stdout.strip()
+        except (asyncssh.Error, OSError) as exc:
+            ends[way] = type(exc).__name__
+    print(json.dumps(ends))
+
+asyncio.run(main())
+"""
+
+
+async def test_no_cheat_exchanges_keys_or_logs_in(kdc: KDC, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own: here asyncssh may have been loaded by the server, which keeps Kerberos out of it."""
+    for name, value in (await kdc.ticket()).items():
+        monkeypatch.setenv(name, value)
+    async with front(kdc) as server:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", CHEATS, str(server.port)],
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        ends = json.loads(done.stdout)
+        refusals = [str(labels["reason"]) for _, labels in server.log.of(SSHCode.AUTH_FAILED)]
+    assert {way for way, end in ends.items() if end == "in"} == {"honest", "honest again"}, ends
+    denied = {"as bob", "another code", "a code for bob", "a code for another session"}
+    assert {way for way, end in ends.items() if end == "PermissionDenied"} == denied, ends
+    assert [login.username for login in server.backend.logins] == ["alice", "alice"]
+    assert sum("integrity code is wrong" in reason for reason in refusals) == 3
+    assert sum("the ticket was refused" in reason for reason in refusals) == 2, "noise, and the old token"
+    assert sum("does not want to know who the server is" in reason for reason in refusals) == 1
+    assert sum("too long" in reason for reason in refusals) == 1
