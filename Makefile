@@ -29,7 +29,7 @@ demo: ## Start the server, log in with ssh, show what the container answered
 
 test: ## Run all tests (ARGS="-k word" for some), the agent's included
 	@scripts/setup test
-	cd agent && go test ./...
+	cd agent && go test ./... && go test -tags direct ./internal/link
 	$(ROOT) .venv/bin/python -m pytest $(ARGS)
 
 cluster: ## Build the Kubernetes and the Helm that some tests need, once (10 to 20 minutes); without them they are skipped

@@ -25,6 +25,7 @@ from benchmarks import (
     measure,
     modes,
     pods_crowd,
+    pods_link,
     pods_watch,
     sessions,
     sftp,
@@ -38,7 +39,7 @@ from tests.support.services import Engine, running_engine
 KEPT = Path(__file__).parents[1] / ".cache" / "bench"
 # Memory comes first: what a server has freed it would give to the next connections.
 PARTS = ("start", "memory", "login", "session", "storm", "crowd", "transfer", "echo", "modes", "sftp", "forward")
-POD_PARTS = ("pods", "pods-crowd", "pods-watch")
+POD_PARTS = ("pods", "pods-link", "pods-crowd", "pods-watch")
 CIPHERS = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 
 
@@ -74,6 +75,9 @@ def main() -> int:
         if ground is not None:
             parts |= {
                 "pods": lambda: kubernetes.compare(report, client, ground, folder, options.rounds),
+                "pods-link": lambda: pods_link.compare(
+                    report, client, ground, folder, rounds=options.transfers, size=options.size
+                ),
                 "pods-crowd": lambda: pods_crowd.compare(report, client, ground, folder, options.pods),
                 "pods-watch": lambda: pods_watch.compare(report, ground, options.watched),
             }

@@ -48,6 +48,7 @@ def values(guests: str) -> dict[str, Any]:
             "agentImage": {"repository": "localhost/containerssh-agent", "pullPolicy": "Never"},
         },
         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
+        "agentLink": {"mode": "direct"},
         "metrics": {"enabled": True},
         "drain": {"seconds": 40, "beforeSeconds": 1},
     }

@@ -70,6 +70,7 @@ async def backend(tmp_path: Path) -> AsyncIterator[KubernetesBackend]:
         pytest.param({}, id="uploaded"),
         pytest.param({"agentImage": AGENT_IMAGE, "agentImagePullPolicy": "Never"}, id="by an init container"),
         pytest.param({"idleCommand": ["sleep", "600"]}, id="beside an idle command"),
+        pytest.param({"link": "direct"}, id="uploaded, with a connection of its own"),
     ],
 )
 async def test_a_login_runs_programs_in_a_pod_of_its_own(
@@ -89,10 +90,11 @@ async def test_a_login_runs_programs_in_a_pod_of_its_own(
     await no_pods(cluster, home)
 
 
+@pytest.mark.parametrize("link", ["exec", "direct"])
 async def test_a_terminal_signals_and_files_work_as_anywhere(
-    cluster: Cluster, home: str, backend: KubernetesBackend
+    cluster: Cluster, home: str, backend: KubernetesBackend, link: str
 ) -> None:
-    async with logged_in(backend, a_login(), config(cluster, home)) as handler:
+    async with logged_in(backend, a_login(), config(cluster, home, link=link)) as handler:
         channel = Channel()
         async with handler.session(channel) as session:
             await session.request_pty(PtyRequest("vt220", WindowSize(97, 31)))
@@ -111,8 +113,11 @@ async def test_a_terminal_signals_and_files_work_as_anywhere(
         assert files.out.data[4:9] == b"\2\0\0\0\3", "the answer to the client's first word"
 
 
-async def test_a_connection_into_the_pod_is_forwarded(cluster: Cluster, home: str, backend: KubernetesBackend) -> None:
-    async with logged_in(backend, a_login(), config(cluster, home)) as handler:
+@pytest.mark.parametrize("link", ["exec", "direct"])
+async def test_a_connection_into_the_pod_is_forwarded(
+    cluster: Cluster, home: str, backend: KubernetesBackend, link: str
+) -> None:
+    async with logged_in(backend, a_login(), config(cluster, home, link=link)) as handler:
         await run(handler, "echo page >/tmp/a; httpd -p 127.0.0.1:8000 -h /tmp")
         stream = await handler.connect_tcp("127.0.0.1", 8000)
         await stream.write(b"GET /a HTTP/1.0\r\n\r\n")
@@ -165,7 +170,7 @@ async def test_the_strictest_standard_for_pods_and_a_read_only_root_are_no_obsta
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     more = {"agentImage": image, "agentImagePullPolicy": "Never"} if image else {}
-    settings = config(cluster, namespace, container={"securityContext": context}, **more)
+    settings = config(cluster, namespace, container={"securityContext": context}, link="auto", **more)
     async with logged_in(backend, a_login(), settings) as handler:
         assert await run(handler, "id -u; touch /x 2>/dev/null || echo refused") == (b"1000\nrefused\n", 0)
     with pytest.raises(BackendError, match="violates PodSecurity") as refused:
@@ -174,10 +179,11 @@ async def test_the_strictest_standard_for_pods_and_a_read_only_root_are_no_obsta
     assert refused.value.user_message == "The pod is refused by the cluster's policy."
 
 
+@pytest.mark.parametrize("link", ["exec", "direct"])
 async def test_session_mode_gives_each_session_a_pod_of_its_own(
-    cluster: Cluster, home: str, backend: KubernetesBackend
+    cluster: Cluster, home: str, backend: KubernetesBackend, link: str
 ) -> None:
-    settings = config(cluster, home, mode="session")
+    settings = config(cluster, home, mode="session", link=link)
     async with logged_in(backend, a_login(environment={"A": "b"}), settings) as handler:
         assert pods(cluster, home) == []
         ends = await asyncio.gather(*(run(handler, "hostname; echo $A") for _ in range(2)))

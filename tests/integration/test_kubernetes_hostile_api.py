@@ -21,8 +21,8 @@ from containerssh.backends.kubernetes.client import PODS, KubernetesClient
 from containerssh.backends.kubernetes.errors import APIError
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
 from containerssh.backends.kubernetes.websocket import WebSocketCodec
-from containerssh.backends.kubernetes.wire import Wire
 from containerssh.core.errors import BackendError, ProtocolError
+from containerssh.core.wire import Wire
 from tests.support.kubernetes import connected
 from tests.support.waiting import until
 from tests.support.webhook import Authority

@@ -48,6 +48,15 @@ class Cluster:
         return f"https://127.0.0.1:{self.port}"
 
     @property
+    def host_address(self) -> str:
+        """The address of this machine that pods reach: their bridge's."""
+        return f"10.213.{self.port % 200}.1"
+
+    def processes(self) -> list[int]:
+        """The ids of what runs it: the API server, the kubelet, the runtime and so on."""
+        return [int(text) for file in (self.folder / "pid").iterdir() if (text := file.read_text())]
+
+    @property
     def kubeconfig(self) -> Path:
         """The administrator's."""
         return self.folder / "admin.kubeconfig"

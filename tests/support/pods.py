@@ -42,9 +42,13 @@ def section(
     container: dict[str, Any] | None = None,
     timeouts: dict[str, str] | None = None,
     connection: dict[str, object] | None = None,
+    link: str = "exec",
     **pod: Any,
 ) -> dict[str, Any]:
-    """Pods of *image* in *namespace*; *container* is laid over the console, *pod* over its section."""
+    """
+    Pods of *image* in *namespace*; *container* is laid over the console, *pod* over its section; *link* is the way of
+    the data.
+    """
     spec = {
         "automountServiceAccountToken": False,
         "dnsPolicy": "Default",
@@ -61,6 +65,7 @@ def section(
             "metadata": {"namespace": namespace, **pod.get("metadata", {})},
             "spec": {"containers": [console], **spec},
         },
+        "agentLink": {"mode": link, "advertise": cluster.host_address} if link != "exec" else {},
         "timeouts": {"podStart": "30s", "commandStart": "30s", **(timeouts or {})},
     }
 
@@ -103,7 +108,7 @@ async def no_pods(cluster: Cluster, namespace: str, within: float = 20) -> None:
 def import_images(cluster: Cluster) -> None:
     """The images above are there afterwards."""
     busybox = Path(tool("busybox")).resolve().read_bytes()
-    agent = agent_binary().read_bytes()
+    agent = agent_binary(direct=True).read_bytes()
     cluster.import_image(image_archive(AGENT_IMAGE, _tar({"containerssh-agent": agent}), command=()))
     cluster.import_image(image_archive(SCRATCH, _tar({"busybox": busybox}), command=()))
     files = {"busybox": busybox, "usr/bin/containerssh-agent": agent}

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerssh.backends.kubernetes.exec_stream import RemoteStream
 from containerssh.backends.kubernetes.injection import LinkReader
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import BackendError, ContainerSSHError
@@ -33,8 +29,7 @@ def reader(pieces: list[bytes], reason: ContainerSSHError | None = None, *, brea
     async def why() -> ContainerSSHError | None:
         return reason
 
-    stream: Any = SimpleNamespace(stdout=Pieces(pieces, breaks=breaks))
-    return LinkReader(cast(RemoteStream, stream), why)
+    return LinkReader(Pieces(pieces, breaks=breaks), why)
 
 
 async def rest_of(made: LinkReader) -> bytes:

@@ -30,16 +30,13 @@ type server struct {
 
 // Serve runs until the gateway ends the link, or breaks the protocol. What was started is still alive then.
 func Serve(connection link.Link) error {
-	if err := connection.Send(wire.Hello, 0, wire.EncodeHello(Build)); err != nil {
-		return err
+	given := connection
+	connection, err := open(given)
+	if connection != given {
+		defer connection.Close()
 	}
-	welcome, err := connection.Receive()
 	if err != nil {
 		return err
-	}
-	version, err := wire.DecodeWelcome(welcome.Payload)
-	if welcome.Type != wire.Welcome || err != nil || version < wire.Oldest || version > wire.Version {
-		return fmt.Errorf("no usable answer to the handshake (type %d, version %d)", welcome.Type, version)
 	}
 	s := &server{link: connection, programs: map[uint32]*program.Program{}}
 	s.forwards = forward.New(connection, s.answer)

@@ -10,7 +10,7 @@ import (
 
 // Version is the protocol that this agent speaks; Oldest is the oldest one that it can still speak.
 const (
-	Version = 1
+	Version = 2
 	Oldest  = 1
 )
 
@@ -21,8 +21,14 @@ const Preamble = "\x00\x89containerssh\r\n"
 // StreamPreamble and a token begin a connection that carries the bytes of one stream and nothing else.
 const StreamPreamble = "\x00\x89stream"
 
+// DirectPreamble and a ticket begin a connection that carries TLS, and the link in it.
+const DirectPreamble = "\x00\x89direct"
+
 // TokenSize is the length of the secret that ties a stream's connection to the request it belongs to.
 const TokenSize = 16
+
+// TicketSize is the length of the secret that ties a connection of the agent's own to its login.
+const TicketSize = 32
 
 // Window is how many bytes of one multiplexed stream may be under way in each direction.
 const Window = 256 * 1024
@@ -62,6 +68,7 @@ const (
 	Kill      Type = 20
 	WriteFile Type = 21
 	Shutdown  Type = 22
+	Direct    Type = 23 // before Welcome only
 
 	ConnectTCP  Type = 32
 	ConnectUnix Type = 33

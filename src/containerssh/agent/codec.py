@@ -17,11 +17,17 @@ from containerssh.core.errors import ProtocolError
 from containerssh.core.requests import PtyRequest, WindowSize, to_wire
 from containerssh.core.streams import CHUNK
 
-VERSION = 1
+VERSION = 2
 OLDEST = 1
 PREAMBLE = b"\x00\x89containerssh\r\n"
 STREAM_PREAMBLE = b"\x00\x89stream"
+DIRECT_PREAMBLE = b"\x00\x89direct"
+DIRECT_SINCE = 2
+"""The version of the protocol that knows DIRECT."""
 TOKEN_SIZE = 16
+TICKET_SIZE = 32
+TICKET_NAME_SIZE = 16
+"""A ticket's first bytes, by which it is looked up; the others are its secret."""
 MAX_PENDING = 64
 """How many connections of all its listeners an agent may have announced without an answer."""
 WINDOW = 256 * 1024
@@ -52,6 +58,7 @@ class FrameType(IntEnum):
     KILL = 20
     WRITE_FILE = 21
     SHUTDOWN = 22
+    DIRECT = 23
     CONNECT_TCP = 32
     CONNECT_UNIX = 33
     LISTEN_TCP = 34

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from containerssh.agent.codec import (
+    DIRECT_SINCE,
     OLDEST,
     VERSION,
     Fields,
@@ -44,6 +45,9 @@ _MAX_PROGRAMS = 1024
 _MAX_UNANSWERED = 1024
 _MOST_IDS = 0xFFFFFFFF
 
+Move = Callable[[Transport], Awaitable[Transport | None]]
+"""Leads the link elsewhere after its handshake; None: it stays. What was used so far is then the caller's."""
+
 
 class AgentLink:
     """
@@ -67,14 +71,27 @@ class AgentLink:
         self.version = ""
         """What the agent says it is: foreign text."""
 
-    async def open(self) -> None:
+    async def open(self, move: Move | None = None) -> None:
         """
-        Shake hands and begin; whoever made the transport calls this once, under a time limit.
+        Shake hands and begin; whoever made the transport calls this once, under a time limit. *move* is asked for
+        another transport, on which the handshake is then made anew.
 
         Raises:
             ProtocolError: there is no agent at the other end, or one that speaks another protocol.
             BackendError: the connection ended.
         """
+        newest = await self._greeting()
+        if move is not None and newest >= DIRECT_SINCE and (other := await move(self._transport)) is not None:
+            self._transport.close()
+            self._transport = other
+            newest = await self._greeting()
+        self._transport.sender.failed = self._sender_failed
+        chosen = min(newest, VERSION)
+        self._transport.sender.post(Frame(FrameType.WELCOME, 0, chosen.to_bytes(2, "big")).encode())
+        self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._transport.sender.run())]
+
+    async def _greeting(self) -> int:
+        """The newest version that the agent speaks."""
         first, *rest = await self._transport.receive()
         if first.type is not FrameType.HELLO or rest:
             raise broken("did not begin with its handshake")
@@ -84,10 +101,7 @@ class AgentLink:
         fields.end()
         if newest < OLDEST or oldest > VERSION or newest < oldest:
             raise broken(f"speaks the protocol's versions {oldest} to {newest}; {OLDEST} to {VERSION} are needed")
-        self._transport.sender.failed = self._sender_failed
-        chosen = min(newest, VERSION)
-        self._transport.sender.post(Frame(FrameType.WELCOME, 0, chosen.to_bytes(2, "big")).encode())
-        self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._transport.sender.run())]
+        return newest
 
     async def start(self, program: Program) -> AgentProcess:
         """
@@ -339,10 +353,11 @@ class AgentLink:
 
 
 @asynccontextmanager
-async def framed_link(reader: ByteReader, writer: ByteWriter) -> AsyncIterator[AgentLink]:
+async def framed_link(reader: ByteReader, writer: ByteWriter, move: Move | None = None) -> AsyncIterator[AgentLink]:
     """
     A link through one pair of byte streams, such as an engine's attach stream (``agent serve --stdio``).
 
+    *move* may lead it elsewhere, as :meth:`AgentLink.open` says.
     Up to 64 KiB of anything may come before the agent's first word. Entering waits for the agent: limit it. The caller
     closes the streams afterwards.
 
@@ -351,7 +366,7 @@ async def framed_link(reader: ByteReader, writer: ByteWriter) -> AsyncIterator[A
     """
     link = AgentLink(FramedTransport(reader, writer))
     try:
-        await link.open()
+        await link.open(move)
         yield link
     finally:
         await link.close()

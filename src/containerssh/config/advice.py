@@ -15,6 +15,7 @@ from containerssh.config.certificate_advice import certificate_advice, listed_fi
 from containerssh.config.docker import DEFAULT_AGENT_PATH, DEFAULT_IDLE_COMMAND, DockerConfig, DockerExecutionConfig
 from containerssh.config.findings import Finding, Severity
 from containerssh.config.kubernetes_advice import connection_advice, secret_files
+from containerssh.config.link_advice import link_advice
 from containerssh.config.log import LogLevel
 from containerssh.config.model import ConfigModel, seconds
 from containerssh.config.oci import OCIConfig
@@ -300,6 +301,7 @@ def _backends(config: AppConfig) -> Iterator[Finding]:
     if "kubernetes" in used:
         yield from connection_advice(config.kubernetes.connection)
         yield from pod_advice(config.kubernetes.pod)
+        yield from link_advice(config.kubernetes.agent_link)
         ours = config.kubernetes.pod.agent_in_use in ("injected", "auto")
         if not ours and (config.sftp.server == "builtin" or config.sftp.rules.binding):
             yield _say("warning", "sftp", "these rules need the server's own agent: without it SFTP is refused")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
+from containerssh.config.kubernetes_link import KubernetesAgentLinkConfig
 from containerssh.config.model import ConfigModel, Duration, Problem, default_for_zero, seconds
 
 DEFAULT_IMAGE = "containerssh/containerssh-guest-image"
@@ -285,9 +286,15 @@ class KubernetesConfig(ConfigModel):
 
     connection: KubernetesConnectionConfig = KubernetesConnectionConfig.default()
     pod: KubernetesPodConfig = KubernetesPodConfig.default()
+    agent_link: KubernetesAgentLinkConfig = KubernetesAgentLinkConfig.default()
     timeouts: KubernetesTimeouts = KubernetesTimeouts.default()
 
     def problems(self) -> Iterator[Problem]:
         yield from (problem.under("connection") for problem in self.connection.problems())
         yield from (problem.under("pod") for problem in self.pod.problems())
+        yield from (problem.under("agentLink") for problem in self.agent_link.problems())
+        if self.agent_link.mode != "exec" and self.pod.agent_in_use in ("image", "none"):
+            yield Problem(
+                "agentLink.mode", f"is for the agent that the server brings along, not agent: {self.pod.agent_in_use}"
+            )
         yield from (problem.under("timeouts") for problem in self.timeouts.problems())

@@ -331,6 +331,8 @@ class KubernetesCode(Code):
     FILE_WRITE_FAILED = "KUBERNETES_FILE_WRITE_FAILED", "a file could not be written into the pod"
     GUEST_AGENT_DISABLED = "KUBERNETES_GUEST_AGENT_DISABLED", "programs are started without the server's own agent"
     AGENT_KEPT_OUT = "KUBERNETES_AGENT_KEPT_OUT", "the guest agent could not be brought into a pod"
+    DIRECT = "KUBERNETES_DIRECT", "an agent in a pod has connected to this server, past the API server"
+    DIRECT_FAILED = "KUBERNETES_DIRECT_FAILED", "an agent in a pod cannot connect to this server (kubernetes.agentLink)"
     AGENT_LOG = "KUBERNETES_AGENT_LOG", "agent stderr (untrusted text)"
     PID_READ_FAILED = "KUBERNETES_EXEC_PID_READ_FAILED", "the image's agent reported no process id"
     EXEC_SIGNAL_FAILED = "KUBERNETES_EXEC_SIGNAL_FAILED", "a signal was not delivered"

@@ -72,6 +72,10 @@ seccompProfile: {type: RuntimeDefault}
     "health" (dict "enable" true "listen" "0.0.0.0:7000")
     "backend" "kubernetes"
     "kubernetes" (dict "pod" $pod) -}}
+{{- if ne .Values.agentLink.mode "exec" -}}
+{{- $listen := printf "0.0.0.0:%d" (int .Values.agentLink.port) -}}
+{{- $_ := set $config.kubernetes "agentLink" (dict "mode" .Values.agentLink.mode "listen" $listen) -}}
+{{- end -}}
 {{- if .Values.metrics.enabled -}}
 {{- $_ := set $config "metrics" (dict "enable" true "listen" "0.0.0.0:9100") -}}
 {{- end -}}

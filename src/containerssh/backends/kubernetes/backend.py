@@ -12,6 +12,7 @@ from functools import partial
 
 from containerssh.backends.kubernetes.client import KubernetesClient
 from containerssh.backends.kubernetes.credentials import Credentials
+from containerssh.backends.kubernetes.direct import DirectWays
 from containerssh.backends.kubernetes.errors import APIError
 from containerssh.backends.kubernetes.following import Followers
 from containerssh.backends.kubernetes.launch import OwnPod
@@ -63,6 +64,7 @@ class KubernetesBackend:
         self._rhythm = rhythm
         self._clusters: dict[tuple[KubernetesConnectionConfig, timedelta], Cluster] = {}
         self._left: dict[OwnPod, Cluster] = {}
+        self._direct = DirectWays()
         self._held: set[str] = set()
         self._janitor: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -95,6 +97,7 @@ class KubernetesBackend:
                 self._held,
                 cluster.shell_less,
                 cluster.cramped,
+                self._direct,
             )
             presence = cluster.presences.get(namespace)
             if presence is not None:
@@ -175,6 +178,7 @@ class KubernetesBackend:
         release = not self._left
         for pod in self._left:
             pod.give_up()
+        await self._direct.close()
         clusters = list(self._clusters.values())
         self._clusters.clear()
         await asyncio.gather(*(self._close(cluster, release=release) for cluster in clusters), *self._closing)

@@ -13,7 +13,7 @@ from yarl import URL
 
 from containerssh.backends.kubernetes.credentials import Access
 from containerssh.backends.kubernetes.errors import APIError, away, broken
-from containerssh.backends.kubernetes.upgrade import watch_peer
+from containerssh.core.wire import watch_peer
 
 _CONNECTIONS = 1024
 _AWAY = (aiohttp.ClientError, OSError, ssl.SSLError)

@@ -22,12 +22,12 @@ from containerssh.backends.kubernetes.channels import (
     Reply,
 )
 from containerssh.backends.kubernetes.errors import ERROR_LIMIT, causes_of, parse_status, status_error
-from containerssh.backends.kubernetes.wire import Wire
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, describe
 from containerssh.core.flag import Flag
 from containerssh.core.requests import WindowSize
 from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
+from containerssh.core.wire import Wire
 
 _HELD = 256 * 1024
 """Bytes of an output that are held before nothing more is received."""
@@ -112,6 +112,11 @@ class RemoteStream:
             raise self._outcome
         assert self._outcome is not None
         return self._outcome
+
+    @property
+    def own_host(self) -> str:
+        """Our address on the way to the API server; empty where there is none."""
+        return self._wire.own_host
 
     @property
     def ended(self) -> bool:

@@ -6,13 +6,15 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import cache
 
 from containerssh.agent.binaries import agent_binary
 from containerssh.agent.link import FRAMED_ARGUMENTS, AgentLink, framed_link
+from containerssh.agent.transport import FramedTransport, Transport
 from containerssh.backends.kubernetes.client import KubernetesClient
+from containerssh.backends.kubernetes.direct import DirectWay
 from containerssh.backends.kubernetes.errors import one_line
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
 from containerssh.backends.kubernetes.pod import AGENT_FOLDER
@@ -74,6 +76,12 @@ exec /proc/self/fd/9 serve --stdio
 """
 
 
+Why = Callable[[], Awaitable[ContainerSSHError | None]]
+"""What has become of the pod, if it is why a link ended."""
+WayTo = Callable[[str], AbstractAsyncContextManager[DirectWay | None]]
+"""The agent's way to this server, which the API server sees at the given address."""
+
+
 class KeptOut(BackendError):
     """The agent cannot be brought into this container; it runs, and programs may be started otherwise."""
 
@@ -95,15 +103,15 @@ class Place:
 class LinkReader(ByteReader):
     """What comes from the agent. When that ends, *why* says what has become of the pod, if it has to do with it."""
 
-    def __init__(self, stream: RemoteStream, why: Callable[[], Awaitable[ContainerSSHError | None]]) -> None:
-        self._stream = stream
+    def __init__(self, source: ByteReader, why: Why) -> None:
+        self._source = source
         self._why = why
         self._before = b""
 
     async def line(self) -> bytes:
         """The first line, without its end; empty if the output ends before there is one. Raises ConnectionError."""
         while b"\n" not in self._before:
-            data = await self._stream.stdout.read()
+            data = await self._source.read()
             if not data or len(self._before) > _FIRST_WORDS:
                 return b""
             self._before += data
@@ -115,7 +123,7 @@ class LinkReader(ByteReader):
             data, self._before = self._before, b""
             return data
         try:
-            data = await self._stream.stdout.read()
+            data = await self._source.read()
         except ConnectionError:
             if (reason := await self._why()) is not None:
                 raise reason from None
@@ -131,11 +139,13 @@ async def injected_link(
     *,
     installed: bool,
     name: str,
-    why: Callable[[], Awaitable[ContainerSSHError | None]],
+    why: Why,
+    way_to: WayTo | None = None,
 ) -> AgentLink:
     """
     The link of an agent that is started in *place*; *undo* closes it, and with that the agent ends. *installed*: an
-    init container has put it there, else it is uploaded, into a folder named after *name*.
+    init container has put it there, else it is uploaded, into a folder named after *name*. With *way_to* the agent is
+    asked to connect by itself.
 
     Raises:
         KeptOut: the container has no shell, or no place for the agent.
@@ -148,11 +158,21 @@ async def injected_link(
     stream = await undo.enter_async_context(place.client.exec(place.namespace, place.pod, place.container, command))
     words = _Words(stream)
     undo.push_async_callback(words.close)
-    reader = LinkReader(stream, why)
+    reader = LinkReader(stream.stdout, why)
     try:
+        way = None if way_to is None else await undo.enter_async_context(way_to(stream.own_host))
         if not installed:
-            await _upload(stream, reader)
-        return await undo.enter_async_context(framed_link(reader, stream.stdin))
+            await _upload(stream, reader, direct=way is not None)
+        if way is None:
+            return await undo.enter_async_context(framed_link(reader, stream.stdin))
+
+        async def move(first: Transport) -> Transport | None:
+            direct = await way.move(first, stream.stdin)
+            return None if direct is None else FramedTransport(LinkReader(direct, why), direct)
+
+        link = await undo.enter_async_context(framed_link(reader, stream.stdin, move))
+        way.settle()
+        return link
     except (OSError, ProtocolError, BackendError) as exc:
         failure = await _failure(stream, words, exc, installed=installed)
         if failure.code == KubernetesCode.EXEC_FAILED:
@@ -160,25 +180,25 @@ async def injected_link(
         raise failure from exc
 
 
-async def _upload(stream: RemoteStream, reader: LinkReader) -> None:
+async def _upload(stream: RemoteStream, reader: LinkReader, *, direct: bool) -> None:
     line = await reader.line()
     if not line.startswith(_GREETING):
         raise ConnectionResetError("the container's shell does not answer")
     machine = line.removeprefix(_GREETING).decode("ascii", "replace").strip()[:32]
-    content, digest = await asyncio.to_thread(_agent, machine)
+    content, digest = await asyncio.to_thread(_agent, machine, direct)
     await stream.stdin.write(f"{len(content)} {digest}\n".encode())
     await stream.stdin.write(content)
 
 
 @cache
-def _agent(machine: str) -> tuple[bytes, str]:
-    content = agent_binary(machine or None).read_bytes()
+def _agent(machine: str, direct: bool) -> tuple[bytes, str]:
+    content = agent_binary(machine or None, direct=direct).read_bytes()
     return content, hashlib.sha256(content).hexdigest()
 
 
 async def _failure(stream: RemoteStream, words: _Words, error: Exception, *, installed: bool) -> ContainerSSHError:
     """The one error to tell: the end of the exec explains that the agent does not answer."""
-    if isinstance(error, BackendError) and error.code == KubernetesCode.POD_ENDED:
+    if isinstance(error, BackendError) and error.code in (KubernetesCode.POD_ENDED, KubernetesCode.DIRECT_FAILED):
         return error
     if isinstance(error, BackendError) and error.code == AgentCode.BINARY_MISSING:
         return KeptOut(KubernetesCode.AGENT_KEPT_OUT, error.explanation)

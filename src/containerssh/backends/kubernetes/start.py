@@ -15,6 +15,7 @@ from typing import Any, Self
 from containerssh.agent.link import AgentLink
 from containerssh.backends.container import Execution
 from containerssh.backends.kubernetes.client import PODS, KubernetesClient
+from containerssh.backends.kubernetes.direct import DirectWays
 from containerssh.backends.kubernetes.errors import APIError
 from containerssh.backends.kubernetes.execs import Execs
 from containerssh.backends.kubernetes.following import Followed, Followers
@@ -82,6 +83,8 @@ class Start:
     """Images that turned out to have no shell to wait in."""
     cramped: set[str] = field(default_factory=set)
     """Images that turned out to have no folder for the agent."""
+    direct: DirectWays = field(default_factory=DirectWays)
+    """Where agents dial back to."""
     _ends: float = field(default=0.0, init=False)
     _last: str = field(default="", init=False)
     _waiting: Waiting | None = field(default=None, init=False)
@@ -220,8 +223,14 @@ class Start:
 
     async def _link(self, undo: AsyncExitStack, place: Place, followed: Followed) -> AgentLink:
         async with AsyncExitStack() as opened:
+            by_exec = self.config.agent_link.mode == "exec"
             link = await injected_link(
-                opened, place, installed=self._installed, name=secrets.token_hex(8), why=partial(self._why, followed)
+                opened,
+                place,
+                installed=self._installed,
+                name=secrets.token_hex(8),
+                why=partial(self._why, followed),
+                way_to=None if by_exec else partial(self.direct.open, self.config.agent_link),
             )
             watching = asyncio.create_task(self._watch(followed, link))
             opened.push_async_callback(_cancelled, watching)

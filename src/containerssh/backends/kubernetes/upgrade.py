@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from containerssh.backends.kubernetes.credentials import Access
 from containerssh.backends.kubernetes.errors import ERROR_LIMIT, broken
-from containerssh.backends.kubernetes.wire import Wire
 from containerssh.core.errors import ProtocolError
+from containerssh.core.wire import Wire, watch_peer
 
 HEAD_LIMIT = 64 * 1024
 _HEADERS_LIMIT = 100
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}):[ \t]*([^\r\n\0]*?)[ \t]*")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[^\r\n]*)?\r\n")
-
-# Seconds of silence before the kernel asks whether the other side is there, between its questions, and their number.
-_KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 6}
-_UNACKNOWLEDGED_LIMIT = 45_000
-"""Milliseconds after which data that nobody acknowledged breaks the connection."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +73,6 @@ def _request(method: str, target: str, fields: Sequence[tuple[str, str]]) -> byt
     if any("\r" in line or "\n" in line or "\0" in line for line in lines):
         raise ValueError("a header would break out of its line")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def watch_peer(sock: socket.socket | None) -> None:
-    """Let the kernel find out when the other side of a TCP connection is gone without a word."""
-    if sock is None:
-        return
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE.items():
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_LIMIT)
 
 
 def parse_head(data: bytes) -> Head:

@@ -1,8 +1,10 @@
-"""A connection to the API server whose bytes are first an HTTP answer and then something else."""
+"""A connection that hands over what arrives in the callback in which it arrives."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
@@ -18,6 +20,11 @@ _COLLECTED_LIMIT = 2 * CHUNK
 _BUFFER = memoryview(bytearray(1 << 20))
 _RECORD = 32 * 1024
 """Bytes that TLS may have taken from what it says is there."""
+
+# Seconds of silence before the kernel asks whether the other side is there, between its questions, and their number.
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 6}
+_UNACKNOWLEDGED_LIMIT = 45_000
+"""Milliseconds after which data that nobody acknowledged breaks the connection."""
 
 
 class Wire(asyncio.BufferedProtocol):
@@ -82,6 +89,18 @@ class Wire(asyncio.BufferedProtocol):
     @property
     def is_open(self) -> bool:
         return self._transport is not None and not self._gone.is_set() and not self._transport.is_closing()
+
+    @property
+    def own_host(self) -> str:
+        """Our address on this connection; empty where there is none."""
+        name = None if self._transport is None else self._transport.get_extra_info("sockname")
+        return str(name[0]) if isinstance(name, tuple) else ""
+
+    @property
+    def peer_certificate(self) -> bytes | None:
+        """What the peer has shown by TLS (DER)."""
+        found: ssl.SSLObject | None = None if self._transport is None else self._transport.get_extra_info("ssl_object")
+        return None if found is None else found.getpeercert(binary_form=True)
 
     @property
     def unsent(self) -> int:
@@ -158,3 +177,14 @@ class Wire(asyncio.BufferedProtocol):
         if self._transport is not None:
             with suppress(Exception):
                 self._transport.abort()
+
+
+def watch_peer(sock: socket.socket | None) -> None:
+    """Let the kernel find out when the other side of a TCP connection is gone without a word."""
+    if sock is None:
+        return
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_LIMIT)

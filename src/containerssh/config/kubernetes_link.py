@@ -1,0 +1,71 @@
+"""``kubernetes.agentLink``: which way the bytes between the server and its agents in pods take."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import field_validator
+
+from containerssh.config.model import ConfigModel, Duration, Problem, default_for_zero, seconds
+
+ADVERTISE = "CONTAINERSSH_ADVERTISE"
+"""The variable with the address at which pods reach this process, where the configuration has none."""
+
+_PLACE = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<four>[^:\[\]]+)):(?P<first>\d{1,5})(?:-(?P<last>\d{1,5}))?")
+_NAME = re.compile(r"[0-9A-Za-z._-]{1,253}")
+
+
+class KubernetesAgentLinkConfig(ConfigModel):
+    """The way of the data of logins between the server and its own agent in a pod."""
+
+    mode: Literal["exec", "direct", "auto"] = "exec"
+    """``exec``: through the API server. ``direct``: the agent connects to the server, by TLS, and it is an error if it
+    cannot. ``auto``: directly where that works, else through the API server."""
+
+    listen: str = "0.0.0.0:0"
+    """Where each server process listens for agents: a numeric address (``[::]`` for IPv6 and IPv4) and a port, 0 for
+    any, or a range of them (``0.0.0.0:7000-7015``) of which each process takes the first that is free."""
+
+    advertise: str = ""
+    """The address or name at which pods reach this very process. Empty for the environment variable
+    ``CONTAINERSSH_ADVERTISE``, else the address that the server has towards the API server, which is right where the
+    server runs in the cluster."""
+
+    timeout: Duration = seconds(3)
+    """How long an agent may take to connect. With ``auto`` logins wait so long where a wall swallows connections."""
+
+    _zeros = field_validator("timeout")(default_for_zero)
+
+    @property
+    def place(self) -> tuple[str, range]:
+        """Of ``listen``: the address and the ports. Raises ValueError."""
+        found = _PLACE.fullmatch(self.listen)
+        if found is None:
+            raise ValueError("must be a numeric address and a port, such as 0.0.0.0:7000")
+        host = str(ipaddress.ip_address(found["six"] or found["four"]))
+        first = int(found["first"])
+        last = int(found["last"] or first)
+        if not first <= last < 65536 or (first == 0 and last):
+            raise ValueError("has no such ports")
+        return host, range(first, last + 1)
+
+    def problems(self) -> Iterator[Problem]:
+        try:
+            _ = self.place
+        except ValueError as exc:
+            yield Problem("listen", str(exc))
+        if self.timeout > seconds(60):
+            yield Problem("timeout", "must be at most 60s: a login waits for it")
+        if self.advertise and not (_NAME.fullmatch(self.advertise) or _is_address(self.advertise)):
+            yield Problem("advertise", "must be an address or a name, without a port")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,421 @@
+"""The listener that agents dial by TLS, and those who try to be one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from containerssh.agent import strangers as limits
+from containerssh.agent.codec import DIRECT_PREAMBLE, TICKET_SIZE, Fields, Frame, FrameType
+from containerssh.agent.direct import DirectListener, Invitation, direct_listener
+from containerssh.agent.identity import Identity
+from containerssh.agent.transport import FramedTransport
+from containerssh.backends.kubernetes.direct import DirectWay, DirectWays
+from containerssh.config.kubernetes_link import KubernetesAgentLinkConfig
+from containerssh.core.errors import BackendError, ProtocolError
+from containerssh.core.streams import ByteReader, ByteWriter
+from tests.support.waiting import until
+
+Loop = Callable[[], asyncio.AbstractEventLoop]
+
+
+def on_each_loop(test: Callable[[DirectListener], Awaitable[None]]) -> Callable[[Loop], None]:
+    """Their TLS differs, and so do the ways in which a connection ends."""
+
+    @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+    def run(loop: Loop) -> None:
+        async def inside() -> None:
+            async with direct_listener("127.0.0.1", [0]) as listener:
+                await test(listener)
+
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(inside())
+
+    run.__name__ = test.__name__
+    return run
+
+
+@pytest.fixture
+async def listener() -> AsyncIterator[DirectListener]:
+    async with direct_listener("127.0.0.1", [0]) as found:
+        yield found
+
+
+class Told:
+    """What an agent reads in an invitation."""
+
+    def __init__(self, invitation: Invitation) -> None:
+        fields = Fields(invitation.request(timedelta(seconds=2)))
+        self.milliseconds, self.host, self.port = fields.number(4), fields.text(), fields.number(2)
+        self.ticket = fields.number(TICKET_SIZE).to_bytes(TICKET_SIZE, "big")
+        self.pin = fields.number(32).to_bytes(32, "big")
+        self.certificate = fields.number(fields.number(4))
+        self.key = fields.number(fields.number(4))
+        fields.end()
+
+
+Dialled = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def dial(
+    port: int, ticket: bytes, shown: Identity | None, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> Dialled:
+    """As an agent does it; raises OSError."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(DIRECT_PREAMBLE + ticket)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = newest
+    if shown is not None:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(shown.pem)
+            file.flush()
+            context.load_cert_chain(file.name)
+    try:
+        await writer.start_tls(context, ssl_handshake_timeout=5)
+    except BaseException:
+        writer.transport.abort()
+        raise
+    return reader, writer
+
+
+async def refused(port: int, ticket: bytes, shown: Identity | None) -> None:
+    """Whoever dials so gets nothing."""
+    try:
+        reader, writer = await dial(port, ticket, shown)
+    except OSError:
+        return
+    try:
+        async with asyncio.timeout(10):
+            assert await reader.read(1) == b""
+    except OSError:
+        return
+    finally:
+        writer.transport.abort()
+
+
+async def nobody_comes(invitation: Invitation) -> None:
+    with pytest.raises(ConnectionError, match="no TLS"):
+        async with asyncio.timeout(10):
+            await invitation.arrived()
+
+
+@on_each_loop
+async def test_who_has_the_ticket_and_the_key_is_let_in_once(listener: DirectListener) -> None:
+    # Nobody would be listened to when the only one is there.
+    async with listener.invite("another"), listener.invite("192.0.2.1") as invitation:
+        told = Told(invitation)
+        assert (told.milliseconds, told.host, told.port) == (2000, "192.0.2.1", listener.port)
+        reader, writer = await dial(listener.port, told.ticket, invitation.identity)
+        stream = await invitation.arrived()
+        tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+        assert hashlib.sha256(tls.getpeercert(binary_form=True) or b"").digest() == told.pin
+        assert tls.version() == "TLSv1.3"
+        writer.write(b"in")
+        assert await stream.read() == b"in"
+        await stream.write(b"out")
+        assert await reader.read(10) == b"out"
+        await refused(listener.port, told.ticket, invitation.identity)
+        writer.write(b"still")
+        assert await stream.read() == b"still"
+        writer.close()
+        assert await stream.read() == b""
+        with pytest.raises(ConnectionError):
+            await stream.write(b"nobody")
+
+
+@on_each_loop
+async def test_bulk_flows_both_ways_and_waits_for_who_does_not_read(listener: DirectListener) -> None:
+    size = 24 << 20
+    async with listener.invite("a") as invitation:
+        reader, writer = await dial(listener.port, Told(invitation).ticket, invitation.identity)
+        stream = await invitation.arrived()
+        # Nobody reads: no more than some buffers are taken.
+        writing = asyncio.create_task(_send(writer, size))
+        sending = asyncio.create_task(_write(stream, size))
+        await asyncio.wait([writing, sending], timeout=0.5)
+        assert not writing.done()
+        assert not sending.done()
+        got = 0
+        while got < size:
+            data = await stream.read()
+            assert data
+            got += len(data)
+        while size:
+            size -= len(await reader.read(1 << 16))
+        await asyncio.gather(writing, sending)
+        assert got == 24 << 20
+        writer.transport.abort()
+
+
+async def _send(writer: asyncio.StreamWriter, size: int) -> None:
+    for _ in range(size >> 16):
+        writer.write(bytes(1 << 16))
+        await writer.drain()
+
+
+async def _write(stream: ByteWriter, size: int) -> None:
+    for _ in range(size >> 16):
+        await stream.write(bytes(1 << 16))
+
+
+@on_each_loop
+async def test_an_agent_that_does_not_read_holds_up_nobodys_end(listener: DirectListener) -> None:
+    async with asyncio.timeout(10):
+        async with listener.invite("a") as invitation:
+            _, writer = await dial(listener.port, Told(invitation).ticket, invitation.identity)
+            stream = await invitation.arrived()
+            writer.transport.pause_reading()  # type: ignore[attr-defined]  # a Transport
+            sending = asyncio.create_task(_write(stream, 64 << 20))
+            await asyncio.wait([sending], timeout=0.3)
+        with pytest.raises(ConnectionError):
+            await sending
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize("other", [True, False])
+async def test_a_stolen_ticket_is_of_no_use_without_the_key(listener: DirectListener, other: bool) -> None:
+    async with listener.invite("a") as invitation:
+        await refused(listener.port, Told(invitation).ticket, Identity.new() if other else None)
+        await nobody_comes(invitation)
+
+
+@on_each_loop
+async def test_another_logins_key_does_not_open_this_one(listener: DirectListener) -> None:
+    async with listener.invite("a") as mine, listener.invite("a") as other:
+        await refused(listener.port, Told(other).ticket, mine.identity)
+        await nobody_comes(other)
+        _, writer = await dial(listener.port, Told(mine).ticket, mine.identity)
+        await mine.arrived()
+        writer.transport.abort()
+
+
+@on_each_loop
+async def test_a_ticket_that_is_half_right_is_wrong_and_does_not_use_up_the_right_one(
+    listener: DirectListener,
+) -> None:
+    async with listener.invite("a") as invitation:
+        ticket = Told(invitation).ticket
+        await refused(listener.port, ticket[:-1] + bytes((ticket[-1] ^ 1,)), invitation.identity)
+        await refused(listener.port, bytes((ticket[0] ^ 1,)) + ticket[1:], invitation.identity)
+        _, writer = await dial(listener.port, ticket, invitation.identity)
+        await invitation.arrived()
+        writer.transport.abort()
+
+
+@on_each_loop
+async def test_a_ticket_is_worth_nothing_when_its_login_is_over(listener: DirectListener) -> None:
+    async with listener.invite("a") as invitation:
+        told = Told(invitation)
+    async with listener.invite("a"):
+        await refused(listener.port, told.ticket, invitation.identity)
+
+
+@on_each_loop
+async def test_older_tls_is_refused(listener: DirectListener) -> None:
+    async with listener.invite("a") as invitation:
+        with pytest.raises(OSError):
+            await dial(listener.port, Told(invitation).ticket, invitation.identity, ssl.TLSVersion.TLSv1_2)
+        await nobody_comes(invitation)
+
+
+async def test_who_says_nothing_after_the_ticket_is_given_up(
+    listener: DirectListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("containerssh.agent.direct._HANDSHAKE_LIMIT", 0.2)
+    async with listener.invite("a") as invitation:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(DIRECT_PREAMBLE + Told(invitation).ticket)
+        await nobody_comes(invitation)
+        with pytest.raises((OSError, AssertionError)):
+            assert await reader.read(1)
+        writer.transport.abort()
+
+
+@on_each_loop
+async def test_a_login_that_ends_amid_the_handshake_takes_the_connection_along(listener: DirectListener) -> None:
+    async with listener.invite("a") as invitation:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(DIRECT_PREAMBLE + Told(invitation).ticket + b"\x16\x03")
+        await until(lambda: not listener.is_waiting)
+    async with asyncio.timeout(10):
+        with pytest.raises((OSError, AssertionError)):
+            assert await reader.read(1)
+    writer.transport.abort()
+
+
+@on_each_loop
+async def test_a_flood_of_strangers_who_say_nothing_keeps_no_agent_out(listener: DirectListener) -> None:
+    async with listener.invite("a") as invitation:
+        flood = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(300)]
+        _, writer = await dial(listener.port, Told(invitation).ticket, invitation.identity)
+        async with asyncio.timeout(10):
+            await invitation.arrived()
+            writer.transport.abort()
+            # The oldest of them had to go.
+            assert await flood[0][0].read(1) == b""
+        for _, stranger in flood:
+            stranger.transport.abort()
+
+
+async def test_slow_strangers_are_sent_away(listener: DirectListener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_LIMIT", 0.2)
+    async with listener.invite("a"), asyncio.timeout(10):
+        strangers = []
+        for _ in range(3):
+            strangers.append(await asyncio.open_connection("127.0.0.1", listener.port))
+            strangers[-1][1].write(DIRECT_PREAMBLE)
+        for reader, writer in strangers:
+            assert await reader.read(1) == b""
+            writer.transport.abort()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.binary(min_size=1, max_size=80).filter(lambda said: not said.startswith(DIRECT_PREAMBLE)))
+def test_who_says_anything_else_is_sent_away(said: bytes) -> None:
+    async def run() -> None:
+        async with direct_listener("127.0.0.1", [0]) as listener, listener.invite("a"), asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writer.write(said)
+            writer.write_eof()
+            with pytest.raises((OSError, AssertionError)):
+                assert await reader.read(1)
+            writer.transport.abort()
+
+    asyncio.run(run())
+
+
+@on_each_loop
+async def test_nobody_is_listened_to_while_no_login_waits(listener: DirectListener) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    writer.write(b"x")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await reader.read(1)
+    async with listener.invite("a"), asyncio.timeout(10):
+        with pytest.raises((OSError, AssertionError)):
+            assert await reader.read(1)
+    writer.transport.abort()
+
+
+class Script(ByteReader, ByteWriter):
+    """An agent's first stream on which *said* has come."""
+
+    def __init__(self, said: bytes) -> None:
+        self.said = [b"\x00\x89containerssh\r\n" + said, b""]
+
+    async def read(self) -> bytes:
+        return self.said.pop(0)
+
+    async def write(self, data: bytes) -> None:
+        assert data[0] == FrameType.DIRECT
+
+    async def write_eof(self) -> None:
+        raise AssertionError
+
+
+def error(text: bytes) -> bytes:
+    return Frame(FrameType.ERROR, 0, b"\0\0" + len(text).to_bytes(4, "big") + text).encode()
+
+
+def way(invitation: Invitation, mode: str, seconds: float = 5) -> DirectWay:
+    config = KubernetesAgentLinkConfig.model_validate({"mode": mode, "timeout": int(seconds * 1e9)})
+    return DirectWay(invitation, config, "here")
+
+
+async def test_an_agent_that_cannot_connect_goes_on_as_it_began_unless_it_must_not(
+    listener: DirectListener, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with listener.invite("a") as invitation:
+        script = Script(error(b"no\nway"))
+        assert await way(invitation, "auto").move(FramedTransport(script, script), script) is None
+        assert "no?way; its data goes through the API server" in caplog.text
+        script = Script(error(b"no way"))
+        with pytest.raises(BackendError, match="cannot reach here: no way"):
+            await way(invitation, "direct").move(FramedTransport(script, script), script)
+
+
+async def test_an_agent_of_an_older_version_is_only_good_enough_where_it_may_be(
+    listener: DirectListener, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with listener.invite("a") as invitation:
+        way(invitation, "auto").settle()
+        assert "older one" in caplog.text
+        with pytest.raises(BackendError, match="older one"):
+            way(invitation, "direct").settle()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=64))
+def test_whatever_an_agent_says_instead_ends_its_link_only(said: bytes) -> None:
+    async def run() -> None:
+        script = Script(said)
+        async with direct_listener("127.0.0.1", [0]) as listener, listener.invite("a") as invitation:
+            with pytest.raises((BackendError, ProtocolError)):
+                await way(invitation, "direct", 0.001).move(FramedTransport(script, script), script)
+
+    asyncio.run(run())
+
+
+async def test_an_agent_that_claims_to_have_come_and_has_not_is_lost(
+    listener: DirectListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("containerssh.backends.kubernetes.direct._ANSWER_LIMIT", timedelta(milliseconds=50))
+    script = Script(Frame(FrameType.OK, 0).encode())
+    async with listener.invite("a") as invitation:
+        with pytest.raises(BackendError, match="did not say"):
+            await way(invitation, "auto", 0.05).move(FramedTransport(script, script), script)
+
+
+async def test_where_we_cannot_listen_the_api_server_is_the_way_if_that_is_good_enough(
+    listener: DirectListener, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    ways = DirectWays()
+    taken = f"127.0.0.1:{listener.port}"
+    async with ways.open(KubernetesAgentLinkConfig(mode="auto", listen=taken), "a") as found:
+        assert found is None
+    assert "cannot dial back" in caplog.text
+    with pytest.raises(BackendError, match="cannot dial back"):
+        async with ways.open(KubernetesAgentLinkConfig(mode="direct", listen=taken), "a"):
+            pass
+    await ways.close()
+
+
+async def test_the_address_is_the_configured_one_else_the_environments_else_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ways = DirectWays()
+    config = KubernetesAgentLinkConfig(mode="direct", listen="127.0.0.1:0", advertise="192.0.2.1")
+    bare = config.model_copy(update={"advertise": ""})
+    monkeypatch.delenv("CONTAINERSSH_ADVERTISE", raising=False)
+    ports = set()
+    for wanted, chosen in (("192.0.2.1", config), ("192.0.2.3", bare), ("192.0.2.2", bare)):
+        async with ways.open(chosen, "192.0.2.3") as found:
+            assert found is not None
+            told = Told(found.invitation)
+            assert told.host == wanted
+            ports.add(told.port)
+        monkeypatch.setenv("CONTAINERSSH_ADVERTISE", "192.0.2.2" if wanted == "192.0.2.3" else "")
+    assert len(ports) == 1
+    await ways.close()
+
+
+@on_each_loop
+async def test_each_process_takes_a_port_of_its_own(listener: DirectListener) -> None:
+    async with direct_listener("127.0.0.1", [listener.port, 0]) as other:
+        assert other.port != listener.port
+    with pytest.raises(OSError):
+        async with direct_listener("127.0.0.1", [listener.port]):
+            pass
