@@ -128,10 +128,15 @@ async def test_files_of_webhooks_are_there_before_the_first_program(caplog: pyte
     assert "t0ken" not in caplog.text
 
 
-async def test_an_environment_that_no_program_can_have_ends_the_login() -> None:
-    with pytest.raises(BackendError, match="environment"):
-        async with logged_in(login(environment=values(**{"A=B": "c"}))):
-            pass
+async def test_a_variable_that_no_program_can_have_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    async with logged_in(login(environment=values(**{"A=B": "c", "D": "d\0", "E": "e"}))) as connection:
+        shown = (await run(connection, "env")).stdout.splitlines()
+    assert "E=e" in shown
+    assert not [line for line in shown if line.startswith(("A", "D"))]
+    assert [name for name in ("'A=B'", "'D'") if f"A variable cannot be named {name}" in caplog.text] == [
+        "'A=B'",
+        "'D'",
+    ]
 
 
 async def test_session_mode_has_a_container_for_each_session(folder: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from containerssh.core.codes import AuthCode, HTTPCode
 from containerssh.core.errors import AuthFailed
 from containerssh.core.metadata import AuthAttempt, Files, Texts, Value
+from containerssh.core.requests import can_be_variable
 from containerssh.web.client import WebhookError
 
 MAX_ENTRIES = 10_000
@@ -135,7 +136,7 @@ def _text_entry(entry: object, what: str) -> Value[str]:
 
 def _variable(name: str, entry: object) -> tuple[str, Value[str]]:
     value = _text_entry(entry, f"environment {name!r}")
-    if not name or "=" in name or "\0" in name + value.value:
+    if not can_be_variable(name, value.value):
         raise invalid_answer(f"environment {name!r} cannot be a variable: an empty name, =, or a NUL byte")
     return name, value
 

@@ -23,7 +23,7 @@ from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
 from containerssh.core.handlers import ConnectionHandler, Incoming, Listener, SessionChannel, SessionHandler
 from containerssh.core.messages import Code, Event
 from containerssh.core.metadata import Login
-from containerssh.core.requests import SIGNALS, ExitSignal, PtyRequest, WindowSize, X11Request
+from containerssh.core.requests import SIGNALS, ExitSignal, PtyRequest, WindowSize, X11Request, can_be_variable
 from containerssh.core.streams import ByteReader, ByteStream, ByteWriter, Pump, pump
 from containerssh.core.tasks import finish, time_limit
 
@@ -139,7 +139,7 @@ class ContainerSession(SessionHandler):
 
     async def set_env(self, name: str, value: str) -> None:
         self._check_not_started()
-        if not name or "=" in name or "\0" in name + value:
+        if not can_be_variable(name, value):
             text = "a variable needs a name without an equals sign, and no NUL"
             raise Rejected(AgentCode.REQUEST_FAILED, text, user_message=text)
         self._env[name] = value

@@ -19,6 +19,11 @@ def to_wire(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def can_be_variable(name: str, value: str) -> bool:
+    """Whether an environment can hold it: a name, without ``=``, and no NUL (environ(7))."""
+    return bool(name) and "=" not in name and "\0" not in name + value
+
+
 @dataclass(frozen=True)
 class WindowSize:
     """A terminal's size in characters, and in pixels where the client told (else 0)."""

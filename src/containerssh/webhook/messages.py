@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from containerssh.core.interview import LONGEST_STATE, LONGEST_TEXT, MOST_QUESTIONS
 from containerssh.core.metadata import Files, SocketAddress, Texts
+from containerssh.core.requests import can_be_variable
 
 Answers = Sequence[str]
 
@@ -83,7 +84,7 @@ class Entries:
 
     def __post_init__(self) -> None:
         for name, variable in self.environment.items():
-            if not name or "=" in name or "\0" in name + variable.value:
+            if not can_be_variable(name, variable.value):
                 raise ValueError(f"environment {name!r} cannot be a variable: an empty name, =, or a NUL byte")
         for path in self.files:
             if not path.startswith("/") or "\0" in path:

@@ -10,6 +10,7 @@ from containerssh.config.docker import DEFAULT_IDLE_COMMAND, DockerExecutionConf
 from containerssh.core.codes import DockerCode
 from containerssh.core.messages import Event
 from containerssh.core.metadata import Login
+from containerssh.core.requests import can_be_variable
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def environment(config: DockerExecutionConfig, login: Login) -> list[str]:
             variables[name] = entry
     texts = [*login.metadata.items()] if config.expose_auth_metadata_as_env else []
     for name, value in [*texts, *login.environment.items()]:
-        if not name or "=" in name or "\0" in name or "\0" in value.value:
+        if not can_be_variable(name, value.value):
             text = f"A variable cannot be named {name[:100]!r}, or its value contains NUL; it is left out"
             logger.warning(Event(DockerCode.CONTAINER_CREATE, text))
             continue

@@ -28,6 +28,7 @@ from containerssh.core.handlers import ConnectionHandler, Notices, SessionChanne
 from containerssh.core.instance import Instance
 from containerssh.core.messages import Event
 from containerssh.core.metadata import Login
+from containerssh.core.requests import can_be_variable
 from containerssh.core.tasks import time_limit
 
 logger = logging.getLogger(__name__)
@@ -260,9 +261,10 @@ def _environment(login: Login, config: OCIConfig, spec: ContainerSpec) -> dict[s
         environment |= {"USER": user.name, "LOGNAME": user.name}
     environment |= spec.image.config.env
     environment |= own_environment(login, config)
-    for name, text in environment.items():
-        if not name or "=" in name or "\0" in name + text:
-            raise BackendError(OCICode.CONFIG_ERROR, f"{name!r} cannot be an environment variable")
+    for name in [name for name, text in environment.items() if not can_be_variable(name, text)]:
+        text = f"A variable cannot be named {name[:100]!r}, or its value contains NUL; it is left out"
+        logger.warning(Event(OCICode.CONTAINER_CREATE, text))
+        del environment[name]
     return environment
 
 
