@@ -40,7 +40,7 @@ def hello(newest: int, oldest: int, build: bytes = b"x") -> bytes:
 @pytest.mark.parametrize(
     "first",
     [
-        hello(9, 2),
+        hello(9, 3),
         hello(0, 0),
         hello(1, 2),
         hello(1, 1, b"x" * 65),
