@@ -84,6 +84,11 @@ class RawClient:
         """The session's identifier."""
         return bytes(self._transport.session_id)  # type: ignore[arg-type]  # bytes since the first key exchange
 
+    @property
+    def host_key(self) -> bytes:
+        """The server's, as it was shown."""
+        return self._transport.get_remote_server_key().asbytes()
+
 
 def message(kind: int, *fields: bytes, raw: bytes = b"") -> paramiko.Message:
     """As :meth:`RawClient.send` sends it."""

@@ -40,8 +40,9 @@ _MSG_USERAUTH_PK_OK = 60
 _MSG_USERAUTH_INFO_REQUEST = 60
 _MSG_USERAUTH_INFO_RESPONSE = 61
 _MSG_PONG = 193
+_HOST_BOUND = b"publickey-hostbound-v00@openssh.com"
 BY_KEY_EXCHANGE = b"gssapi-keyex"
-_OTHER_NAMES = {BY_KEY_EXCHANGE: b"gssapi-with-mic"}
+_OTHER_NAMES = {_HOST_BOUND: b"publickey", BY_KEY_EXCHANGE: b"gssapi-with-mic"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class AuthRequest:
     def offered_as(self) -> bytes:
         """The name under which the method is offered; it may have a second one."""
         return _OTHER_NAMES.get(self.method, self.method)
+
+    @property
+    def names_host_key(self) -> bool:
+        """Whether the server's host key follows the client's key (OpenSSH's PROTOCOL, section 3.1)."""
+        return self.method == _HOST_BOUND
 
 
 class _Answers:
@@ -108,6 +114,7 @@ class AdapterConnection(KexConnection):
         self._gss = None
         self._sig_algs = offer.signatures
         self._extensions_to_send[b"ping@openssh.com"] = b"0"
+        self._extensions_to_send[b"publickey-hostbound@openssh.com"] = b"0"
 
         self._no_more_sessions = False
         self._proofs: dict[tuple[HostKey, str], bytes] = {}
@@ -118,6 +125,14 @@ class AdapterConnection(KexConnection):
     def session_id(self) -> bytes:
         """The hash of the first key exchange, which signatures of this connection cover."""
         return self._session_id
+
+    @property
+    def host_key(self) -> bytes | None:
+        """
+        The host key, or its certificate, as the client was shown it; None where its key exchange needs none. Nobody who
+        logs in has been shown another.
+        """
+        return self._signer.public_data if self._signer else None
 
     @property
     def client_version(self) -> str:

@@ -270,6 +270,8 @@ class Authentication(Prompts):
         signed = fields.boolean()
         algorithm = fields.string()
         blob = fields.string()
+        if request.names_host_key and fields.string() != self._link.host_key:
+            raise AuthFailed(SSHCode.AUTH_FAILED, "the request is for another server: it names another host key")
         signature = fields.string() if signed else b""
         fields.end()
         if self._last_key is None or (self._last_key.algorithm, self._last_key.key.blob) != (algorithm, blob):
