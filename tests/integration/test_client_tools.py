@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import asyncssh
 import pytest
 
 from containerssh.auth.hashes import hash_password
+from tests.support.clients import logged_in
 from tests.support.images import zoo_image
 from tests.support.openssh import Done, OpenSSH, run
 from tests.support.server import Server, free_port, serving
@@ -173,16 +173,7 @@ async def test_an_editor_that_does_all_on_one_connection(engine: Engine, tmp_pat
     async with server_with(engine, data, "bb:latest", security=forwards) as server:
         async with (
             asyncio.timeout(LIMIT),
-            asyncssh.connect(
-                "127.0.0.1",
-                server.port,
-                username="alice",
-                password="secret",
-                known_hosts=None,
-                client_keys=None,
-                config=None,
-                keepalive_interval=0.2,
-            ) as client,
+            logged_in(server, keepalive_interval=0.2) as client,
             client.start_sftp_client() as files,
         ):
             assert (await client.run("uname -s; echo $0")).exit_status == 0

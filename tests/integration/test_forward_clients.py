@@ -13,9 +13,9 @@ import asyncssh
 import paramiko
 import pytest
 
+from tests.support.clients import logged_in
 from tests.support.forwarding import (
     LIMIT,
-    Forwarding,
     digest,
     echo,
     forwarding,
@@ -86,21 +86,6 @@ async def test_dbclient_forwards_both_ways(tmp_path: Path) -> None:
     assert not server.front.log.errors
 
 
-@asynccontextmanager
-async def asyncssh_client(server: Forwarding) -> AsyncIterator[asyncssh.SSHClientConnection]:
-    async with asyncssh.connect(
-        "127.0.0.1",
-        server.port,
-        username="alice",
-        password="secret",
-        known_hosts=None,
-        client_keys=None,
-        agent_path=None,
-        config=None,
-    ) as client:
-        yield client
-
-
 async def test_asyncssh_forwards_ports_and_sockets_both_ways(tmp_path: Path) -> None:
     inside, reverse, outside = tmp_path / "inside", tmp_path / "reverse", tmp_path / "outside"
     async with (
@@ -108,7 +93,7 @@ async def test_asyncssh_forwards_ports_and_sockets_both_ways(tmp_path: Path) -> 
         listening(echo) as there,
         listening(digest) as here,
         listening(echo, inside),
-        asyncssh_client(server) as client,
+        logged_in(server) as client,
     ):
         listener = await client.forward_local_port("127.0.0.1", 0, "localhost", there)
         remote = await client.forward_remote_port("localhost", 0, "127.0.0.1", here)
@@ -130,7 +115,7 @@ async def test_asyncssh_forwards_ports_and_sockets_both_ways(tmp_path: Path) -> 
 
 
 async def test_an_unknown_cancel_is_refused_and_answers_keep_their_order() -> None:
-    async with forwarding() as server, listening(echo) as taken, asyncssh_client(server) as client:
+    async with forwarding() as server, listening(echo) as taken, logged_in(server) as client:
         string, word = asyncssh.packet.String, asyncssh.packet.UInt32
         asked = [
             (b"cancel-tcpip-forward", string("localhost") + word(1)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,28 +20,8 @@ from containerssh.core.layer import ConnectionLayer
 from containerssh.core.streams import ByteStream
 from containerssh.ssh.options import Limits
 from tests.support.agent import until
+from tests.support.clients import logged_in
 from tests.support.forwarding import LIMIT, Forwarding, digest, echo, forwarding, listening, refused, talk, unused_port
-
-
-@asynccontextmanager
-async def connected(server: Forwarding) -> AsyncIterator[Any]:
-    """A client whose private parts are at hand."""
-    client: Any = await asyncssh.connect(
-        "127.0.0.1",
-        server.port,
-        username="alice",
-        password="secret",
-        known_hosts=None,
-        client_keys=None,
-        agent_path=None,
-        config=None,
-    )
-    try:
-        yield client
-    finally:
-        client.abort()
-        with suppress(OSError, asyncssh.Error):
-            await client.wait_closed()
 
 
 def direct(host: str, port: int) -> bytes:
@@ -73,7 +53,7 @@ async def open_raw(client: Any, kind: bytes, fields: bytes, window: int = 1 << 2
     ],
 )
 async def test_what_cannot_be_opened_is_answered(kind: bytes, fields: bytes, code: int) -> None:
-    async with forwarding() as server, connected(server) as client:
+    async with forwarding() as server, logged_in(server) as client:
         with pytest.raises(asyncssh.ChannelOpenError) as caught:
             await open_raw(client, kind, fields)
         assert caught.value.code == code
@@ -85,7 +65,7 @@ async def test_forwards_are_limited_and_take_no_session_away() -> None:
     async with (
         forwarding(limits=Limits(forwards=3, sessions=1)) as server,
         listening(echo) as there,
-        connected(server) as client,
+        logged_in(server) as client,
     ):
         streams = [await client.open_connection("127.0.0.1", there) for _ in range(3)]
         with pytest.raises(asyncssh.ChannelOpenError) as caught:
@@ -136,7 +116,7 @@ async def slow(limits: Limits) -> AsyncIterator[tuple[Forwarding, list[Slow], as
 
 async def test_connections_that_wait_for_their_target_are_limited_and_end_with_the_client() -> None:
     async with slow(Limits(pending_forwards=2)) as (server, layers, _):
-        async with connected(server) as client:
+        async with logged_in(server) as client:
             waiting = [asyncio.create_task(client.open_connection("127.0.0.1", 1)) for _ in range(2)]
             await until(lambda: bool(layers) and layers[0].waiting == 2, "two wait")
             with pytest.raises(asyncssh.ChannelOpenError) as caught:
@@ -148,7 +128,7 @@ async def test_connections_that_wait_for_their_target_are_limited_and_end_with_t
 
 
 async def test_answers_wait_for_a_slow_one_before_them_and_a_flood_of_them_ends_the_connection() -> None:
-    async with slow(Limits(queued_requests=20)) as (server, layers, go), connected(server) as client:
+    async with slow(Limits(queued_requests=20)) as (server, layers, go), logged_in(server) as client:
         first = asyncio.create_task(client._make_global_request(b"tcpip-forward", String("localhost"), UInt32(0)))
         second = asyncio.create_task(client._make_global_request(b"keepalive@openssh.com"))
         await until(lambda: bool(layers) and layers[0].waiting == 1, "the first waits")
@@ -164,7 +144,7 @@ async def test_answers_wait_for_a_slow_one_before_them_and_a_flood_of_them_ends_
 
 
 async def test_listeners_are_limited() -> None:
-    async with forwarding(limits=Limits(listeners=2)) as server, connected(server) as client:
+    async with forwarding(limits=Limits(listeners=2)) as server, logged_in(server) as client:
         for good in (True, True, False):
             kind, _ = await client._make_global_request(b"tcpip-forward", String("localhost"), UInt32(0))
             assert (kind == constants.MSG_REQUEST_SUCCESS) is good
@@ -174,7 +154,7 @@ async def test_listeners_are_limited() -> None:
 async def test_a_client_that_refuses_or_ignores_a_channel_hurts_nobody_else() -> None:
     answers: list[Callable[[Any], None]] = []
 
-    async with forwarding(limits=Limits(forwards=4)) as server, connected(server) as client:
+    async with forwarding(limits=Limits(forwards=4)) as server, logged_in(server) as client:
         kind, packet = await client._make_global_request(b"tcpip-forward", String("localhost"), UInt32(0))
         assert kind == constants.MSG_REQUEST_SUCCESS
         port = packet.get_uint32()
@@ -216,7 +196,7 @@ async def test_data_before_a_close_without_an_end_of_file_is_delivered() -> None
         got.extend(await reader.read(-1))
         over.set()
 
-    async with forwarding() as server, listening(collect) as there, connected(server) as client:
+    async with forwarding() as server, listening(collect) as there, logged_in(server) as client:
         channel = await open_raw(client, b"direct-tcpip", direct("127.0.0.1", there))
         for _ in range(40):
             channel.send_packet(constants.MSG_CHANNEL_DATA, String(b"x" * 32768))
@@ -229,7 +209,7 @@ async def test_data_before_a_close_without_an_end_of_file_is_delivered() -> None
 
 
 async def test_a_slow_reader_is_waited_for_and_its_neighbours_are_not() -> None:
-    async with forwarding() as server, listening(echo) as there, listening(digest), connected(server) as client:
+    async with forwarding() as server, listening(echo) as there, listening(digest), logged_in(server) as client:
         _, stuck = await client.open_connection("127.0.0.1", there, window=65536)
         stuck.write(b"x" * 10_000_000)
         for _ in range(3):
@@ -241,7 +221,7 @@ async def test_a_slow_reader_is_waited_for_and_its_neighbours_are_not() -> None:
 
 
 async def test_what_security_says_holds_for_every_kind() -> None:
-    async with forwarding(security={}) as server, listening(echo) as there, connected(server) as client:
+    async with forwarding(security={}) as server, listening(echo) as there, logged_in(server) as client:
         for opening in (client.open_connection("127.0.0.1", there), client.open_unix_connection("/x")):
             with pytest.raises(asyncssh.ChannelOpenError) as caught:
                 await opening
@@ -252,7 +232,7 @@ async def test_what_security_says_holds_for_every_kind() -> None:
         ):
             assert (await client._make_global_request(name, body))[0] == constants.MSG_REQUEST_FAILURE
     allowed = {"forwarding": {"forwardingMode": "enable"}}
-    async with forwarding(security=allowed) as server, listening(echo) as there, connected(server) as client:
+    async with forwarding(security=allowed) as server, listening(echo) as there, logged_in(server) as client:
         reader, writer = await client.open_connection("127.0.0.1", there)
         writer.write(b"through")
         writer.write_eof()

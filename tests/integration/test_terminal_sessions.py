@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import asyncssh
 import pexpect
 import pytest
 
 from containerssh.auth.hashes import hash_password
 from containerssh.core.requests import SIGNALS
 from tests.support import server as product
+from tests.support.clients import logged_in
 from tests.support.oci import image
 from tests.support.openssh import OpenSSH, ssh_options
 from tests.support.services import Engine
@@ -39,15 +39,7 @@ async def connected(config: Mapping[str, Any] = OCI) -> AsyncIterator[Any]:
     """A server, and a login there."""
     async with (
         product.serving(config, USERS) as server,
-        asyncssh.connect(
-            *("127.0.0.1", server.port),
-            username="alice",
-            password="secret",
-            known_hosts=None,
-            client_keys=None,
-            agent_path=None,
-            config=None,
-        ) as connection,
+        logged_in(server) as connection,
     ):
         yield connection
 

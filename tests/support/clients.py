@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import asyncssh
 
+from tests.support.openssh import Server
 from tests.support.vitals import Watched
 
 LIMIT = 60.0
@@ -18,7 +19,7 @@ LIMIT = 60.0
 
 @asynccontextmanager
 async def logged_in(
-    server: Watched, user: str = "alice", password: str = "secret", **options: Any
+    server: Server, user: str = "alice", password: str = "secret", **options: Any
 ) -> AsyncIterator[Any]:
     """A connection that has logged in; its private parts are at hand."""
     async with asyncio.timeout(LIMIT):
