@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from containerssh.app import RunningServer, running
 from containerssh.config.load import ConfigErrors, Loaded, load
 from containerssh.config.log import LogConfig
+from containerssh.core.allocator import reserve_large_buffers_apart
 from containerssh.core.codes import CoreCode, ServiceCode
 from containerssh.core.descriptors import allow_many_descriptors
 from containerssh.core.errors import ContainerSSHError, describe
@@ -83,6 +84,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         import uvloop
     except ImportError:
         return asyncio.run(main)
+    reserve_large_buffers_apart()
     return uvloop.run(main)
 
 
@@ -128,7 +130,7 @@ class Process:
             logger.critical(exc.event())
             return 1
         except OSError as exc:
-            logger.critical(Event(ServiceCode.CRASHED, f"The server cannot run here ({exc})"))
+            logger.critical(Event(ServiceCode.CRASHED, f"The server cannot run here ({describe(exc)})"))
             return 1
         return 0
 

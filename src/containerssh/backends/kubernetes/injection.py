@@ -33,6 +33,8 @@ _FIRST_WORDS = 64 * 1024
 _AGENT_LINES = 50
 _LAST_WORDS = 1.0
 _NO_ROOM = 91
+_PIECE = 16 * 1024
+"""TLS keeps, as long as the login lasts, a buffer for the largest thing that it was given to send at a time."""
 
 # The agent's file is gone as soon as it runs: shared pods do not fill up, and nobody finds it there. What comes on
 # standard input is read to the byte ("head" may read ahead: nothing follows before the agent has spoken). The shell
@@ -187,7 +189,8 @@ async def _upload(stream: RemoteStream, reader: LinkReader, *, direct: bool) -> 
     machine = line.removeprefix(_GREETING).decode("ascii", "replace").strip()[:32]
     content, digest = await asyncio.to_thread(_agent, machine, direct)
     await stream.stdin.write(f"{len(content)} {digest}\n".encode())
-    await stream.stdin.write(content)
+    for start in range(0, len(content), _PIECE):
+        await stream.stdin.write(content[start : start + _PIECE])
 
 
 @cache
