@@ -101,9 +101,12 @@ class Users:
 
 
 def any_spelling(name: str) -> str:
-    """The same for all names that a directory or a KDC may take for one: whatever their case, forms and blanks."""
+    """
+    The same for all names that a directory or a KDC may take for one: whatever their case, forms and blanks, and
+    characters that nobody sees (RFC 4518 section 2 has the like).
+    """
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    return " ".join(plain.split())
+    return " ".join("".join(char for char in plain if unicodedata.category(char) != "Cf").split())
 
 
 class UsersReader:
