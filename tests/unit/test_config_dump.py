@@ -18,6 +18,7 @@ from containerssh.config.findings import ConfigErrors, all_paths
 from containerssh.config.load import load
 from containerssh.config.model import MASK, fields_by_key
 from containerssh.config.schema import json_schema
+from containerssh.config.urls import masked_url
 from scripts import config_docs
 
 PEM = "-----BEGIN OPENSSH PRIVATE KEY-----\nmarker\n-----END OPENSSH PRIVATE KEY-----\n"
@@ -87,6 +88,16 @@ SECRETS: list[tuple[str, Any]] = [
     ("docker.execution.auth.password", "marker"),
     ("docker.execution.auth.identitytoken", "marker"),
     ("configserver.url", "https://user:marker@example.com/"),
+    ("configserver.url", "https://marker@example.com/"),
+    ("configserver.url", "https://user:mar/marker@example.com/"),
+    ("configserver.url", "https://user:a@marker@example.com/hook"),
+    ("configserver.url", "https://example.com/hook?a=b&token=marker"),
+    ("configserver.url", "https://example.com/hook?marker"),
+    ("configserver.url", "https://example.com/hook#marker"),
+    ("auth.password.webhook.url", "http://example.com:8080/?sig=marker"),
+    ("kubernetes.connection.host", "user:marker@kube.example.com:6443"),
+    ("docker.execution.container.env", ["PROXY=http://user:marker@proxy.example.com:3128"]),
+    ("auth.ldap.urls", ["ldaps://marker:marker@ldap.example.com"]),
 ]
 
 
@@ -100,7 +111,10 @@ def test_secrets_are_masked(path: str, value: Any) -> None:
     assert MASK in dump_yaml(config)
 
 
-@pytest.mark.parametrize("path", [path for path, _ in SECRETS if path != "configserver.url"])
+@pytest.mark.parametrize(
+    "path",
+    [path for path, value in SECRETS if "@" not in str(value) and "?" not in str(value) and "#" not in str(value)],
+)
 def test_a_dump_with_masked_secrets_is_refused_rather_than_used(tmp_path: Path, path: str) -> None:
     tree: Any = dict(SECRETS)[path]
     for key in reversed(path.split(".")):
@@ -109,6 +123,30 @@ def test_a_dump_with_masked_secrets_is_refused_rather_than_used(tmp_path: Path, 
     file.write_text(dump_yaml(AppConfig.model_validate(tree)))
     with pytest.raises(ConfigErrors, match="the mask of a dumped configuration"):
         load(file, to_serve=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://example.com:8443/hook", "unix:///run/docker.sock", "tcp://192.0.2.1:2375", "http://[2001:db8::1]:80/@a",
+        "registry.example.com/lab/shell@sha256:0123", "https://example.com/@user/page", "a?b=c", "me@example.com",
+    ],
+)  # fmt: skip
+def test_what_is_no_secret_of_an_url_stays(text: str) -> None:
+    assert masked_url(text) == text
+
+
+PIECE = st.text("ab:/?#@&=;%.[] 0\u00e9", max_size=6)
+
+
+@given(PIECE, PIECE, PIECE, PIECE)
+def test_no_secret_of_an_url_is_shown_whatever_stands_around_it(before: str, user: str, host: str, after: str) -> None:
+    user = "".join(letter for letter in user if letter not in " [/?#")
+    shown = masked_url(
+        f"{before}x://{user}:SECRET@h{host} x://h/p?{user}=SECRET{after} x://h?k=v&SECRET#SECRET,x://SECRET@h"
+    )
+    assert "SECRET" not in shown
+    assert masked_url(shown) == shown
 
 
 @settings(max_examples=15, deadline=None)

@@ -8,8 +8,9 @@ from containerssh.config.model import MASK
 
 # Up to the last "@" of the authority (RFC 3986 section 3.2): passwords with one of their own are not cut in two.
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]+(?=@)")
-# A password that should have been escaped, such as that of https://me:a/b@host: no port begins like that.
-_UNESCAPED = re.compile(r"(?<=://)[^/?#\s@:\[]*:(?![0-9]*(?:[/?#\s]|$))[^\s@]*[/?#][^\s]*(?=@)")
+_HOST = r"(?:\[[^\s\]]*\]|[^/?#\s@:\[]+)(?::[0-9]*)?"
+# A password that should have been escaped, such as that of https://me:a/b@host: there is no host at the beginning.
+_UNESCAPED = re.compile(rf"(?<=://)(?!{_HOST}(?:[/?#\s]|$))[^\s]*:[^\s]*[/?#][^\s]*(?=@)")
 _QUERY = re.compile(r"(://[^\s?#]*\?)([^\s#]+)")
 _FRAGMENT = re.compile(r"(://[^\s#]*#)([^\s]+)")
 _FIELD = re.compile(r"([^&;=]*=)?([^&;]+)")
