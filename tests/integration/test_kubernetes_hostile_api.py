@@ -10,96 +10,20 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from containerssh.backends.kubernetes.client import PODS, KubernetesClient
+from containerssh.backends.kubernetes.client import PODS
 from containerssh.backends.kubernetes.errors import APIError
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
 from containerssh.backends.kubernetes.websocket import WebSocketCodec
 from containerssh.core.errors import BackendError, ProtocolError
 from containerssh.core.wire import Wire
-from tests.support.kubernetes import connected
+from tests.support.hostile_api import POD, Answer, Hostile, hostile, reply, saying
 from tests.support.waiting import until
 from tests.support.webhook import Authority
-
-Answer = Callable[["Hostile", str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-POD = {"metadata": {"name": "one", "uid": "1", "resourceVersion": "1"}}
-
-
-@dataclass
-class Hostile:
-    """A server that answers each request as the test says."""
-
-    answer: Answer
-    requests: list[str] = field(default_factory=list)
-    """Heads."""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                length = re.search(r"(?i)^content-length: (\d+)", head, re.MULTILINE)
-                await reader.readexactly(int(length[1]) if length else 0)
-                self.requests.append(head)
-                await self.answer(self, head, reader, writer)
-                await writer.drain()
-        except (OSError, EOFError, asyncio.LimitOverrunError):
-            pass
-        finally:
-            writer.transport.abort()
-
-
-@asynccontextmanager
-async def hostile(
-    answer: Answer, limit: float = 5, authority: Authority | None = None
-) -> AsyncIterator[tuple[Hostile, KubernetesClient]]:
-    """Such a server, and a client for it; with TLS where there is an *authority*."""
-    made = Hostile(answer)
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        await made.serve(reader, writer)
-
-    tls = authority.server_tls("api") if authority else None
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
-    port = server.sockets[0].getsockname()[1]
-    connection = {"host": f"http://127.0.0.1:{port}", "bearerToken": "secret"}
-    if authority:
-        connection |= {"host": f"https://127.0.0.1:{port}", "cacertFile": str(authority.cert)}
-    try:
-        async with connected(connection, timedelta(seconds=limit)) as client:
-            yield made, client
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def reply(body: object, status: str = "200 OK", headers: str = "") -> bytes:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(data)}\r\n{headers}\r\n".encode() + data
-
-
-def saying(*texts: bytes, close: bool = False) -> Answer:
-    """Answers every request with *texts*."""
-
-    async def answer(_: Hostile, __: str, ___: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for text in texts:
-            writer.write(text)
-            await writer.drain()
-        if close:
-            raise EOFError
-
-    return answer
 
 
 async def silent(_: Hostile, __: str, reader: asyncio.StreamReader, ___: asyncio.StreamWriter) -> None:
@@ -155,6 +79,36 @@ async def test_a_list_without_end_is_cut_off() -> None:
         assert len(server.requests) == 1000
 
 
+async def test_a_list_that_would_fill_our_memory_is_cut_off() -> None:
+    page = json.dumps({"metadata": {"continue": "more"}, "items": []}).encode()
+    async with hostile(saying(reply(page + b" " * (40 << 20))), 20) as (server, client):
+        with pytest.raises(ProtocolError, match="longer than 256 MiB"):
+            await client.list(PODS, "default")
+        assert len(server.requests) == 7
+
+
+async def test_a_list_whose_rest_is_not_there_any_more_begins_anew() -> None:
+    first = reply({"metadata": {"continue": "more"}, "items": [POD]})
+    expired = reply({"kind": "Status", "code": 410, "reason": "Expired"}, "410 Gone")
+    rest = reply({"metadata": {"resourceVersion": "9"}, "items": [{"metadata": {"uid": "2"}}]})
+
+    def answering(*texts: bytes) -> Answer:
+        left = iter(texts)
+
+        async def answer(_: Hostile, __: str, ___: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(next(left))
+
+        return answer
+
+    async with hostile(answering(first, expired, first, rest)) as (_, client):
+        items, version = await client.list(PODS, "default", keep=lambda item: {"uid": item["metadata"]["uid"]})
+        assert (items, version) == ([{"uid": "1"}, {"uid": "2"}], "9")
+    async with hostile(saying(expired)) as (server, client):
+        with pytest.raises(APIError):
+            await client.list(PODS, "default")
+        assert len(server.requests) == 3
+
+
 async def test_redirects_do_not_get_our_token() -> None:
     async with hostile(saying(reply({}))) as (elsewhere, other):
         with pytest.raises(ProtocolError):
@@ -180,6 +134,29 @@ async def test_a_busy_server_is_asked_again_when_it_says() -> None:
         with pytest.raises(APIError) as refused:
             await client.get(PODS, "default", "one")
         assert refused.value.passing
+
+
+async def test_a_busy_server_is_asked_for_a_program_again_when_it_says() -> None:
+    async def busy(server: Hostile, head: str, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(server.requests) < 3:
+            writer.write(reply({}, "429 Too Many Requests", "Retry-After: 0\r\n"))
+        else:
+            writer.write(accepted(head) + message(b'\x03{"status": "Success"}') + CLOSE)
+            await writer.drain()
+        raise EOFError
+
+    async with hostile(busy) as (server, client), client.exec("default", "one", "main", ["true"]) as stream:
+        assert await stream.wait() == 0
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("told", ["9" * 5000, "soon", "-1", "1e3"])
+async def test_a_time_to_come_back_that_is_none_is_not_believed(told: str) -> None:
+    busy = reply({}, "503 Service Unavailable", f"Retry-After: {told}\r\n")
+    async with hostile(saying(busy)) as (_, client):
+        with pytest.raises(APIError) as refused:
+            await client.get(PODS, "default", "one")
+        assert refused.value.retry_after is None
 
 
 def event(kind: str, content: dict[str, Any]) -> bytes:
@@ -220,6 +197,49 @@ async def test_a_watch_that_is_too_old_begins_anew_without_doubles() -> None:
     ]  # fmt: skip
     versions = re.findall(r"resourceVersion=(\w+)", " ".join(server.requests))
     assert versions == ["8", "5", "8", "20"]
+
+
+async def test_a_watch_that_fails_again_and_again_lists_anew() -> None:
+    """What it knows may be of a server that was put back to an older state."""
+    lists = iter([[pod("a", 9000)], [pod("a", 5)]])
+
+    async def answer(_: Hostile, head: str, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if "resourceVersion=9000" in head:
+            status = {"kind": "Status", "reason": "Timeout", "message": "Too large resource version"}
+            writer.write(reply(status, "504 Gateway Timeout"))
+        elif "watch=1" in head:
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + event("MODIFIED", pod("a", 6)))
+            await writer.drain()
+            raise EOFError
+        else:
+            items = next(lists)
+            writer.write(
+                reply({"metadata": {"resourceVersion": items[0]["metadata"]["resourceVersion"]}, "items": items})
+            )
+
+    async with hostile(answer) as (_, client), aclosing(client.watch(PODS, "default")) as events:
+        async with asyncio.timeout(10):
+            versions = [(await anext(events)).object["metadata"]["resourceVersion"] for _ in range(3)]
+    assert versions == ["9000", "5", "6"]
+
+
+async def test_a_watch_that_is_not_let_in_for_a_moment_goes_on() -> None:
+    """The token has run out, and its successor is there a moment later."""
+    watches = iter([reply({"kind": "Status", "reason": "Unauthorized"}, "401 Unauthorized")])
+
+    async def answer(_: Hostile, head: str, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if "watch=1" not in head:
+            writer.write(reply({"metadata": {"resourceVersion": "1"}, "items": []}))
+        elif refused := next(watches, None):
+            writer.write(refused)
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + event("ADDED", pod("a", 2)))
+            await writer.drain()
+            raise EOFError
+
+    async with hostile(answer) as (_, client), aclosing(client.watch(PODS, "default")) as events:
+        async with asyncio.timeout(10):
+            assert (await anext(events)).object["metadata"]["name"] == "a"
 
 
 async def test_a_watch_that_is_refused_for_good_says_so() -> None:
@@ -410,6 +430,7 @@ async def test_whoever_leaves_early_leaves_no_connection() -> None:
 @asynccontextmanager
 async def stream_to(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    last_limit: float = 10.0,
 ) -> AsyncIterator[RemoteStream]:
     """A stream, in a hurry, to a server that has accepted it."""
     served = asyncio.Event()
@@ -424,7 +445,14 @@ async def stream_to(
     port = server.sockets[0].getsockname()[1]
     _, wire = await asyncio.get_running_loop().create_connection(Wire, "127.0.0.1", port)
     stream = RemoteStream(
-        wire, WebSocketCodec(), stdin=True, stderr=False, tty=False, ping_every=0.05, silence_limit=0.25
+        wire,
+        WebSocketCodec(),
+        stdin=True,
+        stderr=False,
+        tty=False,
+        ping_every=0.05,
+        silence_limit=0.25,
+        last_limit=last_limit,
     )
     try:
         yield stream
@@ -471,4 +499,35 @@ async def test_a_program_that_reads_nothing_is_not_taken_for_one() -> None:
 
     async with stream_to(serve) as stream, asyncio.timeout(10):
         await stream.stdin.write(b"x")
+        assert await stream.wait() == 0
+
+
+async def test_output_behind_the_status_waits_for_a_slow_reader() -> None:
+    """Standard output and status may overtake one another; the status alone is no end of the output."""
+    parts = 40
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(message(b'\x03{"status": "Success"}'))
+        for _ in range(parts):
+            writer.write(message(b"\x01" + bytes(60_000)))
+            await writer.drain()
+        writer.write(CLOSE)
+        await reader.read()
+
+    async with stream_to(serve, last_limit=0.1) as stream:
+        size = 0
+        async with asyncio.timeout(20):
+            await asyncio.sleep(0.4)
+            while data := await stream.stdout.read():
+                size += len(data)
+            assert await stream.wait() == 0
+        assert size == parts * 60_000
+
+
+async def test_a_server_that_tells_the_status_and_then_nothing_is_not_waited_for_long() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(message(b'\x03{"status": "Success"}'))
+        await reader.read()
+
+    async with stream_to(serve, last_limit=0.1) as stream, asyncio.timeout(5):
         assert await stream.wait() == 0

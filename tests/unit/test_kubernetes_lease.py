@@ -69,6 +69,21 @@ def test_a_lease_that_is_not_there_is_waited_for_as_long_as_one_lasts() -> None:
     assert observed.missing(iter(["gone"]), 43) == [], "it was forgotten meanwhile"
 
 
+def test_a_look_for_a_lease_that_may_still_come_is_worth_while() -> None:
+    observed = Observed(40)
+    assert not observed.waits(0)
+    observed.missing(iter(["gone"]), 0)
+    assert observed.waits(40)
+    assert not observed.waits(41)
+
+
+def test_a_lease_without_anything_in_it_is_one_that_is_not_renewed() -> None:
+    observed = Observed(40)
+    empty = {"metadata": {"name": "a", "uid": "u"}, "spec": None}
+    assert observed.see([empty], 0) == []
+    assert observed.see([empty], 41) == ["a"]
+
+
 @pytest.mark.parametrize("lasts", [3.0, 40.0, 600.0])
 def test_a_lease_is_renewed_several_times_before_it_runs_out(lasts: float) -> None:
     rhythm = Rhythm.of(lasts)

@@ -70,6 +70,14 @@ def test_the_cluster_sees_no_variables_in_what_is_meant_literally(text: str) -> 
     assert not re.search(r"(?<!\$)(\$\$)*\$(?!\$)", literally(text))
 
 
+def test_labels_by_which_servers_know_their_pods_cannot_be_configured() -> None:
+    metadata = {
+        "labels": {"containerssh_instance": "x", "containerssh_lease": "y", "containerssh_launch": "z", "a": "b"}
+    }
+    labels = body(a_login(), metadata=metadata, owner=None)["metadata"]["labels"]
+    assert set(labels) == {"a", "containerssh_connection_id", "containerssh_username"}
+
+
 def test_a_pod_says_whose_it_is() -> None:
     login = a_login("Alice@Example.org", authenticated_username="alice_")
     metadata = body(login, metadata={"labels": {"team": "blue"}, "annotations": {"note": "a b"}})["metadata"]

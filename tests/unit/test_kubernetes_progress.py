@@ -62,7 +62,48 @@ def test_a_pod_without_a_node_is_in_trouble_with_the_schedulers_words() -> None:
     words = "0/1 nodes are available: 1 Insufficient memory."
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
     found = judge(a_pod(conditions=[condition]), "shell")
-    assert found == Trouble("Unschedulable", words, f"No node can take the pod: {words}")
+    assert found == Trouble("Unschedulable", words, "No node can take the pod: Insufficient memory")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "0/3 nodes are available: 1 Insufficient cpu, 2 Insufficient nvidia.com/gpu. preemption: not helpful.",
+            ": Insufficient cpu; Insufficient nvidia.com/gpu",
+        ),
+        (
+            "1 node(s) had untolerated taint {team: blue}, 1 node(s) didn't match Pod's node affinity/selector.",
+            ": had untolerated taint; didn't match Pod's node affinity/selector",
+        ),
+        ("node-7.internal is cordoned by alice", "."),
+        ('persistentvolumeclaim "payroll" not found', "."),
+        ("Insufficient \x1b[31mred\u202e", "."),
+        ("", "."),
+    ],
+)
+def test_users_hear_what_their_pod_lacks_and_no_names(words: str, told: str) -> None:
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
+    found = judge(a_pod(conditions=[condition]), "shell")
+    assert isinstance(found, Trouble)
+    assert found.user == f"No node can take the pod{told}"
+    assert tell_event({"reason": "FailedScheduling", "message": words}) == found.user
+
+
+@given(
+    st.text(max_size=200),
+    st.sampled_from(["Insufficient ", "didn't match Pod's ", "{", "node(s) had untolerated taint "]),
+)
+def test_what_users_hear_of_the_scheduler_is_short_and_of_known_letters(words: str, begin: str) -> None:
+    told = tell_event({"reason": "FailedScheduling", "message": begin + words + begin + words})
+    assert told.isprintable()
+    assert told.isascii()
+    assert len(told) < 400
+
+
+def test_an_endless_list_of_wishes_is_cut() -> None:
+    words = ", ".join(f"1 Insufficient example.com/thing-{number}" for number in range(100))
+    assert len(tell_event({"reason": "FailedScheduling", "message": words})) < 400
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from containerssh.backends.kubernetes.credentials import Access
 from containerssh.backends.kubernetes.errors import APIError, away, broken
 from containerssh.core.wire import watch_peer
 
-_CONNECTIONS = 1024
 _AWAY = (aiohttp.ClientError, OSError, ssl.SSLError)
 
 
@@ -53,7 +52,8 @@ class Connections:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=_CONNECTIONS, socket_factory=_open_socket),
+                # Watches keep theirs for minutes: a limit would make a Lease's renewal wait for one of them to end.
+                connector=aiohttp.TCPConnector(limit=0, socket_factory=_open_socket),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,

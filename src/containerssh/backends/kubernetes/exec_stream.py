@@ -57,8 +57,10 @@ class RemoteStream:
         tty: bool,
         ping_every: float = _PING_EVERY,
         silence_limit: float = _SILENCE_LIMIT,
+        last_limit: float = _LAST_LIMIT,
     ) -> None:
         self._wire = wire
+        self._last_limit = last_limit
         self._ping_every = ping_every
         self._silence_limit = silence_limit
         self._codec = codec
@@ -126,10 +128,12 @@ class RemoteStream:
     async def close(self) -> None:
         """Leave. The program is not ended by that. Safe to call twice."""
         self._finish(ConnectionResetError("the stream was closed here"))
-        if self._wire.is_open and not self._wire.unsent:
-            self._wire.write(self._codec.farewell())
-            await self._wire.close(_FAREWELL_LIMIT)
-        self._wire.abort()
+        try:
+            if self._wire.is_open and not self._wire.unsent:
+                self._wire.write(self._codec.farewell())
+                await self._wire.close(_FAREWELL_LIMIT)
+        finally:
+            self._wire.abort()
 
     async def send(self, data: bytes) -> None:
         """
@@ -174,6 +178,8 @@ class RemoteStream:
         if self._paused and not any(output.full for output in self._outputs.values()):
             self._paused = False
             self._heard = asyncio.get_running_loop().time()
+            if self._status and not self._over.is_set():
+                self._await_last()
             self._wire.resume()
 
     def _lost(self, exc: Exception | None) -> None:
@@ -191,8 +197,7 @@ class RemoteStream:
                     output.add(data)
                 elif channel == STATUS and len(self._status) + len(data) <= ERROR_LIMIT:
                     if not self._status:
-                        self._timer.cancel()
-                        self._timer = asyncio.get_running_loop().call_later(_LAST_LIMIT, self._end, None)
+                        self._await_last()
                     self._status += data
             case Ended(channel):
                 if output := self._outputs.get(channel):
@@ -206,6 +211,15 @@ class RemoteStream:
                     raise ConnectionResetError(complaint)
                 return True
         return False
+
+    def _await_last(self) -> None:
+        """The status is there: what is still to come comes soon, unless nobody reads what came before."""
+        self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._last_limit, self._end_at_last)
+
+    def _end_at_last(self) -> None:
+        if not self._paused:
+            self._end(None)
 
     def _finish(self, error: Exception) -> None:
         if self._over.is_set():

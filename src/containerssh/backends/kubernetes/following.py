@@ -28,7 +28,7 @@ class Followed:
         self.uid = ""
         """That of the pod that is meant; empty: whichever bears the name."""
         self.pod: Mapping[str, Any] | None = None
-        """As it was last; None before it was seen."""
+        """Its metadata and status, as they were last; None before it was seen."""
         self.failure: ContainerSSHError | None = None
         """Why it cannot be followed any more."""
         self.changed = Flag()
@@ -43,7 +43,7 @@ class Followed:
         """From now on it is about this very pod, which was like this a moment ago."""
         self.uid = str(pod["metadata"]["uid"])
         if self.pod is None or self.pod["metadata"].get("uid") != self.uid:
-            self.pod = pod
+            self.pod = _essence(pod)
         self.changed.set()
 
     def see(self, pod: Mapping[str, Any]) -> None:
@@ -133,7 +133,7 @@ class Follower:
                         self._take(event.type, event.object)
             except ContainerSSHError as exc:
                 # What cannot be understood may be a cut; who waits has a time limit.
-                if not isinstance(exc, APIError) or exc.passing:
+                if not isinstance(exc, APIError) or exc.passing or exc.status == 401:
                     logger.debug(Event(KubernetesCode.POD_WAIT, f"Pods cannot be watched; trying again: {exc}"))
                     await asyncio.sleep(_AGAIN)
                     continue
@@ -145,6 +145,7 @@ class Follower:
 
     def _take(self, kind: str, pod: Mapping[str, Any]) -> None:
         name = str(pod["metadata"].get("name"))
+        pod = _essence(pod)
         for followed in self._followed.get(name, ()):
             if kind == "DELETED":
                 followed.deleted(pod)
@@ -155,6 +156,13 @@ class Follower:
             self._seen[name] = pod
         else:
             self._seen.pop(name, None)
+
+
+def _essence(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """For as long as a login lasts: descriptions are long."""
+    metadata = {name: value for name, value in pod["metadata"].items() if name != "managedFields"}
+    status = pod.get("status")
+    return {"metadata": metadata, "status": status if isinstance(status, Mapping) else {}}
 
 
 class Followers:

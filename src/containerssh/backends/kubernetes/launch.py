@@ -22,7 +22,7 @@ T = TypeVar("T")
 _PAUSES = (0.3, 3.0)
 _LOOKS_AFTER = (0.0, 1.0, 3.0)
 _LONGEST_WAIT = 30.0
-_UNKNOWN_TO_THE_API = 5.0
+_UNKNOWN_TO_THE_API = 3.0
 """Seconds for which a status of 401 may pass: a token that has just run out, or an API that has just started."""
 
 

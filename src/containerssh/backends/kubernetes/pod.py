@@ -193,6 +193,9 @@ def _metadata(config: KubernetesPodConfig, login: Login, name: str, owner: Owner
         "containerssh_ip": login.remote_address.host.replace(":", "-"),
         ANNOTATION_USERNAME: username,
     }
+    for ours in (LABEL_INSTANCE, LABEL_LAUNCH, LABEL_LEASE):
+        # Configured ones could make servers take a pod for a dead one's, and remove it.
+        labels.pop(ours, None)
     if owner is not None:
         labels |= {LABEL_INSTANCE: owner.instance, LABEL_LAUNCH: owner.launch}
         if owner.lease:

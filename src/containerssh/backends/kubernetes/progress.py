@@ -10,6 +10,13 @@ from typing import Any
 from containerssh.backends.kubernetes.errors import one_line
 
 _FOR_USER = 300
+# What a scheduler says of a pod's own wishes. The rest may name nodes, their taints, volumes and other pods.
+_SCHEDULER = re.compile(
+    r"Insufficient [A-Za-z](?:[A-Za-z0-9./-]{0,60}[A-Za-z0-9])?|Too many pods"
+    r"|(?:didn't match|did not match) [Pp]od(?:'s|s)? [a-z/-]+(?: [a-z/-]+){0,2}(?: rules| constraints)?"
+    r"|(?:had|have) (?:untolerated taint|volume node affinity conflict)|didn't have free ports"
+    r"|were unschedulable|exceed max volume count|unbound immediate PersistentVolumeClaims"
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ def judge(pod: Mapping[str, Any], console: str) -> Judgement:
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
         words = one_line(str(scheduled.get("message") or "no node takes it"))
-        return Trouble("Unschedulable", words, f"No node can take the pod: {words[:_FOR_USER]}")
+        return Trouble("Unschedulable", words, _no_node(words))
     for container in _containers(status):
         if trouble := _trouble(container, console):
             return trouble
@@ -76,6 +83,12 @@ def judge(pod: Mapping[str, Any], console: str) -> Judgement:
     if status.get("phase") == "Running":
         return Starting("Waiting until the pod is ready")
     return Starting("Starting the pod")
+
+
+def _no_node(words: str) -> str:
+    """The scheduler's words without names: guests are not to learn what the cluster is made of."""
+    told = "; ".join(dict.fromkeys(found[0] for found in _SCHEDULER.finditer(words)))[:_FOR_USER]
+    return f"No node can take the pod: {told}" if told else "No node can take the pod."
 
 
 def _ended(pod: Mapping[str, Any], status: Mapping[str, Any], console: str) -> Over | None:
@@ -157,7 +170,7 @@ def tell_event(event: Mapping[str, Any]) -> str:
     if reason == "Pulled":
         return "" if "already present" in message else "The image is there"
     if reason == "FailedScheduling":
-        return f"No node can take the pod: {message[:_FOR_USER]}"
+        return _no_node(message)
     if reason == "TriggeredScaleUp":
         return "The cluster is making a new node"
     if reason in ("FailedMount", "FailedAttachVolume"):
