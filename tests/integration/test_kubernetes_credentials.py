@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from containerssh.config.kubeconfig import ExecPlugin, User
 from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
 from containerssh.core.errors import ConfigError
 from tests.support.cluster import TESTER_TOKEN, Cluster
+from tests.support.hostile_api import hostile, reply, saying
 from tests.support.kubernetes import connected
 from tests.support.waiting import until
 
@@ -206,6 +208,69 @@ async def test_a_plugin_is_asked_again_when_its_token_is_refused(
         await asyncio.sleep(2.0)
         await client.list(PODS, namespace)
         assert plugin.runs == 2
+
+
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["between two requests", "while the plugin is asked"])
+async def test_what_a_plugin_gave_for_one_server_is_shown_to_no_other(tmp_path: Path, meanwhile: bool) -> None:
+    empty = saying(reply({"metadata": {}, "items": []}))
+    async with hostile(empty) as (first, _), hostile(empty) as (second, _):
+        script = (
+            f"#!/bin/sh\nsleep {0.5 if meanwhile else 0}\ncase $KUBERNETES_EXEC_INFO in *:{first.port}*) t=first ;; "
+        )
+        form = '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"for-%s"}}'
+        (tmp_path / "plugin").write_text(f"{script}*) t=second ;; esac\nprintf '{form}' $t\n")
+        (tmp_path / "plugin").chmod(0o755)
+        command = {"command": str(tmp_path / "plugin"), "provideClusterInfo": True}
+        user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", **command}}
+
+        def choose(port: int) -> None:
+            tree = {
+                "clusters": [{"name": "one", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+                "users": [{"name": "me", "user": user}],
+                "contexts": [{"name": "it", "context": {"cluster": "one", "user": "me"}}],
+                "current-context": "it",
+            }
+            (tmp_path / "config").write_text(json.dumps(tree))
+
+        choose(first.port)
+        async with connected({"kubeConfig": str(tmp_path / "config")}) as client:
+            asked = [asyncio.create_task(client.list(PODS, "default"))]
+            if meanwhile:
+                await asyncio.sleep(0.2)
+            else:
+                await asked[0]
+            choose(second.port)
+            asked.append(asyncio.create_task(client.list(PODS, "default")))
+            await asyncio.gather(*asked)
+        told = {
+            name: re.findall("for-[a-z]+", " ".join(server.requests))
+            for name, server in (("first", first), ("second", second))
+        }
+    assert told == {"first": [] if meanwhile else ["for-first"], "second": ["for-second"] * (2 if meanwhile else 1)}
+
+
+async def test_a_plugins_answer_is_kept_when_nothing_but_other_contexts_change(
+    cluster: Cluster, namespace: str, plugin: Plugin, tmp_path: Path
+) -> None:
+    plugin.give(token=cluster.token(namespace, PODS_ROLE))
+    write_kubeconfig(tmp_path / "config", cluster, me=plugin.user)
+    async with connected({"kubeConfig": str(tmp_path / "config")}) as client:
+        await client.list(PODS, namespace)
+        write_kubeconfig(tmp_path / "config", cluster, me=plugin.user, other={"token": "x"})
+        await client.list(PODS, namespace)
+    assert plugin.runs == 1
+
+
+async def test_an_address_that_is_none_is_told_without_its_password(tmp_path: Path) -> None:
+    tree = {
+        "clusters": [{"name": "one", "cluster": {"server": "https://me:s3cret@127.0.0.1:1"}}],
+        "contexts": [{"name": "it", "context": {"cluster": "one"}}],
+        "current-context": "it",
+    }
+    (tmp_path / "config").write_text(json.dumps(tree))
+    with pytest.raises(ConfigError, match="no address of an API server") as refused:
+        await count_pods({"kubeConfig": str(tmp_path / "config")}, "default")
+    assert "s3cret" not in str(refused.value)
 
 
 async def test_a_plugin_may_give_a_certificate(
