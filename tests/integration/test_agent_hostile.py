@@ -73,7 +73,7 @@ async def test_a_newer_agent_that_can_still_speak_ours_is_taken() -> None:
         await fake.say(hello(7, 1, b"from the future"))
         link = await enter()
         assert link.version == "from the future"
-        assert await fake.hear() == (FrameType.WELCOME, 0, b"\0\1")
+        assert await fake.hear() == (FrameType.WELCOME, 0, b"\0\2")
 
 
 @pytest.mark.parametrize("said", [b"", PREAMBLE, PREAMBLE + HELLO[:9]])
