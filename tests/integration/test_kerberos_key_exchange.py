@@ -19,9 +19,10 @@ from containerssh.core.codes import SSHCode
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from tests.support.kdc import HOME, KDC, running_kdc
 from tests.support.local_backend import LocalBackend
-from tests.support.openssh import OpenSSH, ssh_options
+from tests.support.openssh import OpenSSH, run, ssh_options
 from tests.support.raw_client import FAILURE, REQUEST, RawClient
 from tests.support.ssh_front import Front, serving
+from tests.support.tools import tool
 
 BY_TICKET = ssh_options(
     "GSSAPIAuthentication=yes",
@@ -84,6 +85,19 @@ async def test_a_ticket_alone_proves_server_and_user_and_may_be_passed_on(
     assert file.sensitive
     (tmp_path / "cache").write_bytes(file.value)
     assert f"Default principal: alice@{HOME}" in await kdc.klist(tmp_path / "cache")
+
+
+async def test_putty_exchanges_keys_by_the_ticket_and_then_again_with_the_host_key(kdc: KDC, tmp_path: Path) -> None:
+    """It does so by itself, and fetches a host key right after the login, for times without a ticket."""
+    client = await client_of(kdc, tmp_path)
+    async with front(kdc) as server:
+        done = await run(
+            *(tool("plink"), "-v", "-ssh", "-batch", "-P", str(server.port), "-l", "alice", "localhost", "echo in"),
+            env={**client.environment(), "HOME": str(tmp_path)},
+        )
+    assert (done.status, done.stdout) == (0, b"in\n"), done.stderr
+    for said in (b"GSSAPI Key Exchange complete", b"Trying gssapi-keyex", b"Post-GSS rekey provided fallback host key"):
+        assert said in done.stderr
 
 
 async def test_keys_are_exchanged_by_the_ticket_again_and_again(kdc: KDC, tmp_path: Path) -> None:
