@@ -22,7 +22,7 @@ from pathlib import Path
 from containerssh.config.address import split_address
 from containerssh.config.load import Loaded, load
 from containerssh.core.codes import CoreCode, ServiceCode
-from containerssh.core.errors import ContainerSSHError
+from containerssh.core.errors import ContainerSSHError, describe
 from containerssh.core.instance import default_runtime_folder, make_private
 from containerssh.core.messages import Event
 from containerssh.logs.setup import LogSetup, setup_logging
@@ -60,7 +60,7 @@ def supervise(path: Path, processes: int) -> int:
         logger.critical(exc.event())
         return 1
     except OSError as exc:
-        logger.critical(Event(ServiceCode.CRASHED, f"The server cannot run here ({exc})"))
+        logger.critical(Event(ServiceCode.CRASHED, f"The server cannot run here ({describe(exc)})"))
         return 1
     finally:
         configured.close()

@@ -149,3 +149,15 @@ def test_a_password_is_utf8_in_every_locale(words: bytes, status: int) -> None:
     command = [*PROGRAM, "hash-password", "--kind", "scrypt"]
     done = subprocess.run(command, env=locale, input=words, capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (status, b"containerssh: the password is no UTF-8\n" if status else b"")
+
+
+def test_a_state_folder_that_cannot_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:
+    path = write(tmp_path, ssh={"listen": "127.0.0.1:1"})
+    for variable, other in (("STATE_DIRECTORY", "RUNTIME_DIRECTORY"), ("RUNTIME_DIRECTORY", "STATE_DIRECTORY")):
+        environment = {**os.environ, variable: "/proc/nope", other: str(tmp_path / "folder")}
+        done = subprocess.run([*PROGRAM, "--config", path], env=environment, capture_output=True, timeout=60)
+        (line,) = done.stdout.splitlines()
+        entry = json.loads(line)
+        assert (done.returncode, done.stderr, entry["code"]) == (1, b"", "SERVICE_CRASHED")
+        assert "/proc/nope cannot be used: No such file or directory" in entry["message"]
+        assert f"another folder can be named by {variable}" in entry["message"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from containerssh.backends.docker.client import EngineClient
-from containerssh.backends.docker.container import EngineContainer
+from containerssh.backends.docker.container import EngineContainer, persist
 from containerssh.backends.docker.endpoint import open_endpoint
 from containerssh.backends.docker.engine_error import Cure, EngineError
 from containerssh.backends.docker.launch import LABEL_LAUNCH
@@ -324,3 +325,17 @@ async def test_removal_goes_on_until_the_engine_is_back(engine: Engine) -> None:
         way.refuse = False
         await asyncio.wait_for(removing, 10)
         assert launched(engine, container) == []
+
+
+@pytest.mark.root
+async def test_a_socket_that_is_closed_to_us_is_not_waited_for(tmp_path: Path) -> None:
+    listening = await asyncio.start_unix_server(lambda *_: None, tmp_path / "engine.sock")
+    (tmp_path / "engine.sock").chmod(0o600)
+    async with listening, client_of(tmp_path / "engine.sock") as client:
+        os.seteuid(65534)
+        try:
+            with pytest.raises(EngineError, match="the server's user may not use the socket") as caught:
+                await persist(client.ping, on_error=lambda _: None)
+        finally:
+            os.seteuid(0)
+    assert caught.value.cure is Cure.FEW_TRIES

@@ -87,6 +87,7 @@ class Backends:
     _oci: OCIBackend | None = field(default=None, init=False)
     _kubernetes: KubernetesBackend | None = field(default=None, init=False)
     _cleared: set[str] = field(default_factory=set, init=False)
+    _engine_away: bool = field(default=False, init=False)
 
     @classmethod
     @asynccontextmanager
@@ -175,9 +176,10 @@ class Backends:
         if on_docker or self._docker is not None:
             try:
                 await self.docker.reap_outlived(_engine(config, by_name) if on_docker else None)
+                self._engine_away = False
             except BackendError as exc:
-                # Nothing hangs on it: another look comes soon.
-                logger.debug(exc.event())
+                # Nothing hangs on it: another look comes soon. Whoever has just started the server wants to know.
+                self._tell_away(exc)
         try:
             if self._oci is not None:
                 await self._oci.collect(config.oci)
@@ -210,7 +212,7 @@ class Backends:
             try:
                 removed += await self.docker.reap(_engine(config, by_name) if configured else None)
             except BackendError as exc:
-                logger.warning(exc.event())
+                self._tell_away(exc)
                 return
         new = [dead_id for dead_id in dead if dead_id not in self._cleared]
         before = self._cleared.intersection(dead)
@@ -221,6 +223,11 @@ class Backends:
         if new or removed:
             text = f"Removed what {len(dead)} ended server processes had left: {removed} containers"
             logger.log(NOTICE, Event(BackendCode.REAPED, text))
+
+    def _tell_away(self, error: BackendError) -> None:
+        """Once, until the engine has answered again."""
+        logger.log(logging.DEBUG if self._engine_away else logging.WARNING, error.event())
+        self._engine_away = True
 
 
 @dataclass(eq=False)

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from containerssh.core.errors import reason_of
+
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -106,8 +108,16 @@ def open_instance(state: Path | None = None, runtime: Path | None = None) -> Ite
     """
     state = state or default_state_folder()
     runtime = runtime or default_runtime_folder()
-    for folder in (state, state / "instances", runtime):
-        make_private(folder)
+    for folder, variable in (
+        (state, "STATE_DIRECTORY"),
+        (state / "instances", "STATE_DIRECTORY"),
+        (runtime, "RUNTIME_DIRECTORY"),
+    ):
+        try:
+            make_private(folder)
+        except OSError as exc:
+            text = f"{folder} cannot be used: {reason_of(exc)}; another folder can be named by {variable}"
+            raise OSError(exc.errno, text) from exc
     identity = secrets.token_hex(8)
     instance = Instance(identity, state, runtime / identity)
     lock = state / "instances" / instance.id

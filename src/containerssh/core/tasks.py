@@ -59,9 +59,9 @@ async def time_limit(limit: timedelta, error: Callable[[], ContainerSSHError]) -
     try:
         async with asyncio.timeout(limit.total_seconds()) as scope:
             yield
-    except TimeoutError as exc:
+    except TimeoutError:
         if scope.expired():
-            raise error() from exc
+            raise error() from None  # it says all that the cause says
         raise
 
 

@@ -118,7 +118,7 @@ class Exchanges:
             wire = None
         except _AWAY as exc:
             self._info = None
-            raise counted(EngineError(code, f"{doing}: {self._away(exc)}", cure=Cure.WAIT)) from exc
+            raise counted(self._away(doing, code, exc)) from exc
         except ProtocolError as exc:
             raise counted(EngineError(code, f"{doing}: {exc.explanation}")) from exc
         finally:
@@ -137,7 +137,7 @@ class Exchanges:
             opened, wire = wire, None
             return opened
         except _AWAY as exc:
-            raise counted(EngineError(code, f"{doing}: {self._away(exc)}", cure=Cure.WAIT)) from exc
+            raise counted(self._away(doing, code, exc)) from exc
         except ProtocolError as exc:
             raise counted(EngineError(code, f"{doing}: {exc.explanation}")) from exc
         finally:
@@ -158,5 +158,9 @@ class Exchanges:
             self._info = None
         return counted(refusal(code, doing, status, body))
 
-    def _away(self, exc: BaseException) -> str:
-        return f"the engine at {self.endpoint.url} is not available ({describe(exc)})"
+    def _away(self, doing: str, code: DockerCode, exc: BaseException) -> EngineError:
+        text = f"{doing}: the engine at {self.endpoint.url} is not available ({describe(exc)})"
+        if isinstance(exc, PermissionError):
+            # An engine that is just starting gives its socket to the group a moment later.
+            return EngineError(code, f"{text}: the server's user may not use the socket", cure=Cure.FEW_TRIES)
+        return EngineError(code, text, cure=Cure.WAIT)
