@@ -127,6 +127,7 @@ async def _alone(report: Report, ground: Ground, count: int) -> None:
         report.add("pods-crowd: logout until the last pod was gone, s", "cluster alone", seconds)
         spending.tell(report, "cluster alone", "logout", count, seconds)
         whole.tell_requests(report, "cluster alone", count)
+        await followers.close()
 
 
 async def _all_at_once(report: Report, name: str, one: Callable[[], Awaitable[float]], count: int) -> float:

@@ -80,7 +80,7 @@ async def _measure(
     api = _api_cpu(ground) - api
     report.add("pods-watch: statuses told a second", column, len(names) * len(statuses) / seconds)
     report.add("pods-watch: bytes received for each event", column, (after.received - first.received) / events)
-    report.add("pods-watch: watcher CPU ms for each event", column, (after.cpu - first.cpu) / events * 1000)
+    report.add("pods-watch: watcher CPU µs for each event", column, (after.cpu - first.cpu) / events * 1e6)
     report.add("pods-watch: API server CPU ms for each status", column, api / len(names) / len(statuses) * 1000)
 
     api = _api_cpu(ground)

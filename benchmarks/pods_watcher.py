@@ -116,15 +116,27 @@ async def _counting(port: int) -> AsyncIterator[_Counter]:
         counter.tasks.add(task)
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port, limit=_CHUNK)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(copy(reader, there_writer))
-                tasks.create_task(copy(there_reader, writer, received=True))
-        except* OSError:
+            await both_ways(reader, writer, there_reader, there_writer)
+        except asyncio.CancelledError:
+            # The end of all of this, which the library would complain of.
             pass
         finally:
             writer.transport.abort()
             there_writer.transport.abort()
             counter.tasks.discard(task)
+
+    async def both_ways(
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        there_reader: asyncio.StreamReader,
+        there_writer: asyncio.StreamWriter,
+    ) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(copy(reader, there_writer))
+                tasks.create_task(copy(there_reader, writer, received=True))
+        except* OSError:
+            pass
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, received: bool = False) -> None:
         while data := await reader.read(_CHUNK):

@@ -208,6 +208,7 @@ class KubernetesBackend:
 
     async def _close(self, cluster: Cluster, *, release: bool) -> None:
         await asyncio.gather(*(presence.close(release=release) for presence in cluster.presences.values()))
+        await cluster.followers.close()
         await cluster.client.close()
 
     async def _lease(self, cluster: Cluster, config: KubernetesConfig) -> str:

@@ -22,6 +22,7 @@ from containerssh.backends.kubernetes.opening import StreamOpener
 from containerssh.backends.kubernetes.watch import (
     Known,
     Lines,
+    Passing,
     WatchEvent,
     identity,
     is_expired,
@@ -197,19 +198,18 @@ class KubernetesClient:
     # -- watching ----------------------------------------------------------------------------------------
 
     async def watch(
-        self, kind: Kind, namespace: str, *, label_selector: str = "", field_selector: str = ""
+        self, kind: Kind, namespace: str, *, label_selector: str = "", field_selector: str = "", from_now: bool = False
     ) -> AsyncGenerator[WatchEvent]:
         """
         All objects that fit, as ADDED, and then what becomes of them, for ever: after a cut it goes on, with nothing
-        told twice and nothing missed but what was undone meanwhile. Use it in ``aclosing``.
+        told twice and nothing missed but what was undone meanwhile. Use it in ``aclosing``. With *from_now* it tells,
+        and remembers, nothing of what there is already; what happened in a cut may be missed.
 
         The first list fails as :meth:`list` does; later on only a refusal that lasts is raised.
         """
-        known, query = Known(), _selectors(label_selector, field_selector)
-        items, version = await self.list(kind, namespace, label_selector=label_selector, field_selector=field_selector)
-        for event in known.replace(items, version):
+        known, query = (Passing() if from_now else Known()), _selectors(label_selector, field_selector)
+        for event in await self._begin(known, kind, namespace, query):
             yield event
-        del items
         pause, failures = _PAUSES[0], 0
         while True:
             began = asyncio.get_running_loop().time()
@@ -217,10 +217,7 @@ class KubernetesClient:
                 known.version = ""
             try:
                 if not known.version:
-                    items, version = await self.list(
-                        kind, namespace, label_selector=label_selector, field_selector=field_selector
-                    )
-                    for event in known.replace(items, version):
+                    for event in await self._begin(known, kind, namespace, query):
                         yield event
                 async with aclosing(self._watch_once(kind, namespace, query, known)) as events:
                     async for event in events:
@@ -239,6 +236,22 @@ class KubernetesClient:
             if asyncio.get_running_loop().time() - began < pause:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads requests, hides nothing
                 pause = min(2 * pause, _PAUSES[1])
+
+    async def _begin(self, known: Known, kind: Kind, namespace: str, query: Mapping[str, str]) -> Iterator[WatchEvent]:
+        if isinstance(known, Passing):
+            asked = {"limit": "1", **query}
+            known.version = version_of(
+                _parse(await self._ask(f"looking for {kind.plural}", "GET", way_to(kind, namespace, query=asked)))
+            )
+            return iter(())
+        return known.replace(
+            *await self.list(
+                kind,
+                namespace,
+                label_selector=query.get("labelSelector", ""),
+                field_selector=query.get("fieldSelector", ""),
+            )
+        )
 
     async def _watch_once(
         self, kind: Kind, namespace: str, query: Mapping[str, str], known: Known

@@ -10,6 +10,7 @@ from typing import Any
 
 from containerssh.backends.kubernetes.client import PODS, KubernetesClient
 from containerssh.backends.kubernetes.errors import APIError
+from containerssh.backends.kubernetes.hearing import Hearers
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import BackendError, ContainerSSHError, describe
 from containerssh.core.flag import Flag
@@ -166,15 +167,19 @@ def _essence(pod: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 class Followers:
-    """The watches of one client, each made when it is first needed."""
+    """The watches of one client, each made when it is first needed. Close it when nobody follows anything any more."""
 
     def __init__(self, client: KubernetesClient) -> None:
         self._client = client
         self._by_selector: dict[tuple[str, str, str], Follower] = {}
+        self.hearers = Hearers(client)
+        """What the cluster tells of these pods in its events."""
 
     @asynccontextmanager
     async def follow(self, namespace: str, name: str, *, label: str = "") -> AsyncIterator[Followed]:
-        """The pod *name*; with *label* all pods that have it share one watch."""
+        """The pod *name*; with *label* all pods that have it share one watch, and this one is about to be created."""
+        if label:
+            self.hearers.attend(namespace)
         field = "" if label else f"metadata.name={name}"
         key = (namespace, label, field)
         follower = self._by_selector.get(key)
@@ -186,3 +191,7 @@ class Followers:
         finally:
             if not follower.in_use and self._by_selector.get(key) is follower:
                 del self._by_selector[key]
+
+    async def close(self) -> None:
+        """End what goes on for those who may come."""
+        await self.hearers.close()

@@ -196,7 +196,12 @@ class Start:
         place = Place(self.client, self.namespace, followed.name, self._console)
         way = self.config.pod.agent_in_use
         self._waiting = Waiting(
-            self.client, self.namespace, followed, self._console, self.notices, self.config.timeouts.pod_trouble
+            self.followers.hearers,
+            self.namespace,
+            followed,
+            self._console,
+            self.notices,
+            self.config.timeouts.pod_trouble,
         )
         while True:
             await self._waiting.until_ready()

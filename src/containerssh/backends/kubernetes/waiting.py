@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from containerssh.backends.kubernetes.client import EVENTS, KubernetesClient
 from containerssh.backends.kubernetes.following import Followed
+from containerssh.backends.kubernetes.hearing import Hearers
 from containerssh.backends.kubernetes.launch import PodError
 from containerssh.backends.kubernetes.progress import Over, Ready, Starting, Trouble, is_warning, judge, tell_event
 from containerssh.core.codes import KubernetesCode
@@ -29,7 +29,7 @@ _MOST_NOTICES = 100
 class Waiting:
     """One wait for one pod, whose uid is known."""
 
-    client: KubernetesClient
+    hearers: Hearers
     namespace: str
     followed: Followed
     console: str
@@ -89,7 +89,7 @@ class Waiting:
 
     @asynccontextmanager
     async def _hearing(self) -> AsyncIterator[None]:
-        """Events are listened to meanwhile, once it takes longer than usual."""
+        """Events are listened to meanwhile, and told once it takes longer than usual."""
         task = asyncio.create_task(self._hear())
         try:
             yield
@@ -98,21 +98,18 @@ class Waiting:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _hear(self) -> None:
-        await asyncio.sleep(_QUICK_START)
         try:
-            watch = self.client.watch(EVENTS, self.namespace, field_selector=f"involvedObject.uid={self.followed.uid}")
-            async with aclosing(watch) as events:
-                async for event in events:
-                    if event.type == "DELETED":
-                        continue
-                    if warning := is_warning(event.object):
+            async with self.hearers.hear(self.namespace, self.followed.uid) as heard:
+                await asyncio.sleep(_QUICK_START)
+                while True:
+                    event = await heard.next()
+                    if warning := is_warning(event):
                         self.last = warning
                         logger.debug(Event(KubernetesCode.POD_WAIT, warning, podName=self.followed.name))
-                    if text := tell_event(event.object):
+                    if text := tell_event(event):
                         self._tell(text)
-        except ContainerSSHError as exc:
+        except ContainerSSHError:
             # Who may not see events hears less, and waits all the same.
-            logger.debug(Event(KubernetesCode.POD_WAIT, f"The pod's events cannot be seen: {exc.explanation}"))
             if self.followed.pod is not None:
                 judgement = judge(self.followed.pod, self.console)
                 if isinstance(judgement, Starting):

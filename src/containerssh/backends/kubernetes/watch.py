@@ -128,6 +128,17 @@ class Known:
             yield WatchEvent(change, found)
 
 
+class Passing(Known):
+    """The same for things that happen and are not looked at again: nothing is remembered but the place."""
+
+    def take(self, event: WatchEvent | Bookmark) -> Iterator[WatchEvent]:
+        if isinstance(event, WatchEvent):
+            self.version = version_of(event.object) or self.version
+            yield event
+        else:
+            yield from super().take(event)
+
+
 def identity(found: Mapping[str, Any]) -> str:
     """
     The object's uid.

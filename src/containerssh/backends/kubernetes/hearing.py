@@ -1,0 +1,169 @@
+"""What the cluster tells of pods that start: one watch of a namespace's events for all who wait there.
+
+A watch for each of them would cost the API server the square of their number: events are not in its cache, so that it
+reads all of a namespace's for every watch, and an hour's for every list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from containerssh.backends.kubernetes.client import EVENTS, KubernetesClient
+from containerssh.backends.kubernetes.errors import APIError
+from containerssh.core.codes import KubernetesCode
+from containerssh.core.errors import ContainerSSHError
+from containerssh.core.flag import Flag
+from containerssh.core.messages import Event
+
+logger = logging.getLogger(__name__)
+
+_AGAIN = 2.0
+_LINGER = 60.0
+"""Seconds for which a watch goes on when nobody waits any more: on a busy server it never ends."""
+_MOST_HELD = 100
+_RECENT = 256
+"""Events that are kept: those of a pod may come before the answer that tells its uid."""
+
+
+class Heard:
+    """The events of one pod."""
+
+    def __init__(self) -> None:
+        self._events: deque[Mapping[str, Any]] = deque(maxlen=_MOST_HELD)
+        self._failure: ContainerSSHError | None = None
+        self._news = Flag()
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        self._events.append(event)
+        self._news.set()
+
+    def fail(self, failure: ContainerSSHError) -> None:
+        self._failure = failure
+        self._news.set()
+
+    async def next(self) -> Mapping[str, Any]:
+        """
+        The next one.
+
+        Raises:
+            ContainerSSHError: events cannot be seen.
+        """
+        while not self._events:
+            if self._failure is not None:
+                raise self._failure
+            self._news.clear()
+            await self._news.wait()
+        return self._events.popleft()
+
+
+class Hearers:
+    """The events of all namespaces in which pods of one client start. Close it at the end."""
+
+    def __init__(self, client: KubernetesClient) -> None:
+        self._client = client
+        self._by_namespace: dict[str, _Hearer] = {}
+
+    def attend(self, namespace: str) -> None:
+        """Somebody is about to create a pod there: from now on nothing is missed."""
+        self._hearer(namespace)
+
+    @asynccontextmanager
+    async def hear(self, namespace: str, uid: str) -> AsyncIterator[Heard]:
+        """The events of the pod with this *uid*, those included that came since the namespace is attended to."""
+        hearer = self._hearer(namespace)
+        heard = hearer.begin(uid)
+        try:
+            yield heard
+        finally:
+            hearer.end(uid, heard)
+
+    async def close(self) -> None:
+        """End all watches."""
+        hearers, self._by_namespace = list(self._by_namespace.values()), {}
+        for hearer in hearers:
+            hearer.cancel()
+        await asyncio.gather(*(hearer.task for hearer in hearers), return_exceptions=True)
+
+    def _hearer(self, namespace: str) -> _Hearer:
+        hearer = self._by_namespace.get(namespace)
+        if hearer is None:
+            hearer = self._by_namespace[namespace] = _Hearer(self._client, namespace, self._by_namespace)
+        hearer.go_on()
+        return hearer
+
+
+class _Hearer:
+    """One watch."""
+
+    def __init__(self, client: KubernetesClient, namespace: str, all_of_them: dict[str, _Hearer]) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._all_of_them = all_of_them
+        self._hearing: dict[str, list[Heard]] = {}
+        self._recent: deque[tuple[str, Mapping[str, Any]]] = deque(maxlen=_RECENT)
+        self._last_used = 0.0
+        self.task = asyncio.create_task(self._watch())
+        self._timer = asyncio.get_running_loop().call_later(_LINGER, self._look_after)
+
+    def go_on(self) -> None:
+        """Somebody needs it."""
+        self._last_used = asyncio.get_running_loop().time()
+        if self.task.done():
+            self.task = asyncio.create_task(self._watch())
+
+    def begin(self, uid: str) -> Heard:
+        heard = Heard()
+        for whose, event in self._recent:
+            if whose == uid:
+                heard.add(event)
+        self._hearing.setdefault(uid, []).append(heard)
+        return heard
+
+    def end(self, uid: str, heard: Heard) -> None:
+        self._hearing[uid].remove(heard)
+        if not self._hearing[uid]:
+            del self._hearing[uid]
+        self._last_used = asyncio.get_running_loop().time()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+        self.task.cancel()
+
+    def _look_after(self) -> None:
+        """End it when nobody has needed it for long."""
+        loop = asyncio.get_running_loop()
+        left = self._last_used + _LINGER - loop.time()
+        if self._hearing or left > 0:
+            self._timer = loop.call_later(_LINGER if self._hearing else left, self._look_after)
+        else:
+            self._all_of_them.pop(self._namespace, None)
+            self.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                async with aclosing(self._client.watch(EVENTS, self._namespace, from_now=True)) as events:
+                    async for event in events:
+                        if event.type != "DELETED":
+                            self._take(event.object)
+            except ContainerSSHError as exc:
+                logger.debug(Event(KubernetesCode.POD_WAIT, f"Events cannot be seen: {exc.explanation}"))
+                if isinstance(exc, APIError) and not exc.passing:
+                    # Those who come later try once more.
+                    for heard in [one for some in self._hearing.values() for one in some]:
+                        heard.fail(exc)
+                    return
+                await asyncio.sleep(_AGAIN)
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        about = event.get("involvedObject")
+        uid = about.get("uid") if isinstance(about, Mapping) else None
+        if isinstance(uid, str):
+            self._recent.append((uid, event))
+            for heard in self._hearing.get(uid, ()):
+                heard.add(event)
