@@ -75,7 +75,10 @@ def names(cluster: Cluster, namespace: str) -> set[str]:
 
 
 def leases(cluster: Cluster, namespace: str) -> set[str]:
-    return {item["metadata"]["name"] for item in cluster.object("--namespace", namespace, "leases")["items"]}
+    return {
+        item["metadata"]["name"]
+        for item in cluster.ask(f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")["items"]
+    }
 
 
 async def there(cluster: Cluster, namespace: str, wanted: set[str]) -> None:

@@ -67,7 +67,9 @@ async def backend(tmp_path: Path) -> AsyncIterator[KubernetesBackend]:
 
 
 def leases(cluster: Cluster, namespace: str) -> list[str]:
-    items = cluster.object("--namespace", namespace, "leases", "-l", "containerssh_gateway")["items"]
+    items = cluster.ask(
+        f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases?labelSelector=containerssh_gateway"
+    )["items"]
     return [str(item["metadata"]["name"]) for item in items]
 
 

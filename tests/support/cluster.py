@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tarfile
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,13 @@ TESTER_TOKEN = "tester-token"
 
 _SCRIPT = Path(__file__).parents[2] / "scripts" / "cluster"
 _START_LIMIT = 240.0
+_RBAC = "/apis/rbac.authorization.k8s.io/v1"
+_IN_FORCE = {"apiGroups": ["tests.invalid"], "resources": ["rights"], "verbs": ["get"]}
+"""A right to nothing that there is: who has it has the others of its role, too."""
+
+
+class APIRefused(OSError):
+    """The API said no: its status and its words."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,27 @@ class Cluster:
         found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
         return found
 
+    def ask(self, path: str, method: str = "GET", body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """
+        What the API answers the administrator: a tenth of what starting kubectl takes.
+
+        Raises:
+            APIRefused: it says no.
+        """
+        context = ssl.create_default_context(cafile=str(self.authorities))
+        context.load_cert_chain(self.folder / "pki" / "admin.crt", self.folder / "pki" / "admin.key")
+        connection = HTTPSConnection("127.0.0.1", self.port, context=context, timeout=60)
+        try:
+            data = None if body is None else json.dumps(body).encode()
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            found: dict[str, Any] = json.loads(answer.read())
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            raise APIRefused(answer.status, str(found.get("message")))
+        return found
+
     def apply(self, *objects: Mapping[str, Any], namespace: str = "default") -> None:
         """Create or change objects."""
         text = "\n---\n".join(json.dumps(one) for one in objects)
@@ -100,39 +130,32 @@ class Cluster:
     def token(self, namespace: str, rules: Sequence[Mapping[str, Any]]) -> str:
         """The token of a new service account of *namespace* that may do what the RBAC *rules* say there."""
         name = f"account-{secrets.token_hex(4)}"
-        self.apply(
-            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}},
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "Role",
-                "metadata": {"name": name},
-                "rules": list(rules),
-            },
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "RoleBinding",
-                "metadata": {"name": name},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
-                "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
-            },
-            namespace=namespace,
-        )
-        return self.kubectl("--namespace", namespace, "create", "token", name)
+        core, rbac = f"/api/v1/namespaces/{namespace}", f"{_RBAC}/namespaces/{namespace}"
+        self.ask(f"{core}/serviceaccounts", "POST", {"metadata": {"name": name}})
+        self.ask(f"{rbac}/roles", "POST", {"metadata": {"name": name}, "rules": [*rules, _IN_FORCE]})
+        binding = {
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+        }
+        self.ask(f"{rbac}/rolebindings", "POST", binding)
+        who = f"system:serviceaccount:{namespace}:{name}"
+        wait_until(lambda: self._is_in_force(namespace, who), within=30, what="the account's rights")
+        token: str = self.ask(f"{core}/serviceaccounts/{name}/token", "POST", {})["status"]["token"]
+        return token
 
     @contextmanager
     def namespace(self) -> Iterator[str]:
         """A namespace of its own in which pods can be made; it is being deleted afterwards."""
         name = f"test-{secrets.token_hex(4)}"
-        self.kubectl("create", "namespace", name)
+        self.ask("/api/v1/namespaces", "POST", {"metadata": {"name": name}})
         try:
             wait_until(lambda: self._has_account(name), within=30, what="the namespace's default account")
             yield name
         finally:
-            with suppress(subprocess.SubprocessError):
-                self.kubectl(
-                    "delete", "pods", "--all", "--namespace", name, "--grace-period=0", "--force", "--wait=false"
-                )
-            self.kubectl("delete", "namespace", name, "--wait=false")
+            with suppress(OSError, HTTPException):
+                self.ask(f"/api/v1/namespaces/{name}/pods", "DELETE", {"gracePeriodSeconds": 0})
+                self.ask(f"/api/v1/namespaces/{name}", "DELETE")
 
     def import_image(self, archive: bytes) -> None:
         """Give the node the images of an archive, as ``docker save`` or :func:`image_archive` makes them."""
@@ -150,10 +173,17 @@ class Cluster:
         """Start it again; returns when it is ready."""
         _run("start-api", str(self.folder))
 
+    def _is_in_force(self, namespace: str, who: str) -> bool:
+        """Whether the API server has heard of the role of *who*."""
+        right = {"namespace": namespace, "group": "tests.invalid", "resource": "rights", "verb": "get"}
+        review = {"spec": {"user": who, "resourceAttributes": right}}
+        found = self.ask("/apis/authorization.k8s.io/v1/subjectaccessreviews", "POST", review)
+        return bool(found["status"]["allowed"])
+
     def _has_account(self, namespace: str) -> bool:
         try:
-            self.kubectl("--namespace", namespace, "get", "serviceaccount", "default")
-        except subprocess.CalledProcessError:
+            self.ask(f"/api/v1/namespaces/{namespace}/serviceaccounts/default")
+        except APIRefused:
             return False
         return True
 

@@ -96,7 +96,7 @@ async def run(handler: ConnectionHandler, command: str, stdin: bytes = b"", **en
 
 def pods(cluster: Cluster, namespace: str, *, leaving: bool = False) -> list[dict[str, Any]]:
     """The namespace's pods; those that are being deleted only if they are asked for."""
-    items: list[dict[str, Any]] = cluster.object("--namespace", namespace, "pods")["items"]
+    items: list[dict[str, Any]] = cluster.ask(f"/api/v1/namespaces/{namespace}/pods")["items"]
     return [pod for pod in items if leaving or not pod["metadata"].get("deletionTimestamp")]
 
 
