@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.support import server as product
 from tests.support.lifecycle import refuses, write, written
 from tests.support.oci import image
 from tests.support.openssh import OpenSSH
+from tests.support.tools import tool
 
 pytestmark = pytest.mark.oci
 
@@ -63,6 +65,21 @@ async def test_logins_and_refusals_are_counted(tmp_path: Path) -> None:
         assert found['containerssh_auth_failures_total{authtype="password",country="XX"}'] >= 1
         assert found['containerssh_backend_requests_total{backend="oci"}'] >= 1
         assert (await page(port, "/"))[0] == 404
+
+
+async def test_prometheus_own_checker_finds_no_fault_with_the_page(tmp_path: Path) -> None:
+    port = product.free_port()
+    async with product.serving(configured(port), USERS) as server:
+        (await OpenSSH(tmp_path).run(server, "true")).check()
+        await until(port, CURRENT, 0)
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            text = await answer.read()
+    assert text.count(b"\n# TYPE ") > 5
+    checker = await asyncio.create_subprocess_exec(
+        tool("promtool"), "check", "metrics", stdin=PIPE, stdout=PIPE, stderr=STDOUT
+    )
+    said, _ = await checker.communicate(text)
+    assert checker.returncode == 0, said.decode()
 
 
 async def test_a_reload_moves_the_page_and_takes_it_away() -> None:

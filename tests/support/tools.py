@@ -38,6 +38,7 @@ PACKAGES = {
     "plink": "putty-tools",
     "podman": "podman",
     "prlimit": "util-linux",
+    "promtool": "prometheus",
     "pscp": "putty-tools",
     "psftp": "putty-tools",
     "puttygen": "putty-tools",
