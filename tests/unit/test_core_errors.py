@@ -43,3 +43,13 @@ def test_an_error_of_the_system_is_told_without_its_number(tmp_path: Path) -> No
         (tmp_path / "gone").open()
     assert describe(caught.value) == f"No such file or directory: {tmp_path / 'gone'}"
     assert reason_of(caught.value) == "No such file or directory"
+
+
+def test_a_group_says_what_its_errors_say() -> None:
+    ended = BackendError(SSHCode.START_FAILED, "it ended")
+    assert describe(_caused(ended, ExceptionGroup("unhandled", [BackendError(SSHCode.START_FAILED, "it ended")]))) == (
+        "it ended"
+    )
+    assert describe(ExceptionGroup("unhandled", [ValueError("one"), ExceptionGroup("", [KeyError("two")])])) == (
+        "one; 'two'"
+    )

@@ -90,6 +90,8 @@ def reason_of(error: BaseException) -> str:
 
 
 def _plain(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(dict.fromkeys(describe(one) for one in error.exceptions))
     if isinstance(error, OSError) and type(error).__str__ is OSError.__str__ and error.filename is not None:
         return f"{reason_of(error)}: {error.filename}"
     return reason_of(error) if type(error).__str__ is OSError.__str__ else str(error)
