@@ -40,12 +40,20 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(bounds)]
 
 
-@given(st.lists(AGENT_FRAMES, max_size=8), st.lists(st.integers(0, 10_000), max_size=12))
-def test_frames_survive_any_way_of_being_cut(frames: list[Frame], places: list[int]) -> None:
+@given(
+    st.lists(AGENT_FRAMES, max_size=8),
+    st.lists(st.integers(0, 10_000), max_size=12),
+    st.one_of(st.none(), st.integers(1, 3)),
+)
+def test_frames_survive_any_way_of_being_cut(frames: list[Frame], places: list[int], most: int | None) -> None:
     decoder = FrameDecoder()
     found: list[Frame] = []
     for piece in cut(b"".join(frame.encode() for frame in frames), places):
-        found += decoder.feed(piece)
+        some = decoder.feed(piece, most)
+        while most and len(some) == most:
+            found += some
+            some = decoder.feed(b"", most)
+        found += some
     assert found == frames
 
 
@@ -178,3 +186,16 @@ async def test_more_data_than_the_window_is_refused_even_in_small_pieces() -> No
     with pytest.raises(ProtocolError, match="more on stream 1"):
         await transport.receive()
     assert len(reader.pieces) <= 1
+
+
+async def test_others_have_their_turn_between_thousands_of_tiny_messages() -> None:
+    flood = Frame(FrameType.DATA, 1, b"x").encode() * 7000
+    transport = FramedTransport(Given([PREAMBLE + flood + Frame(FrameType.OK, 7).encode()]), Nowhere())
+    transport.expect()
+    receiving = asyncio.create_task(transport.receive())
+    turns = 0
+    while not receiving.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert await receiving == [Frame(FrameType.OK, 7)]
+    assert turns >= 7000 // 256

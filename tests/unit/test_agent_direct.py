@@ -346,14 +346,29 @@ async def test_an_agent_that_cannot_connect_goes_on_as_it_began_unless_it_must_n
             await way(invitation, "direct").move(FramedTransport(script, script), script)
 
 
+@on_each_loop
+async def test_who_has_said_that_it_cannot_connect_cannot(listener: DirectListener) -> None:
+    async with listener.invite("another"), listener.invite("a") as invitation:
+        ticket = Told(invitation).ticket
+        reader, writer = await dial(listener.port, ticket, invitation.identity)
+        script = Script(error(b"no way"))
+        assert await way(invitation, "auto").move(FramedTransport(script, script), script) is None
+        with pytest.raises((OSError, AssertionError)):
+            assert await reader.read(1)
+        await refused(listener.port, ticket, invitation.identity)
+        writer.transport.abort()
+
+
 async def test_an_agent_of_an_older_version_is_only_good_enough_where_it_may_be(
     listener: DirectListener, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with listener.invite("a") as invitation:
-        way(invitation, "auto").settle()
+        await way(invitation, "auto").settle()
         assert "older one" in caplog.text
         with pytest.raises(BackendError, match="older one"):
-            way(invitation, "direct").settle()
+            await way(invitation, "direct").settle()
+        # Nobody could tell it of the ticket any more.
+        assert not listener.is_waiting
 
 
 @settings(max_examples=60, deadline=None)

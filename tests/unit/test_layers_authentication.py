@@ -228,7 +228,9 @@ async def test_nobody_elses_code_stands_in_for_ones_own(tmp_path: Path) -> None:
     users.close()
 
 
-@pytest.mark.parametrize("given", ["Alice", "ALICE", " alice", "alice ", "\uff41lice", "ali\u2009ce", "\u212balice", "al\u200dice"])
+@pytest.mark.parametrize(
+    "given", ["Alice", "ALICE", " alice", "alice ", "\uff41lice", "ali\u2009ce", "\u212balice", "al\u200dice"]
+)
 async def test_what_a_lax_judge_may_take_for_a_users_name_needs_that_users_methods(tmp_path: Path, given: str) -> None:
     """As a KDC that does not look at the case, and vouches for the name in whatever spelling it was asked."""
     users = users_file(

@@ -84,7 +84,7 @@ async def test_a_good_ticket_ends_the_exchange_and_a_second_one_the_connection()
     assert answer.endswith(String(b"code") + b"\1" + String(b"token"))
     assert (connection.context, len(connection.keys)) == ("context", 1)
     with pytest.raises(ProtocolError):
-        running._process_ticket(30, 0, SSHPacket(payload))
+        await running._process_ticket(30, 0, SSHPacket(payload))
 
 
 async def test_without_a_token_for_the_client_none_is_sent() -> None:

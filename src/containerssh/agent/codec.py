@@ -127,23 +127,23 @@ class Refused(Exception):
 
 
 class FrameDecoder:
-    """Cuts what an agent sends into frames. It holds less than one frame between two calls."""
+    """Cuts what an agent sends into frames. It holds less than one frame once it has given less than *most*."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes, most: int | None = None) -> list[Frame]:
         """
-        The frames that *data* completes.
+        The frames that *data* completes; *most* of them, and those behind them with the next call.
 
         Raises:
             ProtocolError: a type that agents do not send, or a longer payload than its type may have.
         """
         buffer = self._buffer
         buffer += data
-        frames = []
+        frames: list[Frame] = []
         start = 0
-        while len(buffer) - start >= _HEADER.size:
+        while len(buffer) - start >= _HEADER.size and len(frames) != most:
             word, identity = _HEADER.unpack_from(buffer, start)
             number, length = word >> 24, word & 0xFFFFFF
             limit = _FROM_AGENT.get(number)

@@ -15,9 +15,10 @@ import secrets
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 from containerssh.agent.codec import TICKET_NAME_SIZE, TICKET_SIZE, pack_bytes, pack_text, pack_word
 from containerssh.agent.identity import Identity, server_context
@@ -69,15 +70,13 @@ class DirectListener:
             )
         )
         name = ticket[:TICKET_NAME_SIZE]
-        invitation = Invitation(server_context(self._identity, agent), ticket, agent, told)
+        invitation = Invitation(server_context(self._identity, agent), ticket, agent, told, partial(self._forget, name))
         self._invitations[name] = invitation
         self._strangers.wanted = True
         try:
             yield invitation
         finally:
-            self._invitations.pop(name, None)
-            self._strangers.wanted = bool(self._invitations)
-            await invitation.close()
+            await invitation.withdraw()
 
     def close(self) -> None:
         """Stop listening. Connections that were taken in are their invitations'."""
@@ -90,15 +89,21 @@ class DirectListener:
         if invitation is None or not hmac.compare_digest(invitation.ticket, ticket):
             connection.close()
             return
-        del self._invitations[name]
-        self._strangers.wanted = bool(self._invitations)
+        self._forget(name)
         invitation.greet(connection)
+
+    def _forget(self, name: bytes) -> None:
+        self._invitations.pop(name, None)
+        self._strangers.wanted = bool(self._invitations)
 
 
 class Invitation:
     """What one login's agent is told, and its connection when it comes."""
 
-    def __init__(self, context: ssl.SSLContext, ticket: bytes, agent: Identity, told: bytes) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, ticket: bytes, agent: Identity, told: bytes, forget: Callable[[], None]
+    ) -> None:
+        self._forget = forget
         self.ticket = ticket
         self.identity = agent
         """What the agent has to show."""
@@ -106,6 +111,7 @@ class Invitation:
         self._context = context
         self._arrived: asyncio.Future[DirectStream] = asyncio.get_running_loop().create_future()
         self._greeting: asyncio.Task[None] | None = None
+        self._begun = False
 
     def request(self, within: timedelta) -> bytes:
         """A DIRECT's payload; the agent is to be connected *within*."""
@@ -123,10 +129,11 @@ class Invitation:
     def greet(self, connection: socket.socket) -> None:
         """*connection*, ours from now on, has shown the ticket."""
         self._greeting = asyncio.create_task(self._greet(connection))
-        # A task that is cancelled before its first step would leave it open.
-        self._greeting.add_done_callback(lambda task: connection.close() if task.cancelled() else None)
+        # A task that is cancelled before its first step would leave it open; after that it is a transport's.
+        self._greeting.add_done_callback(lambda _: None if self._begun else connection.close())
 
     async def _greet(self, connection: socket.socket) -> None:
+        self._begun = True
         wire = Wire()
         try:
             watch_peer(connection)
@@ -137,6 +144,9 @@ class Invitation:
             connection.close()
             self._fail(str(exc))
             return
+        except asyncio.CancelledError:
+            wire.abort()
+            raise
         if self._arrived.done():
             wire.abort()
         elif wire.peer_certificate != self.identity.certificate:
@@ -151,8 +161,9 @@ class Invitation:
             # Perhaps nobody asks.
             self._arrived.exception()
 
-    async def close(self) -> None:
-        """Close the connection, or wait for none any more."""
+    async def withdraw(self) -> None:
+        """Close the connection if the agent has come, and let nobody in any more; safe to call twice."""
+        self._forget()
         if self._greeting is not None:
             self._greeting.cancel()
             await asyncio.gather(self._greeting, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 
 from containerssh.agent.codec import (
@@ -24,6 +25,8 @@ from containerssh.core.streams import CHUNK, ByteReader, ByteStream, ByteWriter
 MAX_NOISE = 64 * 1024
 """How much an image's entrypoint may print before the agent speaks."""
 _MAX_STREAMS = 2048
+# A guest can send one byte in each: half a millisecond's work, after which others have their turn.
+_FRAMES_PER_TURN = 256
 _MOST_IDS = 0xFFFFFFFF
 
 
@@ -64,7 +67,14 @@ class Transport(ABC):
             data = await self._read()
             if self._noise is not None and not (data := self._skip_noise(data)):
                 continue
-            frames = [frame for frame in self._decoder.feed(data) if not self._deliver(frame)]
+            frames: list[Frame] = []
+            while True:
+                found = self._decoder.feed(data, _FRAMES_PER_TURN)
+                frames += (frame for frame in found if not self._deliver(frame))
+                if len(found) < _FRAMES_PER_TURN:
+                    break
+                data = b""
+                await asyncio.sleep(0)
             if frames:
                 return frames
 

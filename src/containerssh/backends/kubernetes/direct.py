@@ -95,6 +95,7 @@ class DirectWay:
                 await _answer(first)
                 stream = await self.invitation.arrived()
         except Refused as exc:
+            await self.invitation.withdraw()
             _missed(self.config, f"the agent in the pod cannot reach {self.place}: {exc.text}", exc)
             return None
         except TimeoutError as exc:
@@ -104,9 +105,10 @@ class DirectWay:
         logger.debug(Event(KubernetesCode.DIRECT, f"The agent has connected to {self.place}"))
         return stream
 
-    def settle(self) -> None:
+    async def settle(self) -> None:
         """After the agent's handshake: raises BackendError if it knows of no direct way, and there had to be one."""
         if not self._tried:
+            await self.invitation.withdraw()
             _missed(self.config, "the agent in the pod is an older one, which cannot connect by itself", None)
 
 

@@ -173,7 +173,7 @@ async def injected_link(
             return None if direct is None else FramedTransport(LinkReader(direct, why), direct)
 
         link = await undo.enter_async_context(framed_link(reader, stream.stdin, move))
-        way.settle()
+        await way.settle()
         return link
     except (OSError, ProtocolError, BackendError) as exc:
         failure = await _failure(stream, words, exc, installed=installed)
