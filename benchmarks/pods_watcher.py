@@ -161,7 +161,7 @@ async def _watch(connection: Mapping[str, object], namespace: str, label: str) -
     """That process: says that it has begun, is told what to follow, says that all of it is known, and is asked then."""
     loop = asyncio.get_running_loop()
     async with connected(connection) as client, AsyncExitStack() as stack:
-        # What the first request loads is no part of what is measured.
+        # What the first request loads is not part of what is measured.
         await client.list(PODS, namespace, label_selector="nothing-has-this")
         print("begun", flush=True)
         names = json.loads(await loop.run_in_executor(None, sys.stdin.readline))

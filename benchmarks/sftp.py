@@ -1,6 +1,6 @@
 """SFTP by OpenSSH's client: ours, which the agent serves, beside sshd's with the server of the same package.
 
-Times are taken by the client between the commands of one batch, so logging in is no part of them. Both sides write to
+Times are taken by the client between the commands of one batch, so logging in is not part of them. Both sides write to
 the same disk: sshd's to a folder of the machine, ours to the containers' file systems above it.
 """
 

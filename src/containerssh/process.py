@@ -154,7 +154,7 @@ class Process:
         if not self._stop.is_set():
             self._stop.set()
         elif not self._hurry.is_set():
-            logger.warning(Event(CoreCode.STOP_HURRIED, "Asked to stop again: there is no grace any more"))
+            logger.warning(Event(CoreCode.STOP_HURRIED, "Second signal to stop: the grace time is over"))
             self._hurry.set()
             asyncio.get_running_loop().call_later(GIVE_UP.total_seconds(), self._give_up)
 
@@ -192,7 +192,7 @@ class Process:
             except ContainerSSHError as exc:
                 _tell_refused_reload(exc)
             except Exception as exc:
-                text = f"The configuration stays as it was: a fault in the server ({describe(exc)})"
+                text = f"The configuration is unchanged: a fault in the server ({describe(exc)})"
                 logger.exception(Event(CoreCode.CONFIG_RELOAD_FAILED, text))
             self._notifier.ready(server.status)
 
@@ -208,9 +208,9 @@ class Process:
         for warning in loaded.warnings:
             logger.warning(warning)
         for key in change.without_effect:
-            text = f"{key} cannot change while the server runs; the rest is in force"
+            text = f"{key} cannot change while the server runs; everything else is applied"
             logger.warning(Event(CoreCode.CONFIG_NEEDS_RESTART, text, key=key))
-        text = "The configuration was read again; it holds for new connections"
+        text = "Configuration reloaded; it applies to new connections"
         logger.log(NOTICE, Event(CoreCode.CONFIG_RELOADED, text, file=str(loaded.path)))
         if logs is not None:
             self.logs.detach()
@@ -221,7 +221,7 @@ class Process:
 
 def _tell_refused_reload(error: ContainerSSHError) -> None:
     findings = error.findings if isinstance(error, ConfigErrors) else ()
-    text = f"The configuration stays as it was. {describe(error)}"
+    text = f"The configuration is unchanged. {describe(error)}"
     logger.error(Event(CoreCode.CONFIG_RELOAD_FAILED, text, **error.labels))
     for finding in findings:
         logger.error(Event(CoreCode.CONFIG_RELOAD_FAILED, str(finding), key=finding.path))

@@ -181,7 +181,7 @@ class Supervisor:
                 return
             worker.failures = 0 if worker.ready else worker.failures + 1
             pause = min(0.1 * 2**worker.failures, _SLOWEST_RESTART)
-            text = f"A server process ended (status {status}); another takes its place"
+            text = f"A server process ended (status {status}) and is restarted"
             logger.error(Event(CoreCode.WORKER_ENDED, text, worker=worker.number, status=status))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
@@ -196,7 +196,7 @@ class Supervisor:
             for worker in self._workers:
                 limit = self._watchdog.total_seconds() * (1 if worker.ready else _LONGEST_START)
                 if worker.process is not None and loop.time() - worker.last_sign > limit:
-                    text = "A server process shows no sign of life and is killed"
+                    text = "A server process does not respond and is killed"
                     logger.error(Event(CoreCode.WORKER_ENDED, text, worker=worker.number))
                     worker.last_sign = loop.time()
                     worker.send(signal.SIGKILL)
@@ -233,4 +233,4 @@ class Supervisor:
     def _tell_when_all_are_ready(self) -> None:
         if all(worker.ready for worker in self._workers) and not self._stopping.is_set():
             self._was_ready = True
-            self._notifier.ready(f"{len(self._workers)} processes serve")
+            self._notifier.ready(f"{len(self._workers)} processes are serving")

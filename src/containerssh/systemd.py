@@ -143,6 +143,6 @@ def _sockets(descriptors: Sequence[int]) -> list[socket.socket]:
 
 def _check(sock: socket.socket) -> None:
     if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        raise OSError(f"inherited descriptor {sock.fileno()} is no TCP socket")
+        raise OSError(f"inherited descriptor {sock.fileno()} is not a TCP socket")
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise OSError(f"inherited descriptor {sock.fileno()} does not listen: the socket unit needs Accept=no")

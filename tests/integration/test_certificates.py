@@ -115,7 +115,7 @@ async def test_a_plain_key_does_not_log_in_with_what_its_certificate_earns(
 ) -> None:
     async with trusting(authority) as server:
         assert not await enters(openssh, server, key)
-        assert not await enters(openssh, server, authority.key), "an authority is no user"
+        assert not await enters(openssh, server, authority.key), "an authority is not a user"
 
 
 async def test_who_another_authority_has_signed_is_refused(openssh: OpenSSH, authority: Authority, key: Path) -> None:
@@ -262,7 +262,7 @@ async def test_a_line_of_authorized_keys_may_name_an_authority(
             await signer.sign(key, principal)
             for user in ("alice", "bob"):
                 assert await enters(openssh, server, key, user) is (user == enters_as), (principal, user)
-        assert not await enters(openssh, server, authority.key), "an authority is no key that logs in"
+        assert not await enters(openssh, server, authority.key), "an authority is not a key that logs in"
         assert [login.restrictions.pty for login in server.backend.logins[:2]] == [False, False]
     users.close()
 

@@ -148,7 +148,10 @@ def test_a_password_is_utf8_in_every_locale(words: bytes, status: int) -> None:
     locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [*PROGRAM, "hash-password", "--kind", "scrypt"]
     done = subprocess.run(command, env=locale, input=words, capture_output=True, timeout=60)
-    assert (done.returncode, done.stderr) == (status, b"containerssh: the password is no UTF-8\n" if status else b"")
+    assert (done.returncode, done.stderr) == (
+        status,
+        b"containerssh: the password is not valid UTF-8\n" if status else b"",
+    )
 
 
 def test_a_state_folder_that_cannot_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:

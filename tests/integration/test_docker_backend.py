@@ -345,7 +345,7 @@ async def test_walls_that_podman_leaves_out_are_not_done_without(
 ) -> None:
     login = a_login()
     for _ in range(2):
-        with pytest.raises(BackendError, match=f"(?i)leaves out .*{next(iter(host))}"):
+        with pytest.raises(BackendError, match=f"(?i)silently ignores .*{next(iter(host))}"):
             async with logged_in(backend, login, config(engine, host=host)):
                 pass
     assert containers_of(engine, login) == []

@@ -230,10 +230,10 @@ async def test_addresses_are_judged_and_names_are_refused_where_that_matters() -
 async def test_what_is_no_host_is_not_asked_for(host: str) -> None:
     helpers = LocalHelpers()
     async with forwards(helpers) as made:
-        with pytest.raises(BackendError, match="no host"):
+        with pytest.raises(BackendError, match="requested host is not valid"):
             await made.connect_tcp(host, 80, ANY_ADDRESS)
         for path in ("", "@abstract", "/a\0b", "/" + "x" * 200, "/\udcff"):
-            with pytest.raises(BackendError, match="no path"):
+            with pytest.raises(BackendError, match="not a valid socket path"):
                 await made.connect_unix(path)
     assert not helpers.started
 
@@ -317,14 +317,14 @@ def saying(data: bytes, then: str = "exec sleep 60") -> LocalHelpers:
     [
         (LocalHelpers("/bin/sleep", "60"), "did not answer in time"),
         (LocalHelpers("/bin/false"), "does not forward"),
-        (saying(b"Usage: agent\n", "exit 1"), "sent what is no packet"),
+        (saying(b"Usage: agent\n", "exit 1"), "sent something that is not a packet"),
         (saying(b"\xa1\x67Payload\x5b" + b"\xff" * 8), "too long"),
         (saying(Packet(PacketType.ERROR).encode()), "did not agree"),
         (saying(SUCCESS, "exit 0"), "ended|failed in the container"),
         (saying(SUCCESS), "did not answer in time"),
         (saying(SUCCESS + Packet(PacketType.ERROR, 1).encode() * 3), "did not answer in time|failed in the container"),
         (saying(SUCCESS + b"\xff"), "ended|failed in the container"),
-        (LocalHelpers("/bin/cat", "/dev/zero"), "sent what is no packet"),
+        (LocalHelpers("/bin/cat", "/dev/zero"), "sent something that is not a packet"),
     ],
     ids=["silence", "the end", "words", "a length", "no", "success and the end", "success and silence", "early answers",
          "success and rubbish", "endless zeros"],

@@ -205,7 +205,7 @@ async def test_what_the_api_rejects_is_told_by_field(client: KubernetesClient, h
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a?b"])
 async def test_no_name_stands_for_other_objects(client: KubernetesClient, home: str, name: str) -> None:
-    with pytest.raises(APIError, match="no name for an object"):
+    with pytest.raises(APIError, match="not a name for an object"):
         await client.delete(PODS, home, name)
     assert (await client.get(PODS, home, "idle"))["metadata"].get("deletionTimestamp") is None
 

@@ -268,7 +268,7 @@ async def test_an_address_that_is_none_is_told_without_its_password(tmp_path: Pa
         "current-context": "it",
     }
     (tmp_path / "config").write_text(json.dumps(tree))
-    with pytest.raises(ConfigError, match="no address of an API server") as refused:
+    with pytest.raises(ConfigError, match="not an address of an API server") as refused:
         await count_pods({"kubeConfig": str(tmp_path / "config")}, "default")
     assert "s3cret" not in str(refused.value)
 

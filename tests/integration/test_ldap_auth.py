@@ -255,7 +255,7 @@ async def test_the_end_leaves_no_process(slapd: Directory) -> None:
 
 
 async def test_names_of_groups_that_are_none_end_the_start(slapd: Directory) -> None:
-    with pytest.raises(ConfigError, match="no name of an entry"):
+    with pytest.raises(ConfigError, match="not a name of an entry"):
         async with ldap(slapd, requiredGroups=["cn=a,=b"]):
             pass
 

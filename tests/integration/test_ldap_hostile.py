@@ -141,7 +141,7 @@ FAULTS: dict[str, Behaviour] = {
     "endless references": endless_entries,
     "an entry without end": endless_values,
     "deep": many_deep,
-    "names that are no text": say(entry(2, b"\xff\xfe", uid=b"alice"), result(2, DONE)),
+    "names that are not text": say(entry(2, b"\xff\xfe", uid=b"alice"), result(2, DONE)),
 }
 
 

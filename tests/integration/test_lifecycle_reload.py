@@ -171,7 +171,7 @@ async def test_the_log_changes_its_level_its_format_and_its_place(openssh: OpenS
         config["log"]["file"] = "/nonexistent/folder/log"
         write(server, config)
         server.process.send_signal(signal.SIGHUP)
-        await server.until(lambda: "stays as it was" in new.read_text(), "it is refused")
+        await server.until(lambda: "configuration is unchanged" in new.read_text(), "it is refused")
         assert (await openssh.run(server, "true")).status == 0
         assert "Client connected" not in new.read_text(), "that is of level debug"
         assert former.stat().st_size == size

@@ -132,7 +132,7 @@ async def with_chosen_host_keys(server: Front, config: Path) -> AsyncIterator[in
         try:
             settings = await server.server.prepare(options)
         except ConfigError:
-            # sshd leaves out what is no certificate of a host.
+            # sshd leaves out what is not a certificate of a host.
             settings = await server.server.prepare(replace(options, host_certificates=()))
         server.server.use(settings)
         theirs, ours = await asyncio.open_connection("127.0.0.1", server.port)

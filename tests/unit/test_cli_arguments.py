@@ -72,7 +72,7 @@ def test_a_look_at_a_configuration_is_at_the_named_one(arguments: list[str], fil
     "arguments", [["demo", "--port", "65536"], ["serve", "--processes", "x"], ["serve", "--processes", "257"]]
 )
 def test_a_number_that_cannot_be_is_refused_by_name(arguments: list[str]) -> None:
-    with pytest.raises(UsageError, match=f"{arguments[1]}: '{arguments[2]}' is no number from 0 to "):
+    with pytest.raises(UsageError, match=f"{arguments[1]}: '{arguments[2]}' is not a number from 0 to "):
         parse(arguments)
 
 

@@ -29,7 +29,7 @@ def findings(folder: Path, auth: dict[str, Any]) -> list[str]:
     ("auth", "mentions"),
     [
         ({"password": USERS, "authenticationMethods": ["password,publickey"]}, "nobody can succeed"),
-        ({"password": USERS, "authenticationMethods": ["passwords"]}, "is none of password"),
+        ({"password": USERS, "authenticationMethods": ["passwords"]}, "is not one of password"),
         ({"password": USERS, "authenticationMethods": ["password,password"]}, "only once"),
         (
             {"password": USERS, "keyboardInteractive": USERS, "authenticationMethods": ["keyboard-interactive"]},
@@ -77,7 +77,7 @@ def test_a_webhook_that_asks_is_remarked_when_it_can_be_overheard(tmp_path: Path
         ({"totp": "JBSWY3DPEHPK3PXP"}, True, "128 bits"),
         ({"authenticationMethods": ["keyboard-interactive"]}, True, "second factor"),
         ({"authenticationMethods": ["gssapi-with-mic"]}, True, "nobody judges"),
-        ({"authenticationMethods": ["telepathy"]}, True, "is none of"),
+        ({"authenticationMethods": ["telepathy"]}, True, "is not one of"),
     ],
 )
 def test_mistakes_of_a_user_are_told_with_their_place(

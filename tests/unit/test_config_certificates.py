@@ -97,9 +97,9 @@ def test_mistakes_about_authorities_are_told(tmp_path: Path, keys: Path, section
     ("content", "message"),
     [
         (None, "error auth.publicKey.revokedKeys: cannot read"),
-        (b"who?\n", "error auth.publicKey.revokedKeys: '{path}' is no list of revoked keys: line 1 is neither"),
-        (b"", "is no list of revoked keys: it is empty"),
-        (b"SSHKRL\n\0\0\0", "is no list of revoked keys: it ends too early"),
+        (b"who?\n", "error auth.publicKey.revokedKeys: '{path}' is not a list of revoked keys: line 1 is neither"),
+        (b"", "is not a list of revoked keys: it is empty"),
+        (b"SSHKRL\n\0\0\0", "is not a list of revoked keys: it ends too early"),
     ],
 )
 def test_mistakes_about_revoked_keys_are_told(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -118,7 +118,7 @@ def test_files_that_others_may_write_to_are_told(tmp_path: Path, keys: Path) -> 
         path.chmod(0o666)
     more = {"certificates": {"trustedUserCAKeys": [str(listed)]}, "revokedKeys": str(revoked)}
     assert [text.split(": ")[1].partition(" /")[0] for text in findings(tmp_path, more)] == [
-        "others may write the authorities' keys in", "others may write the list of revoked keys",
+        "others may write to the authorities' keys in", "others may write to the list of revoked keys",
     ]  # fmt: skip
 
 

@@ -95,8 +95,8 @@ def test_a_command_may_be_one_text() -> None:
         ("host", [], "a map is expected"),
         ("host", {"memory": 1, "resources": {"Memory": 2}}, "Memory is given twice"),
         ("container", {"labels": ["a=b"]}, "labels: a map is expected"),
-        ("container", {"env": [["A"]]}, "env[0]: a text is expected"),
-        ("container", {"healthcheck": {"interval": "soon"}}, "healthcheck.interval: 'soon' is no duration"),
+        ("container", {"env": [["A"]]}, "env[0]: a string is expected"),
+        ("container", {"healthcheck": {"interval": "soon"}}, "healthcheck.interval: 'soon' is not a duration"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_path(key: str, value: object, words: str) -> None:

@@ -75,7 +75,7 @@ ALIAS_BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("a:\n\tb: 1\n", "not valid YAML"),
         ("\x00\x01\x02", "not valid YAML"),
         ("a:\n  b: 1\n  b: 2\n", "'b' is given twice"),
-        ("? [a, b]\n: 1\n", "must be a text"),
+        ("? [a, b]\n: 1\n", "must be a string"),
         ("a: !!python/object/apply:os.system [id]\n", "tag"),
         ("a: !custom x\n", "tag"),
         ("a: !!binary aGk=\n", "tag"),

@@ -93,7 +93,7 @@ def test_networks_are_read(text: str, network: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "192.0.2.1/24", "192.0.2.0/33", "::ffff:0.0.0.0/95/1", "localhost"])
 def test_what_is_no_network_is_refused(text: str) -> None:
-    with pytest.raises(ValidationError, match="is no network"):
+    with pytest.raises(ValidationError, match="is not a network"):
         limits(allow=[text])
 
 

@@ -194,7 +194,7 @@ def test_halves_of_a_pair_are_refused(ca: str, pair: PEM) -> None:
 
 
 def test_a_key_of_another_certificate_is_refused(authority: tuple[PEM, Any], pair: PEM) -> None:
-    assert "no usable pair" in refusal(client(cert=pair["cert"], key=authority[0]["key"]))
+    assert "not a usable pair" in refusal(client(cert=pair["cert"], key=authority[0]["key"]))
 
 
 def test_an_encrypted_key_is_refused_and_nobody_asked_for_its_password(pair: PEM) -> None:

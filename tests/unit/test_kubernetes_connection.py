@@ -85,8 +85,8 @@ def test_a_kubeconfig_file_stands_alone(tmp_path: Path) -> None:
     assert not list(connection(kubeConfig=str(file), context="here", qps=7).problems())
     found = connection(kubeConfig=str(file), host="https://api", bearerToken="x", context="nowhere").problems()
     assert {(problem.path, problem.message) for problem in found} == {
-        ("host", "is told by the kubeconfig file; leave it out"),
-        ("bearerToken", "is told by the kubeconfig file; leave it out"),
+        ("host", "comes from the kubeconfig file; leave it out"),
+        ("bearerToken", "comes from the kubeconfig file; leave it out"),
         ("kubeConfig", "the kubeconfig file has no cluster 'two'"),
     }
 
@@ -116,7 +116,7 @@ def test_a_context_joins_a_cluster_and_a_user(tmp_path: Path) -> None:
             "nobody is there",
         ),
         ({"as-groups": ["admins"]}, {}, "without a name"),
-        ({"token": ["x"]}, {}, "is no text"),
+        ({"token": ["x"]}, {}, "is not text"),
         ({}, {"server": "https://one", "proxy-url": "http://proxy"}, "not supported"),
         ({}, {"server": "https://one", "insecure-skip-tls-verify": "yes"}, "neither true nor false"),
         (
@@ -245,8 +245,8 @@ def test_a_pod_knows_its_cluster(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({}, "no pod"),
-        ({"host": "http://10.0.0.1", "bearerTokenFile": "/x"}, "listens on the way"),
+        ({}, "not a pod"),
+        ({"host": "http://10.0.0.1", "bearerTokenFile": "/x"}, "reads the traffic"),
         ({"host": "https://api", "username": "me"}, "since 1.19"),
         ({"host": "https://api", "bearerToken": "x", "bearerTokenFile": "/x"}, "bearerTokenFile wins"),
         ({"host": "https://api", "bearerToken": "x"}, "cannot be renewed"),

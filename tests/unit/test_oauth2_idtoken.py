@@ -104,13 +104,13 @@ def part(content: object) -> str:
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "HS256", "", None, 7, ["RS256"]])
 def test_unsigned_tokens_and_shared_secrets_are_refused(algorithm: object) -> None:
-    assert "not taken" in refused(f"{part({'alg': algorithm})}.{part(claims())}.")
+    assert "not accepted" in refused(f"{part({'alg': algorithm})}.{part(claims())}.")
 
 
 def test_a_signature_made_with_the_public_key_as_a_secret_is_refused() -> None:
     content = f"{part({'alg': 'HS256', 'kid': 'rsa'})}.{part(claims())}"
     mac = hmac.digest(RSA.as_pem(private=False), content.encode(), "sha256")
-    assert "not taken" in refused(f"{content}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}")
+    assert "not accepted" in refused(f"{content}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}")
 
 
 def test_a_key_that_the_token_brings_along_is_not_used() -> None:

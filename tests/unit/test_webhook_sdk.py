@@ -151,13 +151,13 @@ def test_what_the_gateway_would_not_ask_is_refused_where_it_is_written(make: Cal
     ("change", "problem"),
     [
         ({}, "round is missing"),
-        ({"round": -1}, "round is no count"),
-        ({"round": True}, "round is no count"),
-        ({"round": 1.0}, "round is no count"),
-        ({"round": 1, "answers": "x"}, "answers is no list"),
-        ({"round": 1, "answers": [1]}, "an entry of answers is no text"),
+        ({"round": -1}, "round is not a count"),
+        ({"round": True}, "round is not a count"),
+        ({"round": 1.0}, "round is not a count"),
+        ({"round": 1, "answers": "x"}, "answers is not a list"),
+        ({"round": 1, "answers": [1]}, "an entry of answers is not text"),
         ({"round": 1, "answers": ["x"] * (MOST_ENTRIES + 1)}, "answers has more than"),
-        ({"round": 1, "state": None}, "state is no text"),
+        ({"round": 1, "state": None}, "state is not text"),
     ],
 )
 def test_a_round_that_cannot_be_is_refused(change: dict[str, Any], problem: str) -> None:
@@ -191,18 +191,18 @@ def test_noise_is_read_or_refused_and_nothing_else(kind: type[PasswordRequest], 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"remoteAddress": "example.org:22"}, "remoteAddress is no address with a port"),
-        ({"remoteAddress": "1.2.3.4:65536"}, "remoteAddress is no address with a port"),
-        ({"remoteAddress": "[1.2.3.4]:5"}, "remoteAddress is no IP address"),
-        ({"remoteAddress": "[fe80::1%a\nb]:5"}, "remoteAddress is no IP address"),
-        ({"remoteAddress": "[1.2.3.4.5]:1"}, "remoteAddress is no IP address"),
+        ({"remoteAddress": "example.org:22"}, "remoteAddress is not an address with a port"),
+        ({"remoteAddress": "1.2.3.4:65536"}, "remoteAddress is not an address with a port"),
+        ({"remoteAddress": "[1.2.3.4]:5"}, "remoteAddress is not an IP address"),
+        ({"remoteAddress": "[fe80::1%a\nb]:5"}, "remoteAddress is not an IP address"),
+        ({"remoteAddress": "[1.2.3.4.5]:1"}, "remoteAddress is not an IP address"),
         ({"connectionId": "x" * 32}, "connectionId has another form"),
         ({"connectionId": "a" * 32 + "\n"}, "connectionId has another form"),
-        ({"username": 1}, "username is no text"),
-        ({"username": "\ud800"}, "username holds what is no character"),
+        ({"username": 1}, "username is not text"),
+        ({"username": "\ud800"}, "username holds what is not a character"),
         ({"passwordBase64": "s3cret!"}, "passwordBase64 is not in base64"),
-        ({"metadata": []}, "metadata is no object"),
-        ({"metadata": {"a": "b"}}, "an entry of metadata is no object"),
+        ({"metadata": []}, "metadata is not an object"),
+        ({"metadata": {"a": "b"}}, "an entry of metadata is not an object"),
         ({"metadata": {"a": {"value": "b", "sensitive": 0}}}, "sensitive in metadata is neither"),
         ({"files": {"/a": {"value": "?"}}}, "a value in files is not in base64"),
         ({"metadata": {str(n): {} for n in range(MOST_ENTRIES + 1)}}, "metadata has more than"),
@@ -267,7 +267,7 @@ def test_an_impossible_variable_is_refused_where_it_is_written(name: str) -> Non
 
 @pytest.mark.parametrize("path", ["", "etc/x", "/a\0"])
 def test_a_file_without_an_absolute_path_is_refused_where_it_is_written(path: str) -> None:
-    with pytest.raises(ValueError, match="no absolute path"):
+    with pytest.raises(ValueError, match="not an absolute path"):
         ConfigAnswer(files={path: Value(b"")})
 
 

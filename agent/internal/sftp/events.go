@@ -7,8 +7,8 @@ import (
 
 const eventsAtOnce = 32 << 10
 
-// events are lines of JSON that tell the gateway what was done. A byte that is no UTF-8 is written as the lone surrogate
-// U+DC00 plus its value, as Python's surrogateescape has it.
+// events are lines of JSON that tell the gateway what was done. A byte that is not UTF-8 is written as the lone
+// surrogate U+DC00 plus its value, as Python's surrogateescape has it.
 type events struct {
 	descriptor int // -1: nobody wants them
 	buffer     []byte

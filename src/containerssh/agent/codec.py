@@ -187,7 +187,7 @@ class Fields:
         return value == 1
 
     def text(self, limit: int = _MAX_TEXT) -> str:
-        """A text of at most *limit* bytes; what is no UTF-8 in it is replaced."""
+        """A text of at most *limit* bytes; what is not UTF-8 in it is replaced."""
         length = self.number(4)
         if length > limit:
             raise broken(f"sent a text of {length} bytes where {limit} are allowed")

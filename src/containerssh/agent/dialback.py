@@ -246,7 +246,7 @@ class _SocketTransport(Transport):
         if expected is None and not known:
             self._strangers += 1
             if self._strangers > _MAX_STRANGERS:
-                self.flooded(broken("is not the only one who knocks: too many connections without a token"))
+                self.flooded(broken("is not the only program that connects: too many connections without a token"))
 
 
 class _StreamSocket(SocketStream):

@@ -161,7 +161,7 @@ class Forwards:
         number, host, port = fields.number(4), fields.text(_MAX_HOST), fields.number(2)
         fields.end()
         if host and address_of(host) is None:
-            raise broken("accepted a connection from something that is no address")
+            raise broken("accepted a connection from something that is not an address")
         if listener.closing:
             return
         key = (frame.id, number)

@@ -115,7 +115,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _broken(what: str) -> ProtocolError:
@@ -143,7 +143,7 @@ class FileReport:
     """Reads what the server reports, until it has ended: logs it and tells the channel."""
 
     def __init__(self, source: ByteReader, channel: SessionChannel, lost: Callable[[Exception], None]) -> None:
-        """*lost* is told once, when what arrives is no report; nothing is read after that."""
+        """*lost* is told once, when what arrives is not a report; nothing is read after that."""
         self._source = source
         self._channel = channel
         self._lost = lost

@@ -16,7 +16,7 @@ def permitted(host: str, addresses: AddressRules) -> str:
         known = [address for address in map(address_of, literals) if address is not None]
         if not known:
             text = "a name cannot be judged by its addresses without the server's own agent"
-            user_message = "Names cannot be connected to here, only addresses."
+            user_message = "Only addresses can be connected to here, not names."
             raise Rejected(SecurityCode.FORWARDING_REJECTED, text, user_message=user_message)
         allowed = [address for address in known if addresses.permits(address)]
         if not allowed:
@@ -27,12 +27,14 @@ def permitted(host: str, addresses: AddressRules) -> str:
 
 
 def proper_host(host: str) -> str:
-    """*host* as it stands before a colon and a port; raises BackendError for what is no host."""
+    """*host* as it stands before a colon and a port; raises BackendError for what is not a host."""
     address = address_of(host)
     if address is not None and host.isprintable():
         return f"[{host}]" if address.version == 6 else host
     if not 0 < len(host) <= _LONGEST_HOST or not host.isprintable() or set(host) & set(" :[]/%"):
-        raise BackendError(AgentCode.REQUEST_FAILED, "what is asked for is no host", user_message="This is no host.")
+        raise BackendError(
+            AgentCode.REQUEST_FAILED, "the requested host is not valid", user_message="The host is not valid."
+        )
     return host
 
 
@@ -42,10 +44,10 @@ def proper_path(path: str) -> str:
         encoded = path.encode()
     except UnicodeEncodeError:
         encoded = b""
-    # Go takes an at sign for a name that is no file.
+    # Go takes an at sign for a name that is not a file.
     if not 0 < len(encoded) <= _LONGEST_PATH or b"\0" in encoded or encoded.startswith(b"@"):
-        text = "what is asked for is no path of a socket"
-        raise BackendError(AgentCode.REQUEST_FAILED, text, user_message="This is no path of a socket.")
+        text = "the requested path is not a valid socket path"
+        raise BackendError(AgentCode.REQUEST_FAILED, text, user_message="That is not a valid socket path.")
     return path
 
 

@@ -298,7 +298,7 @@ class UpstreamListener(Listener):
         if details.protocol != "unix":
             origin = Origin(details.origin_host, details.origin_port)
             if address_of(origin.host) is None:
-                raise broken("accepted a connection from something that is no address")
+                raise broken("accepted a connection from something that is not an address")
         self._forwards.carry(connection, self._incoming, origin)
 
     async def close(self) -> None:

@@ -144,7 +144,7 @@ class PacketReader:
         The packets that *data* completes. Use all of them before the next call.
 
         Raises:
-            ProtocolError: this is no packet.
+            ProtocolError: this is not a packet.
         """
         self._unread += data
         cursor = _Cursor(self._unread)
@@ -193,7 +193,7 @@ def _fields(cursor: _Cursor) -> dict[str, Value]:
     begun = cursor.position
     _, kind, count = cursor.head()
     if kind != _MAP or count > _MAX_FIELDS:
-        raise broken("sent what is no packet")
+        raise broken("sent something that is not a packet")
     fields: dict[str, Value] = {}
     for _ in range(count):
         _, kind, length = cursor.head()
@@ -227,7 +227,7 @@ def _decoded(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise broken("sent text that is no UTF-8") from None
+        raise broken("sent text that is not UTF-8") from None
 
 
 def _number(fields: Mapping[str, Value], name: str, highest: int = _MAX_NUMBER) -> int:

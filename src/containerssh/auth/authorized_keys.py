@@ -113,8 +113,8 @@ def parse_authorized_key(line: str) -> AuthorizedKey | None:
         options, line = _split_options(line)
     kind, *rest = _BLANKS.split(line, 2)
     if kind not in KEY_TYPES:
-        text = f"{kind[:60]!r} is no type of key; known are {', '.join(sorted(KEY_TYPES))}"
-        raise UnusableLine("there is no known type of key in it", text)
+        text = f"{kind[:60]!r} is not a known type of key; known are {', '.join(sorted(KEY_TYPES))}"
+        raise UnusableLine("it contains no known type of key", text)
     if not rest:
         raise UnusableLine("the key itself is missing")
     try:
@@ -243,7 +243,7 @@ def _expiry(entry: AuthorizedKey, value: str) -> AuthorizedKey:
         # In local time unless it ends in Z.
         expires = moment if value.endswith("Z") else moment.replace(tzinfo=None).astimezone()
     except (ValueError, OverflowError, OSError):
-        raise UnusableLine("the option expiry-time names no moment that exists") from None
+        raise UnusableLine("the option expiry-time is not a date that exists") from None
     return replace(entry, expires=min(expires, entry.expires or expires))
 
 
@@ -304,7 +304,9 @@ def _source(pattern: str) -> _Network | str:
         if "/" in pattern and "host bits" in str(exc):
             text = f"the option from: {pattern!r} has bits set behind its prefix"
             raise UnusableLine("a network of the option from has bits set behind its prefix", text) from None
-        text = f"the option from: {pattern[:60]!r} is no address, network or wildcard (host names are not looked up)"
+        text = (
+            f"the option from: {pattern[:60]!r} is not an address, network or wildcard (host names are not looked up)"
+        )
         raise UnusableLine("the option from names no address, network or wildcard", text) from None
 
 

@@ -46,7 +46,7 @@ def can_follow(chains: Collection[Chain], succeeded: Chain) -> frozenset[AuthMet
     """
     begun = [chain for chain in chains if chain[: len(succeeded)] == succeeded]
     if not begun:
-        raise AuthFailed(AuthCode.FAILED, f"{','.join(succeeded)} is no way to log in for this user")
+        raise AuthFailed(AuthCode.FAILED, f"{','.join(succeeded)} begins no list of methods for this user")
     if succeeded in begun:
         return frozenset()
     return frozenset(chain[len(succeeded)] for chain in begun)

@@ -83,7 +83,7 @@ async def open_config_server(config: ConfigServerConfig) -> AsyncIterator[Config
 def _read(answer: Mapping[str, object], login: Login) -> ConfigAnswer:
     config = answer.get("config")
     if config is not None and not isinstance(config, Mapping):
-        raise invalid_answer("config is no object")
+        raise invalid_answer("config is not an object")
     mode = read_text(answer, "configMode")
     if mode not in ("", "overlay"):
         raise invalid_answer("configMode is neither empty nor overlay")

@@ -42,10 +42,10 @@ def check_name(attempt: AuthAttempt) -> None:
     Make sure that a webhook can be asked about the user's name.
 
     Raises:
-        AuthFailed: it holds what is no character.
+        AuthFailed: it holds what is not a character.
     """
     if not attempt.username.isascii() and "\ufffd" in readable(attempt.username):
-        # To replace what is no character would make one name of two.
+        # To replace what is not a character would make one name of two.
         raise AuthFailed(AuthCode.FAILED, "the user name is not valid UTF-8")
 
 
@@ -63,7 +63,7 @@ def read_object(answer: object) -> Mapping[str, object]:
     The answer's top level with its keys in lower case: upstream takes them in any case.
 
     Raises:
-        WebhookError: it is no object, or has two keys that differ in case only.
+        WebhookError: it is not an object, or has two keys that differ in case only.
     """
     return _folded(answer, "the answer")
 
@@ -88,7 +88,7 @@ def read_text(answer: Mapping[str, object], key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise invalid_answer(f"{key} is no text")
+        raise invalid_answer(f"{key} is not text")
     return readable(value)
 
 
@@ -108,7 +108,7 @@ def _texts(values: Texts) -> dict[str, object]:
 
 def _folded(value: object, what: str) -> dict[str, object]:
     if not isinstance(value, Mapping):
-        raise invalid_answer(f"{what} is no object")
+        raise invalid_answer(f"{what} is not an object")
     folded = {str(key).lower(): entry for key, entry in value.items()}
     if len(folded) != len(value):
         raise invalid_answer(f"{what} has the same key twice, in different case")
@@ -120,7 +120,7 @@ def _entries(answer: Mapping[str, object], key: str) -> list[tuple[str, object]]
     if found is None:
         return []
     if not isinstance(found, Mapping):
-        raise invalid_answer(f"{key} is no object")
+        raise invalid_answer(f"{key} is not an object")
     if len(found) > MAX_ENTRIES:
         raise invalid_answer(f"{key} has more than {MAX_ENTRIES} entries")
     return [(readable(str(name)), entry) for name, entry in found.items()]
@@ -144,7 +144,7 @@ def _variable(name: str, entry: object) -> tuple[str, Value[str]]:
 def _file(path: str, entry: object) -> tuple[str, Value[bytes]]:
     text = _text_entry(entry, f"file {path!r}")
     if not path.startswith("/") or "\0" in path:
-        raise invalid_answer(f"file {path!r} is no absolute path")
+        raise invalid_answer(f"file {path!r} is not an absolute path")
     try:
         content = base64.b64decode(text.value, validate=True)
     except (binascii.Error, ValueError):

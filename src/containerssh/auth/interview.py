@@ -110,7 +110,7 @@ def read_prompt(answer: Mapping[str, object]) -> Prompt | None:
     if questions is None:
         questions = []
     if not isinstance(questions, list) or len(questions) > MOST_QUESTIONS:
-        raise invalid_answer(f"questions is no list of {MOST_QUESTIONS} at most")
+        raise invalid_answer(f"questions is not a list of {MOST_QUESTIONS} at most")
     return Prompt(_limited(read_text(prompt, "instruction")), [_question(item) for item in questions])
 
 

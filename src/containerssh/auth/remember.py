@@ -49,7 +49,7 @@ class Memory:
         if found is None or not self._holds(found):
             return None
         since = datetime.fromtimestamp(found.since, UTC).isoformat(timespec="seconds")
-        text = f"The key stands in for the questions that were answered at {since}"
+        text = f"The remembered key replaces the questions that were answered at {since}"
         logger.info(Event(AuthCode.REMEMBERED, text, username=login.username, fingerprint=key.fingerprint))
         metadata = {name: Value(value) for name, value in found.metadata.items()}
         environment = {name: Value(value) for name, value in found.environment.items()}
@@ -138,5 +138,5 @@ def _gained(before: Texts, after: Texts) -> dict[str, str]:
 
 
 def _tell(error: StoreUnusable) -> None:
-    text = f"Nobody is remembered, questions are asked: {describe(error)}"
+    text = f"Remembered keys are not available, all users are asked their questions: {describe(error)}"
     logger.error(Event(AuthCode.REMEMBER_FAILED, text))

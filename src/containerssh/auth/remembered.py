@@ -136,7 +136,7 @@ class Store:
             row = database.execute("SELECT content FROM entries WHERE name = ?", (name,)).fetchone()
         found = _unseal(secret, name, row[0]) if row else None
         if row and found is None:
-            text = "What is remembered of a key was altered, or is not whole; it does not count"
+            text = "The entry of a remembered key was altered or is incomplete; it is ignored"
             logger.warning(Event(AuthCode.REMEMBER_FAILED, text, username=subject.username))
         return found
 

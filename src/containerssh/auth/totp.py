@@ -64,7 +64,7 @@ def parse_totp(text: str) -> TOTP:
         parts = urlsplit(text)
         values = parse_qs(parts.query, keep_blank_values=True, max_num_fields=16)
     except ValueError:
-        raise ValueError("it is no key URI") from None
+        raise ValueError("it is not a key URI") from None
     if parts.netloc.lower() != "totp":
         raise ValueError("the key URI is not of the kind totp")
     if any(len(found) > 1 for found in values.values()):

@@ -210,5 +210,5 @@ class UsersReader:
     def _environment(self, place: tuple[str, ...], variables: Mapping[str, str]) -> Iterator[tuple[str, Value[str]]]:
         for name, value in variables.items():
             if not name or "=" in name or "\0" in name + value:
-                self.add((*place, "environment", name), "no variable can be called so, or hold that")
+                self.add((*place, "environment", name), "this cannot be the name or the value of a variable")
             yield name, Value(value)

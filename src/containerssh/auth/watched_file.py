@@ -87,9 +87,9 @@ class WatchedFile:
         with os.fdopen(descriptor, "rb") as file:
             state = os.fstat(descriptor)
             if not stat.S_ISREG(state.st_mode):
-                raise ValueError("it is no regular file")
+                raise ValueError("it is not a regular file")
             if state.st_mode & stat.S_IWOTH:
-                raise ValueError("anybody may write to it; take that right away with: chmod o-w")
+                raise ValueError("anybody may write to it; change that with: chmod o-w")
             self.writable_by_others = other_writers(self._path, state)
             content = file.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:

@@ -11,14 +11,14 @@ from containerssh import __version__
 SWITCHES = ("dump-config", "licenses", "healthcheck", "version", "help")
 """Upstream's flags without a value (and ours beside them); Go takes one dash or two, and ``=true`` or ``=false``."""
 
-_FILE = "the configuration (default: that of --config)"
+_FILE = "the configuration file (default: the one named by --config)"
 
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 
 class UsageError(Exception):
-    """The command line makes no sense; the text is for the user, the exit status is 2."""
+    """Invalid command line; the text is for the user, the exit status is 2."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,104 +81,129 @@ def _port(text: str) -> int:
 
 def _number(text: str, highest: int) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= highest):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {highest}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {highest}")
     return int(text)
 
 
 def _add_explain(explain: argparse.ArgumentParser) -> None:
     methods = ("password", "publickey", "keyboard-interactive", "gssapi-with-mic")
     explain.description = (
-        "What a login would get, and why; nothing is started. Webhooks, the configuration server, identity providers "
-        "and KDCs are asked for real. What nothing is given for is supposed to be right. The exit status is 0 if the "
-        "login would be let in, 1 if not."
+        "Show what a login would get, and why, without starting anything. Webhooks, the configuration server, identity "
+        "providers and KDCs are really asked. Credentials that are not given are assumed to be right. The exit status "
+        "is 0 if the login would be let in, 1 if not, 2 if the configuration cannot be used."
     )
     explain.add_argument("file", metavar="FILE", nargs="?", help=_FILE)
-    explain.add_argument("--user", metavar="NAME", required=True, help="whose login")
+    explain.add_argument("--user", metavar="NAME", required=True, help="the user who logs in")
     explain.add_argument(
-        "--method", choices=methods, action="append", default=[], help="try this one; may be given several times"
+        "--method", choices=methods, action="append", default=[], help="try this method; may be repeated"
     )
-    explain.add_argument("--key", metavar="FILE", default="", help="public key or certificate that the client shows")
+    explain.add_argument("--key", metavar="FILE", default="", help="log in with this public key or certificate")
     password = explain.add_mutually_exclusive_group()
-    password.add_argument("--password-file", metavar="FILE", default="", help="with the password; - for standard input")
-    password.add_argument("--ask-password", action="store_true", help="ask for the password")
-    explain.add_argument("--answers", metavar="FILE", default="", help="with an answer on each line, for questions")
-    explain.add_argument(
-        "--tickets", metavar="PRINCIPAL", default="", help="show your Kerberos tickets to this service"
+    password.add_argument(
+        "--password-file", metavar="FILE", default="", help="read the password from FILE; - for standard input"
     )
-    explain.add_argument("--address", metavar="IP", default="127.0.0.1", help="of the client (default: %(default)s)")
+    password.add_argument("--ask-password", action="store_true", help="prompt for the password")
+    explain.add_argument(
+        "--answers", metavar="FILE", default="", help="answer questions from FILE, one answer per line"
+    )
+    explain.add_argument(
+        "--tickets", metavar="PRINCIPAL", default="", help="log in to this service with your Kerberos tickets"
+    )
+    explain.add_argument(
+        "--address", metavar="IP", default="127.0.0.1", help="the client's address (default: %(default)s)"
+    )
     explain.add_argument(
         "--metadata",
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="known already; may be given several times",
+        help="metadata that the connection already has; may be repeated",
     )
     explain.add_argument(
-        "--client-version", metavar="TEXT", default="SSH-2.0-ContainerSSH_explain", help="default: %(default)s"
+        "--client-version",
+        metavar="TEXT",
+        default="SSH-2.0-ContainerSSH_explain",
+        help="what the client calls itself (default: %(default)s)",
     )
-    explain.add_argument("--no-webhooks", action="store_true", help="ask no webhook; suppose that they say yes")
-    explain.add_argument("--format", choices=("text", "json"), default="text", help="default: %(default)s")
+    explain.add_argument("--no-webhooks", action="store_true", help="call no webhook; assume that they say yes")
+    explain.add_argument(
+        "--format", choices=("text", "json"), default="text", help="output format (default: %(default)s)"
+    )
     explain.set_defaults(action="config-explain")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="containerssh",
-        description="An SSH server that answers each login with a container of its own.",
+        description="An SSH server that gives every login its own container. Without a command, the server runs.",
         allow_abbrev=False,
     )
     parser.set_defaults(action=None)
     parser.add_argument(
-        "--config", metavar="FILE", default="config.yaml", help="the configuration (default: %(default)s)"
+        "--config", metavar="FILE", default="config.yaml", help="the configuration file (default: %(default)s)"
     )
-    parser.add_argument("--dump-config", action="store_true", help="print the configuration in force, secrets masked")
-    parser.add_argument("--licenses", action="store_true", help="print the licence and those of what is used")
+    parser.add_argument("--dump-config", action="store_true", help="print the effective configuration, secrets masked")
+    parser.add_argument("--licenses", action="store_true", help="print the licence and those of the packages in use")
     parser.add_argument("--healthcheck", action="store_true", help="ask the running server whether it is healthy")
     parser.add_argument("--version", action="version", version=f"ContainerSSH {__version__}", help="print the version")
     commands = parser.add_subparsers(title="commands", parser_class=_Parser)
 
-    serve = commands.add_parser("serve", help="run the server (also what no command at all does)")
-    serve.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="the configuration")
+    serve = commands.add_parser("serve", help="run the server, as without a command")
+    serve.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="the configuration file")
     serve.add_argument(
-        "--processes", metavar="N", type=_processes, default=1, help="so many on one port; 0: one for each core"
+        "--processes", metavar="N", type=_processes, default=1, help="run N processes on one port; 0: one per core"
     )
     serve.set_defaults(action="serve")
 
     demo = commands.add_parser("demo", help="start a server with one user, log in, show what the container answers")
-    demo.add_argument("--backend", choices=("oci", "docker", "auto"), default="oci", help="default: %(default)s")
-    demo.add_argument("--image", default="", help="image to land in (default: a small busybox one made here)")
+    demo.add_argument(
+        "--backend",
+        choices=("oci", "docker", "auto"),
+        default="oci",
+        help="what runs the container (default: %(default)s)",
+    )
+    demo.add_argument("--image", default="", help="image of the container (default: a small one with busybox)")
     demo.add_argument("--port", type=_port, default=0, help="port on 127.0.0.1 (default: a free one)")
     stay = demo.add_mutually_exclusive_group()
-    stay.add_argument("--once", action="store_true", help="end after the login, even on a terminal")
-    stay.add_argument("--stay", action="store_true", help="serve on after the login, even without a terminal")
+    stay.add_argument("--once", action="store_true", help="stop after the login, even on a terminal")
+    stay.add_argument("--stay", action="store_true", help="keep serving after the login, even without a terminal")
     demo.set_defaults(action="demo")
 
-    config = commands.add_parser("config", help="look at a configuration").add_subparsers(
+    config = commands.add_parser("config", help="check or explain a configuration").add_subparsers(
         title="commands", required=True, metavar="check|explain|schema", parser_class=_Parser
     )
-    check = config.add_parser("check", help="show every mistake of a file, with its line")
+    check = config.add_parser("check", help="report all mistakes of a configuration, with their lines")
     check.add_argument("file", metavar="FILE", nargs="?", help=_FILE)
     check.set_defaults(action="config-check")
-    _add_explain(config.add_parser("explain", help="show what a login would get, and why; nothing is started"))
+    _add_explain(config.add_parser("explain", help="show what a login would get, and why"))
     schema = config.add_parser("schema", help="print the JSON Schema of the configuration")
     schema.set_defaults(action="config-schema")
 
-    remembered = commands.add_parser("remembered", help="which keys stand in for questions, and the end of that")
+    remembered = commands.add_parser("remembered", help="list or revoke remembered keys")
     doing = remembered.add_subparsers(title="commands", required=True, metavar="list|revoke", parser_class=_Parser)
-    listed = doing.add_parser("list", help="show users, fingerprints and times")
-    listed.add_argument("--format", choices=("text", "json"), default="text", help="default: %(default)s")
+    listed = doing.add_parser("list", help="list users, fingerprints and times")
+    listed.add_argument(
+        "--format", choices=("text", "json"), default="text", help="output format (default: %(default)s)"
+    )
     listed.set_defaults(action="remembered-list")
-    revoked = doing.add_parser("revoke", help="forget the keys of a user, or all")
+    revoked = doing.add_parser("revoke", help="forget the remembered keys of a user, or all")
     whose = revoked.add_mutually_exclusive_group(required=True)
     whose.add_argument("user", metavar="USER", nargs="?", default="", help="as in ssh USER@host")
-    whose.add_argument("--all", action="store_true", help="also what somebody has a copy of")
+    whose.add_argument(
+        "--all", action="store_true", help="everybody's keys; older copies of the store become useless too"
+    )
     revoked.set_defaults(action="remembered-revoke")
     for each in (listed, revoked):
-        each.add_argument("--state", metavar="FOLDER", default="", help="the server's (default: as the server has it)")
+        each.add_argument(
+            "--state",
+            metavar="FOLDER",
+            default="",
+            help="the server's state folder (default: the same as the server's)",
+        )
 
-    password = commands.add_parser("hash-password", help="read a password, print its hash for the users file")
+    password = commands.add_parser("hash-password", help="read a password and print its hash for the users file")
     password.add_argument(
-        "--kind", choices=("argon2id", "bcrypt", "scrypt"), default="argon2id", help="default: %(default)s"
+        "--kind", choices=("argon2id", "bcrypt", "scrypt"), default="argon2id", help="algorithm (default: %(default)s)"
     )
     password.set_defaults(action="hash-password")
     return parser

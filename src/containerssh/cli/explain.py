@@ -95,7 +95,7 @@ def _public_key(name: str) -> PublicKey:
     except (IndexError, binascii.Error, ValueError):
         algorithm, blob = "", b""
     if not blob or algorithm != words[0]:
-        raise ValueError(f"{name} is no public key such as ssh-keygen writes to a file that ends with .pub")
+        raise ValueError(f"{name} is not a public key such as ssh-keygen writes to a file that ends with .pub")
     return PublicKey(algorithm, blob)
 
 

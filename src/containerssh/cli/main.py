@@ -129,12 +129,12 @@ def _hash_password(parsed: argparse.Namespace) -> int:
         # As UTF-8, which is what clients send, whatever the locale is.
         password = sys.stdin.buffer.readline().decode(errors="surrogateescape").rstrip("\n")
     if not password:
-        print("containerssh: an empty password is no password", file=sys.stderr)
+        print("containerssh: the password is empty", file=sys.stderr)
         return EXIT_FAILURE
     try:
         print(hash_password(password, parsed.kind))
     except UnicodeEncodeError:
-        print("containerssh: the password is no UTF-8", file=sys.stderr)
+        print("containerssh: the password is not valid UTF-8", file=sys.stderr)
         return EXIT_FAILURE
     except ValueError as exc:
         print(f"containerssh: {exc}", file=sys.stderr)

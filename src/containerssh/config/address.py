@@ -14,13 +14,13 @@ def split_address(address: str) -> tuple[str, int]:
     """
     host, colon, port = address.rpartition(":")
     if not colon:
-        raise ValueError(f"{address!r} is no host:port")
+        raise ValueError(f"{address!r} is not a host:port")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
         raise ValueError(f"{address!r}: write an IPv6 address in brackets, [{host}]:{port}")
     if not (port.isascii() and port.isdigit()) or int(port) > 65_535:
-        raise ValueError(f"{address!r}: {port!r} is no port")
+        raise ValueError(f"{address!r}: {port!r} is not a port")
     return host, int(port)
 
 

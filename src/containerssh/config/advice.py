@@ -78,11 +78,11 @@ def _ssh(ssh: SSHConfig) -> Iterator[Finding]:
     for key, (chosen, good) in lists.items():
         weak = [name for name in chosen if name not in good and _is_weak(name)]
         if weak:
-            yield _say("warning", f"ssh.{key}", f"{', '.join(weak)}: weak by today's measure")
+            yield _say("warning", f"ssh.{key}", f"{', '.join(weak)}: weak by today's standards")
     if ssh.kex and not any("mlkem" in name or "sntrup" in name for name in ssh.kex):
         yield _say("info", "ssh.kex", "no method of the list resists quantum computers", "add mlkem768x25519-sha256")
     if not ssh.login_grace_time:
-        yield _say("warning", "ssh.loginGraceTime", "connections that never authenticate stay open for good")
+        yield _say("warning", "ssh.loginGraceTime", "connections that never authenticate stay open forever")
     yield from _limits(ssh)
 
 
@@ -122,7 +122,7 @@ def _webhooks(config: AppConfig) -> Iterator[Finding]:
     }
     for path, url in urls.items():
         if url.startswith("http://") and not is_local(urlsplit(url).hostname or ""):
-            yield _say("warning", path, "what is sent there can be read and changed on the way", "use https://")
+            yield _say("warning", path, "what is sent there can be read and modified in transit", "use https://")
 
 
 def _kerberos(config: AppConfig) -> Iterator[Finding]:
@@ -173,7 +173,7 @@ def _identity(config: AppConfig) -> Iterator[Finding]:
 
 def _security(security: SecurityConfig) -> Iterator[Finding]:
     if security.max_sessions == 0:
-        yield _say("warning", "security.maxSessions", "nobody can open a session", "-1 stands for any number")
+        yield _say("warning", "security.maxSessions", "nobody can open a session", "-1 means unlimited")
     if security.max_login_time and security.max_login_time < seconds(60):
         yield _say(
             "warning", "security.maxLoginTime", "logins end before anybody can do much", "a number is nanoseconds"
@@ -183,7 +183,7 @@ def _security(security: SecurityConfig) -> Iterator[Finding]:
         yield from _lists(f"security.{name}", rule, rule.mode or security.default_mode or "enable")
     mode = security.command.mode or security.default_mode or "enable"
     if security.command.allow and mode != "filter":
-        yield _say("warning", "security.command.allow", f"the list means nothing in mode {mode}")
+        yield _say("warning", "security.command.allow", f"the list has no effect in mode {mode}")
     filters: dict[str, ListModeConfig | CommandModeConfig] = {**rules, "command": security.command}
     for name, listed in filters.items():
         if listed.mode == "filter" and not listed.allow:
@@ -216,9 +216,9 @@ def _forwarding(security: SecurityConfig) -> Iterator[Finding]:
         if mode == "filter" and not allow:
             yield _nothing_passes(f"{where}.{name}Mode", f"{where}.{name}Allow")
         if allow and mode != "filter":
-            yield _say("warning", f"{where}.{name}Allow", f"the list means nothing in mode {mode}")
+            yield _say("warning", f"{where}.{name}Allow", f"the list has no effect in mode {mode}")
         if deny and mode == "disable":
-            yield _say("warning", f"{where}.{name}Deny", f"the list means nothing in mode {mode}")
+            yield _say("warning", f"{where}.{name}Deny", f"the list has no effect in mode {mode}")
     for number, text in enumerate(rule.forwarding_deny):
         if (Endpoint.parse(text).name or "*") != "*":
             message = "a name that is denied can still be reached by its address, or by another name"
@@ -237,7 +237,7 @@ def _forwarding(security: SecurityConfig) -> Iterator[Finding]:
         for name, (mode, *_) in listed.items():
             if mode != "disable":
                 text = "a client can forward without running the forced command"
-                yield _say("warning", f"{where}.{name}Mode", text, "write disable, if the command is to be all")
+                yield _say("warning", f"{where}.{name}Mode", text, "write disable to confine users to the command")
 
 
 def _where_forwards_end(config: AppConfig) -> Iterator[Finding]:
@@ -280,9 +280,9 @@ def _sftp(config: AppConfig) -> Iterator[Finding]:
 
 def _lists(path: str, rule: ListModeConfig, mode: str) -> Iterator[Finding]:
     if rule.allow and mode != "filter":
-        yield _say("warning", f"{path}.allow", f"the list means nothing in mode {mode}")
+        yield _say("warning", f"{path}.allow", f"the list has no effect in mode {mode}")
     if rule.deny and mode != "enable":
-        yield _say("warning", f"{path}.deny", f"the list means nothing in mode {mode}")
+        yield _say("warning", f"{path}.deny", f"the list has no effect in mode {mode}")
 
 
 def _backends(config: AppConfig) -> Iterator[Finding]:
@@ -316,7 +316,7 @@ def _docker(docker: DockerConfig) -> Iterator[Finding]:
         )
     for key in docker.ignored_keys():
         path, _, hint = key.partition(" (")
-        yield _say("warning", f"docker.{path}", "the engine knows no such key; it has no effect", hint.rstrip(")"))
+        yield _say("warning", f"docker.{path}", "the engine does not know this key; it has no effect", hint.rstrip(")"))
     dangers = {
         "Privileged": (bool(host.get("Privileged")), "a privileged container is root on the host"),
         "PidMode": (host.get("PidMode") == "host", "users see and signal the processes of the host"),
@@ -357,7 +357,7 @@ def _oci(oci: OCIConfig) -> Iterator[Finding]:
     if oci.seccomp == "unconfined":
         yield _say("warning", "oci.seccomp", "users may make every system call")
     if "ALL" in oci.cap_add or "SYS_ADMIN" in oci.cap_add:
-        yield _say("warning", "oci.capAdd", "this capability takes most walls down")
+        yield _say("warning", "oci.capAdd", "this capability removes most of the isolation")
 
 
 def _secrets(model: ConfigModel) -> Iterator[bool]:
@@ -378,7 +378,7 @@ def _mode(where: str, path: Path, what: str, *, secret: bool) -> Iterator[Findin
     if not stat.S_ISREG(mode):
         return
     if mode & 0o022:
-        yield _say("warning", where, f"others may write {what} {path}", "chmod go-w")
+        yield _say("warning", where, f"others may write to {what} {path}", "chmod go-w")
     elif writer := _writer(path):
         yield _say("warning", where, f"{what} {path} can be written, or replaced, by {writer}")
     if secret and mode & 0o004:

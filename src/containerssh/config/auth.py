@@ -78,9 +78,9 @@ class KerberosConfig(ConfigModel):
         if self.acceptor not in ("any", "host") and not re.fullmatch(
             r"[^/@\\\s]+/[^/@\\\s]+(@[^/@\\\s]+)?", self.acceptor
         ):
-            yield Problem("acceptor", "is none of any, host and service/name")
+            yield Problem("acceptor", "must be any, host or service/name")
         if not re.fullmatch(r"(/[^/\0]+)+", self.credential_cache_path):
-            yield Problem("credentialCachePath", "is no absolute path of a file in the container")
+            yield Problem("credentialCachePath", "is not an absolute path of a file in the container")
 
 
 class PasswordAuthConfig(ConfigModel):
@@ -176,9 +176,9 @@ def _chain(text: str) -> str:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in _METHODS:
-            raise ValueError(f"{name!r} is none of {', '.join(_METHODS)}")
+            raise ValueError(f"{name!r} is not one of {', '.join(_METHODS)}")
     if len(set(names)) < len(names):
-        raise ValueError("a method can be there only once")
+        raise ValueError("a method can appear only once")
     return ",".join(names)
 
 
@@ -318,7 +318,7 @@ class AuthConfig(HTTPClientConfig):
                 yield Problem(f"authenticationMethods.{number}", text)
             for name in chain.split(","):
                 if name not in self.configured_methods:
-                    text = f"{chain}: nobody can succeed, for no method is configured that judges {name}"
+                    text = f"{chain}: nobody can succeed: no method is configured for {name}"
                     yield Problem(f"authenticationMethods.{number}", text)
         if self.url:
             yield Problem("url", "both password.webhook.url and the former url are set; remove url")
@@ -347,7 +347,7 @@ class AuthConfig(HTTPClientConfig):
         yield from (problem.under("remember") for problem in self.remember.problems())
         asks = self.keyboard_interactive.method
         if self.remember.period and not asks:
-            yield Problem("remember.period", "nobody asks anything: set keyboardInteractive.method")
+            yield Problem("remember.period", "no questions are configured: set keyboardInteractive.method")
         if not self.takes_any_key:
             return
         if not self.remember.period:

@@ -19,7 +19,7 @@ def directory_advice(auth: AuthConfig) -> Iterator[Finding]:
         return
     for number, url in auth.ldap.plaintext_urls:
         if not is_local(urlsplit(url).hostname or ""):
-            text = "every password can be read on the way, and a directory be made up"
+            text = "passwords can be read in transit, and the directory can be impersonated"
             yield _remark("warning", f"auth.ldap.urls.{number}", text, "use ldaps://, or set startTLS")
     if not auth.ldap.required_groups and not auth.authz.method:
         text = "everybody whom userFilter finds may log in"

@@ -80,7 +80,7 @@ def revoked_problems(path: str) -> Iterator[Problem]:
     except OSError as exc:
         yield Problem("revokedKeys", f"cannot read {path!r}: {reason_of(exc)}")
     except ValueError as exc:
-        yield Problem("revokedKeys", f"{path!r} is no list of revoked keys: {exc}")
+        yield Problem("revokedKeys", f"{path!r} is not a list of revoked keys: {exc}")
 
 
 def _read(name: str, what: str) -> str:

@@ -60,7 +60,7 @@ class _Text(Shape):
         if isinstance(value, int | float):
             return str(value)
         if not isinstance(value, str):
-            raise _wrong(path, "a text is expected")
+            raise _wrong(path, "a string is expected")
         if "\0" in value:
             raise _wrong(path, "a text cannot contain NUL")
         return value

@@ -41,7 +41,7 @@ class Position:
 
 
 class DocumentError(ValueError):
-    """The file is no YAML or JSON that a configuration could be read from."""
+    """The file is not YAML or JSON that a configuration could be read from."""
 
     def __init__(self, message: str, position: Position | None = None) -> None:
         super().__init__(message)
@@ -137,7 +137,7 @@ def parse_json(content: bytes) -> Document:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _check_depth(tree: object) -> None:
@@ -230,7 +230,7 @@ class _Builder:
         merged: list[Node] = []
         for key_node, value_node in node.value:
             if not isinstance(key_node, ScalarNode):
-                raise DocumentError("a key must be a text", _position(key_node.start_mark))
+                raise DocumentError("a key must be a string", _position(key_node.start_mark))
             if _kind(key_node) == "merge":
                 merged.append(value_node)
                 continue

@@ -137,7 +137,7 @@ def _section_at(model: type[ConfigModel], place: Iterable[str]) -> type[ConfigMo
 
 
 _MUST_BE = {
-    "string": "must be a text",
+    "string": "must be a string",
     "int": "must be a whole number",
     "float": "must be a number",
     "bool": "must be true or false",

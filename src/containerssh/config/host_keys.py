@@ -67,6 +67,6 @@ def _load(pem: bytes) -> Any:
     try:
         return load(pem, password=None)
     except TypeError as exc:
-        raise ValueError("the key is encrypted; host keys have no passphrase") from exc
+        raise ValueError("the key is encrypted; a host key must not have a passphrase") from exc
     except (ValueError, UnsupportedAlgorithm) as exc:
-        raise ValueError(f"this is no usable private key: {exc}") from exc
+        raise ValueError(f"this is not a usable private key: {exc}") from exc

@@ -29,7 +29,7 @@ def _proper(spellings: Mapping[str, str], what: str) -> AfterValidator:
         for name in names:
             if name not in spellings:
                 known = ", ".join(sorted(set(spellings.values())))
-                raise ValueError(f"{name!r} is no {what}; known are {known}")
+                raise ValueError(f"{name!r} is not a known {what}; known are {known}")
         return tuple(dict.fromkeys(spellings[name] for name in names))
 
     return AfterValidator(settle)

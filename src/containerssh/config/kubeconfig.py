@@ -101,7 +101,7 @@ class KubeConfig:
                 if found is None:
                     return {}
                 if not isinstance(found, Mapping):
-                    raise KubeConfigError(f"{key} {name!r} of the kubeconfig file is no map")
+                    raise KubeConfigError(f"{key} {name!r} of the kubeconfig file is not a map")
                 return found
         raise KubeConfigError(f"the kubeconfig file has no {key} {name!r}")
 
@@ -147,7 +147,7 @@ class KubeConfig:
     def _plugin(self, entry: Any, where: str) -> ExecPlugin:
         where = f"exec of {where}"
         if not isinstance(entry, Mapping):
-            raise KubeConfigError(f"{where} is no map")
+            raise KubeConfigError(f"{where} is not a map")
         group, _, version = _text(entry, "apiVersion", where).partition("/")
         if group != "client.authentication.k8s.io" or version not in ("v1", "v1beta1"):
             raise KubeConfigError(f"{where} needs the apiVersion client.authentication.k8s.io/v1 or v1beta1")
@@ -159,7 +159,7 @@ class KubeConfig:
         environment = {}
         for item in _list(entry, "env", where):
             if not isinstance(item, Mapping):
-                raise KubeConfigError(f"env of {where} is no list of names and values")
+                raise KubeConfigError(f"env of {where} is not a list of names and values")
             environment[_text(item, "name", where)] = _text(item, "value", where)
         tells_cluster = entry.get("provideClusterInfo", False)
         return ExecPlugin(
@@ -218,7 +218,7 @@ def parse_kubeconfig(content: bytes, folder: Path) -> KubeConfig:
     except DocumentError as exc:
         raise KubeConfigError(f"the kubeconfig file is not valid YAML: {exc.message}") from exc
     if tree.get("kind", "Config") != "Config":
-        raise KubeConfigError("the file is no kubeconfig file: its kind is not Config")
+        raise KubeConfigError("the file is not a kubeconfig file: its kind is not Config")
     return KubeConfig(folder, tree)
 
 
@@ -231,7 +231,7 @@ def _impersonation(entry: Mapping[str, Any], where: str) -> tuple[tuple[str, str
     headers.extend(("Impersonate-Group", group) for group in groups)
     extra = entry.get("as-user-extra") or {}
     if not isinstance(extra, Mapping):
-        raise KubeConfigError(f"as-user-extra of {where} in the kubeconfig file is no map")
+        raise KubeConfigError(f"as-user-extra of {where} in the kubeconfig file is not a map")
     for name in extra:
         header = f"Impersonate-Extra-{quote(name.lower(), safe='')}"
         headers.extend((header, _as_text(value, f"{name} of {where}")) for value in _list(extra, name, where))
@@ -249,7 +249,7 @@ def _as_text(value: Any, where: str) -> str:
     # A name such as 1.20 is a number in YAML; the document's reader keeps how it was written.
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
-    raise KubeConfigError(f"{where} in the kubeconfig file is no text")
+    raise KubeConfigError(f"{where} in the kubeconfig file is not text")
 
 
 def _list(entry: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
@@ -257,5 +257,5 @@ def _list(entry: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
     if value is None:
         return ()
     if not isinstance(value, list | tuple):
-        raise KubeConfigError(f"{key} of {where} in the kubeconfig file is no list")
+        raise KubeConfigError(f"{key} of {where} in the kubeconfig file is not a list")
     return value

@@ -66,7 +66,7 @@ def settle_object(value: Any, known: frozenset[str], what: str) -> dict[str, Any
     A Kubernetes object with its keys as the API writes them.
 
     Raises:
-        ValueError: it is no map, or has a key that the API does not know.
+        ValueError: it is not a map, or has a key that the API does not know.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"{what} must be a map")
@@ -233,7 +233,7 @@ class KubernetesPodConfig(ConfigModel):
     def _exposed_problems(self) -> Iterator[Problem]:
         for key, name in self.expose_auth_metadata_as_env.items():
             if not _VARIABLE.fullmatch(name):
-                yield Problem(f"exposeAuthMetadataAsEnv.{key}", f"{name!r} is no name for a variable")
+                yield Problem(f"exposeAuthMetadataAsEnv.{key}", f"{name!r} is not a name for a variable")
         named = {
             "exposeAuthMetadataAsLabels": self.expose_auth_metadata_as_labels,
             "exposeAuthMetadataAsAnnotations": self.expose_auth_metadata_as_annotations,
@@ -241,7 +241,7 @@ class KubernetesPodConfig(ConfigModel):
         for where, names in named.items():
             for key, name in names.items():
                 if not is_qualified_name(name):
-                    yield Problem(f"{where}.{key}", f"{name!r} is no name for a label or an annotation")
+                    yield Problem(f"{where}.{key}", f"{name!r} is not a name for a label or an annotation")
 
 
 class KubernetesTimeouts(ConfigModel):

@@ -23,10 +23,10 @@ def connection_advice(connection: KubernetesConnectionConfig) -> Iterator[Findin
         return
     url = urlsplit(connection.url)
     if connection.says_nothing and "KUBERNETES_SERVICE_HOST" not in os.environ:
-        text = "nothing is set, and this is no pod: outside of one there is no account to use"
+        text = "nothing is set, and this is not a pod: outside of one there is no account to use"
         yield Finding("info", _PATH, text, suggestion="set kubeConfig, or host and who we are there")
     if url.scheme == "http" and not _is_loopback(url.hostname or ""):
-        text = "whoever listens on the way gets what the server may do in the cluster"
+        text = "whoever reads the traffic gains the server's rights in the cluster"
         yield Finding("warning", f"{_PATH}.host", text, suggestion="write https://")
     if connection.username or connection.password.get_secret_value():
         text = "Kubernetes takes no names and passwords since 1.19; only some proxy in front of it may"
@@ -56,10 +56,10 @@ def _kubeconfig(connection: KubernetesConnectionConfig) -> Iterator[Finding]:
         return
     path = f"{_PATH}.kubeConfig"
     if cluster.insecure:
-        text = "insecure-skip-tls-verify: whoever is on the way can be the cluster"
+        text = "insecure-skip-tls-verify: the cluster can be impersonated"
         yield Finding("warning", path, text, suggestion="set certificate-authority there")
     if urlsplit(cluster.server).scheme == "http" and not _is_loopback(urlsplit(cluster.server).hostname or ""):
-        yield Finding("warning", path, "its server is http://: whoever listens on the way may do what we may")
+        yield Finding("warning", path, "its server is http://: whoever reads the traffic gains the server's rights")
     if user.impersonation:
         yield Finding("info", path, f"the server acts as {user.impersonation[0][1]!r} there")
     if not connection.context:

@@ -111,7 +111,7 @@ class KubernetesConnectionConfig(ConfigModel):
         fields = KubernetesConnectionConfig.model_fields
         for name in (*ours, "password", "key", "bearer_token", "bearer_token_file"):
             if getattr(self, name) != fields[name].default:
-                yield Problem(str(fields[name].alias), "is told by the kubeconfig file; leave it out")
+                yield Problem(str(fields[name].alias), "comes from the kubeconfig file; leave it out")
         try:
             cluster, user = read_kubeconfig(Path(self.kube_config)).choose(self.context)
         except KubeConfigError as exc:

@@ -135,7 +135,7 @@ class LDAPConfig(ConfigModel):
             with Path(self.bind_password_file).open("rb") as file:
                 password = file.read(_LARGEST_PASSWORD + 1).decode().rstrip("\r\n")
         except (OSError, ValueError) as exc:
-            reason = getattr(exc, "strerror", None) or "it is no text"
+            reason = getattr(exc, "strerror", None) or "it is not text"
             raise ValueError(f"cannot read {self.bind_password_file!r}: {reason}") from exc
         if not password or len(password) > _LARGEST_PASSWORD or "\0" in password:
             raise ValueError(f"{self.bind_password_file!r} holds no password")
@@ -203,7 +203,9 @@ class LDAPConfig(ConfigModel):
             yield Problem(missing, "groupBase and groupFilter belong together: set both or neither")
         for number, group in enumerate(self.required_groups):
             if "=" not in group:
-                yield Problem(f"requiredGroups.{number}", f"{group!r} is no name like cn=admins,ou=groups,dc=example")
+                yield Problem(
+                    f"requiredGroups.{number}", f"{group!r} is not a name like cn=admins,ou=groups,dc=example"
+                )
         if self.required_groups and not self.group_attribute and not self.group_filter:
             yield Problem("requiredGroups", "nothing says who is in a group: set groupAttribute or groupFilter")
 

@@ -60,7 +60,7 @@ def load(path: Path, *, to_serve: bool = True) -> Loaded:
 def _way_out(path: Path) -> str:
     if path.exists():
         return ""
-    return "; name another file with --config, or try the server without one: containerssh demo"
+    return "; name another file with --config, or try the server without a configuration: containerssh demo"
 
 
 def decode(document: Document) -> tuple[AppConfig, list[Event]]:

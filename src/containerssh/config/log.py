@@ -55,7 +55,7 @@ def _level(value: Any) -> Any:
     elif isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 7:
         return LogLevel(value)
     names = ", ".join(level.label for level in reversed(LogLevel))
-    raise ValueError(f"{value!r} is no log level; known are {names}, and the numbers 7 to 0")
+    raise ValueError(f"{value!r} is not a log level; known are {names}, and the numbers 7 to 0")
 
 
 Level = Annotated[

@@ -246,7 +246,7 @@ def parse_duration(value: object) -> timedelta:
     elif isinstance(value, str):
         nanoseconds = _parse_parts(value.strip())
     else:
-        raise ValueError("a duration is text such as 30s or 1h30m, or a number of nanoseconds")
+        raise ValueError("a duration is a string such as 30s or 1h30m, or a number of nanoseconds")
     if not nanoseconds.is_finite() or abs(nanoseconds) >= _LONGEST:
         raise ValueError("the duration is too long")
     return timedelta(microseconds=float(nanoseconds / 1000))
@@ -264,7 +264,7 @@ def _parse_parts(text: str) -> Decimal:
         total += Decimal(match.group(1)) * _UNITS[match.group(2)]
         position = match.end()
     if not body or position != len(body):
-        raise ValueError(f"{text!r} is no duration; write it with units, such as 30s, 5m or 1h30m")
+        raise ValueError(f"{text!r} is not a duration; write it with units, such as 30s, 5m or 1h30m")
     return sign * total
 
 

@@ -210,4 +210,4 @@ class OAuth2Config(ConfigModel):
                 try:
                     re.compile(pattern)
                 except (re.error, RecursionError, OverflowError) as exc:
-                    yield Problem(f"{key}.{number}", f"no regular expression: {exc}")
+                    yield Problem(f"{key}.{number}", f"not a regular expression: {exc}")

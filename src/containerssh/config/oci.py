@@ -318,7 +318,7 @@ def parse_image(image: str) -> tuple[ImageKind, str, str]:
         if image.startswith(f"{kind}:"):
             path, _, name = image.removeprefix(f"{kind}:").partition(":")
             if name and not _REFERENCE.fullmatch(name):
-                raise ValueError(f"{name!r} is no image name")
+                raise ValueError(f"{name!r} is not an image name")
             return kind, absolute_path(path), name
     if image.startswith("/"):
         return (ImageKind.ARCHIVE if image.endswith(".tar") else ImageKind.FOLDER), absolute_path(image), ""

@@ -20,7 +20,7 @@ def read_pem(value: str) -> str:
     The PEM text of a setting.
 
     Raises:
-        ValueError: the file cannot be read, or is no text; the message names it.
+        ValueError: the file cannot be read, or is not text; the message names it.
     """
     if is_pem(value):
         return value.strip() + "\n"
@@ -32,7 +32,7 @@ def read_text(name: str, what: str = "text") -> str:
     The text of a file that should hold *what*.
 
     Raises:
-        ValueError: it cannot be read, or is no text; the message names it.
+        ValueError: it cannot be read, or is not text; the message names it.
     """
     try:
         with Path(name).open("rb") as file:

@@ -106,7 +106,7 @@ def _network(text: str) -> str:
     try:
         network = ipaddress.ip_network(text)
     except ValueError as exc:
-        raise ValueError(f"{text!r} is no network such as 192.0.2.0/24: {exc}") from None
+        raise ValueError(f"{text!r} is not a network such as 192.0.2.0/24: {exc}") from None
     mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
     # Clients' addresses are compared as IPv4 where they are IPv4 written as IPv6.
     return f"{mapped}/{network.prefixlen - 96}" if mapped and network.prefixlen >= 96 else str(network)

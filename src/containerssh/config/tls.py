@@ -91,9 +91,9 @@ def trust(context: ssl.SSLContext, authorities: str) -> None:
     try:
         context.load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError) as exc:
-        raise ValueError(f"no usable certificate of an authority: {exc}") from exc
+        raise ValueError(f"not a usable CA certificate: {exc}") from exc
     if not context.cert_store_stats()["x509"]:
-        raise ValueError("no certificate of an authority in it")
+        raise ValueError("it contains no CA certificate")
 
 
 def identify(context: ssl.SSLContext, certificate: str, key: str) -> None:
@@ -111,7 +111,7 @@ def identify(context: ssl.SSLContext, certificate: str, key: str) -> None:
             file.write(text)
         context.load_cert_chain(f"/proc/self/fd/{handle}", password=_encrypted())
     except (ssl.SSLError, OSError) as exc:
-        raise ValueError(f"certificate and key are no usable pair: {exc}") from exc
+        raise ValueError(f"certificate and key are not a usable pair: {exc}") from exc
     finally:
         os.close(handle)
 

@@ -29,7 +29,7 @@ def parse_size(value: object) -> int:
         except InvalidOperation as exc:
             raise ValueError("the size is too large") from exc
     else:
-        raise ValueError("a size is a number of bytes, or text such as 512m or 1.5g")
+        raise ValueError("a size is a number of bytes, or a string such as 512m or 1.5g")
     if not 0 <= size <= _LARGEST:
         raise ValueError("a size is between 0 and 2^63-1 bytes")
     return size

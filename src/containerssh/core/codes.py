@@ -19,12 +19,15 @@ class CoreCode(Code):
         "CORE_HOST_CERTIFICATE_UNUSED",
         "a host certificate fits no host key, or does not hold now",
     )
-    CONFIG_FILE = "CORE_CONFIG_FILE", "which config file is used"
-    CONFIG_RELOADED = "CORE_CONFIG_RELOADED", "SIGHUP: the configuration was read again, and holds for new connections"
+    CONFIG_FILE = "CORE_CONFIG_FILE", "the configuration file in use"
+    CONFIG_RELOADED = "CORE_CONFIG_RELOADED", "SIGHUP: the configuration was reloaded, and applies to new connections"
     CONFIG_RELOAD_FAILED = "CORE_CONFIG_RELOAD_FAILED", "SIGHUP: the new configuration cannot be used; nothing changed"
-    CONFIG_NEEDS_RESTART = "CORE_CONFIG_NEEDS_RESTART", "SIGHUP: a changed key has no effect before the next start"
-    WORKER_ENDED = "CORE_WORKER_ENDED", "one of several server processes ended, or was killed for standing still"
-    STOP_HURRIED = "CORE_STOP_HURRIED", "a second signal: the server ends without grace"
+    CONFIG_NEEDS_RESTART = "CORE_CONFIG_NEEDS_RESTART", "SIGHUP: a changed key has no effect until the next start"
+    WORKER_ENDED = (
+        "CORE_WORKER_ENDED",
+        "one of several server processes ended, or was killed because it did not respond",
+    )
+    STOP_HURRIED = "CORE_STOP_HURRIED", "a second signal: the server stops without the grace time"
     STOP_GIVEN_UP = "CORE_STOP_GIVEN_UP", "not everything was removed in time after a second signal"
     HEALTH_CHECK_FAILED = "CORE_HEALTH_CHECK_FAILED", "--healthcheck failed"
     HEALTH_CHECK_SUCCESSFUL = "CORE_HEALTH_CHECK_SUCCESSFUL", "--healthcheck succeeded"
@@ -54,13 +57,16 @@ class ConfigCode(Code):
     RESPONSE = "CONFIG_RESPONSE", "config webhook answered"
     INVALID_STATUS_CODE = "CONFIG_INVALID_STATUS_CODE", "status ≠ 200 from config webhook"
     AUTH_URL_DEPRECATED = "CONFIG_AUTH_URL_DEPRECATED", "auth.url used"
-    SECTION_IGNORED = "CONFIG_SECTION_IGNORED", "a config server sent a section that is settled before a login begins"
+    SECTION_IGNORED = (
+        "CONFIG_SECTION_IGNORED",
+        "a configuration server sent a section that applies before a login begins",
+    )
 
 
 class BackendCode(Code):
     CONFIG_ERROR = "BACKEND_CONFIG_ERROR", "merged per-connection config invalid"
-    CHOSEN = "BACKEND_CHOSEN", "what backend: auto means on this machine"
-    REAPED = "BACKEND_REAPED", "what a dead server process left was removed at the start"
+    CHOSEN = "BACKEND_CHOSEN", "what `backend: auto` chose on this machine"
+    REAPED = "BACKEND_REAPED", "what a dead server process had left was removed"
 
 
 class HTTPCode(Code):
@@ -101,35 +107,38 @@ class AuthCode(Code):
     KEY_REVOKED = "AUTH_KEY_REVOKED", "a key, or a certificate, that is revoked was refused"
     FILE_PERMISSIONS = "AUTH_FILE_PERMISSIONS", "others may write to a file that says whom to trust, or read a secret"
     USERS_FILE_PERMISSIONS = "AUTH_USERS_FILE_PERMISSIONS", "others than its owner may write to the users file"
-    REMEMBERED = "AUTH_REMEMBERED", "a key stood in for questions that its user had answered before"
-    REMEMBER_FAILED = "AUTH_REMEMBER_FAILED", "nobody is remembered, or not this user: the store cannot be used"
+    REMEMBERED = "AUTH_REMEMBERED", "a remembered key replaced the questions that its user had answered before"
+    REMEMBER_FAILED = (
+        "AUTH_REMEMBER_FAILED",
+        "the store of remembered keys cannot be used; users are asked their questions",
+    )
     KERBEROS_VERIFY_ERROR = "KRB_VERIFY_ERROR", "a ticket, its integrity code, or the principal's name was refused"
 
 
 class OAuth2Code(Code):
-    AVAILABLE = "AUTH_OAUTH2_AVAILABLE", "the page that browsers come back to is served"
+    AVAILABLE = "AUTH_OAUTH2_AVAILABLE", "the redirect page is being served"
     AUTHORIZATION_PENDING = "AUTH_OAUTH2_AUTHORIZATION_PENDING", "the user has not decided in the browser yet"
-    TIMEOUT = "AUTH_OAUTH2_TIMEOUT", "nobody decided before the code, or `authTimeout`, ended"
-    DEVICE_CODE_REQUEST_FAILED = "AUTH_OAUTH2_DEVICE_CODE_REQUEST_FAILED", "the provider gave no device code"
+    TIMEOUT = "AUTH_OAUTH2_TIMEOUT", "nobody decided before the code expired or `authTimeout` was over"
+    DEVICE_CODE_REQUEST_FAILED = "AUTH_OAUTH2_DEVICE_CODE_REQUEST_FAILED", "the provider issued no device code"
     STATE_MISMATCH = "AUTH_OAUTH_STATE_MISMATCH", "the pasted answer is not that of this login's link"
     CREDENTIALS = "OAUTH_INCORRECT_CLIENT_CREDENTIALS", "the provider does not know `clientId` and `clientSecret`"
     RATE_LIMIT = "OAUTH_DEVICE_FLOW_RATE_LIMIT_EXCEEDED", "the provider asks for longer pauses than the code lives"
     TOKEN_INVALID = "AUTH_OAUTH2_TOKEN_INVALID", "the provider's answer holds no usable token"
-    OIDC_DISCOVERY_FAILED = "OIDC_DISCOVERY_FAILED", "the provider's description of itself cannot be had or used"
+    OIDC_DISCOVERY_FAILED = "OIDC_DISCOVERY_FAILED", "the provider's discovery document cannot be fetched or used"
     OIDC_ACCESS_TOKEN_FETCH_FAILED = "OIDC_ACCESS_TOKEN_FETCH_FAILED", "the token endpoint refused, or failed"
     OIDC_ID_TOKEN_INVALID = (
         "OIDC_ID_TOKEN_INVALID",
         "an ID token has a wrong signature, issuer, audience, time or nonce",
     )
     OIDC_USER_INFO_FETCH_FAILED = "OIDC_USER_INFO_FETCH_FAILED", "the userinfo endpoint refused, or failed"
-    OIDC_NO_USERNAME = "OIDC_NO_USERNAME", "the claim `usernameField` is missing, or no usable name"
+    OIDC_NO_USERNAME = "OIDC_NO_USERNAME", "the claim `usernameField` is missing, or not a usable name"
     OIDC_REQUIRED_SCOPE_NOT_GRANTED = "OIDC_REQUIRED_SCOPE_NOT_GRANTED", "`enforceScopes`: the user granted less"
     OIDC_DEAUTHORIZE_FAILED = "OIDC_DEAUTHORIZE_FAILED", "a token could not be revoked"
-    GITHUB_ACCESS_TOKEN_FETCH_FAILED = "GITHUB_ACCESS_TOKEN_FETCH_FAILED", "GitHub gave no token"
-    GITHUB_USER_REQUEST_FAILED = "GITHUB_USER_REQUEST_FAILED", "GitHub did not tell who the user is"
+    GITHUB_ACCESS_TOKEN_FETCH_FAILED = "GITHUB_ACCESS_TOKEN_FETCH_FAILED", "GitHub issued no token"
+    GITHUB_USER_REQUEST_FAILED = "GITHUB_USER_REQUEST_FAILED", "GitHub did not say who the user is"
     GITHUB_USER_DOES_NOT_MATCH = "GITHUB_USER_DOES_NOT_MATCH", "`enforceUsername`: the GitHub user has another name"
     GITHUB_2FA_NOT_ENABLED = "GITHUB_2FA_NOT_ENABLED", "`require2FA`: the account has no second factor, or hides it"
-    GITHUB_NOT_A_MEMBER = "GITHUB_NOT_A_MEMBER", "`requireOrgMembership`: no active member of the organization"
+    GITHUB_NOT_A_MEMBER = "GITHUB_NOT_A_MEMBER", "`requireOrgMembership`: not an active member of the organization"
     GITHUB_REQUIRED_SCOPE_NOT_GRANTED = "GITHUB_REQUIRED_SCOPE_NOT_GRANTED", "`enforceScopes`: the user granted less"
     GITHUB_DELETE_ACCESS_TOKEN_FAILED = "GITHUB_DELETE_ACCESS_TOKEN_FAILED", "a token could not be deleted"
     GENERIC_ACCESS_TOKEN_FETCH_FAILED = "GENERIC_ACCESS_TOKEN_FETCH_FAILED", "the token endpoint refused, or failed"
@@ -142,10 +151,10 @@ class SSHCode(Code):
     DISCONNECTED = "SSH_DISCONNECTED", "connection closed"
     HANDSHAKE_FAILED = "SSH_HANDSHAKE_FAILED", "handshake/authentication/backend init failed"
     HANDSHAKE_SUCCESSFUL = "SSH_HANDSHAKE_SUCCESSFUL", "connection ready"
-    AUTH_SUCCESSFUL = "SSH_AUTH_SUCCESSFUL", "result of one authentication try"
-    AUTH_FAILED = "SSH_AUTH_FAILED", "result of one authentication try"
-    AUTH_PARTIAL = "SSH_AUTH_PARTIAL", "one of several methods that must succeed did"
-    AUTH_UNAVAILABLE = "SSH_AUTH_UNAVAILABLE", "result of one authentication try"
+    AUTH_SUCCESSFUL = "SSH_AUTH_SUCCESSFUL", "result of one authentication attempt"
+    AUTH_FAILED = "SSH_AUTH_FAILED", "result of one authentication attempt"
+    AUTH_PARTIAL = "SSH_AUTH_PARTIAL", "one of several required methods succeeded"
+    AUTH_UNAVAILABLE = "SSH_AUTH_UNAVAILABLE", "result of one authentication attempt"
     BACKEND_REJECTED_HANDSHAKE = (
         "SSH_BACKEND_REJECTED_HANDSHAKE",
         "backend/config failed after authentication",
@@ -163,7 +172,7 @@ class SSHCode(Code):
     EXIT = "SSH_EXIT", "exit status sent"
     EXIT_SIGNAL = "SSH_EXIT_SIGNAL", "exit signal sent"
     EXIT_CODE_FAILED = "SSH_EXIT_CODE_FAILED", "sending either failed"
-    LIMIT_CONNECTIONS = "SSH_LIMIT_CONNECTIONS", "connections were refused: too many in all"
+    LIMIT_CONNECTIONS = "SSH_LIMIT_CONNECTIONS", "connections were refused: too many in total"
     LIMIT_CONNECTIONS_PER_ADDRESS = (
         "SSH_LIMIT_CONNECTIONS_PER_ADDRESS",
         "connections were refused: too many from one address",
@@ -181,26 +190,26 @@ class SSHCode(Code):
         "SSH_LIMIT_UNAUTHENTICATED_PER_PREFIX",
         "connections were refused: too many from one network have not logged in yet",
     )
-    LIMIT_PENALTY = "SSH_LIMIT_PENALTY", "connections were refused: their address failed too often of late"
+    LIMIT_PENALTY = "SSH_LIMIT_PENALTY", "connections were refused: their address has failed too often recently"
     LIMIT_LOGIN_GRACE = "SSH_LIMIT_LOGIN_GRACE", "a client took too long to log in"
     LIMIT_AUTH_TRIES = "SSH_LIMIT_AUTH_TRIES", "a client failed to authenticate too often on one connection"
-    LIMIT_AUTH_REQUESTS = "SSH_LIMIT_AUTH_REQUESTS", "a client asked too often on one connection to be authenticated"
+    LIMIT_AUTH_REQUESTS = "SSH_LIMIT_AUTH_REQUESTS", "a client sent too many authentication requests on one connection"
     LIMIT_AUTH_CALLS = "SSH_LIMIT_AUTH_CALLS", "one connection asked a webhook or the users file too often"
     LIMIT_SESSIONS = "SSH_LIMIT_SESSIONS", "a session was refused: too many are open on one connection"
     LIMIT_FORWARDS = "SSH_LIMIT_FORWARDS", "a forwarded connection was refused: too many are open on one connection"
     LIMIT_LISTENERS = "SSH_LIMIT_LISTENERS", "a client's listener was refused: too many are open on one connection"
     LIMIT_GLOBAL_REQUESTS = (
         "SSH_LIMIT_GLOBAL_REQUESTS",
-        "a connection was closed: too many of its requests wait for the one before them",
+        "a connection was closed: too many of its requests are waiting",
     )
     LIMIT_ENV = "SSH_LIMIT_ENV", "a variable was refused: too many, or too large, for one session"
     LIMIT_QUEUED_REQUESTS = "SSH_LIMIT_QUEUED_REQUESTS", "a channel was closed: too many requests wait on it"
-    LIMIT_UNSENT = "SSH_LIMIT_UNSENT", "a connection was closed: its client does not read what it asked for"
+    LIMIT_UNSENT = "SSH_LIMIT_UNSENT", "a connection was closed: its client does not read the replies"
     LIMIT_REKEY = "SSH_LIMIT_REKEY", "a connection was closed: its client does not finish a key exchange"
     LIMIT_REKEYS = "SSH_LIMIT_REKEYS", "a connection was closed: its client exchanges keys too often"
     LIMIT_UNREACHABLE = "SSH_LIMIT_UNREACHABLE", "a connection was closed: its client's host does not answer any more"
-    LIMIT_LOGIN_TIME = "SSH_LIMIT_LOGIN_TIME", "a login was ended: it may not last any longer"
-    LIMITS_REACHED = "SSH_LIMITS_REACHED", "at the end: which limits were reached, and how often"
+    LIMIT_LOGIN_TIME = "SSH_LIMIT_LOGIN_TIME", "a login was ended: it reached its maximum time"
+    LIMITS_REACHED = "SSH_LIMITS_REACHED", "when the server stops: which limits were reached, and how often"
     PROXY_REFUSED = "SSH_PROXY_REFUSED", "a trusted proxy sent no PROXY header, a broken one, or too slowly"
 
 
@@ -256,7 +265,7 @@ class DockerCode(Code):
         "DOCKER_EXEC_RESIZE_FAILED",
         "a terminal's size was not set (a program that just ended has none)",
     )
-    EXIT_CODE_FAILED = "DOCKER_EXIT_CODE_FAILED", "the engine does not tell a program's exit code"
+    EXIT_CODE_FAILED = "DOCKER_EXIT_CODE_FAILED", "the engine does not report a program's exit code"
     STREAM_OUTPUT_FAILED = "DOCKER_STREAM_OUTPUT_FAILED", "the engine's stream of a program's output broke"
     GUEST_AGENT_DISABLED = "DOCKER_GUEST_AGENT_DISABLED", "programs are started without the server's own agent"
     PROGRAM_ALREADY_RUNNING = "DOCKER_PROGRAM_ALREADY_RUNNING", "request in the wrong state"
@@ -291,7 +300,7 @@ class SFTPCode(Code):
     OPERATION = "SFTP_OPERATION", "a file or folder was renamed, linked, removed, made, or got other attributes"
     REFUSED = "SFTP_REFUSED", "a rule of the sftp section forbade something"
     FAILED = "SFTP_FAILED", "the SFTP server in the container could not start or go on"
-    REPORT_BROKEN = "SFTP_REPORT_BROKEN", "the reports about files were not those of our server; the session was ended"
+    REPORT_BROKEN = "SFTP_REPORT_BROKEN", "the reports about files were malformed; the session was ended"
 
 
 class OCICode(Code):
@@ -310,10 +319,13 @@ class OCICode(Code):
 
 
 class KubernetesCode(Code):
-    CONFIG_ERROR = "KUBERNETES_CONFIG_ERROR", "the way to the Kubernetes API, or who we are there, cannot be used"
+    CONFIG_ERROR = (
+        "KUBERNETES_CONFIG_ERROR",
+        "the address of the Kubernetes API, or the credentials for it, cannot be used",
+    )
     API_UNAVAILABLE = "KUBERNETES_API_UNAVAILABLE", "the Kubernetes API does not answer"
     API_REFUSED = "KUBERNETES_API_REFUSED", "the Kubernetes API refused a request; its reason is in the text"
-    PROTOCOL_ERROR = "KUBERNETES_PROTOCOL_ERROR", "what the Kubernetes API sent cannot be understood"
+    PROTOCOL_ERROR = "KUBERNETES_PROTOCOL_ERROR", "the Kubernetes API sent something that cannot be understood"
     EXEC_FAILED = "KUBERNETES_EXEC_FAILED", "a program in a pod could not be started, or its stream broke"
     POD_CREATE = "KUBERNETES_POD_CREATE", "creating a pod"
     POD_CREATE_FAILED = "KUBERNETES_POD_CREATE_FAILED", "the cluster refused the pod, or it did not become ready"
@@ -325,13 +337,13 @@ class KubernetesCode(Code):
     POD_REMOVE_SUCCESSFUL = "KUBERNETES_POD_REMOVE_SUCCESSFUL", "the cluster is removing a pod"
     POD_REMOVE_FAILED = "KUBERNETES_POD_REMOVE_FAILED", "a pod could not be removed"
     ORPHAN_REMOVED = "KUBERNETES_ORPHAN_REMOVED", "a pod that an ended server process had left was removed"
-    LEASE = "KUBERNETES_LEASE", "this process has a Lease, by which others see that it lives"
-    LEASE_FAILED = "KUBERNETES_LEASE_FAILED", "no Lease could be had: other servers cannot clean up after this one"
+    LEASE = "KUBERNETES_LEASE", "this process has a Lease, which tells other servers that it is alive"
+    LEASE_FAILED = "KUBERNETES_LEASE_FAILED", "there is no Lease: other servers cannot clean up after this one"
     FILE_WRITE = "KUBERNETES_FILE_WRITE", "writing a file"
     FILE_WRITE_FAILED = "KUBERNETES_FILE_WRITE_FAILED", "a file could not be written into the pod"
     GUEST_AGENT_DISABLED = "KUBERNETES_GUEST_AGENT_DISABLED", "programs are started without the server's own agent"
     AGENT_KEPT_OUT = "KUBERNETES_AGENT_KEPT_OUT", "the guest agent could not be brought into a pod"
-    DIRECT = "KUBERNETES_DIRECT", "an agent in a pod has connected to this server, past the API server"
+    DIRECT = "KUBERNETES_DIRECT", "an agent in a pod has connected straight to this server"
     DIRECT_FAILED = "KUBERNETES_DIRECT_FAILED", "an agent in a pod cannot connect to this server (kubernetes.agentLink)"
     AGENT_LOG = "KUBERNETES_AGENT_LOG", "agent stderr (untrusted text)"
     PID_READ_FAILED = "KUBERNETES_EXEC_PID_READ_FAILED", "the image's agent reported no process id"
@@ -343,4 +355,4 @@ class KubernetesCode(Code):
 
 
 class GeneralCode(Code):
-    UNKNOWN_ERROR = "UNKNOWN_ERROR", "message without a code of its own"
+    UNKNOWN_ERROR = "UNKNOWN_ERROR", "a message that has no code of its own"

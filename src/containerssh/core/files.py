@@ -39,7 +39,7 @@ class FileEvent:
     What our SFTP server did to a file, or refused.
 
     It is reported from inside the container, by a process of the container's user: whoever runs other programs there as
-    the same user may have lied. Paths are the client's, made absolute; bytes that are no UTF-8 are kept as surrogates
+    the same user may have lied. Paths are the client's, made absolute; bytes that are not UTF-8 are kept as surrogates
     (PEP 383), and there may be control characters in them.
     """
 

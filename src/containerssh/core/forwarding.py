@@ -92,7 +92,7 @@ class Ports:
             raise ValueError(f"{text!r} is neither a port, nor a range such as 8000-8999, nor *")
         ports = cls(int(match[1]), int(match[2] or match[1]))
         if not ports.first <= ports.last <= 65535:
-            raise ValueError(f"{text!r} is no range of ports")
+            raise ValueError(f"{text!r} is not a range of ports")
         return ports
 
     def __contains__(self, port: int) -> bool:
@@ -131,7 +131,7 @@ class Endpoint:
             network: Network = ipaddress.ip_network(host)
         except ValueError as exc:
             if "/" in host or ":" in host:
-                raise ValueError(f"{host!r} is no network ({exc})") from None
+                raise ValueError(f"{host!r} is not a network ({exc})") from None
         else:
             if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
                 below = ipaddress.IPv4Address(int(network.network_address) & 0xFFFFFFFF)
@@ -235,7 +235,7 @@ class PathRules:
         """Raises ValueError for a pattern that no path can match."""
         for pattern in (*(allow or ()), *deny):
             if not _is_canonical(pattern):
-                raise ValueError(f"{pattern!r} is no absolute path without . and ..")
+                raise ValueError(f"{pattern!r} is not an absolute path without . and ..")
         return cls(None if allow is None else tuple(allow), tuple(deny))
 
     def allows(self, path: str) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 
 def from_wire(data: bytes) -> str:
-    """Text of the wire; bytes that are no UTF-8 become surrogates."""
+    """Text of the wire; bytes that are not UTF-8 become surrogates."""
     return data.decode("utf-8", "surrogateescape")
 
 

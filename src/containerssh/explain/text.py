@@ -13,7 +13,7 @@ _OUTCOMES = {
     "right": "yes",
     "more": "yes, but not enough",
     "refused": "no",
-    "unavailable": "nobody could say",
+    "unavailable": "no answer",
     "not asked": "not asked, supposed to say yes",
 }
 _NOISE = frozenset({"AUTH", "HTTP_CLIENT_REQUEST", "CONFIG_REQUEST"})

@@ -50,7 +50,7 @@ class Certificate:
     serial: int
     key_id: bytes
     principals: tuple[str, ...]
-    """Bytes that are no UTF-8 are kept as surrogates, which no user's name has."""
+    """Bytes that are not UTF-8 are kept as surrogates, which no user's name has."""
     valid_after: int
     valid_before: int
     """Seconds of the epoch; this one is not in it any more."""
@@ -118,7 +118,7 @@ def read_certificate(blob: bytes) -> Certificate:
     name = reader.string().decode("ascii", "replace")
     key_type = plain_name(name)
     if key_type not in KEY_TYPES or certificate_name(key_type) != name:
-        raise Malformed("it is no certificate of a known type")
+        raise Malformed("it is not a certificate of a known type")
     reader.string()
     key = string(key_type.encode()) + read_fields(key_type, reader)
     serial, kind = reader.uint64(), reader.uint32()
@@ -183,7 +183,7 @@ def parse_authorities(text: str) -> frozenset[bytes]:
     The wire encodings of the public keys in *text*, one in a line.
 
     Raises:
-        Malformed: there is none; a line is no key, or one that is too weak.
+        Malformed: there is none; a line is not a key, or one that is too weak.
     """
     found = set()
     for number, line in enumerate(text.split("\n"), 1):

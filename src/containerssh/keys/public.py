@@ -44,7 +44,7 @@ def read_fields(kind: str, reader: Reader) -> bytes:
         Malformed: *kind* is none of :data:`KEY_TYPES`, or the data is cut off.
     """
     if kind not in KEY_TYPES:
-        raise Malformed(f"{kind[:60]!r} is no type of key that is known here")
+        raise Malformed(f"{kind[:60]!r} is not a known type of key")
     count = 1 if "ed25519" in kind else 2
     return b"".join(string(reader.string()) for _ in range(count + is_security_key(kind)))
 
@@ -54,7 +54,7 @@ def check_public_key(blob: bytes) -> str:
     Look at a key's wire encoding; its type.
 
     Raises:
-        Malformed: it is of a type that is not known, a certificate for instance; it is no key, or an RSA key that is
+        Malformed: it is of a type that is not known, a certificate for instance; it is not a key, or an RSA key that is
             too short or too long.
     """
     reader = Reader(blob)
@@ -82,7 +82,7 @@ def read_rsa(fields: Reader) -> int:
     Look at the two numbers of an RSA key; the bits of its modulus.
 
     Raises:
-        Malformed: they are no key's, or such that to verify a signature would take long.
+        Malformed: they are not those of an RSA key, or such that to verify a signature would take long.
     """
     exponent, modulus = fields.string(), fields.string()
     # By their lengths first: a stranger's number may have a quarter of a million bytes.

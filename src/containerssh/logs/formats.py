@@ -170,7 +170,7 @@ def _cut(value: LabelValue, limit: int) -> LabelValue:
 def _unicode(character: str) -> str:
     number = ord(character)
     if 0xDC80 <= number <= 0xDCFF:
-        return f"\\x{number - 0xDC00:02x}"  # a byte that was no UTF-8 (PEP 383)
+        return f"\\x{number - 0xDC00:02x}"  # a byte that was not UTF-8 (PEP 383)
     return "\ufffd" if 0xD800 <= number <= 0xDFFF else character
 
 

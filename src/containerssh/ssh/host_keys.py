@@ -82,8 +82,8 @@ def load_host_keys(sources: Iterable[str]) -> list[HostKey]:
     The keys of *sources*, each a key's text or the path of a file; one key of a type.
 
     Raises:
-        ConfigError: a source cannot be read, is encrypted, is no private key, or is of a type that is not offered; two
-            keys are of one type; or there is none at all.
+        ConfigError: a source cannot be read, is encrypted, is not a private key, or is of a type that is not offered;
+            two keys are of one type; or there is none at all.
     """
     keys: dict[str, HostKey] = {}
     for number, source in enumerate(sources):
@@ -108,7 +108,7 @@ def with_certificates(keys: Sequence[HostKey], sources: Iterable[str]) -> list[H
     One that fits no key, or does not hold now, is told to the log: clients go on with the plain key.
 
     Raises:
-        ConfigError: a source cannot be read, or is no host's certificate.
+        ConfigError: a source cannot be read, or is not a host's certificate.
     """
     certified = {key.blob: key for key in keys}
     for number, source in enumerate(sources):

@@ -32,7 +32,7 @@ def missing(header: bytes) -> int:
     How many bytes are known to be missing of a header that begins like this; 0 if it is whole.
 
     Raises:
-        ProtocolError: this is no PROXY header, or too long a one.
+        ProtocolError: this is not a PROXY header, or too long a one.
     """
     if header[:1] == _V1[:1]:
         return _missing_v1(header)

@@ -277,7 +277,7 @@ class SSHServer:
         assert settings.offer is not None
         loop, offer = asyncio.get_running_loop(), settings.offer.at(time.time())
         if offer is not settings.offer and settings is self._settings:
-            text = "A host certificate has begun to hold, or holds no more: clients get what holds now"
+            text = "A host certificate has become valid or has expired; clients get the valid ones"
             logger.warning(Event(CoreCode.HOST_CERTIFICATE_UNUSED, text, module="ssh"))
             self._settings = replace(settings, offer=offer)
         return lambda: AdapterConnection(loop, offer, settings.options, front)

@@ -19,7 +19,7 @@ from hashlib import blake2b
 from containerssh.ssh.options import Penalties
 
 Source = tuple[int, int, int] | str
-"""IP version (negative: a prefix, not an address), length in bits, the bits; the text of what is no IP address."""
+"""IP version (negative: a prefix, not an address), length in bits, the bits; the text of what is not an IP address."""
 
 _WORD = 8
 # Of the header and of each region: what is before its places. A cache line at least, for each has another writer.

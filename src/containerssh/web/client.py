@@ -108,7 +108,7 @@ def encode_json(fields: Mapping[str, object]) -> bytes:
     *fields* as upstream writes them: one line, HTML's special characters escaped.
 
     Raises:
-        WebhookError: a text in it is no Unicode.
+        WebhookError: a text in it is not Unicode.
     """
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
@@ -226,7 +226,7 @@ class HTTPClient:
         except ValueError:
             target = URL()
         if target.scheme not in ("http", "https") or not target.host:
-            problem = "to something that is no http or https URL"
+            problem = "to something that is not an http or https URL"
         elif url.scheme == "https" and target.scheme == "http":
             problem = "from https to http, which would send the question in clear text"
         else:

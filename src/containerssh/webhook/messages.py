@@ -88,7 +88,7 @@ class Entries:
                 raise ValueError(f"environment {name!r} cannot be a variable: an empty name, =, or a NUL byte")
         for path in self.files:
             if not path.startswith("/") or "\0" in path:
-                raise ValueError(f"file {path!r} is no absolute path")
+                raise ValueError(f"file {path!r} is not an absolute path")
 
 
 @dataclass(frozen=True, kw_only=True)

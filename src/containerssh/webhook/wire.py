@@ -71,7 +71,7 @@ def write_answer(answer: Decision | ConfigAnswer) -> bytes:
     *answer* as one line of JSON; empty fields are left out.
 
     Raises:
-        ValueError: it cannot be said in JSON: a text that is no Unicode, a number that is none.
+        ValueError: it cannot be said in JSON: a text that is not Unicode, a number that is none.
         TypeError: it holds what JSON does not have.
     """
     said: dict[str, Any] = {}
@@ -160,27 +160,27 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unambiguous, parse_constant=_no_n
 
 def _object(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{what} is no object")
+        raise InvalidRequest(f"{what} is not an object")
     return value
 
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
-        raise InvalidRequest(f"{what} is no text")
+        raise InvalidRequest(f"{what} is not text")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise InvalidRequest(f"{what} holds what is no character")
+        raise InvalidRequest(f"{what} holds what is not a character")
     return value
 
 
 def _count(value: object, what: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InvalidRequest(f"{what} is no count")
+        raise InvalidRequest(f"{what} is not a count")
     return value
 
 
 def _list(value: object, what: str) -> Answers:
     if not isinstance(value, list):
-        raise InvalidRequest(f"{what} is no list")
+        raise InvalidRequest(f"{what} is not a list")
     if len(value) > MOST_ENTRIES:
         raise InvalidRequest(f"{what} has more than {MOST_ENTRIES} entries")
     return tuple(_text(entry, f"an entry of {what}") for entry in value)
@@ -196,10 +196,10 @@ def _bytes(value: object, what: str) -> bytes:
 def _address(value: object, what: str) -> SocketAddress:
     match = re.fullmatch(r"(?:\[([^][]{2,100})\]|([0-9.]{7,15})):([0-9]{1,5})", _text(value, what), re.ASCII)
     if match is None or int(match[3]) > 65535:
-        raise InvalidRequest(f"{what} is no address with a port")
+        raise InvalidRequest(f"{what} is not an address with a port")
     address = address_of(match[1] or match[2])
     if address is None or address.version != (6 if match[1] else 4):
-        raise InvalidRequest(f"{what} is no IP address")
+        raise InvalidRequest(f"{what} is not an IP address")
     return SocketAddress.of(match[1] or match[2], int(match[3]))
 
 
@@ -249,7 +249,7 @@ def _plain(value: Any, path: tuple[str, ...] = ()) -> Any:
         return f"{microseconds}us" if path[:2] == ("docker", "timeouts") else microseconds * 1000
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
-            raise TypeError("a key in config is no text")
+            raise TypeError("a key in config is not text")
         return {key: _plain(entry, (*path, key)) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry, path) for entry in value]

@@ -115,7 +115,9 @@ def decode(answer: Mapping[str, Any], name: str) -> bytes:
     try:
         return base64.b64decode(str(answer.get(name, "")), validate=True)
     except ValueError as exc:
-        raise AuthUnavailable(AuthCode.BACKEND_ERROR, "the helper process for Kerberos sent nonsense") from exc
+        raise AuthUnavailable(
+            AuthCode.BACKEND_ERROR, "the helper process for Kerberos sent a malformed answer"
+        ) from exc
 
 
 def encode(data: bytes) -> str:
@@ -138,4 +140,4 @@ def _read(answer: Any) -> Mapping[str, Any]:
         case {"token": str() as token, "failed": True}:
             return {"token": token, "failed": True}
         case _:
-            raise AuthUnavailable(AuthCode.BACKEND_ERROR, "the helper process for Kerberos sent nonsense")
+            raise AuthUnavailable(AuthCode.BACKEND_ERROR, "the helper process for Kerberos sent a malformed answer")

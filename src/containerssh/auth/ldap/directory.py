@@ -100,7 +100,7 @@ class Helper(HelperProcess):
 
     def greeted(self, greeting: Any) -> None:
         if not isinstance(greeting, dict) or "ok" not in greeting:
-            reason = greeting.get("unavailable") if isinstance(greeting, dict) else "it says nonsense"
+            reason = greeting.get("unavailable") if isinstance(greeting, dict) else "its answer cannot be understood"
             raise ConfigError(AuthCode.CONFIG_ERROR, f"The directory cannot be used: {reason}")
 
 
@@ -224,13 +224,13 @@ def read_answer(answer: Any) -> Found:
                     dn, names, groups, {str(name): [_decoded(v) for v in values] for name, values in more.items()}
                 )
             except (ValueError, TypeError) as exc:
-                raise DirectoryFailure("the helper process for LDAP sent nonsense", passing=True) from exc
+                raise DirectoryFailure("the helper process for LDAP sent a malformed answer", passing=True) from exc
         case {"refused": str() as reason}:
             raise AuthFailed(AuthCode.FAILED, reason)
         case {"unavailable": str() as reason, "passing": bool() as passing}:
             raise DirectoryFailure(reason, passing=passing)
         case _:
-            raise DirectoryFailure("the helper process for LDAP sent nonsense", passing=True)
+            raise DirectoryFailure("the helper process for LDAP sent a malformed answer", passing=True)
 
 
 def _decoded(value: Any) -> bytes:

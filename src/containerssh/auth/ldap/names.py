@@ -40,12 +40,12 @@ def normal_dn(dn: str) -> object:
     Something that is equal for two spellings of one entry's name: types and values in any case, any blanks between.
 
     Raises:
-        ValueError: it is no name of an entry.
+        ValueError: it is not a name of an entry.
     """
     try:
         parts = ldap.dn.str2dn(dn)
     except (ldap.DECODING_ERROR, UnicodeError) as exc:
-        raise ValueError(f"{dn[:200]!r} is no name of an entry") from exc
+        raise ValueError(f"{dn[:200]!r} is not a name of an entry") from exc
     return tuple(
         frozenset((kind.casefold(), " ".join(value.split()).casefold()) for kind, value, _ in rdn) for rdn in parts
     )

@@ -149,7 +149,7 @@ def checked_link(url: str, *, secure: bool) -> str:
     *url*, which may be shown to a person.
 
     Raises:
-        AuthUnavailable: it is no web address, or holds what a terminal would not just show.
+        AuthUnavailable: it is not a web address, or holds what a terminal would not just show.
     """
     try:
         parts = urlsplit(url)

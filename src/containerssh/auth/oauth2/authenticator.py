@@ -96,7 +96,7 @@ class OAuth2Authenticator:
             failure = AuthUnavailable(
                 OAuth2Code.DEVICE_CODE_REQUEST_FAILED,
                 f"the provider gives no device code: {exc.error}",
-                user_message="The identity provider does not begin a login now. Please try again later.",
+                user_message="The identity provider cannot start a login at the moment. Please try again later.",
             )
             if not provider.has_code_flow:
                 raise failure from exc

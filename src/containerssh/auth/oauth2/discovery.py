@@ -80,7 +80,7 @@ class Discovery:
         issuer = reply.text("issuer")
         if issuer.rstrip("/") != self._issuer:
             # Discovery section 4.3: else one provider could speak for another.
-            raise _unusable(f"it is of the issuer {issuer[:200]!r}, and not of the configured URL {self._issuer!r}")
+            raise _unusable(f"its issuer is {issuer[:200]!r}, not the configured URL {self._issuer!r}")
         endpoints = {name: self._endpoint(reply, name) for name in _ENDPOINTS}
         return Description(issuer, *endpoints.values())
 
@@ -94,7 +94,7 @@ class Discovery:
         except ValueError:
             usable = False
         if not usable or len(url) > 2048:
-            raise _unusable(f"{name} is no usable URL, or not secured as the provider itself is")
+            raise _unusable(f"{name} is not a usable URL, or not secured as the provider itself is")
         return url
 
 

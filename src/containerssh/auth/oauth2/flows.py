@@ -104,7 +104,7 @@ def read_pasted(answer: str, state: str) -> str:
     """
     given, bar, code = answer.strip().partition("|")
     if len(answer) > _ANSWER_CHARACTERS or not bar or not _CODE.fullmatch(code):
-        raise refused("the pasted text is no code", "This is not the code that the page shows.")
+        raise refused("the pasted text is not a code", "This is not the code that the page shows.")
     if not hmac.compare_digest(given.encode(errors="replace"), state.encode()):
         raise refused(
             "the pasted code belongs to another login",

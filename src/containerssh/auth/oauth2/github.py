@@ -146,8 +146,8 @@ class GitHubProvider(Provider):
         is_same = isinstance(name, str) and name.lower() == organisation.lower()
         if reply.status != 200 or reply.text("state") != "active" or not is_same:
             raise refused(
-                f"no active member of {organisation!r}, or the membership cannot be seen (status {reply.status})",
-                f"You are no member of the GitHub organization {organisation}.",
+                f"not an active member of {organisation!r}, or the membership cannot be seen (status {reply.status})",
+                f"You are not a member of the GitHub organization {organisation}.",
                 OAuth2Code.GITHUB_NOT_A_MEMBER,
             )
 

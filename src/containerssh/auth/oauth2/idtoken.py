@@ -46,17 +46,17 @@ class Header:
 
     @classmethod
     def of(cls, token: str) -> Header:
-        """Raises AuthUnavailable: it is no signed token, or signed in a way that is not taken."""
+        """Raises AuthUnavailable: it is not a signed token, or signed in a way that is not taken."""
         try:
             first, _, _ = token.split(".")
             fields = json.loads(base64.urlsafe_b64decode(first + "=" * (-len(first) % 4)))
         except (ValueError, RecursionError):
-            raise invalid("it is no signed JSON Web Token") from None
+            raise invalid("it is not a signed JSON Web Token") from None
         if not isinstance(fields, dict):
-            raise invalid("it is no signed JSON Web Token")
+            raise invalid("it is not a signed JSON Web Token")
         algorithm, key_id = fields.get("alg"), fields.get("kid")
         if not isinstance(algorithm, str) or algorithm not in _KINDS:
-            raise invalid(f"the algorithm {str(algorithm)[:20]!r} is not taken")
+            raise invalid(f"the algorithm {str(algorithm)[:20]!r} is not accepted")
         return cls(algorithm, key_id if isinstance(key_id, str) else None)
 
 
@@ -123,7 +123,7 @@ def _claims(payload: bytes) -> Mapping[str, object]:
     except (ValueError, RecursionError):
         claims = None
     if not isinstance(claims, dict):
-        raise invalid("its content is no JSON object")
+        raise invalid("its content is not a JSON object")
     return claims
 
 
@@ -141,7 +141,7 @@ def _check(claims: Mapping[str, object], expected: Expected, now: float) -> None
         raise invalid("it has expired")
     for name in ("iat", "nbf"):
         if (name in claims or name == "iat") and _time(claims, name) > now + CLOCK_SKEW:
-            raise invalid("it is of the future; compare the clocks")
+            raise invalid("it was issued in the future; compare the clocks")
     if expected.nonce is not None:
         nonce = claims.get("nonce")
         if not isinstance(nonce, str) or not hmac.compare_digest(
@@ -168,7 +168,7 @@ def _time(claims: Mapping[str, object], name: str) -> float:
     value = claims.get(name)
     # JSON as Python reads it has Infinity, NaN, which is neither past nor future, and integers beyond any float.
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LATEST:
-        raise invalid(f"{name} is missing, or no time")
+        raise invalid(f"{name} is missing, or not a time")
     return float(value)
 
 

@@ -136,7 +136,7 @@ class OIDCProvider(Provider):
         name = claims.get(field)
         if not isinstance(name, str) or not 0 < len(name) <= _NAME_CHARACTERS or not is_visible(name):
             raise refused(
-                f"the claim {field!r} is missing, or no usable name",
+                f"the claim {field!r} is missing, or not a usable name",
                 "The identity provider gave no usable user name.",
                 OAuth2Code.OIDC_NO_USERNAME,
             )

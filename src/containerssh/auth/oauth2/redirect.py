@@ -137,7 +137,7 @@ class RedirectPage:
 
 
 def read_index(root: Path) -> str | None:
-    """The webroot's ``index.html``; None: it cannot be read, or is no UTF-8 text."""
+    """The webroot's ``index.html``; None: it cannot be read, or is not UTF-8 text."""
     content = _read(root / "index.html", _INDEX_BYTES)
     try:
         return None if content is None else content.decode("utf-8-sig")
@@ -157,7 +157,7 @@ def check_webroot(config: RedirectConfig) -> None:
         return
     page = read_index(Path(config.webroot))
     if page is None:
-        raise ConfigError(AuthCode.CONFIG_ERROR, f"{config.webroot}/index.html cannot be read, or is no UTF-8 text")
+        raise ConfigError(AuthCode.CONFIG_ERROR, f"{config.webroot}/index.html cannot be read, or is not UTF-8 text")
     rest = _ACTION.sub("", page)
     if "{{" in rest:
         found = rest[rest.index("{{") :][:40].splitlines()[0]

@@ -64,13 +64,15 @@ class Engine:
                 return
             missing = walls_left_out(host, found)
             if limits := limits_left_out(host, found):
-                text = f"This engine leaves out, without a word: docker.execution.host {', '.join(limits)}"
+                text = f"This engine silently ignores docker.execution.host {', '.join(limits)}"
                 logger.warning(Event(DockerCode.CONFIG_IGNORED, text, engine=self.client.endpoint.url))
             if len(self._checked) >= _REMEMBERED:
                 del self._checked[next(iter(self._checked))]
             self._checked[key] = missing
         if missing:
-            text = f"Podman leaves out docker.execution.host {', '.join(missing)}, so the container is not started"
+            text = (
+                f"Podman silently ignores docker.execution.host {', '.join(missing)}, so the container is not started"
+            )
             raise EngineError(DockerCode.CONTAINER_CREATE_FAILED, text)
 
     def is_news(self, what: str) -> bool:

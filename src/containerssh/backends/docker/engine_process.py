@@ -170,7 +170,7 @@ class EngineProcess(ABC):
 
     async def resize(self, size: WindowSize) -> None:
         """
-        Set the terminal's size. A program that is just starting, or has just ended, is no error.
+        Set the terminal's size. A program that is just starting, or has just ended, is not an error.
 
         Raises:
             BackendError: the engine does not answer.

@@ -59,7 +59,7 @@ def archive(path: str, content: bytes, owner: tuple[int, int]) -> bytes:
     """A tar archive with the one file, to be unpacked at ``/``. Raises ValueError for an impossible path."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or "\0" in path:
-        raise ValueError("this is no path of a file")
+        raise ValueError("this is not a valid path of a file")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as out:
         entry = tarfile.TarInfo("/".join(parts))

@@ -153,7 +153,7 @@ class KubernetesClient:
             page = _parse(data)
             found = page.get("items")
             if not isinstance(found, list | None) or not all(isinstance(item, dict) for item in found or ()):
-                raise broken(f"{doing}: the API server's answer is no list")
+                raise broken(f"{doing}: the API server's answer is not a list")
             for item in found or ():
                 identity(item)
                 items.append(item if keep is None else keep(item))

@@ -156,7 +156,7 @@ class Credentials:
     def _understand(self, cluster: Cluster, user: User) -> Access:
         url = urlsplit(cluster.server)
         if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
-            raise ValueError(f"{masked_url(cluster.server)!r} is no address of an API server")
+            raise ValueError(f"{masked_url(cluster.server)!r} is not an address of an API server")
         return Access(
             url.scheme,
             url.hostname,

@@ -159,7 +159,7 @@ def parse_answer(output: bytes, version: str) -> Answer:
     for key in ("token", "clientCertificateData", "clientKeyData", "expirationTimestamp"):
         value = status.get(key)
         if not isinstance(value, str | None):
-            raise PluginError(f"printed a {key} that is no text")
+            raise PluginError(f"printed a {key} that is not text")
         texts[key] = (value or "").strip()
     token, certificate, key = texts["token"], texts["clientCertificateData"], texts["clientKeyData"]
     if bool(certificate) != bool(key) or not (token or certificate):
@@ -171,7 +171,7 @@ def parse_answer(output: bytes, version: str) -> Answer:
         try:
             expires = datetime.fromisoformat(texts["expirationTimestamp"])
         except ValueError:
-            raise PluginError("printed an expirationTimestamp that is no time") from None
+            raise PluginError("printed an expirationTimestamp that is not a time") from None
         expires = expires if expires.tzinfo else expires.replace(tzinfo=UTC)
     return Answer(token, certificate, key, expires)
 

@@ -179,7 +179,7 @@ class ExecProcess:
 
         Raises:
             BackendError: there is no agent.
-            ProtocolError: it is no proper one.
+            ProtocolError: it is not a proper one.
         """
         if self._terminal:
             with suppress(ConnectionError):
@@ -233,7 +233,7 @@ class ExecProcess:
             raise BackendError(KubernetesCode.EXEC_SIGNAL_FAILED, text, user_message=user)
 
     async def resize(self, size: WindowSize) -> None:
-        """Set the terminal's size; a program that has just ended is no error."""
+        """Set the terminal's size; a program that has just ended is not an error."""
         if self._terminal and not self._stream.ended:
             with suppress(BackendError):
                 await self._stream.resize(size)

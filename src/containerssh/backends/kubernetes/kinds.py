@@ -49,5 +49,7 @@ def named(name: str) -> str:
         APIError: it is none.
     """
     if not _NAME.fullmatch(name):
-        raise APIError(f"using the name {name!r}", status=422, reason="Invalid", message="it is no name for an object")
+        raise APIError(
+            f"using the name {name!r}", status=422, reason="Invalid", message="it is not a name for an object"
+        )
     return name

@@ -68,7 +68,7 @@ def parse_event(line: bytes, doing: str) -> WatchEvent | Bookmark:
 
     Raises:
         APIError: it says that the watch failed; status 410: what we know is too old to go on from.
-        ProtocolError: it is no event.
+        ProtocolError: it is not an event.
     """
     try:
         found = json.loads(line)

@@ -191,7 +191,7 @@ def masked_slowly(payload: bytes, mask: bytes) -> bytes:
 
 
 def _find_quick_mask() -> Callable[[bytes, bytearray], None] | None:
-    # Compiled, and sixty times as fast; it is no part of what aiohttp promises to keep.
+    # Compiled, and sixty times as fast; it is not part of what aiohttp promises to keep.
     try:
         found = import_module("aiohttp._websocket.helpers").websocket_mask
     except (ImportError, AttributeError):

@@ -63,7 +63,7 @@ class ImageConfig:
         user, folder = config.get("User") or "", config.get("WorkingDir") or ""
         if not isinstance(user, str) or not isinstance(folder, str) or "\0" in user + folder:
             raise ValueError("User or WorkingDir is not text")
-        # JSON can spell half a surrogate pair, which is no character: raises a ValueError.
+        # JSON can spell half a surrogate pair, which is not a character: raises a ValueError.
         (user + folder).encode()
         return cls(env, _texts(config, "Entrypoint"), user, folder)
 

@@ -65,7 +65,7 @@ class Child:
         """
         Kill the container, let the runtime clean up after it, and kill the runtime if that takes it over 5 s.
 
-        For a child that is no runtime: kill it.
+        For a child that is not a runtime: kill it.
         """
         for attempt in range(60):
             if self.ended.done():

@@ -153,7 +153,7 @@ def settle_folder(root: Path, path: str) -> str:
     could name as well.
 
     Raises:
-        BackendError: it lies below /proc, /sys or /dev, or is no folder.
+        BackendError: it lies below /proc, /sys or /dev, or is not a folder.
     """
     if len(path) > _LONGEST_PATH:
         raise BackendError(
