@@ -7,8 +7,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from pydantic import ValidationError
 
@@ -21,10 +21,11 @@ from containerssh.backends.docker.launch import LABEL_INSTANCE
 from containerssh.backends.docker.outlived import Outlived
 from containerssh.backends.docker.plain import execution_of, keeps_agent_out, plain_login
 from containerssh.backends.docker.start import Start
+from containerssh.backends.session_mode import SessionModeConnection
 from containerssh.config.docker import DockerConfig, DockerConnectionConfig
 from containerssh.core.codes import DockerCode
 from containerssh.core.errors import BackendError
-from containerssh.core.handlers import ConnectionHandler, Notices, SessionChannel, SessionHandler
+from containerssh.core.handlers import ConnectionHandler, Notices
 from containerssh.core.instance import Instance
 from containerssh.core.messages import Event
 from containerssh.core.metadata import Login
@@ -73,7 +74,7 @@ class DockerBackend:
                 yield handler
         elif config.execution.mode == "session":
             await start.prepare()
-            yield SessionModeConnection(start)
+            yield SessionModeConnection(partial(_session_container, start))
         else:
             async with AsyncExitStack() as undo:
                 try:
@@ -225,27 +226,12 @@ class DockerBackend:
         self._held.discard(container.launch)
 
 
-@dataclass(eq=False)
-class SessionModeConnection(ConnectionHandler):
-    """A login in session mode: no container of its own, so nothing to forward to either."""
-
-    start: Start
-    _containers: set[ContainerConnection] = field(default_factory=set, init=False)
-
-    @asynccontextmanager
-    async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
-        config = self.start.config
-        async with self.start.again().run(config.timeouts.command_start) as link:
-            container = connection(link, config)
-            self._containers.add(container)
-            try:
-                async with container.session(channel) as session:
-                    yield session
-            finally:
-                self._containers.discard(container)
-
-    async def terminate(self) -> None:
-        await asyncio.gather(*(container.terminate() for container in self._containers))
+@asynccontextmanager
+async def _session_container(start: Start) -> AsyncIterator[ContainerConnection]:
+    """A container for one session."""
+    config = start.config
+    async with start.again().run(config.timeouts.command_start) as link:
+        yield connection(link, config)
 
 
 def connection(link: AgentLink, config: DockerConfig) -> ContainerConnection:

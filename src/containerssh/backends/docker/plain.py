@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 
 from containerssh.agent import upstream
 from containerssh.agent.process import Program
-from containerssh.agent.upstream_forwards import UpstreamForwards, upstream_forwards
-from containerssh.backends.container import ContainerSession, Execution
+from containerssh.agent.upstream_forwards import upstream_forwards
+from containerssh.backends.container import Execution
 from containerssh.backends.docker.container import EngineContainer
 from containerssh.backends.docker.engine_error import EngineError
 from containerssh.backends.docker.engine_process import EngineProcess
@@ -23,15 +22,13 @@ from containerssh.backends.docker.files import write_files
 from containerssh.backends.docker.launch import environment
 from containerssh.backends.docker.start import Start
 from containerssh.backends.docker.wire import Wire
-from containerssh.backends.programs import Programs
+from containerssh.backends.plain import PlainConnection
 from containerssh.config.docker import DockerConfig
 from containerssh.core.codes import AgentCode, DockerCode
-from containerssh.core.errors import BackendError, ContainerSSHError, Rejected, describe
-from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
-from containerssh.core.handlers import ConnectionHandler, Incoming, Listener, SessionChannel, SessionHandler
+from containerssh.core.errors import BackendError, ContainerSSHError, describe
+from containerssh.core.handlers import ConnectionHandler
 from containerssh.core.messages import Event
-from containerssh.core.requests import WindowSize, X11Request
-from containerssh.core.streams import ByteStream
+from containerssh.core.requests import WindowSize
 from containerssh.core.tasks import time_limit
 
 logger = logging.getLogger(__name__)
@@ -162,69 +159,6 @@ class MainProcess(EngineProcess):
         """Its container goes in a moment, and it with that."""
 
 
-@dataclass(eq=False)
-class PlainConnection(ConnectionHandler):
-    """A login whose container runs, or in session mode one whose containers are yet to come."""
-
-    execution: Execution
-    programs: Execs | PlainStart
-    forwards: UpstreamForwards | None = None
-    _sessions: set[ContainerSession] = field(default_factory=set, init=False)
-
-    @asynccontextmanager
-    async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
-        async with AsyncExitStack() as undo:
-            programs: Programs
-            if isinstance(self.programs, PlainStart):
-                programs = await undo.enter_async_context(self.programs.again().run_main())
-            else:
-                programs = self.programs
-            session = PlainSession(programs, self.execution, channel)
-            session.plain_forwards = self.forwards
-            self._sessions.add(session)
-            try:
-                yield session
-            finally:
-                self._sessions.discard(session)
-                await session.close()
-
-    async def connect_tcp(self, host: str, port: int, addresses: AddressRules = ANY_ADDRESS) -> ByteStream:
-        return await self._for("port forwarding").connect_tcp(host, port, addresses)
-
-    async def connect_unix(self, path: str) -> ByteStream:
-        return await self._for("socket forwarding").connect_unix(path)
-
-    async def listen_tcp(self, host: str, port: int, incoming: Incoming) -> Listener:
-        return await self._for("port forwarding").listen_tcp(host, port, incoming)
-
-    async def listen_unix(self, path: str, incoming: Incoming) -> Listener:
-        return await self._for("socket forwarding").listen_unix(path, incoming)
-
-    async def terminate(self) -> None:
-        await asyncio.gather(*(session.terminate() for session in self._sessions))
-
-    def _for(self, what: str) -> UpstreamForwards:
-        if self.forwards is None:
-            raise _needs_agent(what)
-        return self.forwards
-
-
-class PlainSession(ContainerSession):
-    """A session whose program the engine starts."""
-
-    plain_forwards: UpstreamForwards | None = None
-    """Through the image's agent, where there is one."""
-
-    async def request_x11(self, request: X11Request) -> None:
-        if self.plain_forwards is None:
-            raise _needs_agent("X11 forwarding")
-        self._check_not_started()
-        self._env.update(await self.plain_forwards.display(request, self._channel))
-
-    async def request_agent(self) -> None:
-        raise _needs_agent("forwarding of the ssh-agent")
-
-
 _MISSING = "there are no exit signals, breaks, terminal modes, forwards or built-in SFTP"
 _WITHOUT = {
     "image": "the image's agent starts programs: a signal reaches one process and not its group; there are no exit"
@@ -248,20 +182,20 @@ async def plain_login(start: Start, way: str, *, why: str = "") -> AsyncIterator
     plain = PlainStart(
         start.engine, start.instance, start.config, start.login, start.notices, start.on_left, start.held
     )
-    execution = execution_of(start.config)
+    execution, refusal = execution_of(start.config), DockerCode.GUEST_AGENT_DISABLED
     if start.config.execution.mode == "session":
         _tell(plain, "session", why)
         await plain.prepare()
-        yield PlainConnection(execution, plain)
+        yield PlainConnection(lambda: plain.again().run_main(), execution, refusal)
         return
     agent = {"image": start.config.execution.agent_path, "none": ""}.get(way)
     async with plain.run_idle(start.config.timeouts.container_start, agent) as execs:
         _tell(plain, "image" if execs.agent else "none", why)
         if not execs.agent:
-            yield PlainConnection(execution, execs)
+            yield PlainConnection(lambda: nullcontext(execs), execution, refusal)
             return
         async with upstream_forwards(execs.start, execs.agent) as forwards:
-            yield PlainConnection(execution, execs, forwards)
+            yield PlainConnection(lambda: nullcontext(execs), execution, refusal, forwards)
 
 
 def keeps_agent_out(error: EngineError) -> bool:
@@ -284,11 +218,6 @@ def execution_of(config: DockerConfig) -> Execution:
         leftovers=execution.background_processes,
         started=DockerCode.EXEC,
     )
-
-
-def _needs_agent(what: str) -> Rejected:
-    text = f"{what} needs the guest agent, which this server works without"
-    return Rejected(DockerCode.GUEST_AGENT_DISABLED, text, user_message=text)
 
 
 def _tell(start: PlainStart, way: str, why: str) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
@@ -22,11 +21,12 @@ from containerssh.backends.kubernetes.plain import connection
 from containerssh.backends.kubernetes.presence import Presence, remove_dead
 from containerssh.backends.kubernetes.removal import Removal
 from containerssh.backends.kubernetes.start import Start
+from containerssh.backends.session_mode import SessionModeConnection
 from containerssh.config.kubernetes import KubernetesConfig
 from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import ContainerSSHError
-from containerssh.core.handlers import ConnectionHandler, Notices, SessionChannel, SessionHandler
+from containerssh.core.handlers import ConnectionHandler, Notices
 from containerssh.core.instance import Instance
 from containerssh.core.messages import Event
 from containerssh.core.metadata import Login
@@ -104,7 +104,7 @@ class KubernetesBackend:
                 presence.users += 1
             try:
                 if config.pod.mode == "session":
-                    yield SessionModeConnection(start)
+                    yield SessionModeConnection(partial(_session_pod, start))
                 else:
                     async with (
                         start.run(config.timeouts.pod_start) as inside,
@@ -271,26 +271,9 @@ class KubernetesBackend:
         self._left.pop(pod).users -= 1
 
 
-@dataclass(eq=False)
-class SessionModeConnection(ConnectionHandler):
-    """A login in session mode: no pod of its own, so nothing to forward to either."""
-
-    start: Start
-    _open: set[ConnectionHandler] = field(default_factory=set, init=False)
-
-    @asynccontextmanager
-    async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
-        config = self.start.config
-        async with (
-            self.start.again().run(config.timeouts.command_start) as inside,
-            connection(inside, config) as handler,
-        ):
-            self._open.add(handler)
-            try:
-                async with handler.session(channel) as session:
-                    yield session
-            finally:
-                self._open.discard(handler)
-
-    async def terminate(self) -> None:
-        await asyncio.gather(*(handler.terminate() for handler in self._open))
+@asynccontextmanager
+async def _session_pod(start: Start) -> AsyncIterator[ConnectionHandler]:
+    """A pod for one session."""
+    config = start.config
+    async with start.again().run(config.timeouts.command_start) as inside, connection(inside, config) as handler:
+        yield handler

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from itertools import count
@@ -21,10 +21,11 @@ from containerssh.backends.oci.launcher import Launcher, open_launcher
 from containerssh.backends.oci.machine import Machine, data_folder, find_machine
 from containerssh.backends.oci.reaper import reap
 from containerssh.backends.oci.users import find_user, shell_of
+from containerssh.backends.session_mode import SessionModeConnection
 from containerssh.config.oci import OCIConfig, OCIMode
 from containerssh.core.codes import OCICode
 from containerssh.core.errors import BackendError, ContainerSSHError
-from containerssh.core.handlers import ConnectionHandler, Notices, SessionChannel, SessionHandler
+from containerssh.core.handlers import ConnectionHandler, Notices
 from containerssh.core.instance import Instance
 from containerssh.core.messages import Event
 from containerssh.core.metadata import Login
@@ -69,7 +70,7 @@ class OCIBackend:
         # What can be wrong with image or configuration is found here, where the user is still to be told why.
         async with time_limit(config.timeouts.container_start, lambda: _too_slow(config)):
             await self._prepare(login, config, notices)
-        yield _SessionMode(self, login, config, notices)
+        yield SessionModeConnection(partial(self.container, login, config, notices))
 
     @asynccontextmanager
     async def container(self, login: Login, config: OCIConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
@@ -206,31 +207,6 @@ class OCIBackend:
             },
         )
         return machine, spec.with_environment(_environment(login, config, spec))
-
-
-@dataclass(eq=False)
-class _SessionMode(ConnectionHandler):
-    """A container for each session."""
-
-    backend: OCIBackend
-    login: Login
-    config: OCIConfig
-    notices: Notices
-    _open: set[ConnectionHandler] = field(default_factory=set)
-
-    @asynccontextmanager
-    async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
-        async with self.backend.container(self.login, self.config, self.notices) as connection:
-            self._open.add(connection)
-            try:
-                async with connection.session(channel) as session:
-                    yield session
-            finally:
-                self._open.discard(connection)
-
-    async def terminate(self) -> None:
-        for connection in list(self._open):
-            await connection.terminate()
 
 
 def _too_slow(config: OCIConfig) -> BackendError:

@@ -1,0 +1,96 @@
+"""Logins without the server's own agent, whoever starts their programs: an engine or a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+
+from containerssh.agent.upstream_forwards import UpstreamForwards
+from containerssh.backends.container import ContainerSession, Execution
+from containerssh.backends.programs import Programs
+from containerssh.core.errors import Rejected
+from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
+from containerssh.core.handlers import ConnectionHandler, Incoming, Listener, SessionChannel, SessionHandler
+from containerssh.core.messages import Code
+from containerssh.core.requests import X11Request
+from containerssh.core.streams import ByteStream
+
+
+@dataclass(eq=False)
+class PlainConnection(ConnectionHandler):
+    """A login; whoever makes it closes what it was given, after the last session."""
+
+    open_programs: Callable[[], AbstractAsyncContextManager[Programs]]
+    """The scope of what starts a session's program: the login's container, or in session mode one of its own."""
+
+    execution: Execution
+
+    refusal: Code
+    """The message code of what cannot be done without the server's own agent."""
+
+    forwards: UpstreamForwards | None = None
+    """Through the image's agent, where there is one; the maker closes them."""
+
+    takes_variables: bool = True
+    """Whether programs can get a client's variables."""
+
+    _sessions: set[ContainerSession] = field(default_factory=set, init=False)
+
+    @asynccontextmanager
+    async def session(self, channel: SessionChannel) -> AsyncIterator[SessionHandler]:
+        async with self.open_programs() as programs:
+            session = PlainSession(programs, channel, self)
+            self._sessions.add(session)
+            try:
+                yield session
+            finally:
+                self._sessions.discard(session)
+                await session.close()
+
+    async def connect_tcp(self, host: str, port: int, addresses: AddressRules = ANY_ADDRESS) -> ByteStream:
+        return await self.forwards_for("port forwarding").connect_tcp(host, port, addresses)
+
+    async def connect_unix(self, path: str) -> ByteStream:
+        return await self.forwards_for("socket forwarding").connect_unix(path)
+
+    async def listen_tcp(self, host: str, port: int, incoming: Incoming) -> Listener:
+        return await self.forwards_for("port forwarding").listen_tcp(host, port, incoming)
+
+    async def listen_unix(self, path: str, incoming: Incoming) -> Listener:
+        return await self.forwards_for("socket forwarding").listen_unix(path, incoming)
+
+    async def terminate(self) -> None:
+        await asyncio.gather(*(session.terminate() for session in self._sessions))
+
+    def forwards_for(self, what: str) -> UpstreamForwards:
+        """Raises Rejected where there are none."""
+        if self.forwards is None:
+            raise self.needs_agent(what)
+        return self.forwards
+
+    def needs_agent(self, what: str) -> Rejected:
+        text = f"{what} needs the guest agent, which this server works without"
+        return Rejected(self.refusal, text, user_message=text)
+
+
+class PlainSession(ContainerSession):
+    """A session whose program the engine or the cluster starts."""
+
+    def __init__(self, programs: Programs, channel: SessionChannel, connection: PlainConnection) -> None:
+        super().__init__(programs, connection.execution, channel)
+        self._connection = connection
+
+    async def set_env(self, name: str, value: str) -> None:
+        if not self._connection.takes_variables:
+            raise self._connection.needs_agent("setting variables")
+        await super().set_env(name, value)
+
+    async def request_x11(self, request: X11Request) -> None:
+        forwards = self._connection.forwards_for("X11 forwarding")
+        self._check_not_started()
+        self._env.update(await forwards.display(request, self._channel))
+
+    async def request_agent(self) -> None:
+        raise self._connection.needs_agent("forwarding of the ssh-agent")
