@@ -195,7 +195,7 @@ async def test_an_authority_cannot_be_a_certificate(openssh: OpenSSH, authority:
     nested = blob.replace(len(plain).to_bytes(4, "big") + plain, len(certified).to_bytes(4, "big") + certified)
     async with attacking(authority) as attacker:
         assert await attacker.request(blob, key) == NOT_TRUSTED
-        assert "is not a type of key" in await attacker.request(nested, key)
+        assert "is not a known type of key" in await attacker.request(nested, key)
 
 
 async def test_refusals_say_the_same_to_every_client(openssh: OpenSSH, authority: Authority) -> None:

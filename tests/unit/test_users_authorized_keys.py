@@ -40,7 +40,6 @@ def test_keys_as_ssh_keygen_writes_them(tmp_path: Path, kind: str, bits: int | N
     line = generate(tmp_path, kind, bits)
     entry = parse(line)
     assert entry.key.authorized_key == " ".join(line.split()[:2])
-    assert entry.comment == "a comment"
     assert (entry.restrictions, entry.environment, entry.sources, entry.expires) == (Restrictions(), {}, None, None)
 
 

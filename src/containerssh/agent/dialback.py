@@ -270,7 +270,6 @@ class _SocketExpected(Expected):
         self._transport = transport
         self._token = token
         self._arrived: asyncio.Future[_StreamSocket] = asyncio.get_running_loop().create_future()
-        self._abandoned = False
         # The agent does not mind the order of connections, so an id would tell nothing.
         self.reference = bytes(4) + token
 

@@ -70,7 +70,6 @@ class AuthorizedKey:
     """A key that may log in, or whose certificates may, and under which conditions."""
 
     key: PublicKey
-    comment: str = ""
     restrictions: Restrictions = Restrictions()
     environment: Mapping[str, str] = field(default_factory=dict)
     sources: Sources | None = None
@@ -121,7 +120,7 @@ def parse_authorized_key(line: str) -> AuthorizedKey | None:
         key = PublicKey(kind, decode_key(kind, rest[0]))
     except Malformed as exc:
         raise UnusableLine(str(exc)) from None
-    return _apply(options, AuthorizedKey(key, rest[1] if len(rest) > 1 else ""))
+    return _apply(options, AuthorizedKey(key))
 
 
 def parse_principal(line: str, entry: AuthorizedKey) -> AuthorizedKey | None:

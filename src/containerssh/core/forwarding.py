@@ -184,10 +184,6 @@ class ForwardRules:
         literal = _address(host)
         return None if literal is not None and not rules.permits(literal) else rules
 
-    def allows_tcp(self, host: str, port: int) -> bool:
-        """Whether :meth:`destination` lets the connection be tried."""
-        return self.destination(host, port) is not None
-
     def allows_listening(self, host: str, port: int) -> bool:
         """
         Whether a client may have *host* and *port* listened on; *host* as in RFC 4254 section 7.1.

@@ -53,10 +53,6 @@ _WATCH_FAILURES = 3
 
 PODS = Kind("", "v1", "pods")
 EVENTS = Kind("", "v1", "events")
-SECRETS = Kind("", "v1", "secrets")
-CONFIG_MAPS = Kind("", "v1", "configmaps")
-NAMESPACES = Kind("", "v1", "namespaces", namespaced=False)
-NODES = Kind("", "v1", "nodes", namespaced=False)
 LEASES = Kind("coordination.k8s.io", "v1", "leases")
 
 
