@@ -13,7 +13,7 @@ from containerssh.config.app import AppConfig
 from containerssh.config.ssh import KEX, LimitsConfig, SSHConfig
 from containerssh.core.codes import CoreCode
 from containerssh.core.instance import Instance
-from containerssh.core.messages import Event
+from containerssh.core.messages import NOTICE, Event
 from containerssh.ssh.host_keys import generate_host_keys, lacks_host_keys
 from containerssh.ssh.options import Admission, Limits, Penalties, ServerOptions
 
@@ -125,7 +125,10 @@ def _host_keys(config: AppConfig, instance: Instance, without_slow: bool) -> lis
         return [key.get_secret_value() for key in config.ssh.hostkeys]
     folder = _host_key_folder(config, instance)
     if not any(folder.glob("ssh_host_*_key")):
-        text = f"No host keys are configured; keys are made and kept in {folder}"
-        logger.warning(Event(CoreCode.NO_HOST_KEYS, text, file=str(folder)))
+        if config.ssh.host_key_directory:
+            level, text = NOTICE, f"There are no host keys in {folder} yet; they are generated there"
+        else:
+            level, text = logging.WARNING, f"No host keys are configured; they are generated and kept in {folder}"
+        logger.log(level, Event(CoreCode.NO_HOST_KEYS, text, file=str(folder)))
     generate_host_keys(folder, without_slow=without_slow)
     return [str(path) for path in sorted(folder.glob("ssh_host_*_key"))]

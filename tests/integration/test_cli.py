@@ -53,6 +53,25 @@ def test_config_check_tells_by_its_status_whether_a_server_would_start(tmp_path:
     assert "2 errors" in bad.stderr
 
 
+@pytest.mark.parametrize("mistake", ["oops: 1", "password: plain", "config: {backend: dcker}"])
+def test_config_check_looks_into_the_users_file(tmp_path: Path, mistake: str) -> None:
+    users = tmp_path / "users.yaml"
+    auth = {"password": {"method": "users"}, "users": {"file": str(users)}}
+    for content, status in ((f"users:\n  alice:\n    {mistake}\n", 1), ("users: {alice: {}}\n", 0)):
+        users.write_text(content)
+        users.chmod(0o600)
+        done = run(tmp_path, "config", "check", write(tmp_path, auth=auth, backend="auto"))
+        told = f"{users}:3: error: users.alice.{mistake.partition(':')[0]}: " in done.stdout
+        assert (done.returncode, told) == (status, status == 1), done.stdout
+
+
+def test_config_check_tells_that_the_log_file_has_no_folder(tmp_path: Path) -> None:
+    log = {"destination": "file", "file": str(tmp_path / "none" / "server.log")}
+    done = run(tmp_path, "config", "check", write(tmp_path, log=log))
+    assert done.returncode == 1
+    assert "error: log.file: cannot open" in done.stdout
+
+
 def test_dump_config_prints_nothing_but_yaml_and_no_secret(tmp_path: Path) -> None:
     path = write(tmp_path, docker={"execution": {"auth": {"username": "u", "password": "hunter2"}}})
     done = run(tmp_path, "-dump-config", "-config", path)

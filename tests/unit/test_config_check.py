@@ -49,6 +49,21 @@ def test_forwards_are_said_to_end_where_they_do(tmp_path: Path) -> None:
     assert "no container" not in " ".join(advised(tmp_path, x11 + docker).values())
 
 
+def test_a_health_check_that_would_ask_another_port_is_pointed_out(tmp_path: Path) -> None:
+    health = "health: {enable: true, listen: '127.0.0.1:7001'CLIENT}\n"
+    assert "asks port 7000" in advised(tmp_path, health.replace("CLIENT", ""))["health.client.url"]
+    client = ", client: {url: 'http://127.0.0.1:7001/'}"
+    assert "health.client.url" not in advised(tmp_path, health.replace("CLIENT", client))
+
+
+def test_an_image_that_is_not_there_is_pointed_out(tmp_path: Path) -> None:
+    path = tmp_path / "rootfs"
+    oci = f"backend: oci\noci: {{image: {path}}}\n"
+    assert str(path) in advised(tmp_path, oci)["oci.image"]
+    path.mkdir()
+    assert "oci.image" not in advised(tmp_path, oci)
+
+
 def test_every_mistake_is_found_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = """\
 ssh:

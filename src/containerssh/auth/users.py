@@ -19,9 +19,8 @@ from containerssh.auth.certificates import authorize, certificate_of
 from containerssh.auth.chains import Chain
 from containerssh.auth.hashes import PasswordHash
 from containerssh.auth.totp import TOTP
-from containerssh.auth.users_document import CheckConfig, User, Users, UsersReader, any_spelling
+from containerssh.auth.users_document import CheckConfig, User, Users, any_spelling, read_users
 from containerssh.auth.watched_file import WatchedFile
-from containerssh.config.document import DocumentError, parse_yaml
 from containerssh.config.findings import ConfigErrors
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable, ConfigError
@@ -281,13 +280,9 @@ class UsersFile:
     def _parse(self, content: bytes) -> Users:
         if loose := self._file.writable_by_others:
             self._tell(logging.WARNING, AuthCode.USERS_FILE_PERMISSIONS, f"{self._path} can be written by {loose}")
-        reader = UsersReader(self._path, self._check_config, self._methods, codes=self._codes)
-        try:
-            users = reader.read(parse_yaml(content))
-        except DocumentError as exc:
-            reader.add((), exc.message, exc.position.line if exc.position else None)
-        if reader.findings:
-            raise ConfigErrors(AuthCode.CONFIG_ERROR, f"Invalid users file {self._path}", reader.findings)
+        users, findings = read_users(content, self._path, self._check_config, self._methods, codes=self._codes)
+        if findings:
+            raise ConfigErrors(AuthCode.CONFIG_ERROR, f"Invalid users file {self._path}", findings)
         # A hash that costs as much as those of most users.
         hashes = [user.password for user in users.values() if user.password]
         kinds = Counter(_cost(judge) for judge in hashes)

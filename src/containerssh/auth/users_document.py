@@ -15,7 +15,7 @@ from containerssh.auth.chains import Chain, as_chain
 from containerssh.auth.hashes import PasswordHash, parse_hash
 from containerssh.auth.totp import TOTP, parse_totp
 from containerssh.config.auth import AuthenticationMethods
-from containerssh.config.document import Document
+from containerssh.config.document import Document, DocumentError, parse_yaml
 from containerssh.config.findings import Finding, findings_of
 from containerssh.config.model import ConfigModel, Secret
 from containerssh.core.errors import ConfigError
@@ -212,3 +212,20 @@ class UsersReader:
             if not name or "=" in name or "\0" in name + value:
                 self.add((*place, "environment", name), "this cannot be the name or the value of a variable")
             yield name, Value(value)
+
+
+def read_users(
+    content: bytes, path: Path, check_config: CheckConfig | None, methods: Collection[str], *, codes: bool
+) -> tuple[Mapping[str, User], Sequence[Finding]]:
+    """
+    The users of the file *path*, and everything that is wrong with it: a file with findings is not to be used.
+
+    *methods* are the names of those that are configured, *codes* says whether one-time codes are asked for.
+    """
+    reader = UsersReader(path, check_config, methods, codes=codes)
+    users: Mapping[str, User] = {}
+    try:
+        users = reader.read(parse_yaml(content))
+    except DocumentError as exc:
+        reader.add((), exc.message, exc.position.line if exc.position else None)
+    return users, reader.findings

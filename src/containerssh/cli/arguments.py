@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--licenses", action="store_true", help="print the licence and those of the packages in use")
     parser.add_argument("--healthcheck", action="store_true", help="ask the running server whether it is healthy")
     parser.add_argument("--version", action="version", version=f"ContainerSSH {__version__}", help="print the version")
-    commands = parser.add_subparsers(title="commands", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
 
     serve = commands.add_parser("serve", help="run the server, as without a command")
     serve.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="the configuration file")
@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(action="demo")
 
     config = commands.add_parser("config", help="check or explain a configuration").add_subparsers(
-        title="commands", required=True, metavar="check|explain|schema", parser_class=_Parser
+        title="commands", required=True, metavar="COMMAND", parser_class=_Parser
     )
     check = config.add_parser("check", help="report all mistakes of a configuration, with their lines")
     check.add_argument("file", metavar="FILE", nargs="?", help=_FILE)
@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     schema.set_defaults(action="config-schema")
 
     remembered = commands.add_parser("remembered", help="list or revoke remembered keys")
-    doing = remembered.add_subparsers(title="commands", required=True, metavar="list|revoke", parser_class=_Parser)
+    doing = remembered.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
     listed = doing.add_parser("list", help="list users, fingerprints and times")
     listed.add_argument(
         "--format", choices=("text", "json"), default="text", help="output format (default: %(default)s)"

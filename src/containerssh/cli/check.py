@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from containerssh.config.check import Finding, check
+from containerssh.config.load import ConfigErrors, load
 
 
 def report(path: Path) -> int:
-    """Print the findings; 0 when the server would start with this file."""
-    findings = check(path)
-    for finding in findings:
+    """Print the findings about *path* and the users file it names; 0 when the server would start with them."""
+    about_file = check(path)
+    users_path, about_users = _users_file(path)
+    for finding in about_file:
         print(_line(path, finding))
+    for finding in about_users:
+        print(_line(users_path, finding))
+    findings = [*about_file, *about_users]
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = sum(finding.severity == "warning" for finding in findings)
     if errors:
@@ -20,6 +26,17 @@ def report(path: Path) -> int:
         return 1
     print(f"{path}: valid" + (f", {_count(warnings, 'warning')}" if warnings else ""))
     return 0
+
+
+def _users_file(path: Path) -> tuple[Path, Sequence[Finding]]:
+    """The users file that the configuration at *path* names, and what is wrong with it."""
+    try:
+        config = load(path, to_serve=False).config
+    except ConfigErrors:
+        return path, ()
+    from containerssh.authenticators import users_file_findings
+
+    return Path(config.auth.users.file), users_file_findings(config)
 
 
 def _line(path: Path, finding: Finding) -> str:

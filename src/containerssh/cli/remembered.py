@@ -1,4 +1,4 @@
-"""``containerssh remembered``: which keys stand in for questions, and the end of that."""
+"""``containerssh remembered``: list and revoke the keys that replace keyboard-interactive."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ def revoke(state: str, username: str) -> int:
 
 def _with(state: str, do: Callable[[Store], None]) -> int:
     folder = Path(state) if state else default_state_folder()
+    if state and not folder.is_dir():
+        print(f"containerssh: there is no folder {state}", file=sys.stderr)
+        return 1
     try:
         do(Store(folder / "remembered"))
     except StoreUnusable as exc:

@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from containerssh.config.address import is_local
+from containerssh.config.address import is_local, split_address
 from containerssh.config.app import AppConfig
 from containerssh.config.auth import KerberosConfig
 from containerssh.config.auth_advice import directory_advice, memory_advice, names_advice
+from containerssh.config.backend_advice import docker_advice, oci_advice
 from containerssh.config.certificate_advice import certificate_advice, listed_files
-from containerssh.config.docker import DEFAULT_AGENT_PATH, DEFAULT_IDLE_COMMAND, DockerConfig, DockerExecutionConfig
 from containerssh.config.findings import Finding, Severity
 from containerssh.config.kubernetes_advice import connection_advice, secret_files
 from containerssh.config.link_advice import link_advice
 from containerssh.config.log import LogLevel
 from containerssh.config.model import ConfigModel, seconds
-from containerssh.config.oci import OCIConfig
 from containerssh.config.pem import is_pem
 from containerssh.config.pod_advice import pod_advice
 from containerssh.config.security import CommandModeConfig, ListModeConfig, SecurityConfig
+from containerssh.config.services import HealthConfig
 from containerssh.config.ssh import CIPHERS, KEX, MACS, SSHConfig
 from containerssh.core.forwarding import Endpoint
 from containerssh.core.writers import other_writers
@@ -44,6 +44,7 @@ def advice(config: AppConfig) -> Iterator[Finding]:
         yield _say("warning", "log.level", "errors are not logged at this level")
     elif config.log.level == LogLevel.DEBUG:
         yield _say("info", "log.level", "at this level the log tells every step of every connection, and grows quickly")
+    yield from _health(config.health)
     yield from _backends(config)
     yield from _where_forwards_end(config)
 
@@ -292,72 +293,30 @@ def _backends(config: AppConfig) -> Iterator[Finding]:
         if name not in used and section.model_fields_set and not config.configserver.url:
             yield _say("info", name, f"has no effect while the backend is {config.backend}")
     if "docker" in used:
-        yield from _docker(config.docker)
-        ours = config.docker.execution.agent_in_use in ("injected", "auto")
-        if not ours and (config.sftp.server == "builtin" or config.sftp.rules.binding):
-            yield _say("warning", "sftp", "these rules need the server's own agent: without it SFTP is refused")
+        yield from docker_advice(config.docker)
+        yield from _without_own_agent(config, config.docker.execution.agent_in_use)
     if "oci" in used:
-        yield from _oci(config.oci)
+        yield from oci_advice(config.oci)
     if "kubernetes" in used:
         yield from connection_advice(config.kubernetes.connection)
         yield from pod_advice(config.kubernetes.pod)
         yield from link_advice(config.kubernetes.agent_link)
-        ours = config.kubernetes.pod.agent_in_use in ("injected", "auto")
-        if not ours and (config.sftp.server == "builtin" or config.sftp.rules.binding):
-            yield _say("warning", "sftp", "these rules need the server's own agent: without it SFTP is refused")
+        yield from _without_own_agent(config, config.kubernetes.pod.agent_in_use)
 
 
-def _docker(docker: DockerConfig) -> Iterator[Finding]:
-    connection, host = docker.connection, docker.execution.host
-    url = urlsplit(connection.host)
-    if url.scheme == "http" or (url.scheme == "tcp" and not (connection.cacert or connection.cert)):
-        yield _say(
-            "warning", "docker.connection.host", "without TLS whoever reaches this address is root on that machine"
-        )
-    for key in docker.ignored_keys():
-        path, _, hint = key.partition(" (")
-        yield _say("warning", f"docker.{path}", "the engine does not know this key; it has no effect", hint.rstrip(")"))
-    dangers = {
-        "Privileged": (bool(host.get("Privileged")), "a privileged container is root on the host"),
-        "PidMode": (host.get("PidMode") == "host", "users see and signal the processes of the host"),
-        "NetworkMode": (host.get("NetworkMode") == "host", "users reach every service that listens on the host"),
-        "IpcMode": (host.get("IpcMode") == "host", "users reach the shared memory of the host"),
-    }
-    for key, (is_so, message) in dangers.items():
-        if is_so:
-            yield _say("warning", f"docker.execution.host.{key}", message)
-    yield from _agent(docker.execution)
-    for number, bind in enumerate(host.get("Binds") or []):
-        source = bind.partition(":")[0].rstrip("/")
-        if source == "" or source.endswith("docker.sock"):
-            yield _say("warning", f"docker.execution.host.Binds.{number}", "with this users are root on the host")
+def _without_own_agent(config: AppConfig, way: str) -> Iterator[Finding]:
+    if way in ("image", "none") and (config.sftp.server == "builtin" or config.sftp.rules.binding):
+        yield _say("warning", "sftp", "these rules need the server's own agent: without it SFTP is refused")
 
 
-def _agent(execution: DockerExecutionConfig) -> Iterator[Finding]:
-    way = execution.agent_in_use
-    key = "docker.execution.disableAgent" if execution.disable_agent else "docker.execution.agent"
-    if way == "image" and execution.agent_path != DEFAULT_AGENT_PATH:
-        key = "docker.execution.agentPath"
-    if way in ("none", "auto"):
-        may = "" if way == "none" else "where the engine keeps the agent out, "
-        text = f"{may}there are no signals, no forwarding and no built-in SFTP, and a program may outlive its session"
-        yield _say("info", key, text)
-    elif way == "image":
-        yield _say("info", key, "the image's agent has no built-in SFTP, no ssh-agent forwarding and no exit signals")
-    if way == "none" and execution.mode == "connection" and execution.idle_command == DEFAULT_IDLE_COMMAND:
-        text = "the default is the agent of an image, which has to be there although programs do without it"
-        yield _say("warning", "docker.execution.idleCommand", text, "name a program of the image that waits")
-
-
-def _oci(oci: OCIConfig) -> Iterator[Finding]:
-    if not oci.user_namespace.enabled:
-        yield _say("warning", "oci.userNamespace.enabled", "root in a container is root on the host")
-    if oci.network == "host":
-        yield _say("warning", "oci.network", "users reach every service that listens on the host")
-    if oci.seccomp == "unconfined":
-        yield _say("warning", "oci.seccomp", "users may make every system call")
-    if "ALL" in oci.cap_add or "SYS_ADMIN" in oci.cap_add:
-        yield _say("warning", "oci.capAdd", "this capability removes most of the isolation")
+def _health(health: HealthConfig) -> Iterator[Finding]:
+    if not health.enable:
+        return
+    asked = urlsplit(health.client.url)
+    port = asked.port or {"http": 80, "https": 443}.get(asked.scheme)
+    if port != split_address(health.listen)[1]:
+        text = f"--healthcheck asks port {port}, and the endpoint listens on {health.listen}"
+        yield _say("warning", "health.client.url", text)
 
 
 def _secrets(model: ConfigModel) -> Iterator[bool]:

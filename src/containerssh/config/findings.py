@@ -158,7 +158,9 @@ def _describe(detail: Mapping[str, Any]) -> str:
     if kind == "missing":
         return "must be set"
     if kind in ("literal_error", "enum"):
-        return f"{_shown(detail['input'])} is not one of {context['expected']}"
+        # An empty value stands for "not set", which nobody needs to write.
+        expected = context["expected"].removeprefix("'', ")
+        return f"{_shown(detail['input'])} is not one of {expected}"
     if kind == "string_too_short":
         return "must not be empty"
     if kind == "greater_than_equal":

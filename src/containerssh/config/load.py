@@ -13,6 +13,7 @@ from containerssh.config.app import AppConfig
 from containerssh.config.availability import unavailable
 from containerssh.config.document import Document, DocumentError, read_document
 from containerssh.config.findings import ConfigErrors, Finding, findings_of
+from containerssh.config.values import is_missing
 from containerssh.core.codes import ConfigCode, CoreCode
 from containerssh.core.messages import Event
 
@@ -58,7 +59,7 @@ def load(path: Path, *, to_serve: bool = True) -> Loaded:
 
 
 def _way_out(path: Path) -> str:
-    if path.exists():
+    if not is_missing(path):
         return ""
     return "; name another file with --config, or try the server without a configuration: containerssh demo"
 

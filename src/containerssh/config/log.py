@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from enum import IntEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-from containerssh.config.model import ConfigModel
+from containerssh.config.model import ConfigModel, Problem
+from containerssh.config.values import is_missing
 from containerssh.core.messages import ALERT, EMERGENCY, NOTICE
 
 
@@ -105,3 +108,7 @@ class LogConfig(ConfigModel):
 
     syslog: SyslogConfig = SyslogConfig.default()
     """Where and how to write to syslog."""
+
+    def problems(self) -> Iterator[Problem]:
+        if self.destination == "file" and is_missing(Path(self.file).parent):
+            yield Problem("file", f"cannot open {self.file!r}: No such file or directory")

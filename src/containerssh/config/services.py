@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from containerssh.config.http import HTTPClientConfig, HTTPServerConfig
 from containerssh.config.model import ConfigModel, Problem, Secret, default_for_zero
+from containerssh.config.values import is_missing
 
 
 class ConfigServerConfig(HTTPClientConfig):
@@ -56,7 +57,7 @@ class GeoIPConfig(ConfigModel):
     """The file."""
 
     def problems(self) -> Iterator[Problem]:
-        if self.provider == "maxmind" and not Path(self.maxmind_geoip2_file).is_file():
+        if self.provider == "maxmind" and is_missing(Path(self.maxmind_geoip2_file)):
             yield Problem("maxmind-geoip2-file", f"{self.maxmind_geoip2_file}: No such file or directory")
 
 
@@ -200,5 +201,5 @@ class AuditConfig(ConfigModel):
 
 
 def _folder_problems(path: str, folder: str) -> Iterator[Problem]:
-    if not Path(folder).is_dir():
+    if is_missing(Path(folder)):
         yield Problem(path, f"there is no folder {folder!r}")

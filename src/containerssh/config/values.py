@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal, InvalidOperation
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
@@ -130,3 +130,14 @@ def _capability(name: str) -> str:
 
 
 Capability = Annotated[str, AfterValidator(_capability)]
+
+
+def is_missing(path: Path) -> bool:
+    """Whether nothing is at *path*. Not where a folder on the way may not be entered: whoever opens it tells that."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False

@@ -13,6 +13,7 @@ from pathlib import Path
 from containerssh.auth.authenticator import Authorizer
 from containerssh.auth.config_server import ConfigAnswer, open_config_server
 from containerssh.auth.users import UsersFile
+from containerssh.authenticators import open_authenticators
 from containerssh.backends.registry import Backends, ByName, DockerLogins, OCILogins
 from containerssh.config.app import AppConfig
 from containerssh.config.dump import masked
@@ -26,7 +27,6 @@ from containerssh.core.requests import to_wire
 from containerssh.explain.credentials import NO_KEY, NoPrompts, Question, Recalled, Supposed, Tickets
 from containerssh.explain.parts import changes, container, force_command, limits, limits_of_login, permissions, webhooks
 from containerssh.explain.report import Explanation, Method, described, gained
-from containerssh.generation import open_authenticators
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from containerssh.layers.per_login import LoginConfiguration, PerLoginServer
 from containerssh.layers.security import SecurityConnection
