@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from benchmarks import measure
+from benchmarks.processes import cpu_of_all
 from benchmarks.report import Report
 from benchmarks.servers import KEX, Client, Server, containerssh
 from containerssh.backends.kubernetes.client import PODS, KubernetesClient
@@ -43,6 +44,13 @@ RULES: list[Mapping[str, Any]] = [
 ]
 POD_LIMIT = timedelta(seconds=240)
 _TIMEOUT = timedelta(seconds=60)
+_PARTS = {
+    "API server": ("kube-apiserver",),
+    "etcd": ("etcd",),
+    "scheduler, controllers": ("kube-scheduler", "kube-controller-manager"),
+    "kubelet": ("kubelet",),
+    "containerd, runc, pods": ("containerd", "node"),
+}
 _SPEC: dict[str, Any] = {
     "automountServiceAccountToken": False,
     "dnsPolicy": "Default",
@@ -64,6 +72,13 @@ class Ground:
         """The gateway's section; *pod* is laid over its ``pod``."""
         timeouts = {"podStart": f"{POD_LIMIT.total_seconds():.0f}s"}
         return section(self.cluster, self.namespace, connection=dict(self.connection), timeouts=timeouts, **pod)
+
+    def cpu_by_part(self) -> dict[str, float]:
+        """Seconds of a processor that each part of the cluster has taken so far."""
+        folder = self.cluster.folder / "pid"
+        return {
+            part: sum(cpu_of_all(int((folder / name).read_text())) for name in names) for part, names in _PARTS.items()
+        }
 
     @contextmanager
     def gateway(self, name: str, folder: Path, client: Client, **pod: Any) -> Iterator[Server]:

@@ -22,20 +22,13 @@ import asyncssh
 
 from benchmarks.connections import connect
 from benchmarks.kubernetes import POD_LIMIT, SCHEMA, Ground, a_pod, connected, until_ready, with_agent_image
-from benchmarks.processes import cpu_of_all, cpu_seconds, machine_cpu_seconds, own_memory
+from benchmarks.processes import cpu_seconds, machine_cpu_seconds, own_memory
 from benchmarks.report import Report
 from benchmarks.servers import Client, Server
 from containerssh.backends.kubernetes.client import PODS
 from containerssh.backends.kubernetes.following import Followers
 
 _IDLE_FOR = 15.0
-_PARTS = {
-    "API server": ("kube-apiserver",),
-    "etcd": ("etcd",),
-    "scheduler, controllers": ("kube-scheduler", "kube-controller-manager"),
-    "kubelet": ("kubelet",),
-    "containerd, runc, pods": ("containerd", "node"),
-}
 _COUNTED = re.compile(r"(apiserver_\w+)\{([^}]*)\} ([0-9.e+-]+)")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -203,10 +196,7 @@ class _Spending:
         report.add("pods-crowd: requests that the API turned away", name, now["refused"] - before["refused"])
 
     def _now(self) -> _Seen:
-        folder = self._ground.cluster.folder / "pid"
-        cpu = {
-            part: sum(cpu_of_all(int((folder / name).read_text())) for name in names) for part, names in _PARTS.items()
-        }
+        cpu = self._ground.cpu_by_part()
         cpu["gateway"] = cpu_seconds(self._server.pid, with_ended_children=False) if self._server is not None else 0.0
         return _Seen(cpu, machine_cpu_seconds(), _api_counts(self._ground))
 

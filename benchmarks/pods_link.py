@@ -15,10 +15,10 @@ from secrets import token_hex
 
 from benchmarks import measure
 from benchmarks.kubernetes import Ground, with_agent_image
-from benchmarks.processes import cpu_seconds, machine_cpu_seconds, tree
+from benchmarks.processes import cpu_seconds, machine_cpu_seconds
 from benchmarks.report import Report
 from benchmarks.servers import Client, Server
-from tests.support.cluster import BUSYBOX, Cluster
+from tests.support.cluster import BUSYBOX
 
 CIPHER = "aes128-gcm@openssh.com"
 _SETTLED = 0.2
@@ -54,32 +54,24 @@ def compare(report: Report, client: Client, ground: Ground, folder: Path, *, rou
             measure.upload(way, server, CIPHER, 1)
         for _ in range(rounds):
             for way, server in ways:
-                _transfer(report, ground.cluster, way, server, size)
+                _transfer(report, ground, way, server, size)
 
 
-def _transfer(report: Report, cluster: Cluster, client: Client, server: Server, size: int) -> None:
+def _transfer(report: Report, ground: Ground, client: Client, server: Server, size: int) -> None:
     for name, measured in (("out", measure.download), ("in", measure.upload)):
-        before = _spent(cluster, server)
+        before = _spent(ground, server)
         speed = measured(client, server, CIPHER, size)
         time.sleep(_SETTLED)
-        spent = {what: seconds - before[what] for what, seconds in _spent(cluster, server).items()}
+        spent = {what: seconds - before[what] for what, seconds in _spent(ground, server).items()}
         report.add(f"pod, {name}, MiB/s", server.name, speed)
         for what, seconds in spent.items():
             report.add(f"pod, {name}, {what} CPU s/GiB", server.name, seconds * 1024 / size)
 
 
-def _spent(cluster: Cluster, server: Server) -> dict[str, float]:
-    """Seconds of processor time so far; a login's start is in it, and small beside a transfer."""
-    of_cluster = {one for pid in cluster.processes() for one in tree(pid)}
-    found = {"cluster and pods": sum(map(_cpu, of_cluster)), "whole machine": machine_cpu_seconds()}
+def _spent(ground: Ground, server: Server) -> dict[str, float]:
+    """Seconds of processor time so far; a login's start and end are in it."""
+    found = {**ground.cpu_by_part(), "whole machine": machine_cpu_seconds()}
     return {"gateway": cpu_seconds(server.pid, with_ended_children=False), **found} if server.pid else found
-
-
-def _cpu(pid: int) -> float:
-    try:
-        return cpu_seconds(pid, with_ended_children=False)
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
 
 
 @contextmanager
