@@ -215,7 +215,7 @@ async def test_webhooks_are_asked_and_what_they_said_is_told_without_secrets(tmp
         ("docker.execution.container.Env", "config server"),
     ]
     shown = as_text(explanation) + json.dumps(explanation.as_json())
-    assert f"Asked for real: {url}, {url}/config\n" in as_text(explanation)
+    assert f"Contacted: {url}, {url}/config\n" in as_text(explanation)
     for word in (f"{url}/password", f"{url}/authz", f"{url}/config", "statusCode=200"):
         assert word in shown
     encoded = base64.b64encode(b"secret").decode()
@@ -252,7 +252,7 @@ async def test_without_webhooks_nobody_is_asked(tmp_path: Path) -> None:
         ("authorization", "not asked"),
         ("config server", "not asked"),
     ]
-    assert "supposing that this is right: password, authorization, config server" in as_text(explanation)
+    assert "assuming that this is right: password, authorization, config server" in as_text(explanation)
 
 
 @pytest.mark.parametrize("asks", [True, False])

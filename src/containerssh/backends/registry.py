@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,31 +174,44 @@ class Backends:
         dead = self.instance.dead()
         on_docker = isinstance(by_name.get(config.backend), DockerLogins)
         if on_docker or self._docker is not None:
-            try:
-                await self.docker.reap_outlived(_engine(config, by_name) if on_docker else None)
-                self._engine_away = False
-            except BackendError as exc:
-                # Nothing hangs on it: another look comes soon. Whoever has just started the server wants to know.
-                self._tell_away(exc)
+            await self._reap_outlived(_engine(config, by_name) if on_docker else None)
+        await self._collect_images(config)
+        pods = await self._reap_pods(config, dead)
+        if pods is None or not dead:
+            return
+        containers = await self._reap_containers(config, by_name, dead)
+        if containers is not None:
+            self._forget(dead, pods + containers)
+
+    async def _reap_outlived(self, config: DockerConfig | None) -> None:
+        try:
+            await self.docker.reap_outlived(config)
+            self._engine_away = False
+        except BackendError as exc:
+            # Nothing hangs on it: another look comes soon. Whoever has just started the server wants to know.
+            self._tell_away(exc)
+
+    async def _collect_images(self, config: AppConfig) -> None:
         try:
             if self._oci is not None:
                 await self._oci.collect(config.oci)
         except (BackendError, OSError) as exc:
-            logger.debug(
-                Event(OCICode.CONTAINER_REMOVE_FAILED, f"Unused images could not be removed ({describe(exc)})")
-            )
+            text = f"Unused images could not be removed ({describe(exc)})"
+            logger.debug(Event(OCICode.CONTAINER_REMOVE_FAILED, text))
+
+    async def _reap_pods(self, config: AppConfig, dead: Collection[str]) -> int | None:
+        """How many pods were removed; None where a cluster could not be asked."""
+        if config.backend != "kubernetes" and self._kubernetes is None:
+            return 0
+        try:
+            return await self.kubernetes.reap(config.kubernetes if config.backend == "kubernetes" else None, dead)
+        except (BackendError, ConfigError) as exc:
+            logger.warning(exc.event())
+            return None
+
+    async def _reap_containers(self, config: AppConfig, by_name: ByName, dead: Collection[str]) -> int | None:
+        """How many containers were removed; None where an engine could not be asked."""
         removed = 0
-        outlived: set[str] = set()
-        if config.backend == "kubernetes" or self._kubernetes is not None:
-            try:
-                ours = config.kubernetes if config.backend == "kubernetes" else None
-                removed = await self.kubernetes.reap(ours, dead)
-                outlived = self.kubernetes.outlived
-            except (BackendError, ConfigError) as exc:
-                logger.warning(exc.event())
-                return
-        if not dead:
-            return
         try:
             removed += await self.oci.reap(config.oci)
         except BackendError as exc:
@@ -213,9 +226,14 @@ class Backends:
                 removed += await self.docker.reap(_engine(config, by_name) if configured else None)
             except BackendError as exc:
                 self._tell_away(exc)
-                return
+                return None
+        return removed
+
+    def _forget(self, dead: Collection[str], removed: int) -> None:
+        """Forget those that an earlier call has found dead as well, unless the cluster still has pods of theirs."""
         new = [dead_id for dead_id in dead if dead_id not in self._cleared]
         before = self._cleared.intersection(dead)
+        outlived = self._kubernetes.outlived if self._kubernetes is not None else set()
         for dead_id in before - outlived:
             with suppress(OSError):
                 self.instance.forget(dead_id)

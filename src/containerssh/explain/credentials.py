@@ -1,4 +1,4 @@
-"""Whose login is asked about, and what proves it: judged where it was given, supposed to be right where it was not."""
+"""Whose login is asked about, and what proves it: judged where it was given, assumed to be right where it was not."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Step:
     outcome: Outcome = "right"
     reason: str = ""
     supposed: bool = False
-    """The credential was not judged but supposed to be right."""
+    """The credential was not judged but assumed to be right."""
     adds: dict[str, Any] = field(default_factory=dict)
     """What the login has by this step."""
     log: list[dict[str, Any]] = field(default_factory=list)

@@ -14,7 +14,7 @@ _OUTCOMES = {
     "more": "yes, but not enough",
     "refused": "no",
     "unavailable": "no answer",
-    "not asked": "not asked, supposed to say yes",
+    "not asked": "not asked, assumed to say yes",
 }
 _NOISE = frozenset({"AUTH", "HTTP_CLIENT_REQUEST", "CONFIG_REQUEST"})
 """Codes of messages after which another one says how it went."""
@@ -28,7 +28,7 @@ def as_text(told: Explanation) -> str:
 def _lines(told: Explanation) -> Iterator[str]:
     yield f"Login of {told.username} from {told.address.rpartition(':')[0]}"
     if told.webhooks:
-        yield f"Asked for real: {', '.join(told.webhooks)}"
+        yield f"Contacted: {', '.join(told.webhooks)}"
     yield ""
     yield "Methods that a client is offered:"
     for method in told.methods:
@@ -56,14 +56,14 @@ def _lines(told: Explanation) -> Iterator[str]:
     yield ""
     if told.admitted:
         supposed = [step.name for step in told.steps if step.supposed or step.outcome == "not asked"]
-        given = f", supposing that this is right: {', '.join(supposed)}" if supposed else ""
+        given = f", assuming that this is right: {', '.join(supposed)}" if supposed else ""
         yield f"Result: {told.username} is let in{given}."
     else:
         yield f"Result: {told.username} is not let in ({told.reason})."
 
 
 def _step(number: int, step: Step) -> Iterator[str]:
-    outcome = "supposed to be right" if step.supposed and step.outcome == "right" else _OUTCOMES[step.outcome]
+    outcome = "assumed to be right" if step.supposed and step.outcome == "right" else _OUTCOMES[step.outcome]
     yield f"{number}. {step.name}: {outcome}{f' ({step.reason})' if step.reason else ''}"
     for line in step.log:
         if line["code"] not in _NOISE:
@@ -113,13 +113,13 @@ def _permission(permission: Permission) -> Iterator[str]:
 
 def _limits(limits: Mapping[str, Any]) -> Iterator[str]:
     if limits.get("exempt"):
-        yield "  the address is in ssh.limits.allow: neither numbers of connections nor penalties hold for it"
+        yield "  the address is in ssh.limits.allow: no limits on connections and no penalties apply to it"
     if limits.get("proxyHeader"):
         yield "  the address is in ssh.proxyProtocol.trusted: it has to send a PROXY header, which names another"
     for name, value in limits.items():
         if name not in ("exempt", "proxyHeader", "penalties"):
             yield f"  {name:<28}{value}"
-    penalties = "yes; whom they hold off at the moment only the running server knows, and tells in its log"
+    penalties = "yes; which addresses they hold off at the moment is known to the running server alone, and in its log"
     yield f"  {'penalties':<28}{penalties if limits.get('penalties') else 'no'}"
 
 

@@ -29,7 +29,9 @@ def new_user_namespace(base: int, size: int, owner: int = 0) -> int:
     try:
         _, status = os.waitpid(pid, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
-            raise OSError("no user namespace can be made here")
+            raise OSError(
+                "no user namespace can be created here: the kernel, a chroot or an outer container forbids it"
+            )
         for name in ("uid_map", "gid_map"):
             with open(f"/proc/{pid}/{name}", "w") as file:
                 file.write(f"0 {base} {size}\n")

@@ -93,13 +93,14 @@ async def find_machine(launcher: Launcher, instance: Instance, config: OCIConfig
         try:
             await _try(host, placement, config)
         except (ContainerSSHError, OSError) as exc:
-            reasons.append(f"{runtime}: {describe(exc)}")
+            # Runtimes write several lines.
+            reasons.append(f"{runtime}: {' | '.join(describe(exc).splitlines())}")
             continue
         logger.info(Event(OCICode.RUNTIME, f"Containers are run by {runtime}", runtime=runtime.path))
         for reason in reasons:
             logger.info(Event(OCICode.RUNTIME, f"Passed over {reason}"))
         return Machine(host, store, placement)
-    raise BackendError(OCICode.RUNTIME_MISSING, f"no OCI runtime works here. {'. '.join(reasons)}")
+    raise BackendError(OCICode.RUNTIME_MISSING, f"no OCI runtime works here. {'; '.join(reasons)}")
 
 
 def _trial(root: Path, config: OCIConfig) -> OCIConfig:

@@ -287,7 +287,8 @@ def _become(action: str, order: dict[str, Any], words: socket.socket) -> NoRetur
         argv = order["argv"]
         os.execvpe(argv[0], argv, order["environment"])
     except BaseException as exc:  # noqa: BLE001  a forked child must never return into the worker's loop
-        words.send(f"{type(exc).__name__}: {exc}\n".encode(errors="replace"))
+        reason = f"{exc}" if isinstance(exc, OSError) else f"{type(exc).__name__}: {exc}"
+        words.send(f"{reason}\n".encode(errors="replace"))
     os._exit(125)
 
 
