@@ -36,16 +36,23 @@ def machine_cpu_seconds() -> float:
 
 def memory(pid: int) -> int:
     """Bytes of *pid* and its descendants; pages shared between processes count once (PSS)."""
-    return sum(own_memory(one) for one in tree(pid))
+    return sum(_memory(one, "Pss:") for one in tree(pid))
 
 
 def own_memory(pid: int) -> int:
-    """Bytes of *pid* alone; 0 if it has ended."""
+    """
+    Bytes of *pid* alone; 0 if it has ended. Without pages of files: how many of these are counted as its own depends on
+    who else on the machine uses the same libraries at the moment.
+    """
+    return _memory(pid, "Anonymous:")
+
+
+def _memory(pid: int, kind: str) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(kind))
 
 
 def tree(pid: int) -> Iterator[int]:

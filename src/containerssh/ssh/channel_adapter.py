@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from asyncssh import constants
 from asyncssh.channel import SSHServerChannel
@@ -20,7 +20,9 @@ from asyncssh.packet import PacketDecodeError, SSHPacket, String, UInt32
 
 from containerssh.core.codes import SSHCode
 from containerssh.core.errors import describe
+from containerssh.core.flag import Flag
 from containerssh.core.messages import Event
+from containerssh.ssh.places import places
 
 if TYPE_CHECKING:
     from containerssh.ssh.adapter import AdapterConnection
@@ -42,6 +44,8 @@ _JOINED = 32768
 
 class AdapterChannel(SSHServerChannel[bytes]):
     """A channel, of a session or a forward; :attr:`front` is told what the client sends."""
+
+    __slots__ = places(SSHServerChannel)
 
     # The base class, which knows only its own connection class, drops it at the end all the same.
     _conn: AdapterConnection | None  # type: ignore[assignment]  # ours makes no other channels
@@ -72,6 +76,8 @@ class AdapterChannel(SSHServerChannel[bytes]):
             window=own_window,
             max_pktsize=_PACKET_MAX,
         )
+        # The library's own event takes 0.8 KiB.
+        self._close_event = cast(Any, Flag())
         self.is_forward = is_forward
         self._send_chan = number
         self._send_window = window

@@ -19,6 +19,7 @@ from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from containerssh.ssh.channel_adapter import AdapterChannel
 from containerssh.ssh.ciphers import TAG, PacketCipher, keep_state
+from containerssh.ssh.places import places
 
 _HEAD = struct.Struct(">BBII")
 _SMALLEST = 4 + TAG
@@ -54,6 +55,8 @@ _HEADS = [bytes((number,)) for number in range(256)]
 
 class PacketConnection(SSHServerConnection):
     """The library's connection with a short way for channel data, in both directions."""
+
+    __slots__ = places(SSHServerConnection)
 
     _out: list[bytes]
     _out_size: int

@@ -10,6 +10,7 @@ from asyncssh import channel, connection, kex_dh
 
 from containerssh.core.codes import CoreCode
 from containerssh.core.errors import ConfigError
+from containerssh.ssh.places import constructor_names
 
 LOWEST = (2, 24, 1)
 BELOW = (2, 25)
@@ -113,7 +114,7 @@ def check_library(version: str = asyncssh.__version__) -> None:
         (connection.SSHServerConnection, _CONNECTION_FIELDS),
         (channel.SSHServerChannel, _CHANNEL_FIELDS),
     ):
-        known = {name for base in owner.__mro__ for name in _assigned(base)}
+        known = {name for base in owner.__mro__ for name in constructor_names(base)}
         if absent := [name for name in fields if name not in known]:
             raise _error(f"{owner.__name__} has no {', '.join(absent)}")
 
@@ -126,12 +127,6 @@ def missing_methods(owner: type, names: Mapping[str, tuple[str, ...]]) -> list[s
         if method is None or tuple(inspect.signature(method).parameters) != parameters:
             result.append(name)
     return result
-
-
-def _assigned(owner: type) -> set[str]:
-    """The names of attributes in the constructor's code."""
-    constructor = owner.__dict__.get("__init__")
-    return set(constructor.__code__.co_names) if constructor is not None and hasattr(constructor, "__code__") else set()
 
 
 def _error(what: str) -> ConfigError:
