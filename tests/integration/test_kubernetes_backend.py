@@ -195,15 +195,16 @@ async def test_session_mode_gives_each_session_a_pod_of_its_own(
 # -- pods that stay ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("link", ["exec", "direct"])
 async def test_a_pod_that_stays_is_entered_and_left_as_it_was(
-    cluster: Cluster, home: str, backend: KubernetesBackend
+    cluster: Cluster, home: str, backend: KubernetesBackend, link: str
 ) -> None:
     metadata = {"name": "lab-alice"}
     with pytest.raises(BackendError, match="no pod lab-alice") as refused:
         async with logged_in(backend, a_login(), config(cluster, home, mode="persistent", metadata=metadata)):
             pass
     assert refused.value.user_message == "There is no pod for this login."
-    settings = config(cluster, home, mode="persistent", metadata=metadata, createMissingPods=True)
+    settings = config(cluster, home, mode="persistent", metadata=metadata, createMissingPods=True, link=link)
     login = a_login(environment={"TOKEN": "s3cret"})
     try:
         async with logged_in(backend, login, settings) as one, logged_in(backend, a_login("bob"), settings) as two:
