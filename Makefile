@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test cluster check soak fuzz bench docs wheel format clean
+.PHONY: help demo test slow cluster check soak fuzz bench docs wheel format clean
 
 MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -17,8 +17,11 @@ export UV_SYSTEM_CERTS := true
 RUN := uv run --no-sync
 # The tests start an engine, containers and users of their own: that takes root, who must leave no files behind here.
 AS_ROOT := sudo --preserve-env env PATH="$$PATH" HOME=/root PYTHONDONTWRITEBYTECODE=1 \
-	PYTEST_ADDOPTS="-p no:cacheprovider" HYPOTHESIS_STORAGE_DIRECTORY=/root/.cache/hypothesis
+	PYTEST_ADDOPTS="-o cache_dir=/root/.cache/containerssh-pytest" HYPOTHESIS_STORAGE_DIRECTORY=/root/.cache/hypothesis
 ROOT := $(if $(filter-out 0,$(shell id -u)),$(AS_ROOT),)
+
+# Most tests wait for real servers more than they compute: two processes take half the time of one. ARGS="-n 0": one.
+BESIDE := -n 2 --dist loadfile
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,10 +30,14 @@ demo: ## Start the server, log in with ssh, show what the container answered
 	@scripts/setup demo
 	@$(RUN) containerssh demo $(ARGS)
 
-test: ## Run all tests (ARGS="-k word" for some), the agent's included
+test: ## Run the unit and integration tests (ARGS="-k word" for some), the agent's included
 	@scripts/setup test
 	cd agent && go test ./... && go test -tags direct ./internal/link
-	$(ROOT) .venv/bin/python -m pytest $(ARGS)
+	$(ROOT) .venv/bin/python -m pytest $(BESIDE) $(ARGS)
+
+slow: ## Run what takes long: deployments, crashes, identity providers (ARGS="-k word" for some)
+	@scripts/setup test
+	$(ROOT) .venv/bin/python -m pytest tests/slow $(ARGS)
 
 cluster: ## Build the Kubernetes and the Helm that some tests need, once (10 to 20 minutes); without them they are skipped
 	@scripts/setup cluster

@@ -50,7 +50,7 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="containerssh-bench-")))
         client = Client.make(folder / "client")
-        engine = stack.enter_context(running_engine(folder / "dockerd.log")) if "docker" in options.backends else None
+        engine = stack.enter_context(running_engine()) if "docker" in options.backends else None
         ground = stack.enter_context(kubernetes.ground()) if "kubernetes" in options.backends else None
         sections = {"kubernetes": ground.section()} if ground is not None else {}
         servers = []

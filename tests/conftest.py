@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,18 +17,29 @@ from containerssh.core.instance import Instance, open_instance
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.podman import Podman, running_podman
 from tests.support.registry import Registry, running_registry
-from tests.support.services import Engine, running_engine
+from tests.support.services import Engine, end_engine_of, engine_of
 from tests.support.tools import tool
 
 # For make fuzz; a test that sets a number of its own keeps it, and gets another seed each time.
 hypothesis.settings.register_profile("fuzz", max_examples=1_000, deadline=None)
 
+_RUN = "CONTAINERSSH_TEST_RUN"
+"""The variable that names a folder which all processes of a run share."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A worker of several has it from the process that started it.
+    if not hasattr(config, "workerinput"):
+        # The path stays short for unix sockets' sake.
+        run = Path(tempfile.mkdtemp(prefix="cs-run-"))
+        os.environ[_RUN] = str(run)
+        config.add_cleanup(lambda: end_engine_of(run))
+
 
 @pytest.fixture(scope="session")
-def docker_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def docker_engine() -> Engine:
     """A Docker engine with the test images; started when none answers, and then ended with the run."""
-    with running_engine(tmp_path_factory.mktemp("dockerd") / "log") as running:
-        yield running
+    return engine_of(Path(os.environ[_RUN]))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -31,6 +32,21 @@ def cache_folder() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "containerssh-test"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@cache
+def go_program(source: Path, *flags: str) -> Path:
+    """
+    The program built from the Go module *source*. Its modules come from the module proxy at the first time, and Go's
+    own cache makes later ones quick.
+    """
+    program = cache_folder() / source.name
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"}
+    with program.with_suffix(".lock").open("w") as lock:
+        # Another process of the tests may be building it too.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run([tool("go"), "build", *flags, "-o", program, "."], cwd=source, env=environment, check=True)
+    return program
 
 
 def _compiled(root: Path, *command: str) -> None:

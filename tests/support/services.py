@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import os
 import shutil
@@ -12,10 +13,11 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from select import select
 
 from tests.support.tools import tool
 
@@ -54,14 +56,47 @@ class Engine:
 
 
 @contextmanager
-def running_engine(log: Path) -> Iterator[Engine]:
-    """The engine that answers on the usual socket; without one, dockerd is started, its output in *log*, and ended."""
-    with _dockerd(log):
+def running_engine() -> Iterator[Engine]:
+    """The engine that answers on the usual socket; without one, dockerd is started, and ended with the scope."""
+    # The path stays short for unix sockets' sake.
+    run = Path(tempfile.mkdtemp(prefix="dockerd-"))
+    try:
+        yield engine_of(run)
+    finally:
+        end_engine_of(run)
+
+
+def engine_of(run: Path) -> Engine:
+    """
+    The same for all processes of a run, which share the folder *run*: the first that needs an engine starts one.
+
+    Raises:
+        ChildProcessError: it ended at once; the text has its last words.
+        PermissionError: only root can start one.
+    """
+    with (run / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not engine_answers():
+            _start_dockerd(run)
         engine = Engine(SOCKET)
         for name in IMAGES:
             if not engine.has_image(name):
                 engine.docker("import", "--change", 'CMD ["/bin/sh"]', "-", name, stdin=busybox_archive())
-        yield engine
+    return engine
+
+
+def end_engine_of(run: Path) -> None:
+    """End what :func:`engine_of` started and remove the folder; no process of the run uses it any more."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        process = os.pidfd_open(int((run / "started").read_text()))
+        try:
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+            if not select([process], [], [], STOP_LIMIT)[0]:
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+                select([process], [], [], STOP_LIMIT)
+        finally:
+            os.close(process)
+    shutil.rmtree(run, ignore_errors=True)
 
 
 def engine_answers(path: Path = SOCKET) -> bool:
@@ -122,34 +157,23 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int) -> None
     archive.addfile(entry, BytesIO(content))
 
 
-@contextmanager
-def _dockerd(log: Path) -> Iterator[None]:
-    if engine_answers():
-        yield
-        return
+def _start_dockerd(run: Path) -> None:
     if os.geteuid() != 0:
         raise PermissionError("no Docker engine answers, and only root can start one: run make test")
-    # Sockets and mounts of containers last as long as dockerd's; the path stays short for unix sockets' sake.
-    state = Path(tempfile.mkdtemp(prefix="dockerd-"))
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [tool("dockerd"), "--pidfile", str(state / "pid"), "--exec-root", str(state / "exec")],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    log = run / "log"
+    # Nobody's child: it outlives the process that was the first to need it. Sockets and mounts of containers last as
+    # long as it does.
+    script = '"$@" </dev/null >"$0" 2>&1 & echo $!'
+    dockerd = [tool("dockerd"), "--pidfile", str(run / "pid"), "--exec-root", str(run / "exec")]
+    told = subprocess.run(["/bin/sh", "-c", script, log, *dockerd], stdout=subprocess.PIPE, start_new_session=True)
+    (run / "started").write_bytes(told.stdout)
+    process = os.pidfd_open(int(told.stdout))
     try:
-        wait_until(lambda: engine_answers() or process.poll() is not None, within=START_LIMIT, what="dockerd")
-        if process.poll() is not None:
+        wait_until(
+            lambda: engine_answers() or bool(select([process], [], [], 0)[0]), within=START_LIMIT, what="dockerd"
+        )
+        if select([process], [], [], 0)[0]:
             last = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
-            raise ChildProcessError(f"dockerd ended with status {process.returncode}; its last words:\n{last}")
-        yield
+            raise ChildProcessError(f"dockerd ended; its last words:\n{last}")
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        shutil.rmtree(state, ignore_errors=True)
+        os.close(process)

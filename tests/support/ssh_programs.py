@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import Any
 import asyncssh
 import paramiko
 
+from tests.support.images import go_program
 from tests.support.openssh import Done, OpenSSH, run
 from tests.support.server import Server
 from tests.support.tools import tool
@@ -85,11 +84,8 @@ async def go(ask: Ask) -> Done:
 
 
 def built_go_client() -> Path:
-    """Go's client; its modules come from the module proxy at the first time, its build cache makes later ones quick."""
-    program = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "containerssh-test" / "goclient"
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"}
-    subprocess.run([tool("go"), "build", "-o", program, "."], cwd=SUPPORT / "goclient", env=environment, check=True)
-    return program
+    """Go's client."""
+    return go_program(SUPPORT / "goclient")
 
 
 async def asyncssh_(ask: Ask) -> Done:

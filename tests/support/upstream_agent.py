@@ -8,20 +8,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import os
-import subprocess
 import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 
 from containerssh.agent.process import Program
 from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
 from tests.support.docker import build_image
+from tests.support.images import go_program
 from tests.support.services import Engine
-from tests.support.tools import tool
 from tests.support.waiting import until
 
 PATH = "/usr/bin/containerssh-agent"
@@ -72,15 +69,9 @@ def agent_image(
     return build_image(engine, name, base, *([extra] if extra else []), change)
 
 
-@cache
 def forwarder() -> Path:
     """The built forwarding part."""
-    program = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "containerssh-test" / "forwarder"
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"}
-    folder = Path(__file__).parent / "upstream_forwarder"
-    argv = [tool("go"), "build", "-ldflags", "-s -w", "-o", str(program), "."]
-    subprocess.run(argv, cwd=folder, env=environment, check=True)
-    return program
+    return go_program(Path(__file__).parent / "upstream_forwarder", "-ldflags", "-s -w")
 
 
 def forwarding_image(engine: Engine, base: str = "") -> str:
