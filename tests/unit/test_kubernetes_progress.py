@@ -21,6 +21,12 @@ from containerssh.backends.kubernetes.progress import (
 
 SCHEDULED = {"type": "PodScheduled", "status": "True"}
 IMAGE = "registry.example.com/lab/shell:2"
+NODE_GONE = {
+    "type": "DisruptionTarget",
+    "status": "True",
+    "reason": "DeletionByPodGC",
+    "message": "PodGC: node no longer exists",
+}
 
 
 def a_pod(phase: str = "Pending", *, conditions: list[Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -160,12 +166,19 @@ def test_a_console_that_is_tried_again_without_its_program_is_recognised_too() -
         ),
         (a_pod("Succeeded", containerStatuses=ended("Completed", 0)), "The pod has ended."),
         ({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {}}, "The pod was deleted."),
+        (a_pod("Failed", conditions=[NODE_GONE]), "The pod's node is gone."),
     ],
 )
 def test_a_pod_that_has_ended_says_why_without_names(pod: dict[str, Any], user: str) -> None:
     found = judge(pod, "shell")
     assert isinstance(found, Over)
     assert found.user == user
+
+
+def test_why_a_pod_was_disturbed_is_in_the_log() -> None:
+    found = judge(a_pod("Failed", conditions=[NODE_GONE]), "shell")
+    assert isinstance(found, Over)
+    assert found.words == "the pod has ended (DeletionByPodGC: PodGC: node no longer exists)"
 
 
 @pytest.mark.parametrize(

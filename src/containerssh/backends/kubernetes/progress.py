@@ -92,13 +92,13 @@ def _no_node(words: str) -> str:
 
 
 def _ended(pod: Mapping[str, Any], status: Mapping[str, Any], console: str) -> Over | None:
-    reason, message = one_line(str(status.get("reason") or "")), one_line(str(status.get("message") or ""))
-    told = ": ".join(filter(None, (reason, message)))
+    reason = one_line(str(status.get("reason") or ""))
+    disrupted = next((c for c in _maps(status.get("conditions")) if c.get("type") == "DisruptionTarget"), {})
+    told = _reason_and_words(status) or _reason_and_words(disrupted)
+    of_node = "The pod's node is gone." if disrupted.get("reason") == "DeletionByPodGC" else ""
     if _map(pod.get("metadata")).get("deletionTimestamp"):
-        evicted = next((c for c in _maps(status.get("conditions")) if c.get("type") == "DisruptionTarget"), {})
-        why = told or ": ".join(filter(None, (str(evicted.get("reason") or ""), str(evicted.get("message") or ""))))
-        text = "the pod is being deleted" + (f" ({one_line(why)})" if why else "")
-        return Over(text, "The pod was deleted.", reason or "Deleted")
+        text = "the pod is being deleted" + (f" ({told})" if told else "")
+        return Over(text, of_node or "The pod was deleted.", reason or "Deleted")
     phase = status.get("phase")
     if phase not in ("Failed", "Succeeded"):
         return None
@@ -108,11 +108,15 @@ def _ended(pod: Mapping[str, Any], status: Mapping[str, Any], console: str) -> O
     user = {
         "Evicted": "The cluster has evicted the pod.",
         "DeadlineExceeded": "The pod has reached its longest time.",
-    }.get(reason, "The pod has ended.")
+    }.get(reason, of_node or "The pod has ended.")
     if "OOMKilled" in own:
         user = "The container has used more memory than it may."
     missing = any(word in _NOT_STARTED for word in own.split(" ", 1))
     return Over(f"the pod has ended ({words or phase})", user, "StartError" if missing else reason)
+
+
+def _reason_and_words(of: Mapping[str, Any]) -> str:
+    return ": ".join(filter(None, (one_line(str(of.get("reason") or "")), one_line(str(of.get("message") or "")))))
 
 
 def _ends(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
