@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from containerssh.auth.kerberos.authenticator import open_kerberos
+from containerssh.auth.kerberos.authenticator import KerberosAuthenticator, open_kerberos
+from containerssh.auth.kerberos.limits import CHILDREN
 from containerssh.config.auth import KerberosConfig
 from containerssh.core.codes import SSHCode
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
@@ -23,6 +26,7 @@ from tests.support.openssh import OpenSSH, run, ssh_options
 from tests.support.raw_client import FAILURE, REQUEST, RawClient
 from tests.support.ssh_front import Front, serving
 from tests.support.tools import tool
+from tests.support.waiting import until
 
 BY_TICKET = ssh_options(
     "GSSAPIAuthentication=yes",
@@ -55,14 +59,23 @@ async def client_of(kdc: KDC, folder: Path, user: str = "alice", ticket: str = "
 
 
 @asynccontextmanager
-async def front(kdc: KDC, **more: Any) -> AsyncIterator[Front]:
+async def front(kdc: KDC) -> AsyncIterator[Front]:
+    async with judging(kdc) as judge, judged_by(judge) as server:
+        yield server
+
+
+def judging(kdc: KDC, **more: Any) -> AbstractAsyncContextManager[KerberosAuthenticator]:
     section = {"keytab": str(kdc.keytab), "configPath": str(kdc.config), **more}
-    async with open_kerberos(KerberosConfig.model_validate(section)) as judge:
-        found = Authenticators(gssapi=judge, key_exchange=judge)
-        async with serving(
-            LocalBackend(), around=lambda inner: AuthenticationServer(inner, found), exchange_by_tickets=True
-        ) as server:
-            yield server
+    return open_kerberos(KerberosConfig.model_validate(section))
+
+
+@asynccontextmanager
+async def judged_by(judge: KerberosAuthenticator) -> AsyncIterator[Front]:
+    found = Authenticators(gssapi=judge, key_exchange=judge)
+    async with serving(
+        LocalBackend(), around=lambda inner: AuthenticationServer(inner, found), exchange_by_tickets=True
+    ) as server:
+        yield server
 
 
 @pytest.mark.parametrize("method", ["gss-curve25519-sha256-", "gss-nistp256-sha256-"])
@@ -131,6 +144,53 @@ async def test_a_client_without_a_ticket_exchanges_keys_as_usual(kdc: KDC, tmp_p
         done = await client.run(server, "true", *BY_TICKET)
         assert b"kex: algorithm: gss-" not in done.stderr
         assert b"Permission denied (gssapi-with-mic)" in done.stderr, "what needs such an exchange is not offered"
+
+
+async def test_without_a_keytab_or_a_helper_other_clients_come_in_as_usual(kdc: KDC, tmp_path: Path) -> None:
+    """And who comes by a ticket is told, once it can be judged again let in, and no process is left."""
+    client = await client_of(kdc, tmp_path)
+    keytab, away = tmp_path / "keytab", tmp_path / "away"
+    keytab.write_bytes(kdc.keytab.read_bytes())
+    async with judging(kdc, keytab=str(keytab)) as judge, judged_by(judge) as server:
+        keytab.rename(away)
+        done = await client.run(server, "true", *BY_TICKET)
+        assert done.status == 255
+        assert b"Tickets cannot be judged now" in done.stderr
+        ((_, labels),) = server.log.of(SSHCode.AUTH_UNAVAILABLE)
+        assert "keytab" in str(labels["reason"])
+        done = await client.run(server, "true", *ssh_options("GSSAPIKeyExchange=no"))
+        assert b"Permission denied (gssapi-with-mic)" in done.stderr, "keys were exchanged"
+        away.rename(keytab)
+        process = judge._helper._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+        await process.wait()
+        assert (await client.run(server, "echo in", *BY_TICKET)).check().stdout == b"in\n"
+        process = judge._helper._process
+        assert process is not None
+        assert not server.log.errors
+    assert process.returncode is not None
+
+
+async def test_a_stranger_who_leaves_while_a_ticket_is_judged_leaves_nothing(kdc: KDC, tmp_path: Path) -> None:
+    """The helper does not answer: neither who waits nor who has gone holds up anybody, once it does."""
+    client = await client_of(kdc, tmp_path)
+    async with judging(kdc) as judge, judged_by(judge) as server:
+        process = judge._helper._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            strangers = [asyncio.create_task(client.run(server, "true", *BY_TICKET)) for _ in range(3)]
+            await until(lambda: judge._helper._places._value == CHILDREN - 3)
+            for stranger in strangers:
+                stranger.cancel()
+            await asyncio.gather(*strangers, return_exceptions=True)
+            await until(lambda: judge._helper._places._value == CHILDREN)
+            assert not server.backend.open_scopes
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+        assert (await client.run(server, "echo in", *BY_TICKET)).check().stdout == b"in\n"
+        assert not server.log.errors
 
 
 async def test_who_has_not_exchanged_keys_by_a_ticket_cannot_log_in_by_one(kdc: KDC) -> None:

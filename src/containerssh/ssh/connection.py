@@ -97,7 +97,7 @@ class Connection(Notices):
         self._error: Exception | None = None
         self.authenticated = False
         self._network: NetworkHandler | None = None
-        self._entered: asyncio.Future[None] | None = None
+        self._entered: Flag | None = None
         self.task: asyncio.Task[None]
 
     # -- called by the adapter -----------------------------------------------------------------------
@@ -147,8 +147,8 @@ class Connection(Notices):
     async def exchange_keys(self, token: bytes, digest: bytes) -> ExchangedKeys:
         """A key exchange by a ticket. Raises AuthFailed, AuthUnavailable."""
         if self._network is None:
-            self._entered = self._loop.create_future()
-            await self._entered
+            self._entered = Flag()
+            await self._entered.wait()
         assert self._network is not None
         labels = {"method": "gssapi"}
         judging = self._network.exchange_keys(self._meta, token, digest)
@@ -273,7 +273,7 @@ class Connection(Notices):
                     async with self._handler.accept(self._meta) as network:
                         self._network = network
                         if self._entered is not None:
-                            self._entered.set_result(None)
+                            self._entered.set()
                         await self._authenticate(network)
             except TimeoutError as exc:
                 if not scope.expired():
