@@ -38,13 +38,13 @@ class AppConfig(ConfigModel):
     """What is logged."""
 
     metrics: MetricsConfig = MetricsConfig.default()
-    """Figures for Prometheus."""
+    """Metrics for Prometheus."""
 
     geoip: GeoIPConfig = Field(GeoIPConfig.default(), alias="geoip")
     """Which country clients come from."""
 
     health: HealthConfig = HealthConfig.default()
-    """A page that tells whether the server runs."""
+    """An HTTP endpoint that says whether the server is healthy."""
 
     audit: AuditConfig = AuditConfig.default()
     """Records of what users do."""
@@ -56,7 +56,7 @@ class AppConfig(ConfigModel):
     """SFTP."""
 
     backend: Backend = "docker"
-    """What answers a login: `docker`, `oci`, or `auto` for whichever of the two is there."""
+    """What runs the containers: `docker`, `oci`, `kubernetes`, or `auto` for whichever of the first two works."""
 
     docker: DockerConfig = DockerConfig.default()
     """The docker backend."""

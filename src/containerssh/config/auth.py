@@ -135,7 +135,7 @@ class PublicKeyAuthConfig(ConfigModel):
 
 
 class KeyboardInteractiveAuthConfig(ConfigModel):
-    """Questions and answers."""
+    """Keyboard-interactive: questions and answers."""
 
     method: Literal["", "oauth2", "users", "ldap", "webhook"] = ""
     """`oauth2`, `users` (one-time codes by the users file, as a second factor), `ldap` (the directory's password),
@@ -183,11 +183,11 @@ def _chain(text: str) -> str:
 
 
 AuthenticationMethods = tuple[Annotated[str, AfterValidator(_chain)], ...]
-"""Lists of methods that must succeed one after another, each list as sshd has it: `publickey,password`."""
+"""Lists of methods that must succeed in sequence, as in sshd's configuration: `publickey,password`."""
 
 
 class AuthorizationConfig(ConfigModel):
-    """A second opinion on every login, after the credentials proved right."""
+    """A decision about every login, after the credentials are proven."""
 
     method: Literal["", "webhook"] = ""
     """`webhook`, or nothing."""
@@ -217,22 +217,22 @@ class UsersConfig(ConfigModel):
 
 
 class AuthConfig(HTTPClientConfig):
-    """Who may log in. Each way of authenticating that has a method is offered to clients."""
+    """Who may log in. Each section with a `method` is offered to clients."""
 
     password: PasswordAuthConfig = PasswordAuthConfig.default()
-    """Passwords. (`true` and `false`, as in version 0.4, are understood and mean nothing.)"""
+    """Passwords. (`true` and `false`, as in version 0.4, are accepted and have no effect.)"""
 
     public_key: PublicKeyAuthConfig = PublicKeyAuthConfig.default()
     """Public keys."""
 
     keyboard_interactive: KeyboardInteractiveAuthConfig = KeyboardInteractiveAuthConfig.default()
-    """Questions and answers."""
+    """Keyboard-interactive: questions and answers."""
 
     gssapi: GSSAPIAuthConfig = Field(GSSAPIAuthConfig.default(), alias="gssapi")
     """Kerberos tickets."""
 
     authz: AuthorizationConfig = AuthorizationConfig.default()
-    """A webhook that is asked after the credentials proved right."""
+    """A webhook that decides about every login, after the credentials are proven."""
 
     ldap: LDAPConfig = LDAPConfig.default()
     """The directory, for the method `ldap`."""
@@ -243,18 +243,18 @@ class AuthConfig(HTTPClientConfig):
     """The users file, for the method `users`."""
 
     authentication_methods: AuthenticationMethods = ()
-    """Which methods must succeed one after another, as in sshd: `publickey,keyboard-interactive`. One of the lists is
-    enough; without any, one method is. A user of the users file may have lists of their own."""
+    """Which methods must succeed in sequence, as in sshd's configuration: `publickey,keyboard-interactive`. Completing
+    one of the lists is enough; without lists, one method is. A user in the users file may have different lists."""
 
     auth_timeout: Duration = seconds(60)
-    """From version 0.4; means nothing."""
+    """From version 0.4; has no effect."""
 
     pubkey: bool = True
-    """From version 0.4; means nothing."""
+    """From version 0.4; has no effect."""
 
     url: str = ""
     """From version 0.4: one webhook for passwords and public keys. Write `password.webhook.url` and
-    `publicKey.webhook.url` instead; the settings beside it then move along."""
+    `publicKey.webhook.url` instead, and move the settings beside it along."""
 
     @model_validator(mode="before")
     @classmethod

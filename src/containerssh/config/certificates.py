@@ -22,19 +22,19 @@ _FILE = re.compile(r"/(?:[^%\0]|%[u%])*")
 
 
 class CertificatesConfig(ConfigModel):
-    """Certificates of users that authorities of yours have signed."""
+    """User certificates signed by your certificate authorities."""
 
     trusted_user_ca_keys: tuple[str, ...] = Field((), alias="trustedUserCAKeys")
-    """Public keys of the authorities: each a key (`ssh-ed25519 AAAA...`) or the name of a file with one in each line,
-    which is read again when it changes."""
+    """Public keys of the authorities: keys (`ssh-ed25519 AAAA...`), or names of files with one key per line, which are
+    read again when they change."""
 
     authorized_principals: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """By user name, the principals of which a certificate must name one. `*` stands for names that are not listed, and
     `%u` in a principal for the user's name. Without an entry it is the user's name."""
 
     authorized_principals_file: str = ""
-    """The same in files, one for each user, as OpenSSH's `AuthorizedPrincipalsFile`: `%u` stands for the user's name.
-    Who has no file has no principals."""
+    """The same in files, one per user, as OpenSSH's `AuthorizedPrincipalsFile`: `%u` stands for the user's name. A user
+    without a file has no principals."""
 
     allow_no_touch: bool = False
     """A security key need not be touched if its certificate says `no-touch-required`."""
@@ -60,11 +60,11 @@ class SecurityKeysConfig(ConfigModel):
     """Security keys (FIDO): the key types `sk-...`."""
 
     touch_required: bool = False
-    """They must be touched at each login, even where an authorized key or a certificate says `no-touch-required`.
-    Without this, they must be touched unless that is said."""
+    """Security keys must be touched at each login, even if an authorized key or a certificate says `no-touch-required`.
+    If off, they must be touched unless one of these says so."""
 
     verify_required: bool = False
-    """They must have asked for a PIN, or a fingerprint, at each login."""
+    """Security keys must have verified a PIN or a fingerprint at each login."""
 
 
 def is_key_text(source: str) -> bool:

@@ -52,11 +52,11 @@ class DockerConnectionConfig(ConfigModel):
     ``tcp://``."""
 
     cacert: str = ""
-    """The authorities that may vouch for the engine, PEM. With it, ``tcp://`` means TLS; without it, ``https://``
-    trusts the system's authorities."""
+    """The CA certificates that the engine's certificate is checked with, PEM. With it, ``tcp://`` means TLS; without
+    it, ``https://`` trusts the system's CAs."""
 
     cert: str = ""
-    """Our certificate for the engine, PEM."""
+    """The client certificate for the engine, PEM."""
 
     key: Secret = SecretStr("")
     """The private key of ``cert``, PEM."""
@@ -111,7 +111,7 @@ class DockerAuthConfig(ConfigModel):
     """Sent along; registries no longer use it."""
 
     serveraddress: str = Field("", alias="serveraddress")
-    """The registry these are for; sent along."""
+    """The registry that these are for; sent along."""
 
     identitytoken: Secret = Field(SecretStr(""), alias="identitytoken")
     """A token that the engine exchanges for access at the registry."""
@@ -131,7 +131,7 @@ class DockerExecutionConfig(ConfigModel):
     """The container, as the Engine API's ContainerConfig: image, env, user, labels and so on."""
 
     host: Annotated[dict[str, Any], BeforeValidator(partial(settled, HOST))] = Field(default_factory=dict)
-    """What the container may use of the host, as the Engine API's HostConfig: limits, mounts, capabilities."""
+    """The container's access to the host, as the Engine API's HostConfig: limits, mounts, capabilities."""
 
     network: Annotated[dict[str, Any], BeforeValidator(partial(settled, NETWORK))] = Field(default_factory=dict)
     """The networks that the container joins, as the Engine API's NetworkingConfig."""
@@ -140,29 +140,29 @@ class DockerExecutionConfig(ConfigModel):
     """The platform of the image, where it has several."""
 
     container_name: str = Field("", alias="containername")
-    """A fixed name for the container. Then only one login at a time is possible."""
+    """A fixed name for the container. Only one login at a time is possible then."""
 
     auth: DockerAuthConfig | None = None
     """Credentials for a private registry."""
 
     mode: Literal["connection", "session"] = "connection"
-    """``connection``: one container for a login. ``session``: one for each of its programs."""
+    """``connection``: one container for each login. ``session``: one for each session."""
 
     idle_command: Command = DEFAULT_IDLE_COMMAND
-    """The container's main program in connection mode. The default stands for the guest agent that the server brings
-    along; another program runs as it is, and the agent is started beside it."""
+    """The container's main program in connection mode. The default stands for the server's own guest agent; any other
+    program runs unchanged, and the agent is started beside it."""
 
     shell_command: Command = ("/bin/bash",)
     """What a shell request starts."""
 
     agent: Agent = "injected"
-    """Who starts programs. ``injected``: the agent that the server brings along. ``image``: the agent of ContainerSSH
-    0.5 and 0.6 that the image has at ``agentPath``. ``none``: the engine. ``auto``: the first of these, and where the
-    engine keeps it out, the second if it is there, else the third. The page on Docker says what each can do. With an
-    ``agentPath`` of its own, ``image`` is the default."""
+    """What starts programs. ``injected``: the server's own agent. ``image``: the agent of ContainerSSH 0.5 and 0.6, at
+    ``agentPath`` in the image. ``none``: the engine. ``auto``: the first of these; where the engine does not let it in,
+    the second if it is there, else the third. The page on Docker says what each can do. If ``agentPath`` is set to
+    another path, ``image`` is the default."""
 
     agent_path: str = DEFAULT_AGENT_PATH
-    """Where images for ContainerSSH 0.5 and 0.6 keep their agent. Any other path than the default asks for that agent,
+    """The path of the agent in images for ContainerSSH 0.5 and 0.6. Any other path than the default selects that agent,
     unless ``agent`` says otherwise."""
 
     disable_agent: bool = False
@@ -170,21 +170,21 @@ class DockerExecutionConfig(ConfigModel):
 
     agent_transport: Literal["auto", "socket", "attach"] = "auto"
     """How the guest agent is reached. ``socket``: through a folder of this machine that is mounted into the container.
-    ``attach``: through the engine. ``auto``: by socket where the engine sees our files."""
+    ``attach``: through the engine. ``auto``: by socket if the engine can see this machine's files."""
 
     subsystems: dict[str, str] = Field(default_factory=lambda: {"sftp": "/usr/lib/openssh/sftp-server"})
-    """Subsystem names, and the program of each."""
+    """The program of each subsystem."""
 
     background_processes: Literal["hangUp", "end", "keep"] = "hangUp"
-    """What becomes of processes that a session has left behind when it ends. `hangUp`: they get HUP, as when a line is
-    lost; what ignores that (`nohup`) or has made a session of its own (`setsid`, daemons) lives until the login ends.
-    `end`: all are ended, wherever they went. `keep`: all live until the login ends."""
+    """What happens to processes that are still running when their session ends. `hangUp`: they receive SIGHUP; those
+    that ignore it (`nohup`) or have a session of their own (`setsid`, daemons) live until the login ends. `end`: all of
+    them are ended, wherever they went. `keep`: all of them live until the login ends."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When the image is pulled from its registry."""
 
     expose_auth_metadata_as_env: bool = Field(False, alias="exposeAuthMetadataAsEnv")
-    """Give the metadata that the webhooks returned to the container as environment variables."""
+    """Pass the metadata returned by webhooks to the container as environment variables."""
 
     @field_validator("subsystems", mode="after")
     @classmethod
@@ -258,7 +258,7 @@ class DockerExecutionConfig(ConfigModel):
 
 
 class DockerTimeouts(ConfigModel):
-    """How long the steps may take; 0 stands for the default."""
+    """How long each step may take; 0 means the default."""
 
     container_start: Duration = seconds(60)
     """From the start of a login until its container is ready, pulling the image included."""
@@ -273,10 +273,10 @@ class DockerTimeouts(ConfigModel):
     """Delivering a signal."""
 
     window: Duration = seconds(60)
-    """Passing on the size of a terminal."""
+    """Changing the size of a terminal."""
 
     http: Duration = seconds(15)
-    """One ordinary request to the engine; not a pull."""
+    """One ordinary request to the engine, except for pulls."""
 
     @field_validator("*", mode="before")
     @classmethod

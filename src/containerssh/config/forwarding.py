@@ -37,7 +37,8 @@ Paths = Annotated[tuple[Annotated[str, AfterValidator(_path)], ...], Field(max_l
 
 
 class ForwardingConfig(ConfigModel):
-    """Which connections may be forwarded; but for ssh-agents none, unless one of these says `enable` or `filter`."""
+    """Which connections may be forwarded. Except for ssh-agents, none are unless one of these modes is `enable` or
+    `filter`."""
 
     forwarding_mode: ForwardingMode = "disable"
     """Connections from the client to the container's network (`ssh -L`, `-D`, `-W`, `-J`). `enable`: all but those in
@@ -50,7 +51,7 @@ class ForwardingConfig(ConfigModel):
     networks."""
 
     forwarding_deny: Endpoints = ()
-    """Refused, whatever is allowed; written as in `forwardingAllow`."""
+    """Refused in every mode; written as in `forwardingAllow`."""
 
     reverse_forwarding_mode: ForwardingMode = "disable"
     """Connections from the container's network to the client (`ssh -R`), by the address and port that are listened on
@@ -58,11 +59,12 @@ class ForwardingConfig(ConfigModel):
     `reverseForwardingAllow`. `disable`: none."""
 
     reverse_forwarding_allow: Endpoints = ()
-    """Allowed in mode `filter`, written as in `forwardingAllow`. OpenSSH asks for `localhost` where the user names no
-    address. `0.0.0.0` means all addresses. Any free port is port 0: `*`, or a range that begins at 0, allows it."""
+    """Allowed in mode `filter`, written as in `forwardingAllow`. OpenSSH requests `localhost` if the user gives no
+    address. `0.0.0.0` means all addresses. Port 0 requests any free port: `*`, or a range that starts at 0, allows
+    it."""
 
     reverse_forwarding_deny: Endpoints = ()
-    """Refused, whatever is allowed. Where all addresses are asked for, one that is denied is enough."""
+    """Refused in every mode. A request for all addresses is refused if one of them is denied."""
 
     socket_forwarding_mode: ForwardingMode = "disable"
     """Connections from the client to unix sockets in the container (`ssh -L port:/path`), with lists as above."""
@@ -71,8 +73,8 @@ class ForwardingConfig(ConfigModel):
     """Allowed in mode `filter`: absolute paths. `*` and `?` stop at a slash, `**` does not."""
 
     socket_forwarding_deny: Paths = ()
-    """Refused, whatever is allowed. A path is compared as the client wrote it; where there is a list, one that is not
-    absolute or has `.`, `..` or doubled slashes in it is refused."""
+    """Refused in every mode. Paths are compared as the client wrote them; where there is a list, paths that are not
+    absolute, or contain `.`, `..` or double slashes, are refused."""
 
     socket_listen_mode: ForwardingMode = "disable"
     """Connections from unix sockets in the container to the client (`ssh -R /path:...`), with lists as above."""
@@ -81,12 +83,12 @@ class ForwardingConfig(ConfigModel):
     """Allowed in mode `filter`, written as in `socketForwardingAllow`."""
 
     socket_listen_deny: Paths = ()
-    """Refused, whatever is allowed."""
+    """Refused in every mode."""
 
     x11_forwarding_mode: ForwardingMode = Field("disable", alias="x11ForwardingMode")
-    """Windows of programs in the container (`ssh -X`). `filter` refuses, as there is nothing to filter."""
+    """X11 connections of programs in the container (`ssh -X`). `filter` refuses, as there is nothing to filter."""
 
     agent_forwarding_mode: ForwardingMode | Literal[""] = ""
     """The client's ssh-agent (`ssh -A`): whoever controls the container can use the user's keys while the connection
-    lasts. `filter` refuses, as there is nothing to filter. Empty: as `defaultMode` says; the client asks for it with
-    what is its own, and it opens nothing of the operator's."""
+    lasts. `filter` refuses, as there is nothing to filter. Empty: as `defaultMode`, since it exposes nothing of the
+    operator's."""

@@ -60,13 +60,13 @@ class TLSConfig(ConfigModel):
     other_spellings: ClassVar[Mapping[str, str]] = {"curve": "curves"}
 
     cert: str = ""
-    """Our certificate: PEM text, or the name of a file."""
+    """The own certificate: PEM text or a file name."""
 
     key: Secret = SecretStr("")
-    """The private key of `cert`: PEM text, or the name of a file."""
+    """The private key of `cert`: PEM text or a file name."""
 
     tls_version: TLSVersion = Field("1.3", alias="tlsVersion")
-    """The lowest version of TLS that is spoken: `1.2` or `1.3`."""
+    """The lowest accepted version of TLS: `1.2` or `1.3`."""
 
     curves: Curves = DEFAULT_CURVES
     """Elliptic curves for the key exchange: a list, or names joined by colons. Python's TLS can offer all four or a
@@ -100,20 +100,21 @@ class HTTPClientConfig(TLSConfig):
     """How an HTTP service is called."""
 
     url: str = ""
-    """Where the service is, with `http://` or `https://`."""
+    """The URL of the service, with `http://` or `https://`."""
 
     allow_redirects: bool = False
     """Follow redirects. Off, a redirect is an error."""
 
     timeout: Duration = seconds(2)
-    """How long one request may take, its answer included; at least 100 ms."""
+    """How long one request may take, including its response; at least 100 ms."""
 
     max_answer_bytes: Annotated[int, Field(ge=64 * 1024, le=1 << 28)] = 4 * 1024 * 1024
-    """The most bytes of an answer, packed and unpacked. Of an endpoint's answers four at a time may
-    have more than 64 KiB; the others wait."""
+    """The largest response in bytes, compressed or not. Of an endpoint's responses, four at a time may be larger than
+    64 KiB; the others wait."""
 
     cacert: str = ""
-    """The authorities that may vouch for the service: PEM text, or the name of a file. Empty: the system's."""
+    """The CA certificates that the service's certificate is checked with: PEM text or a file name. Empty: the
+    system's."""
 
     _zero_timeout = field_validator("timeout")(default_for_zero)
 
@@ -182,8 +183,7 @@ class HTTPServerConfig(TLSConfig):
     """`host:port`; an IPv6 address stands in brackets."""
 
     clientcacert: str = Field("", alias="clientcacert")
-    """Only clients with a certificate from one of these authorities are let in: PEM text, or the name of a file. It
-    needs `cert` and `key`."""
+    """Accept only clients with a certificate from one of these CAs: PEM text or a file name. Needs `cert` and `key`."""
 
     @property
     def has_tls(self) -> bool:

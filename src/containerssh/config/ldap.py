@@ -43,16 +43,17 @@ class LDAPConfig(ConfigModel):
     """Its servers, `ldaps://host:636` or `ldap://host:389`: the first that answers is asked."""
 
     start_tls: bool = Field(False, alias="startTLS")
-    """Go over to TLS on `ldap://` connections before anything is sent."""
+    """Switch `ldap://` connections to TLS before anything is sent."""
 
     allow_plaintext: bool = False
-    """Send passwords over `ldap://` without TLS. Whoever is on the way can read them."""
+    """Send passwords over `ldap://` without TLS. They can be read in transit."""
 
     cacert: str = ""
-    """The authorities that may vouch for the servers: PEM text, or the name of a file. Empty: the system's."""
+    """The CA certificates that the servers' certificates are checked with: PEM text or a file name. Empty: the
+    system's."""
 
     tls_version: TLSVersion = Field("1.2", alias="tlsVersion")
-    """The lowest version of TLS that is spoken: `1.2` or `1.3`."""
+    """The lowest accepted version of TLS: `1.2` or `1.3`."""
 
     timeout: Duration = seconds(5)
     """How long one server may take for one login, before the next one is asked; at least 100 ms."""
@@ -71,19 +72,19 @@ class LDAPConfig(ConfigModel):
     `{username}@example.com`, and no account looks them up."""
 
     user_base: str = ""
-    """Below which entry users are."""
+    """The entry below which users are."""
 
     user_scope: Literal["sub", "one"] = "sub"
     """Whether they are anywhere below it (`sub`) or right below (`one`)."""
 
     user_filter: str = "(uid={username})"
-    """What a user's entry is like."""
+    """The filter that matches a user's entry."""
 
     username_attribute: Attribute = "uid"
     """The attribute that becomes the user's authenticated name."""
 
     enforce_username: bool = True
-    """That name must be the one that the user logs in with, to the letter."""
+    """That name must be exactly the one that the user logs in with."""
 
     required_groups: tuple[str, ...] = ()
     """The names (DN) of groups of which a user must be in one at least. Empty: no group is needed."""
@@ -92,10 +93,10 @@ class LDAPConfig(ConfigModel):
     """The attribute of a user's entry that names the groups."""
 
     group_base: str = ""
-    """Below which entry groups are looked up, for directories whose users' entries do not name them."""
+    """The entry below which groups are looked up, for directories whose users' entries do not name them."""
 
     group_filter: str = ""
-    """What the entry of a user's group is like: `(member={dn})`, `(memberUid={username})`."""
+    """The filter that matches the groups of a user: `(member={dn})`, `(memberUid={username})`."""
 
     public_key_attribute: Attribute = "sshPublicKey"
     """The attribute with the user's public keys, each as a line of OpenSSH's authorized_keys file."""

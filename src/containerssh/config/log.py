@@ -91,20 +91,20 @@ class SyslogConfig(ConfigModel):
 
 
 class LogConfig(ConfigModel):
-    """What is logged, how, and where to."""
+    """What is logged, in which format, and where."""
 
     level: Level = LogLevel.NOTICE
-    """The least severe messages that are shown: `debug`, `info`, `notice`, `warning`, `error`, `crit`, `alert` or
+    """The least severe level that is logged: `debug`, `info`, `notice`, `warning`, `error`, `crit`, `alert` or
     `emerg`, or their numbers 7 to 0."""
 
     format: Literal["ljson", "text"] = "ljson"
-    """`ljson`: a JSON object on each line. `text`: for people."""
+    """`ljson`: a JSON object on each line. `text`: easier to read."""
 
     destination: Literal["stdout", "file", "syslog", "test"] = "stdout"
     """`stdout`, `file` or `syslog`."""
 
     file: str = "/var/log/containerssh/containerssh.log"
-    """The log file; it is opened again on SIGHUP."""
+    """The log file; it is reopened on SIGHUP."""
 
     syslog: SyslogConfig = SyslogConfig.default()
     """Where and how to write to syslog."""

@@ -53,7 +53,7 @@ class GitHubConfig(ConfigModel):
     """Only accounts with two-factor authentication are let in."""
 
     extra_scopes: tuple[str, ...] = ()
-    """Scopes to ask for on top."""
+    """Additional scopes to ask for."""
 
     enforce_scopes: bool = False
     """The user must grant every scope."""
@@ -64,16 +64,16 @@ class GitHubConfig(ConfigModel):
     _zero_timeout = field_validator("timeout")(default_for_zero)
 
     cacert: str = ""
-    """The authorities that may vouch for it: PEM text, or the name of a file."""
+    """The CA certificates that its certificate is checked with: PEM text or a file name."""
 
     cert: str = ""
-    """Our certificate: PEM text, or the name of a file."""
+    """The client certificate: PEM text or a file name."""
 
     key: Secret = SecretStr("")
-    """The private key of `cert`: PEM text, or the name of a file."""
+    """The private key of `cert`: PEM text or a file name."""
 
     tls_version: TLSVersion = Field("1.3", alias="tlsVersion")
-    """The lowest version of TLS that is spoken."""
+    """The lowest accepted version of TLS."""
 
     curves: Curves = DEFAULT_CURVES
     """Elliptic curves for the key exchange."""
@@ -170,10 +170,10 @@ class OAuth2Config(ConfigModel):
     """The page that browsers come back to."""
 
     client_id: str = ""
-    """Our name at the provider."""
+    """The client id at the provider."""
 
     client_secret: Secret = SecretStr("")
-    """Our secret at the provider."""
+    """The client secret at the provider."""
 
     provider: Literal["", "github", "oidc", "generic"] = ""
     """`github`, `oidc` or `generic`."""
@@ -183,7 +183,7 @@ class OAuth2Config(ConfigModel):
     generic: GenericOAuth2Config = GenericOAuth2Config.default()
 
     qr_code_clients: tuple[str, ...] = ()
-    """Patterns of client versions that get a QR code."""
+    """Patterns of client versions that are shown a QR code."""
 
     device_flow_clients: tuple[str, ...] = ()
     """Patterns of client versions that the device flow is used with."""

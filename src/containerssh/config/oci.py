@@ -41,11 +41,8 @@ class OCINetwork(StrEnum):
 
 
 class OCIResources(ConfigModel):
-    """What one container may use. The kernel enforces it through control groups.
-
-    Without root there are no control groups: a limit that is written down here is then an error, since it would not
-    hold, and one that is left to its default does not exist.
-    """
+    """Limits of one container, enforced by the kernel's control groups. Without root there are no control groups:
+    limits that are set here are then an error, and the default limits do not exist."""
 
     memory: Size | None = None
     """The most memory, swap included. Unset means 2g where limits can be enforced; 0 means no limit."""
@@ -54,13 +51,13 @@ class OCIResources(ConfigModel):
     """The most processes and threads. Unset means 1024 where limits can be enforced; 0 means no limit."""
 
     cpus: Annotated[float, Field(ge=0, le=4096, allow_inf_nan=False)] | None = None
-    """How many processors' time, such as 1.5. Unset, like 0, means no limit."""
+    """CPU time in processors, such as 1.5. Unset, like 0, means no limit."""
 
     shm_size: Annotated[Size, Field(ge=4096)] = 64 * 1024 * 1024
     """The size of /dev/shm."""
 
     open_files: Annotated[int, Field(ge=16, le=1_048_576)] | None = None
-    """The most open files per process (RLIMIT_NOFILE). Unset leaves the server's own limit."""
+    """The most open files per process (RLIMIT_NOFILE). Unset means the server's own limit."""
 
 
 # Above the ids of systemd's own containers; from the second on come its "foreign" ones (systemd.io/UIDS-GIDS).
@@ -69,24 +66,23 @@ _SYSTEMD_IDS = 0x7FFE_0000
 
 
 class OCIUserNamespace(ConfigModel):
-    """Users inside the container are other users outside: root in there is nobody out here."""
+    """Users inside the container are different users outside: root inside is unprivileged outside."""
 
     enabled: bool = True
-    """Turn it off only for what cannot work otherwise: root inside is then root outside, behind fewer walls.
-    A server without root cannot do without."""
+    """Turn it off only for what cannot work otherwise: root inside is then root outside, and isolation is weaker. A
+    server without root needs it."""
 
     base: Annotated[int, Field(ge=1, le=2**32 - 2)] = _FIRST_ID
     """The user and group id outside that is 0 inside. The default lies above every range that Linux distributions give
     to users and services. A server without root uses its ranges in /etc/subuid and /etc/subgid instead."""
 
     size: Annotated[int, Field(ge=1000, le=2**24)] = 65_536
-    """How many ids there are inside."""
+    """The number of ids inside."""
 
     ranges: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    """How many ranges of so many ids there are from `base` on: each container is given one of its own, so that
-    nothing which the kernel counts by user is shared. Containers with `binds` share the first one, as do all where
-    the image cannot be mounted with shifted owners. Unset: as many as systemd leaves free with the default `base`,
-    else 1."""
+    """The number of ranges of `size` ids from `base` on: each container gets its own, so that nothing which the kernel
+    counts per user is shared. Containers with `binds` share the first one, as do all where the image cannot be mounted
+    with shifted owners. Unset: as many as systemd leaves free with the default `base`, else 1."""
 
     @property
     def range_count(self) -> int:
@@ -126,7 +122,7 @@ class OCITimeouts(ConfigModel):
 
 
 class OCIAuth(ConfigModel):
-    """Who we are at the image's registry."""
+    """Credentials for the image's registry."""
 
     username: Annotated[str, Field(min_length=1)]
     password: Secret
@@ -187,22 +183,22 @@ class OCIConfig(ConfigModel):
     """The embedded backend: a container for each login, made by crun or runc without a daemon."""
 
     image: Text = ""
-    """What the container consists of: a folder with a root file system (`/srv/rootfs`), an OCI layout (`oci:/path` or
+    """The container's image: a folder with a root file system (`/srv/rootfs`), an OCI layout (`oci:/path` or
     `oci:/path:tag`), a file from `docker save` (`docker-archive:/path`, `docker-archive:/path:name:tag`, or any path
     that ends in `.tar`), or an image in a registry (`docker://alpine:3.20` or just `alpine:3.20`)."""
 
     image_pull_policy: OCIPullPolicy = OCIPullPolicy.IF_NOT_PRESENT
-    """When to ask the registry: never mind files and folders, which are looked at for changes at each login."""
+    """When to ask the registry. Files and folders are checked for changes at each login, whatever this says."""
 
     auth: OCIAuth | None = None
     """Credentials for the registry."""
 
     image_size_max: Size = 20 * 1024**3
-    """The most disk that an image may take while it is fetched and unpacked, packed and unpacked together; 0 means no
-    limit. It is not for folders, which are not copied."""
+    """The most disk space that an image may take while it is fetched and unpacked, packed and unpacked together; 0
+    means no limit. It does not apply to folders, which are not copied."""
 
     image_expiry: Duration = seconds(30 * 24 * 3600)
-    """How long an unpacked image is kept after its last use; 0 means for ever. It cannot be changed for a login."""
+    """How long an unpacked image is kept after its last use; 0 means forever. It cannot be changed for a login."""
 
     runtime: Text = "auto"
     """`auto` (whichever works, crun first), `crun`, `runc`, or the absolute path of one of the two. It cannot be
@@ -216,7 +212,7 @@ class OCIConfig(ConfigModel):
     """`connection`: one container per login; `session`: one per session channel."""
 
     env: tuple[Variable, ...] = ()
-    """Environment variables, `NAME=value`, on top of the image's."""
+    """Environment variables, `NAME=value`, in addition to the image's."""
 
     user: Text = ""
     """Who programs run as: `name`, `name:group`, or numbers. Empty: as the image says, else root."""
@@ -228,7 +224,7 @@ class OCIConfig(ConfigModel):
     """Empty: the first twelve digits of the connection id."""
 
     entrypoint: tuple[Text, ...] | None = None
-    """What starts our agent, which is the container's first process otherwise. Unset: the image's own entrypoint, which
+    """What starts the agent, which is the container's first process otherwise. Unset: the image's own entrypoint, which
     must then run the command it is given, as most do; `[]`: none."""
 
     shell_command: tuple[Text, ...] = ()
@@ -236,18 +232,18 @@ class OCIConfig(ConfigModel):
     /bin/sh. (The docker backend has /bin/bash here, which small images lack.)"""
 
     subsystems: dict[Text, Text] = Field(default_factory=lambda: {"sftp": "/usr/lib/openssh/sftp-server"})
-    """Subsystem name to the program inside that serves it."""
+    """The program of each subsystem."""
 
     background_processes: Literal["hangUp", "end", "keep"] = "hangUp"
-    """What becomes of processes that a session has left behind when it ends. `hangUp`: they get HUP, as when a line is
-    lost; what ignores that (`nohup`) or has made a session of its own (`setsid`, daemons) lives until the login ends.
-    `end`: all are ended, wherever they went. `keep`: all live until the login ends."""
+    """What happens to processes that are still running when their session ends. `hangUp`: they receive SIGHUP; those
+    that ignore it (`nohup`) or have a session of their own (`setsid`, daemons) live until the login ends. `end`: all of
+    them are ended, wherever they went. `keep`: all of them live until the login ends."""
 
     expose_auth_metadata_as_env: Annotated[bool, Field(alias="exposeAuthMetadataAsEnv")] = False
-    """Give the program the metadata of the authentication as environment variables."""
+    """Pass the metadata of the authentication to programs as environment variables."""
 
     read_only_root: bool = False
-    """Make the container's own file system read-only; what must be written to can be given in `tmpfs`."""
+    """Make the container's own file system read-only; use `tmpfs` for what must be writable."""
 
     binds: tuple[Annotated[str, AfterValidator(_bind)], ...] = ()
     """Folders and files of the host: `/outside:/inside`, or `/outside:/inside:ro`. With a user namespace, what belongs
@@ -262,13 +258,13 @@ class OCIConfig(ConfigModel):
     resources: OCIResources = OCIResources.default()
 
     cap_add: tuple[Capability, ...] = ()
-    """Capabilities on top of Docker's default set; `ALL` for all."""
+    """Capabilities in addition to Docker's default set; `ALL` for all."""
 
     cap_drop: tuple[Capability, ...] = ()
-    """Capabilities to take away; `ALL` for all, after which only `capAdd` counts."""
+    """Capabilities to remove; `ALL` for all, which leaves only `capAdd`."""
 
     no_new_privileges: bool = True
-    """Setuid programs and file capabilities give nothing. Turned off, `sudo` works inside."""
+    """Setuid programs and file capabilities have no effect. If turned off, `sudo` works inside."""
 
     seccomp: Text = "default"
     """`default` (system calls a container needs), `unconfined`, or a file with a profile as in the OCI runtime

@@ -8,14 +8,14 @@ from containerssh.config.model import ConfigModel, Duration, Problem, seconds
 
 
 class RememberConfig(ConfigModel):
-    """The key that a user has proved stands in for the questions of the next logins."""
+    """A key that a user has proven replaces the questions at the next logins."""
 
     period: Duration = seconds(0)
-    """For how long after the questions were answered; 0: never. When this gets shorter, it holds for what is remembered
-    already."""
+    """How long after the questions were answered; 0: never. A shorter period also applies to keys that are already
+    remembered."""
 
     bind_address: bool = False
-    """Only from the address that the questions were answered from."""
+    """Only for logins from the address that the questions were answered from."""
 
     def problems(self) -> Iterator[Problem]:
         if self.period and self.period < seconds(1):

@@ -48,14 +48,14 @@ class SecurityConfig(ConfigModel):
     """What a login may do."""
 
     default_mode: Mode = ""
-    """The mode of everything below that has none of its own, and of ssh-agents among the forwards. Empty: `enable`."""
+    """The mode of all sections below that do not set one, and of ssh-agent forwarding. Empty: `enable`."""
 
     force_command: str = ""
-    """This command is run, whatever the client asks for. What it asked for is in `SSH_ORIGINAL_COMMAND`: the command,
-    for a subsystem its program, and nothing for a shell."""
+    """This command is run whatever the client requests. `SSH_ORIGINAL_COMMAND` has the request: the command, for a
+    subsystem its program, and nothing for a shell."""
 
     env: ListModeConfig = ListModeConfig.default()
-    """Environment variables that a client sends."""
+    """Environment variables sent by clients."""
 
     command: CommandModeConfig = CommandModeConfig.default()
     """Commands (`ssh host command`)."""
@@ -76,11 +76,11 @@ class SecurityConfig(ConfigModel):
     """Forwarded connections."""
 
     max_sessions: Annotated[int, Field(ge=-1)] = -1
-    """How many sessions of one connection may be open at once; -1 for any number, 0 for none."""
+    """How many sessions of one connection may be open at the same time; -1 for any number, 0 for none."""
 
     max_login_time: Duration = seconds(0)
-    """How long a login may last from its authentication on; 0 for as long as the user likes. Its containers then carry
-    labels that say when they are nobody's any more."""
+    """How long a login may last after authentication; 0 for no limit. Containers of limited logins carry labels with
+    their expiry."""
 
     def problems(self) -> Iterator[Problem]:
         if self.max_login_time and self.max_login_time < seconds(1):

@@ -18,10 +18,10 @@ class ConfigServerConfig(HTTPClientConfig):
     """The configuration webhook, which may change the configuration of each login."""
 
     url: str = ""
-    """Where to ask; empty for not at all. The address is used as it stands, nothing is added to it."""
+    """The URL to ask; empty for none. It is used unchanged."""
 
     transmit_sensitive_metadata: bool = False
-    """Send the values too that other webhooks marked as sensitive."""
+    """Also send the values that other webhooks marked as sensitive."""
 
     def problems(self) -> Iterator[Problem]:
         if self.url:
@@ -29,7 +29,7 @@ class ConfigServerConfig(HTTPClientConfig):
 
 
 class MetricsConfig(HTTPServerConfig):
-    """Figures for Prometheus."""
+    """Metrics for Prometheus."""
 
     enable: bool = False
     """Whether they are served."""
@@ -38,7 +38,7 @@ class MetricsConfig(HTTPServerConfig):
     """`host:port`; an IPv6 address stands in brackets."""
 
     path: str = "/metrics"
-    """Where they are found."""
+    """The path of the page."""
 
     def problems(self) -> Iterator[Problem]:
         if self.enable:
@@ -51,10 +51,10 @@ class GeoIPConfig(ConfigModel):
     """Which country a client comes from."""
 
     provider: Literal["dummy", "maxmind"] = "dummy"
-    """`dummy` knows no country; `maxmind` looks it up in a file."""
+    """`dummy` never knows the country; `maxmind` looks it up in a database file."""
 
     maxmind_geoip2_file: str = Field("/var/lib/GeoIP/GeoIP2-Country.mmdb", alias="maxmind-geoip2-file")
-    """The file."""
+    """The database file, GeoIP2 or GeoLite2."""
 
     def problems(self) -> Iterator[Problem]:
         if self.provider == "maxmind" and is_missing(Path(self.maxmind_geoip2_file)):
@@ -69,7 +69,7 @@ class HealthClientConfig(HTTPClientConfig):
 
 
 class HealthConfig(HTTPServerConfig):
-    """A page that tells whether the server runs."""
+    """An HTTP endpoint that says whether the server is healthy."""
 
     enable: bool = False
     """Whether it is served."""

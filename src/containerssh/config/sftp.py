@@ -17,7 +17,7 @@ _MOST = 4095
 
 
 class SFTPConfig(ConfigModel):
-    """SFTP without a server in the image, and what clients may do by it."""
+    """SFTP without a server in the image, and what clients may do with it."""
 
     server: Literal["auto", "builtin", "image"] = "auto"
     """Who serves SFTP. `image`: the program that the backend's `subsystems` names. `builtin`: the server that comes
@@ -27,22 +27,22 @@ class SFTPConfig(ConfigModel):
     """The folder in the container that clients see as `/`; nothing leads out of it. Empty: the whole container."""
 
     read_only: bool = False
-    """Nothing can be changed."""
+    """Clients can change nothing."""
 
     upload_only: bool = False
-    """New files and folders can be brought; nothing that is there already is listed, read, changed or replaced."""
+    """Clients can create files and folders; existing ones cannot be listed, read, changed or replaced."""
 
     max_file_size: Size = 0
-    """How large a file that is written to may become, such as `100m`; 0 for any size."""
+    """The largest size of a file that is written to, such as `100m`; 0 for no limit."""
 
     max_session_size: Size = 0
-    """How much content a session may move, up and down together, such as `10g`; 0 for any amount."""
+    """How much content a session may transfer, up and down together, such as `10g`; 0 for no limit."""
 
     umask: str = ""
-    """The rights that new files do not get, in octal digits, such as `027`. Empty: as the image has it."""
+    """The permissions that new files do not get, in octal, such as `027`. Empty: as in the image."""
 
     digest: bool = False
-    """Compute the SHA-256 of each file that is moved as a whole, for those who record what happens to files."""
+    """Compute the SHA-256 of each file that is transferred as a whole, for the reports."""
 
     @model_validator(mode="after")
     def _can_be(self) -> Self:

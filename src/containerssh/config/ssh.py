@@ -117,39 +117,40 @@ Network = Annotated[str, AfterValidator(_network)]
 
 
 class UnauthenticatedConfig(ConfigModel):
-    """Random early drop: how many connections may be busy logging in, in all."""
+    """Random early drop: how many connections may be logging in at the same time, in total."""
 
     start: Count = 300
-    """From so many on, one more means with a probability of `rate` percent, which grows to 100 at `full`, that
-    somebody has to go: the longest waiting of the network with most of them, or the new one if it is that network's."""
+    """From this number on, each new connection causes one to be dropped, with a probability of `rate` percent that
+    rises to 100 at `full`: the longest waiting one of the network with the most of them, or the new one if it is from
+    there."""
 
     rate: Annotated[int, Field(ge=0, le=100)] = 30
     """The percentage at `start`."""
 
     full: Count = 1000
-    """At so many, nobody comes in without another being sent away. 0: no limit."""
+    """At this number, each new connection causes one to be dropped. 0: no limit."""
 
 
 class PenaltiesConfig(ConfigModel):
-    """What a connection without a login costs the address it came from (with IPv6, the network)."""
+    """What a connection that ends without a login costs its address (with IPv6, its network)."""
 
     enable: bool = True
-    """Off: failures have no consequences for later connections."""
+    """Whether failures have consequences for later connections."""
 
     auth_failed: Duration = seconds(5)
     """For a connection whose authentication failed."""
 
     no_auth: Duration = seconds(1)
-    """For one that ended before it tried to authenticate."""
+    """For a connection that ended without an attempt to authenticate."""
 
     grace_exceeded: Duration = seconds(10)
-    """For one that used up `loginGraceTime`."""
+    """For a connection that exceeded `loginGraceTime`."""
 
     threshold: Duration = seconds(15)
-    """Who has gathered this much is refused, until all that was gathered has passed."""
+    """An address with this much is refused until all its penalties have expired."""
 
     max: Duration = seconds(600)
-    """Nobody gathers more."""
+    """The most that an address can have."""
 
     sources: Annotated[int, Field(ge=1, le=10_000_000)] = 65_536
     """How many addresses are remembered, with about 200 bytes each."""
@@ -165,10 +166,10 @@ class PenaltiesConfig(ConfigModel):
 
 
 class LimitsConfig(ConfigModel):
-    """What one peer, and all of them together, may make the server hold or do. 0 is no limit, where 0 is allowed."""
+    """Limits for one peer and for all of them together. Where 0 is allowed, it means no limit."""
 
     connections: Count = 10_000
-    """Connections in all."""
+    """Connections in total."""
 
     connections_per_address: Count = 1000
     """Connections from one address."""
@@ -182,27 +183,27 @@ class LimitsConfig(ConfigModel):
     """Connections from one address that have not logged in yet."""
 
     unauthenticated_per_prefix: Count = 200
-    """The same from one network."""
+    """Connections from one network that have not logged in yet."""
 
     prefix_ipv4: Annotated[int, Field(ge=1, le=32, alias="prefixIPv4")] = 24
-    """How much of an IPv4 address names the network."""
+    """The length of an IPv4 network's prefix, in bits."""
 
     prefix_ipv6: Annotated[int, Field(ge=1, le=128, alias="prefixIPv6")] = 64
-    """How much of an IPv6 address names the network; penalties of IPv6 are the network's."""
+    """The length of an IPv6 network's prefix, in bits; with IPv6, penalties apply to networks."""
 
     penalties: PenaltiesConfig = PenaltiesConfig.default()
 
     allow: tuple[Network, ...] = ("127.0.0.0/8", "::1/128")
-    """Networks that only `connections` holds for: a monitoring system, a proxy that does not tell addresses."""
+    """Networks that only `connections` applies to: a monitoring system, a proxy that does not send addresses."""
 
     auth_requests: Count = 64
     """Authentication requests of a connection, queries about keys included; at least twice `ssh.maxAuthTries`."""
 
     auth_calls: Count = 16
-    """How often a webhook, or the users file, is asked for one connection; at least `ssh.maxAuthTries`."""
+    """How often a webhook, or the users file, is consulted for one connection; at least `ssh.maxAuthTries`."""
 
     forwards: Annotated[int, Field(ge=1, le=10_000)] = 512
-    """Forwarded connections of a connection that are open at once, those to an ssh-agent or a display included."""
+    """Open forwarded connections of a connection, including those to an ssh-agent or a display."""
 
     pending_forwards: Annotated[int, Field(ge=1, le=1000)] = 128
     """How many of them may be waiting for their target in the container."""
@@ -214,25 +215,25 @@ class LimitsConfig(ConfigModel):
     """Environment variables of a session."""
 
     env_bytes: Count = 65_536
-    """Their names and values together."""
+    """The total size of their names and values."""
 
     queued_requests: Annotated[int, Field(ge=16, le=65_536)] = 256
-    """Requests of a channel that wait for the one before them."""
+    """Requests of a channel that wait for an earlier one to be answered."""
 
     queued_bytes: Bytes = 1_048_576
-    """Their size together."""
+    """The total size of waiting requests."""
 
     unsent_bytes: Bytes = 1_048_576
-    """Answers that a logged-in client does not read; it is disconnected then. Before the login it is an eighth."""
+    """Replies that a logged-in client may leave unread; an eighth of it before the login."""
 
     rekey_time: Duration = seconds(60)
     """How long a key exchange of a logged-in connection may take."""
 
     rekeys: Count = 30
-    """How many key exchanges a client may begin in a minute, beside one for each 256 KiB that are transferred."""
+    """How many key exchanges a client may start per minute, besides one per 256 KiB transferred."""
 
     unreachable: Duration = seconds(90)
-    """After how long without any answer of the client's host a connection is given up; 0: when the system does."""
+    """How long the client's host may be unreachable; 0: as long as the system allows."""
 
     def problems(self) -> Iterator[Problem]:
         if self.unauthenticated.full and self.unauthenticated.start > self.unauthenticated.full:
@@ -246,13 +247,13 @@ class LimitsConfig(ConfigModel):
 
 
 class ProxyProtocolConfig(ConfigModel):
-    """Proxies in front of the server that tell whose connection they bring (PROXY protocol, versions 1 and 2)."""
+    """Proxies in front of the server that send the client's address (PROXY protocol, versions 1 and 2)."""
 
     trusted: tuple[Network, ...] = ()
-    """Addresses of the proxies. A connection from them must begin with a header; from others none is understood."""
+    """Addresses of the proxies. A connection from them must begin with a header; from others a header is refused."""
 
     timeout: Duration = seconds(5)
-    """How long the header may take."""
+    """How long the header may take to arrive."""
 
     def problems(self) -> Iterator[Problem]:
         if self.timeout <= seconds(0):
@@ -260,19 +261,19 @@ class ProxyProtocolConfig(ConfigModel):
 
 
 class SSHConfig(ConfigModel):
-    """The SSH server itself: where it listens, how it proves who it is, which algorithms it speaks."""
+    """The SSH server itself: where it listens, its host keys, its algorithms."""
 
     listen: str = "0.0.0.0:2222"
-    """`host:port` to listen on. `[::]:2222` takes IPv6 and IPv4."""
+    """`host:port` to listen on. `[::]:2222` accepts IPv6 and IPv4."""
 
     server_version: Annotated[str, AfterValidator(check_version)] = "SSH-2.0-ContainerSSH"
-    """What the server calls itself: `SSH-2.0-` and a name, perhaps a blank and a comment."""
+    """The server's identification string: `SSH-2.0-` and a name, optionally a blank and a comment."""
 
     ciphers: CipherList = CIPHERS
-    """Ciphers, best first. Weak ones (`aes128-cbc`, `arcfour`...) have to be asked for by name."""
+    """Ciphers, best first. Weak ones (`aes128-cbc`, `arcfour`...) are offered only when listed here."""
 
     kex: KexList = KEX
-    """Key exchange methods, best first; the client's order decides. Weak ones have to be asked for by name."""
+    """Key exchange methods, best first; the client's order decides. Weak ones are offered only when listed here."""
 
     macs: MACList = MACS
     """Message authentication codes, best first. They are not used with chacha20-poly1305 and AES-GCM."""
@@ -281,32 +282,32 @@ class SSHConfig(ConfigModel):
     """Text shown to a client before it authenticates."""
 
     hostkeys: tuple[Secret, ...] = Field((), alias="hostkeys")
-    """Private host keys without passphrase (Ed25519, ECDSA or RSA): each PEM text, or the name of a file. Empty: keys
-    are made at the first start and kept in `hostKeyDirectory`."""
+    """Private host keys without passphrase (Ed25519, ECDSA or RSA): PEM text or file names. Empty: keys are generated
+    at the first start and kept in `hostKeyDirectory`."""
 
     host_certificates: tuple[str, ...] = ()
-    """Certificates of the host keys, made with `ssh-keygen -s ... -h`: each its text, or the name of a file. Clients
+    """Certificates of the host keys, made with `ssh-keygen -s ... -h`: their text or file names. Clients
     that trust the authority (`@cert-authority` in known_hosts) then need not know the keys."""
 
     host_key_directory: str = ""
     """Where generated host keys are kept. Empty: `hostkeys` in the server's state folder."""
 
     client_alive_interval: Duration = seconds(0)
-    """How often a silent client is asked whether it is still there; at least a second, and 0 for never."""
+    """How often a silent client is probed; at least a second, or 0 for never."""
 
     client_alive_count_max: Annotated[int, Field(ge=0)] = 3
-    """After how many unanswered questions the connection is closed; 0 stands for the default."""
+    """After how many unanswered probes the connection is closed; 0 means the default."""
 
     _zero_count = field_validator("client_alive_count_max")(default_for_zero)
 
     login_grace_time: Duration = seconds(120)
-    """How long a client may take to authenticate; 0 for as long as it likes."""
+    """How long a client may take to authenticate; 0 for no limit."""
 
     shutdown_grace_time: Duration = seconds(20)
-    """How long programs may go on when the server is stopped; they are asked to end at once."""
+    """How long programs may continue after they were asked to end because the server stops."""
 
     max_auth_tries: Annotated[int, Field(ge=1, le=1000)] = 6
-    """How many failed tries to authenticate a connection has."""
+    """How many failed authentication attempts a connection may have."""
 
     max_sessions_per_connection: Annotated[int, Field(ge=1, le=100_000)] = 100
     """How many sessions of one connection may be open at once, whatever `security.maxSessions` says."""

@@ -211,22 +211,7 @@ class Authentication(Prompts):
                 client_version=self._link.client_version,
                 username=read_username(request.username),
             )
-            match method:
-                case AuthMethod.PASSWORD:
-                    result: Login | _KeyAcceptable = await self._password(network, attempt, request)
-                case AuthMethod.PUBLIC_KEY:
-                    result = await self._public_key(network, attempt, request)
-                case AuthMethod.KEYBOARD_INTERACTIVE:
-                    fields = Fields(request.payload)
-                    fields.string(), fields.string()
-                    fields.end()
-                    self._call()
-                    result = await network.authenticate_interactive(attempt, self)
-                case AuthMethod.GSSAPI:
-                    kind = Continued if request.method == BY_KEY_EXCHANGE else Exchange
-                    exchange = kind(self._link, request.head, request.payload)
-                    self._call()
-                    result = await network.authenticate_gssapi(attempt, exchange)
+            result = await self._ask(network, attempt, method, request)
             if isinstance(result, Login):
                 key = self._last_key.key if self._last_key and method is AuthMethod.PUBLIC_KEY else None
                 return await network.authenticated(result, method, before, key)
@@ -250,6 +235,27 @@ class Authentication(Prompts):
         return result
 
     # -- the methods ------------------------------------------------------------------------------------
+
+    async def _ask(
+        self, network: NetworkHandler, attempt: AuthAttempt, method: AuthMethod, request: AuthRequest
+    ) -> Login | _KeyAcceptable:
+        """The handler's answer to a request; raises what that raises, and ProtocolError for a malformed one."""
+        match method:
+            case AuthMethod.PASSWORD:
+                return await self._password(network, attempt, request)
+            case AuthMethod.PUBLIC_KEY:
+                return await self._public_key(network, attempt, request)
+            case AuthMethod.KEYBOARD_INTERACTIVE:
+                fields = Fields(request.payload)
+                fields.string(), fields.string()  # language and submethods, which are no use (RFC 4256 section 3.1)
+                fields.end()
+                self._call()
+                return await network.authenticate_interactive(attempt, self)
+            case AuthMethod.GSSAPI:
+                kind = Continued if request.method == BY_KEY_EXCHANGE else Exchange
+                exchange = kind(self._link, request.head, request.payload)
+                self._call()
+                return await network.authenticate_gssapi(attempt, exchange)
 
     async def _password(self, network: NetworkHandler, attempt: AuthAttempt, request: AuthRequest) -> Login:
         fields = Fields(request.payload)
