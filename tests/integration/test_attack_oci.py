@@ -19,7 +19,10 @@ from typing import Any
 
 import pytest
 
-from containerssh.backends.oci.runtime import has_capability
+from containerssh.backends.oci import machine
+from containerssh.backends.oci.launcher import Launcher
+from containerssh.backends.oci.runtime import Runtime, find_runtimes, has_capability
+from containerssh.config.oci import OCIConfig
 from containerssh.core.errors import BackendError
 from containerssh.core.handlers import ConnectionHandler
 from tests.support.oci import (
@@ -320,3 +323,20 @@ async def test_devices_and_setuid_programs_of_an_image_give_nothing(runtime: str
                 connection, "cat /kmsg; cat /null && echo read; head -c 1 /disk | wc -c; /bin/busybox-su id -u"
             )
     assert done.stdout.split() == ["0", "1000"]
+
+
+@pytest.mark.parametrize("groups", [True, False])
+async def test_root_of_the_host_in_a_container_makes_no_device_of_it(
+    runtime: str, groups: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a user namespace; and also where there are no control groups, which otherwise guard devices."""
+
+    async def found(launcher: Launcher, config: OCIConfig) -> list[Runtime]:
+        return [one for one in await find_runtimes(launcher, config) if one.cgroups is groups]
+
+    monkeypatch.setattr(machine, "find_runtimes", found)
+    async with logged_in(runtime=runtime, userNamespace={"enabled": False}) as connection:
+        done = await run(connection, "mknod /dev/x c 10 237; (: < /dev/x) && echo loop; true")
+        inside = await run(connection, "mknod /dev/y c 1 11 && (: >> /dev/y) && echo kmsg; cat /proc/self/uid_map")
+    assert done.stdout == ""
+    assert inside.stdout.split() == ["0", "0", "4294967295"]

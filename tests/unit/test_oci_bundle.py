@@ -78,6 +78,14 @@ def test_capabilities_can_be_dropped_and_added(section: dict[str, Any], expected
         assert got == expected
 
 
+@pytest.mark.parametrize("guard", [{"id_map": IdMap(1000000, 65536)}, {"cgroup": "/containerssh/i/c"}])
+def test_devices_are_made_only_where_something_keeps_the_container_from_them(guard: dict[str, Any]) -> None:
+    nothing = {"id_map": None, "cgroup": None}
+    assert "CAP_MKNOD" not in made(**nothing)["process"]["capabilities"]["bounding"]
+    assert "CAP_MKNOD" in made({"capAdd": ["MKNOD"]}, **nothing)["process"]["capabilities"]["bounding"]
+    assert "CAP_MKNOD" in made(**(nothing | guard))["process"]["capabilities"]["bounding"]
+
+
 def test_the_default_capabilities_are_none_that_reach_the_host() -> None:
     dangerous = {"CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_MODULE", "CAP_NET_ADMIN", "CAP_DAC_READ_SEARCH", "CAP_BPF"}
     assert not dangerous & set(wanted_capabilities(OCIConfig()))

@@ -98,7 +98,7 @@ def write_bundle(folder: Path, config: OCIConfig, spec: BundleSpec) -> None:
 
 def runtime_config(config: OCIConfig, spec: BundleSpec) -> dict[str, Any]:
     """The configuration as the runtime specification has it."""
-    capabilities = wanted_capabilities(config)
+    capabilities = wanted_capabilities(config, devices_are_guarded=bool(spec.id_map or spec.cgroup))
     namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")]
     if config.network is OCINetwork.NONE:
         namespaces.append({"type": "network"})
@@ -127,9 +127,15 @@ def runtime_config(config: OCIConfig, spec: BundleSpec) -> dict[str, Any]:
     }
 
 
-def wanted_capabilities(config: OCIConfig) -> list[str]:
-    """Docker's set, minus ``capDrop``, plus ``capAdd``, with ``CAP_``."""
-    wanted = set() if "ALL" in config.cap_drop else set(DEFAULT_CAPABILITIES) - set(config.cap_drop)
+def wanted_capabilities(config: OCIConfig, *, devices_are_guarded: bool = True) -> list[str]:
+    """
+    Docker's set, minus ``capDrop``, plus ``capAdd``, with ``CAP_``.
+
+    *devices_are_guarded*: whether a user namespace or a control group keeps the container from devices that it makes
+    files for. Without either, making them takes a ``capAdd``.
+    """
+    usual = set(DEFAULT_CAPABILITIES) - (set() if devices_are_guarded else {"MKNOD"})
+    wanted = set() if "ALL" in config.cap_drop else usual - set(config.cap_drop)
     wanted |= set(CAPABILITIES) - set(config.cap_drop) if "ALL" in config.cap_add else set(config.cap_add)
     return sorted(f"CAP_{name}" for name in wanted)
 
