@@ -49,7 +49,7 @@ async def test_forwards_go_only_where_the_lists_let_them(openssh: OpenSSH) -> No
                 *("localhost:4000", "127.0.0.1:3500", "127.0.0.9:3000", "127.0.0.6:22", "10.0.0.1:3000"),
             )
         }
-        lines = server.logged("SECURITY_FORWARDING_REJECTED")
+        lines = await server.told("SECURITY_FORWARDING_REJECTED", 5)
     assert list(found.values()) == ["tried"] * 4 + ["prohibited"] * 5, found
     assert len(lines) == 5
     assert {line["level"] for line in lines} == {"debug"}
@@ -113,6 +113,15 @@ async def test_a_forced_command_is_told_what_was_asked_for(openssh: OpenSSH) -> 
             faked = ssh_options("SetEnv=SSH_ORIGINAL_COMMAND=faked")
             assert (await openssh.run(server, command, *faked)).check().stdout == told
         assert (await openssh.run(server, "own", "-s")).check().stdout == b"[/bin/own --fast]\n"
+
+
+async def test_variables_bring_no_other_command_into_one_that_is_allowed(openssh: OpenSSH) -> None:
+    section = {"shell": {"mode": "disable"}, "command": {"mode": "filter", "allow": ["env"]}}
+    async with product.serving(configured(**section), {"alice": PASSWORD}) as server:
+        brought = ssh_options('SetEnv=PATH=/tmp BASH_FUNC_ls%%="() { id; }" LD_PRELOAD=/tmp/evil.so LC_ALL=C.UTF-8')
+        told = (await openssh.run(server, "env", *brought)).check().stdout.decode()
+    assert "LC_ALL=C.UTF-8\n" in told
+    assert not any(text in told for text in ("PATH=/tmp", "BASH_FUNC", "evil"))
 
 
 async def test_sessions_are_counted_while_they_are_open(openssh: OpenSSH) -> None:

@@ -192,6 +192,36 @@ async def test_a_client_cannot_bring_another_command_into_a_forced_one(
     assert recorder.calls == [("env", "LC_ALL", "C")]
 
 
+@pytest.mark.parametrize("command", [{"mode": "filter", "allow": ["backup"]}, {"mode": "disable"}])
+@pytest.mark.parametrize("name", ["BASH_ENV", "LD_PRELOAD", "PATH", "BASH_FUNC_tar%%"])
+async def test_a_client_cannot_bring_another_command_into_one_that_is_allowed(
+    name: str, command: dict[str, Any]
+) -> None:
+    connection, recorder = secured({"shell": {"mode": "disable"}, "command": command})
+    async with connection.session(CHANNEL) as session:
+        with pytest.raises(Rejected):
+            await session.set_env(name, "$(evil)")
+        await session.set_env("LC_ALL", "C")
+    assert recorder.calls == [("env", "LC_ALL", "C")]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {},
+        {"shell": {"mode": "disable"}},
+        {"command": {"mode": "filter", "allow": ["backup"]}},
+        {"shell": {"mode": "disable"}, "command": {"mode": "disable"}, "env": {"mode": "enable"}},
+        {"shell": {"mode": "disable"}, "command": {"mode": "disable"}, "env": {"mode": "filter", "allow": ["TOPIC"]}},
+    ],
+)
+async def test_a_client_that_may_run_anything_or_is_allowed_a_variable_sets_it(section: dict[str, Any]) -> None:
+    connection, recorder = secured(section)
+    async with connection.session(CHANNEL) as session:
+        await session.set_env("TOPIC", "x")
+    assert recorder.calls == [("env", "TOPIC", "x")]
+
+
 @pytest.mark.parametrize("section", [{"env": {"mode": "enable"}}, {"defaultMode": "enable"}])
 async def test_the_administrator_can_let_variables_into_a_forced_command(section: dict[str, Any]) -> None:
     connection, recorder = secured(section, BY_KEY)

@@ -70,11 +70,19 @@ class Policy:
         if name in self.restrictions.environment:
             return Verdict(False, "the credential sets it")
         # BASH_ENV, LD_PRELOAD, PATH and many more make a program run something else: a client could choose the command
-        # after all. Where nobody has said that it may, a forced command gets what sshd's usual AcceptEnv lets through.
+        # after all. Where nobody has said that it may, a chosen one gets what sshd's usual AcceptEnv lets through.
         unsaid = not (self.config.env.mode or self.config.default_mode)
-        if unsaid and self.force_command and not (name in _HARMLESS or name.startswith("LC_")):
-            return Verdict(False, "a command is forced")
+        if unsaid and self._chosen and not (name in _HARMLESS or name.startswith("LC_")):
+            return Verdict(False, self._chosen)
         return self._listed("env", self.config.env.mode, name, self.config.env.allow, self.config.env.deny)
+
+    @property
+    def _chosen(self) -> str:
+        """Why a client may not run what it likes; empty if it may."""
+        if self.force_command:
+            return "a command is forced"
+        free = self.allows_shell() or (self.config.command.mode or self.config.default_mode or "enable") == "enable"
+        return "" if free else "neither shells nor all commands are allowed"
 
     def allows_pty(self) -> Verdict:
         if not self.restrictions.pty:
