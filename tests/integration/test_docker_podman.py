@@ -108,7 +108,7 @@ async def test_auto_finds_the_service_of_the_own_user(podman_rootless: Podman, f
     del settings["docker"]["connection"]
     report, log = await gateway(podman_rootless, folder, {**settings, "backend": "auto"}, "echo in")
     assert report["done"] == [[0, "in\n", ""]]
-    assert "backend: auto means docker here (Libpod/" in log
+    assert "backend: auto chose docker here (Libpod/" in log
     assert str(podman_rootless.socket) in log
 
 

@@ -230,7 +230,7 @@ def test_a_destination_that_is_stuck_holds_up_nobody_and_memory_is_limited(monke
     lines = destination.written.decode().splitlines()
     kept = lines.count("x" * 99)
     assert 10 <= kept <= 30
-    assert f"lost {1000 - kept}: the destination does not take them" in lines
+    assert f"lost {1000 - kept}: the destination accepts no more" in lines
     assert lines[-1] == "end"
 
 

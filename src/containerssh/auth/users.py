@@ -234,7 +234,7 @@ class UsersFile:
                     text = f"Users file {self._path} read again: {len(self._users.by_name)} users"
                     self._tell(logging.INFO, AuthCode.USERS_FILE_LOADED, text)
             except ConfigError as exc:
-                text = f"What was read before stays in force. {exc}"
+                text = f"The previous content stays in force. {exc}"
                 self._tell(logging.ERROR, AuthCode.USERS_FILE_FAILED, text)
             return self._users
 

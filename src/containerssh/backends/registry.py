@@ -272,7 +272,7 @@ class _Named(Mapping[str, Logins]):
 
 
 def _tell_chosen(name: str, what: str) -> None:
-    logger.log(NOTICE, Event(BackendCode.CHOSEN, f"backend: auto means {name} here ({what})", backend=name))
+    logger.log(NOTICE, Event(BackendCode.CHOSEN, f"backend: auto chose {name} here ({what})", backend=name))
 
 
 def _engine(config: AppConfig, by_name: ByName) -> DockerConfig:

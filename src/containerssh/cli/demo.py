@@ -147,7 +147,7 @@ class _Prepared:
             raise DemoError(f"no answer within {START_LIMIT:g} s{await self._told()}") from None
         if status:
             raise DemoError(f"ssh ended with status {status}{await self._told()}")
-        print(f"\nLogged in, answered and logged out in {time.monotonic() - began:.2f} s; the container went with it.")
+        print(f"\nLogged in, answered and logged out in {time.monotonic() - began:.2f} s; the container is gone.")
 
     async def _listening(self, process: asyncio.subprocess.Process) -> str:
         deadline = time.monotonic() + START_LIMIT

@@ -130,7 +130,7 @@ class Writer:
         with self._changed:
             if self._closing or self._waiting + len(line) > MOST_WAITING:
                 self._lost += 1
-                self._reason = self._reason or "the destination does not take them"
+                self._reason = self._reason or "the destination accepts no more"
                 return
             self._queue.append(line)
             self._waiting += len(line)

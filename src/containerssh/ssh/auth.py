@@ -178,7 +178,9 @@ class Authentication(Prompts):
         """An authenticator is about to be asked."""
         self._calls += 1
         if self._calls > self._limits.auth_calls:
-            raise _too_many(SSHCode.LIMIT_AUTH_CALLS, "too many authentication requests that somebody has to judge")
+            raise _too_many(
+                SSHCode.LIMIT_AUTH_CALLS, "too many authentication requests for a webhook or the users file"
+            )
 
     async def _judge(
         self, network: NetworkHandler, meta: ConnectionMetadata, request: AuthRequest
@@ -321,7 +323,7 @@ class Authentication(Prompts):
 
 
 def _too_many(code: SSHCode, explanation: str) -> TooManyTries:
-    limit_reached(code, f"The client is sent away: {explanation}")
+    limit_reached(code, f"The client is disconnected: {explanation}")
     return TooManyTries(SSHCode.HANDSHAKE_FAILED, explanation)
 
 

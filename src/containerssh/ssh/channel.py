@@ -178,7 +178,9 @@ class Session(SessionChannel):
         if self._ending:
             return
         if self._closed:
-            logger.debug(Event(SSHCode.EXIT_CODE_FAILED, "The client was gone before the program's end could be told"))
+            logger.debug(
+                Event(SSHCode.EXIT_CODE_FAILED, "The client was gone before the end of its program could be reported")
+            )
             return
         self._ending = True
         logger.debug(event)

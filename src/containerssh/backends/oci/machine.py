@@ -98,7 +98,7 @@ async def find_machine(launcher: Launcher, instance: Instance, config: OCIConfig
             continue
         logger.info(Event(OCICode.RUNTIME, f"Containers are run by {runtime}", runtime=runtime.path))
         for reason in reasons:
-            logger.info(Event(OCICode.RUNTIME, f"Passed over {reason}"))
+            logger.info(Event(OCICode.RUNTIME, f"Skipped {reason}"))
         return Machine(host, store, placement)
     raise BackendError(OCICode.RUNTIME_MISSING, f"no OCI runtime works here. {'; '.join(reasons)}")
 
