@@ -5,21 +5,23 @@ import (
 	"syscall"
 )
 
-func (s *server) stat(id uint32, f *fields) error { return s.answerStat(id, f, s.view.stat) }
+func (s *server) stat(id uint32, f *fields) error { return s.answerStat(id, f, s.view.stat, 0) }
 
-func (s *server) lstat(id uint32, f *fields) error { return s.answerStat(id, f, s.view.lstat) }
+func (s *server) lstat(id uint32, f *fields) error {
+	return s.answerStat(id, f, s.view.lstat, noFollowOpen)
+}
 
-func (s *server) answerStat(id uint32, f *fields, stat func(string) (syscall.Stat_t, error)) error {
+func (s *server) answerStat(id uint32, f *fields, stat func(string) (syscall.Stat_t, error), follow int) error {
 	path, err := s.path(f)
 	if err != nil {
 		return err
 	}
+	if s.rules.UploadOnly {
+		return s.answerStatOfOurs(id, path, follow)
+	}
 	found, err := stat(path)
 	if err != nil {
 		return err
-	}
-	if s.rules.UploadOnly && !isFolder(&found) && !s.isOurs(&found) {
-		return syscall.ENOENT
 	}
 	s.answerAttributes(id, &found)
 	return nil
@@ -76,7 +78,7 @@ func (s *server) setAttributes(f *fields, follow int) error {
 		if err != nil {
 			return err
 		}
-		if s.rules.UploadOnly && !s.isOurs(&found) {
+		if s.rules.UploadOnly && !s.isOurs(&found, descriptor, "") {
 			return s.refuse("attributes", path, "upload only")
 		}
 		target = pinned{descriptor, &found}
@@ -97,7 +99,7 @@ func (s *server) truncate(path string, size uint64) error {
 	if err != nil {
 		return err
 	}
-	if s.rules.UploadOnly && !s.isOurs(&found) {
+	if s.rules.UploadOnly && !s.isOurs(&found, descriptor, "") {
 		return s.refuse("attributes", path, "upload only")
 	}
 	return resize(descriptor, size)
@@ -301,7 +303,7 @@ func (s *server) mkdir(_ uint32, f *fields) error {
 	}
 	if s.rules.UploadOnly {
 		if found, err := fstatat(folder, name, atNoFollow); err == nil {
-			s.remember(&found)
+			s.remember(&found, folder, name)
 		}
 	}
 	s.events.begin("mkdir").text("path", s.shown(path)).end()
@@ -396,7 +398,7 @@ func (s *server) both(f *fields, operation string, act func(int, string, int, st
 	}
 	defer release(folder)
 	if s.rules.UploadOnly {
-		if found, err := fstatat(folder, name, atNoFollow); err != nil || !s.isOurs(&found) {
+		if found, err := fstatat(folder, name, atNoFollow); err != nil || !s.isOurs(&found, folder, name) {
 			return s.refuse(operation, path, "upload only")
 		}
 	}

@@ -83,7 +83,7 @@ func (s *server) openFile(one *handle, flags, mode uint32) (err error) {
 		return err
 	}
 	if one.created {
-		s.remember(&found)
+		s.remember(&found, one.descriptor, "")
 	}
 	return nil
 }
@@ -109,21 +109,6 @@ func (s *server) checkOpened(descriptor int, path string, writes bool) (syscall.
 		}
 	}
 	return found, nil
-}
-
-// maxCreated bounds what is remembered; further files are written as well, but not shown in upload-only mode.
-const maxCreated = 1 << 16
-
-func (s *server) remember(found *syscall.Stat_t) {
-	if s.rules.UploadOnly && len(s.created) < maxCreated {
-		s.created[identityOf(found)] = struct{}{}
-	}
-}
-
-// isOurs tells whether upload-only mode may show and change a file: one that came in this session.
-func (s *server) isOurs(found *syscall.Stat_t) bool {
-	_, known := s.created[identityOf(found)]
-	return known
 }
 
 func (s *server) answerHandle(id, number uint32) {

@@ -24,7 +24,7 @@ type server struct {
 	handles handles
 	names   names
 	start   string // what relative paths are relative to
-	created map[identity]struct{}
+	created map[identity]birth
 	moved   uint64
 	greeted bool
 	reply   reply
@@ -70,7 +70,7 @@ func (s *server) prepare() (err error) {
 			s.start = folder
 		}
 	}
-	s.created = map[identity]struct{}{}
+	s.created = map[identity]birth{}
 	s.reply.buffer = make([]byte, 0, sendAt+maxPacket+64)
 	return nil
 }
