@@ -91,17 +91,25 @@ async def test_openssh_does_all_that_it_can(openssh: OpenSSH) -> None:
 
 
 async def test_scp_copies_folders_both_ways(openssh: OpenSSH) -> None:
-    tree = openssh.folder / "tree"
+    tree, back = openssh.folder / "tree", openssh.folder / "back"
     (tree / "deep").mkdir(parents=True)
-    for name in ("a b", "ü", "deep/'q'"):
+    names = ["a b", "ü", "two\nlines", "deep/'q'"]
+    for number, name in enumerate(names):
         (tree / name).write_bytes(CONTENT[:1000])
+        (tree / name).chmod(0o600 + number)
+        os.utime(tree / name, (1_000_000_000, 1_000_000_000 + number))
     async with serving(openssh) as server:
         words = openssh.command(server, "-i", str(openssh.folder / "id"))[1:]
         at = words.index("-p")
         scp = [tool("scp"), "-r", "-p", *words[:at], "-P", words[at + 1]]
         (await run(*scp, str(tree), f"{words[-1]}:/shared/", env=openssh.environment())).check()
-        (await run(*scp, f"{words[-1]}:/shared/tree", f"{openssh.folder}/back", env=openssh.environment())).check()
-    (await run("diff", "-r", str(tree), f"{openssh.folder}/back")).check()
+        (await run(*scp, f"{words[-1]}:/shared/tree", str(back), env=openssh.environment())).check()
+        older = await run(*scp, "-O", str(tree), f"{words[-1]}:/shared/", env=openssh.environment())
+    (await run("diff", "-r", str(tree), str(back))).check()
+    kept = [(stat.S_IMODE(found.st_mode), found.st_mtime) for found in ((back / name).stat() for name in names)]
+    assert kept == [(0o600 + number, 1_000_000_000 + number) for number in range(len(names))]
+    assert older.status != 0, "that protocol takes a program of the image, which has none"
+    assert older.stderr.splitlines()[0].endswith(b"scp: not found")
 
 
 async def test_putty_copies_both_ways(openssh: OpenSSH) -> None:

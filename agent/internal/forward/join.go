@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"errors"
 	"io"
 	"net"
 
@@ -31,6 +32,12 @@ func join(stream link.Stream, target net.Conn) {
 
 // carry copies until the source ends; false: one of the two is broken.
 func carry(target io.Writer, source io.Reader) bool {
+	if through, err := newConduit(target, source); err == nil {
+		defer through.close()
+		if err := through.run(); err != errors.ErrUnsupported {
+			return err == nil
+		}
+	}
 	_, err := io.Copy(target, source)
 	return err == nil
 }
