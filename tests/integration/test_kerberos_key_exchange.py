@@ -18,8 +18,12 @@ import pytest
 from containerssh.auth.kerberos.authenticator import KerberosAuthenticator, open_kerberos
 from containerssh.auth.kerberos.limits import CHILDREN
 from containerssh.config.auth import KerberosConfig
+from containerssh.core import metrics
 from containerssh.core.codes import SSHCode
+from containerssh.core.counters import counters
+from containerssh.core.handlers import ServerHandler
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
+from containerssh.layers.metrics import MetricsServer
 from tests.support.kdc import HOME, KDC, running_kdc
 from tests.support.local_backend import LocalBackend
 from tests.support.openssh import OpenSSH, run, ssh_options
@@ -72,9 +76,11 @@ def judging(kdc: KDC, **more: Any) -> AbstractAsyncContextManager[KerberosAuthen
 @asynccontextmanager
 async def judged_by(judge: KerberosAuthenticator) -> AsyncIterator[Front]:
     found = Authenticators(gssapi=judge, key_exchange=judge)
-    async with serving(
-        LocalBackend(), around=lambda inner: AuthenticationServer(inner, found), exchange_by_tickets=True
-    ) as server:
+
+    def around(inner: ServerHandler) -> ServerHandler:
+        return MetricsServer(AuthenticationServer(inner, found), lambda _: "XX", authorizes=False)
+
+    async with serving(LocalBackend(), around=around, exchange_by_tickets=True) as server:
         yield server
 
 
@@ -272,6 +278,7 @@ async def test_no_cheat_exchanges_keys_or_logs_in(kdc: KDC, monkeypatch: pytest.
     for name, value in (await kdc.ticket()).items():
         monkeypatch.setenv(name, value)
     async with front(kdc) as server:
+        before = counters.value(metrics.AUTH_FAILURES, authtype="gssapi", country="XX")
         done = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-c", CHEATS, str(server.port)],
@@ -286,6 +293,8 @@ async def test_no_cheat_exchanges_keys_or_logs_in(kdc: KDC, monkeypatch: pytest.
     denied = {"as bob", "another code", "a code for bob", "a code for another session"}
     assert {way for way, end in ends.items() if end == "PermissionDenied"} == denied, ends
     assert [login.username for login in server.backend.logins] == ["alice", "alice"]
+    counted = counters.value(metrics.AUTH_FAILURES, authtype="gssapi", country="XX") - before
+    assert counted == len(refusals), "those of key exchanges, too"
     assert sum("integrity code is wrong" in reason for reason in refusals) == 3
     assert sum("the ticket was refused" in reason for reason in refusals) == 2, "noise, and the old token"
     assert sum("does not want to know who the server is" in reason for reason in refusals) == 1

@@ -12,6 +12,7 @@ from containerssh.core.errors import AuthFailed
 from containerssh.core.handlers import (
     AuthMethod,
     ConnectionHandler,
+    ExchangedKeys,
     GSSAPIExchange,
     NetworkHandler,
     Notices,
@@ -65,6 +66,10 @@ class MetricsNetwork(NetworkLayer):
     async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange) -> Login:
         with self._counting_no("gssapi"):
             return await super().authenticate_gssapi(attempt, exchange)
+
+    async def exchange_keys(self, meta: ConnectionMetadata, token: bytes, digest: bytes) -> ExchangedKeys:
+        with self._counting_no("gssapi"):
+            return await super().exchange_keys(meta, token, digest)
 
     async def authenticated(
         self, login: Login, method: AuthMethod, before: PartialSuccess | None, key: PublicKey | None = None
