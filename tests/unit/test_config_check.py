@@ -56,6 +56,10 @@ def test_a_health_check_that_would_ask_another_port_is_pointed_out(tmp_path: Pat
     assert "health.client.url" not in advised(tmp_path, health.replace("CLIENT", client))
 
 
+def test_a_folder_of_host_keys_that_cannot_be_read_breaks_nothing(tmp_path: Path) -> None:
+    assert advised(tmp_path, f"ssh: {{hostKeyDirectory: /{'x' * 300}}}\n") == {}
+
+
 def test_an_image_that_is_not_there_is_pointed_out(tmp_path: Path) -> None:
     path = tmp_path / "rootfs"
     oci = f"backend: oci\noci: {{image: {path}}}\n"

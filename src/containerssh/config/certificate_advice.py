@@ -64,9 +64,9 @@ def _of_the_host(ssh: SSHConfig, now: float) -> Iterator[Finding]:
 def _public_keys(ssh: SSHConfig) -> set[bytes]:
     """Of the host keys, as far as they can be found without making any; none if one of them is out of reach."""
     sources = [key.get_secret_value() for key in ssh.hostkeys]
-    if not sources and ssh.host_key_directory:
-        sources = [str(path) for path in Path(ssh.host_key_directory).glob("ssh_host_*_key")]
     try:
+        if not sources and ssh.host_key_directory:
+            sources = [str(path) for path in Path(ssh.host_key_directory).glob("ssh_host_*_key")]
         return {public_half(source) for source in sources}
-    except ValueError:
+    except (OSError, ValueError):
         return set()
