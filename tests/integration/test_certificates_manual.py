@@ -58,6 +58,6 @@ async def test_the_first_recipe_leads_to_a_login_without_a_question_and_the_list
             assert await follow(command) == 0, command
         assert await follow(last) == 1, "ssh-keygen says that the certificate is revoked"
         assert (await openssh.run(server, "echo in", *login)).status == 255
-        assert server.logged("AUTH_KEY_REVOKED")
+        await server.told("AUTH_KEY_REVOKED")
         stranger = await openssh.run(server, "true", "-o", "HostKeyAlias=gate.example.net", *login[2:])
         assert b"Host key verification failed" in stranger.stderr

@@ -43,4 +43,4 @@ async def test_the_messages_of_one_read_are_worked_on_in_turns() -> None:
             await asyncio.sleep(0.3)
             times = [await good_login(server, "bob") for _ in range(4)]
             assert await flooding > 2000
-        assert max(times) < 2
+        assert max(times) < 4

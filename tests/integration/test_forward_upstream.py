@@ -21,10 +21,11 @@ from containerssh.core.requests import Origin
 from containerssh.core.streams import ByteStream
 from tests.support.forwarding import digest, echo, listening, refused, talk, unused_port
 from tests.support.upstream_agent import LocalHelpers
+from tests.support.waiting import until
 
 LIMIT = 20.0
 USUAL = Patience()
-HASTY = Patience(start=1.0, connect=2.0, dialling=0.2, settling=0.3, silence=0.3)
+HASTY = Patience(start=1.0, connect=2.0, dialling=0.2, settling=0.3, silence=0.4)
 
 
 @asynccontextmanager
@@ -115,9 +116,10 @@ async def test_a_port_where_nobody_listens_is_refused_and_the_next_one_works() -
 async def test_an_answer_that_follows_the_end_of_the_clients_input_arrives() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
-        for _ in range(3):
-            await asyncio.sleep(0.2)
-            writer.write(b"x" * 100_000)
+        # Longer than a silence altogether, and never silent for as long.
+        for _ in range(6):
+            await asyncio.sleep(0.1)
+            writer.write(b"x" * 50_000)
             await writer.drain()
 
     async with listening(answer) as port, forwards(LocalHelpers(), HASTY) as made:
@@ -156,11 +158,12 @@ async def test_a_reader_who_is_slow_holds_back_what_comes() -> None:
 
     async with listening(flood) as port, forwards(LocalHelpers()) as made:
         stream = await made.connect_tcp("127.0.0.1", port, ANY_ADDRESS)
+        await until(lambda: sent > 0)
         before = -1
         while before != sent:
             before = sent
             await asyncio.sleep(0.3)
-        assert 0 < sent < 16 * 1024 * 1024
+        assert sent < 16 * 1024 * 1024
         assert len(await whole(stream)) == 500 * 65536
 
 

@@ -59,7 +59,7 @@ async def test_a_login_ends_after_its_time_and_its_user_is_warned(openssh: OpenS
         assert terminal.exitstatus == 255
         assert 5 < time.monotonic() - began < 20
         await server.until(lambda: bundles(server) == [], "the container is gone")
-        assert server.logged("SSH_LIMIT_LOGIN_TIME")
+        await server.told("SSH_LIMIT_LOGIN_TIME")
 
 
 @pytest.mark.oci

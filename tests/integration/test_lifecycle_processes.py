@@ -98,7 +98,7 @@ async def test_logins_spread_and_a_killed_worker_costs_only_its_own() -> None:
         answering = sum([await one.answers() for one in sessions])
         assert 0 < answering < len(sessions)
         await server.until(lambda: served(server).total() == answering, "its containers are removed")
-        assert server.logged("CORE_WORKER_ENDED")
+        await server.told("CORE_WORKER_ENDED")
         async with session(server) as one:
             assert await one.answers()
 

@@ -69,18 +69,17 @@ async def test_a_user_at_a_terminal_is_told_and_can_finish(openssh: OpenSSH) -> 
         assert await ended(server) == 0
 
 
-TOLD_ONCE = "trap 'echo bye; sleep 0.5; exit 4' TERM; while :; do sleep 0.1; done"
+TOLD_ONCE = "trap 'echo bye; sleep 0.5; exit 4' TERM; echo up; while :; do sleep 0.1; done"
 """Says so each time that it is told to end."""
 
 
 async def test_output_that_is_no_terminals_holds_only_what_the_program_wrote(openssh: OpenSSH) -> None:
     async with product.serving(OCI, USERS) as server:
-        session = asyncio.create_task(openssh.run(server, TOLD_ONCE))
-        await server.until(lambda: programs(server) > 0, "the program runs")
+        client = await openssh.begun(server, TOLD_ONCE)
         assert await server.stop() == 0
-        done = await session
-        assert (done.status, done.stdout) == (4, b"bye\n")
-        assert b"containerssh" not in done.stderr
+        output, told = await client.communicate()
+        assert (client.returncode, output) == (4, b"bye\n")
+        assert b"containerssh" not in told
 
 
 async def test_a_second_signal_ends_the_grace_and_still_removes_everything(openssh: OpenSSH) -> None:

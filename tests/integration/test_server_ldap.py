@@ -57,7 +57,7 @@ async def test_passwords_answers_and_keys_of_a_directory_open_sessions(slapd: Di
             slapd.process.terminate()
             slapd.process.wait()
             assert (await alice.run(server, "true", limit=60)).status == 255
-            assert server.logged("SSH_AUTH_UNAVAILABLE")
+            await server.told("SSH_AUTH_UNAVAILABLE")
             log = (server.folder / "server.log").read_text()
     assert hook.requests[0].json["metadata"] == {
         "LDAP_DN": {"value": f"uid=grace,{PEOPLE}", "sensitive": False},

@@ -47,7 +47,7 @@ async def test_who_fails_behind_a_proxy_is_refused_and_others_behind_it_are_not(
         assert b"Too many failed logins from your address" in second.stderr
         done = await OpenSSH(tmp_path).run(At(front), "echo in", "-b", ALICE)
         assert done.stdout == b"in\n", done
-        (failed,), (succeeded,) = server.logged("SSH_AUTH_FAILED"), server.logged("SSH_AUTH_SUCCESSFUL")
+        (failed,), (succeeded,) = await server.told("SSH_AUTH_FAILED"), await server.told("SSH_AUTH_SUCCESSFUL")
         assert failed["details"]["remoteAddr"] == MALLORY
         assert succeeded["details"]["remoteAddr"] == ALICE
         assert await server.stop() == 0

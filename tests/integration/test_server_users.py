@@ -172,7 +172,7 @@ async def test_the_users_file_is_read_again_when_it_changed(openssh: OpenSSH) ->
         assert (await openssh.run(server, "true")).status == 0
         (server.folder / "users.yaml").write_text("users: [")
         assert (await openssh.run(server, "true")).status == 0, "a broken file leaves the old one in force"
-        assert server.logged("AUTH_USERS_FILE_FAILED")
+        await server.told("AUTH_USERS_FILE_FAILED")
 
 
 async def test_a_failed_login_tells_the_user_a_reference_that_is_in_the_log(openssh: OpenSSH) -> None:
@@ -198,10 +198,9 @@ async def test_several_sessions_of_a_connection_share_a_container(openssh: OpenS
 
 async def test_sigterm_ends_sessions_and_leaves_nothing(openssh: OpenSSH) -> None:
     async with product.serving(OCI, {"alice": {"password": PASSWORD}}) as server:
-        session = asyncio.create_task(openssh.run(server, "trap 'echo bye; exit 0' TERM; while :; do sleep 0.1; done"))
-        await server.until(lambda: bool(server.logged("SSH_CHANNEL_REQUEST_SUCCESSFUL")), "the program runs")
+        client = await openssh.begun(server, "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.1; done")
         assert await server.stop() == 0
-        assert b"bye" in (await session).stdout
+        assert b"bye" in (await client.communicate())[0]
         assert _leftovers(server) == []
 
 

@@ -83,9 +83,10 @@ async def test_openssh_does_all_that_it_can(openssh: OpenSSH) -> None:
         assert b"-rw-r-----" in done.stdout
         assert b"lrwxrwxrwx" in done.stdout
         assert b"remote delete /tmp/none: No such file or directory" in done.stderr
-        closed = [line["details"] for line in server.logged("SFTP_FILE")]
+        closed = [line["details"] for line in await server.told("SFTP_FILE")]
         assert closed[0]["sha256"] == hashlib.sha256(CONTENT).hexdigest()
         assert (closed[0]["path"], closed[0]["written"], closed[0]["created"]) == ("/tmp/d/a", len(CONTENT), True)
+        await server.until(lambda: "rmdir" in str(server.logged("SFTP_OPERATION")), "the last one is logged")
         done_to = {line["details"]["operation"] for line in server.logged("SFTP_OPERATION")}
         assert done_to == {"mkdir", "attributes", "rename", "link", "symlink", "remove", "rmdir"}
 
@@ -227,7 +228,7 @@ async def test_a_root_and_a_size_bind_whoever_logs_in(openssh: OpenSSH) -> None:
             "pwd",
         )
         done.check()
-        refused = [line["details"]["reason"] for line in server.logged("SFTP_REFUSED")]
+        refused = [line["details"]["reason"] for line in await server.told("SFTP_REFUSED")]
         assert refused == ["larger than a file may be"]
         shell = await openssh.run(server, "id", "-i", str(openssh.folder / "id"), stdin=b"\0\0\0\5\1\0\0\0\3")
     assert b"Remote working directory: /\n" in done.stdout
@@ -242,13 +243,14 @@ async def test_refusals_are_reported_and_a_root_that_is_not_there_is_told(openss
     async with serving(openssh, sftp={"readOnly": True}) as server:
         done = await sftp(openssh, server, "-rm /etc/passwd", "-mkdir /tmp/new", f"-put {openssh.folder}/up /tmp/a")
         assert done.stderr.count(b"Permission denied") >= 2
-        refused = [(line["details"]["operation"], line["details"]["path"]) for line in server.logged("SFTP_REFUSED")]
+        lines = await server.told("SFTP_REFUSED", 3)
+        refused = [(line["details"]["operation"], line["details"]["path"]) for line in lines]
         assert refused == [("remove", "/etc/passwd"), ("mkdir", "/tmp/new"), ("open", "/tmp/a")]
     async with serving(openssh, sftp={"root": "/none"}) as server:
         done = await sftp(openssh, server, "ls")
         assert done.status == 255
         assert b"The SFTP server ended: the root folder /none: no such file or directory" in done.stderr
-        assert len(server.logged("SFTP_FAILED")) == 1
+        assert len(await server.told("SFTP_FAILED")) == 1
 
 
 async def test_what_was_open_when_a_client_vanished_is_reported(openssh: OpenSSH) -> None:

@@ -204,20 +204,21 @@ async def test_names_are_handed_on_without_normalisation() -> None:
 async def test_a_yes_for_one_name_is_never_a_login_for_the_next() -> None:
     cancelled = []
 
-    async def slow(attempt: AuthAttempt, _: object) -> None:
+    async def undecided_about_alice(attempt: AuthAttempt, _: object) -> None:
         try:
-            await asyncio.sleep(0.3)
+            if attempt.username == "alice":
+                await asyncio.Event().wait()
         except asyncio.CancelledError:
             cancelled.append(attempt.username)
             raise
 
-    backend = LocalBackend(on_auth=slow)
+    backend = LocalBackend(on_auth=undecided_about_alice)
     async with serving(backend) as server, raw(server) as transport:
         await none(transport)
         send(transport, password_request(b"alice", b"secret"))
-        await asyncio.sleep(0.1)
+        await until(lambda: bool(backend.asked))
         send(transport, password_request(b"root", b"wrong"))
-        await asyncio.sleep(0.8)
+        await until(lambda: SSHCode.AUTH_FAILED in server.log)
         assert not transport.is_authenticated()
     assert cancelled == ["alice"]
     assert backend.logins == []

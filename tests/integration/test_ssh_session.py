@@ -310,23 +310,23 @@ async def test_a_session_that_breaks_tells_the_user(openssh: OpenSSH) -> None:
 # -- the end of the server --------------------------------------------------------------------------------------
 
 
-async def test_stopping_sends_term_and_lets_programs_finish(openssh: OpenSSH) -> None:
+async def test_stopping_sends_term_and_lets_programs_finish(openssh: OpenSSH, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
     async with serving() as server:
-        task = asyncio.create_task(
-            openssh.run(server, "trap 'echo bye; exit 6' TERM; echo up; while :; do sleep 0.05; done")
-        )
-        await until(lambda: SSHCode.CHANNEL_REQUEST_SUCCESSFUL in server.log)
-        await asyncio.sleep(0.2)  # the shell sets its trap
+        command = f"trap 'echo bye; exit 6' TERM; echo up; : >{ready}; while :; do sleep 0.05; done"
+        task = asyncio.create_task(openssh.run(server, command))
+        await until(ready.exists)
     done = await task
     assert (done.status, done.stdout) == (6, b"up\nbye\n")
     assert server.backend.open_scopes == 0
 
 
-async def test_stopping_disconnects_who_does_not_leave(openssh: OpenSSH) -> None:
+async def test_stopping_disconnects_who_does_not_leave(openssh: OpenSSH, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
     async with serving(shutdown_grace=timedelta(seconds=0.5)) as server:
-        task = asyncio.create_task(openssh.run(server, "trap '' TERM; echo up; while :; do sleep 0.05; done"))
+        task = asyncio.create_task(openssh.run(server, f"trap '' TERM; : >{ready}; while :; do sleep 0.05; done"))
         silent = await asyncio.open_connection("127.0.0.1", server.port)
-        await until(lambda: any(request.startswith("exec") for request in server.backend.requests))
+        await until(ready.exists)
     done = await task
     assert done.status == 255
     assert b"shutting down" in done.stderr

@@ -87,7 +87,7 @@ async def test_twenty_logins_on_docker_survive_no_restart_after_a_kill(engine: E
         left = set(containers(engine, server))
         await restarted(server)
         await server.until(lambda: not left & set(engine.docker("ps", "-aq").split()), "they are removed")
-        assert len(server.logged("DOCKER_ORPHAN_REMOVED")) == MANY
+        assert len(await server.told("DOCKER_ORPHAN_REMOVED", MANY)) == MANY
         async with logged_in(server, 1):
             pass
 
@@ -118,7 +118,7 @@ async def test_a_start_touches_nothing_of_a_living_server(engine: Engine) -> Non
                     await killed(second)
                 await restarted(second)
                 await second.until(lambda: bool(second.logged("BACKEND_REAPED")), "it has removed its own")
-                assert len(second.logged("DOCKER_ORPHAN_REMOVED")) == 1
+                assert len(await second.told("DOCKER_ORPHAN_REMOVED")) == 1
                 running = set(engine.docker("ps", "-q").split())
                 assert {*mine, *theirs} <= running
 

@@ -103,6 +103,17 @@ class OpenSSH:
         argv = [*self.command(server, *options), *([] if command is None else [command])]
         return await run(*argv, stdin=stdin, env=self.environment(), limit=limit)
 
+    async def begun(self, server: Server, command: str) -> asyncio.subprocess.Process:
+        """The client, once *command* has written a first line, which is taken away; whoever calls sees to its end."""
+        pipe = asyncio.subprocess.PIPE
+        client = await asyncio.create_subprocess_exec(
+            *self.command(server), command, env=self.environment(), stdin=pipe, stdout=pipe, stderr=pipe
+        )
+        assert client.stdout is not None
+        async with asyncio.timeout(LIMIT):
+            assert await client.stdout.readline(), await client.communicate()
+        return client
+
     def spawn(
         self, server: Server, command: str | None = None, *options: str, dimensions: tuple[int, int] = (24, 80)
     ) -> pexpect.spawn[bytes]:

@@ -38,10 +38,17 @@ class Server:
     @property
     def log(self) -> list[dict[str, Any]]:
         """What it has logged so far."""
-        return [json.loads(line) for line in self.log_file.read_text().splitlines()] if self.log_file.exists() else []
+        text = self.log_file.read_text() if self.log_file.exists() else ""
+        # The last line may still be on its way.
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
     def logged(self, code: str) -> list[dict[str, Any]]:
         return [line for line in self.log if line["code"] == code]
+
+    async def told(self, code: str, count: int = 1) -> list[dict[str, Any]]:
+        """The lines with *code*, once there are *count*: a thread writes them, maybe after a client has its answer."""
+        await self.until(lambda: len(self.logged(code)) >= count, f"{code} is logged")
+        return self.logged(code)
 
     async def start(self) -> None:
         """Start the process; returns when its port listens."""
