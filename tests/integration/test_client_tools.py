@@ -19,6 +19,7 @@ from tests.support.openssh import Done, OpenSSH, run
 from tests.support.server import Server, free_port, serving
 from tests.support.services import Engine
 from tests.support.tools import tool
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.docker
 
@@ -70,6 +71,30 @@ async def test_rsync_copies_a_tree_and_then_only_what_changed(engine: Engine, op
         assert [line.split(b" ", 1)[1] for line in changed] == [b"d1/a file 1"]
         await rsync("alice@127.0.0.1:/data/", f"{tmp_path}/back/")
     assert (await run(tool("diff"), "-r", here, tmp_path / "back")).status == 0
+
+
+async def test_rsync_goes_on_where_it_was_cut(engine: Engine, openssh: OpenSSH, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    (here / "large").write_bytes(os.urandom(8_000_000))
+    async with server_with(engine, there, zoo_image(engine, "tools")) as server:
+        words = [tool("rsync"), "-a", "--partial", "--stats", "-e", shell_of(openssh, server)]
+        words += [f"{here}/", "alice@127.0.0.1:/data/"]
+        first = await asyncio.create_subprocess_exec(*words, "--bwlimit=4000", env=openssh.environment())
+        try:
+            await until(lambda: sum(path.stat().st_size for path in there.iterdir()) > 1_000_000, LIMIT)
+        finally:
+            first.kill()
+            await first.wait()
+        # The program in the container has time to keep what it has got.
+        await until((there / "large").exists, LIMIT)
+        kept = (there / "large").stat().st_size
+        done = (await run(*words, env=openssh.environment(), limit=60)).check()
+    assert 0 < kept < 8_000_000
+    matched = next(line for line in done.stdout.splitlines() if line.startswith(b"Matched data: "))
+    assert int(matched.split()[2].replace(b",", b"")) > kept // 2
+    assert (there / "large").read_bytes() == (here / "large").read_bytes()
 
 
 async def test_git_pushes_and_clones(engine: Engine, openssh: OpenSSH, tmp_path: Path) -> None:
