@@ -20,7 +20,6 @@ from containerssh.core.messages import Event, log_labels
 from containerssh.core.requests import SIGNALS, ExitSignal, Origin, from_wire, to_wire
 from containerssh.core.streams import ByteStream
 from containerssh.ssh.channel_adapter import AdapterChannel
-from containerssh.ssh.limits import limit_reached
 from containerssh.ssh.options import Limits
 from containerssh.ssh.request_queue import Request, RequestQueue
 from containerssh.ssh.session_requests import SessionRequests
@@ -57,13 +56,15 @@ class Session(SessionChannel):
         login: asyncio.Future[ConnectionHandler],
         connection_id: str,
         limits: Limits,
+        limit_reached: Callable[[SSHCode, str], None],
     ) -> None:
         self._channel = channel
         self._number = number
         self._login = login
         self._connection_id = connection_id
         self._queue = RequestQueue(limits)
-        self._requests = SessionRequests(limits)
+        self._limit_reached = limit_reached
+        self._requests = SessionRequests(limits, limit_reached)
         self._wake = Flag()
         self._closed = False
         self._context = contextvars.copy_context()
@@ -95,11 +96,11 @@ class Session(SessionChannel):
 
     def requested(self, name: bytes, want_reply: bool, payload: bytes) -> None:
         """A channel request arrived; it is answered after those before it."""
-        if self._closed or self._ending:
+        # After our CLOSE nothing is answered, however much of it is on its way.
+        if self._closed or self._ending or self._channel.closed:
             return
         if not self._queue.put(Request(name, want_reply, payload)):
-            text = "The client queues too many requests on one channel"
-            limit_reached(SSHCode.LIMIT_QUEUED_REQUESTS, text, log=self.log)
+            self._limit_reached(SSHCode.LIMIT_QUEUED_REQUESTS, "The client queues too many requests on one channel")
             self._channel.cut()
             return
         self._wake.set()

@@ -184,7 +184,8 @@ class Connection(Notices):
 
     def session_opened(self, channel: AdapterChannel) -> Session:
         """A session channel was asked for; it is confirmed or refused by the session's own task."""
-        session = Session(channel, self.next_channel(), self._login, self._meta.connection_id, self._options.limits)
+        number, limits = self.next_channel(), self._options.limits
+        session = Session(channel, number, self._login, self._meta.connection_id, limits, self.limit_reached)
         if self._stopping:
             channel.front = session
             channel.refuse(constants.OPEN_ADMINISTRATIVELY_PROHIBITED, _STOPPED)

@@ -36,10 +36,10 @@ def _label(code: SSHCode) -> str:
     return code.value.removeprefix("SSH_").removeprefix("LIMIT_").lower()
 
 
-def limit_reached(code: SSHCode, text: str, *, log: Callable[[int, Event], None] = logger.log) -> None:
-    """Count, and log with the labels of the scope; *log* where another scope's are wanted."""
+def limit_reached(code: SSHCode, text: str) -> None:
+    """Count, and log with the labels of the scope."""
     count(code)
-    log(logging.INFO, Event(code, text))
+    logger.info(Event(code, text))
 
 
 class Rekeyings:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from containerssh.core.codes import SSHCode
 from containerssh.core.errors import Rejected
 from containerssh.core.handlers import SessionHandler
 from containerssh.core.requests import SIGNALS
 from containerssh.ssh import requests
-from containerssh.ssh.limits import limit_reached
 from containerssh.ssh.options import Limits
 
 
 class SessionRequests:
     """The requests of one session, from bytes to calls of its handler."""
 
-    __slots__ = ("_env_bytes", "_env_count", "_env_refused", "_limits", "asked", "pty")
+    __slots__ = ("_env_bytes", "_env_count", "_env_refused", "_limit_reached", "_limits", "asked", "pty")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, limit_reached: Callable[[SSHCode, str], None]) -> None:
         self._limits = limits
+        self._limit_reached = limit_reached
         self._env_count = 0
         self._env_bytes = 0
         self._env_refused = False
@@ -55,7 +57,7 @@ class SessionRequests:
                     # Once a session, and not for each of a flood.
                     if not self._env_refused:
                         self._env_refused = True
-                        limit_reached(SSHCode.LIMIT_ENV, "The client sets too many variables, or too large ones")
+                        self._limit_reached(SSHCode.LIMIT_ENV, "The client sets too many variables, or too large ones")
                     raise _refused(name, "too many environment variables")
                 await handler.set_env(env.name, env.value)
             case b"pty-req":
