@@ -211,6 +211,13 @@ async def test_an_image_that_unpacks_to_more_than_it_may_is_given_up(folder: Pat
     assert [entry for folder in (images / "scratch").iterdir() for entry in folder.iterdir()] == []
 
 
+async def test_files_without_content_count_too(folder: Path) -> None:
+    many = _layer(lambda tar: [_add(tar, f"empty-{number}", b"") for number in range(600)])
+    layout = make_layout(folder / "layout", [many], {})
+    with pytest.raises(BackendError, match=r"more than 8m .*imageSizeMax"):
+        await check(folder, f"oci:{layout}", imageSizeMax="8m")
+
+
 async def test_what_writes_too_much_is_killed_while_it_does(folder: Path) -> None:
     endless = f"while :; do head -c 1000000 /dev/zero; sleep 0.01; done > {folder}/file"
     async with asyncio.timeout(10), open_launcher() as launcher:

@@ -17,6 +17,8 @@ import stat
 from pathlib import Path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# File systems are made with about one inode for as many bytes.
+_ENTRY = 16 * 1024
 
 
 def remove(folder: str) -> None:
@@ -126,7 +128,8 @@ def _shift_one(path: str, name: str, handle: int, base: int, size: int, seen: se
 
 def bound(folder: str, most: int) -> None:
     """
-    Count what *folder* takes on its disk while others write in it.
+    Count what *folder* takes on its disk while others write in it. A disk has only so many inodes: each file
+    counts as at least 16 KiB.
 
     Raises:
         ValueError: it is more than *most* bytes.
@@ -140,7 +143,7 @@ def bound(folder: str, most: int) -> None:
                     if found.st_ino in seen:
                         continue
                     seen.add(found.st_ino)
-                total += found.st_blocks * 512
+                total += max(found.st_blocks * 512, _ENTRY)
         if total > most:
             raise ValueError(f"{total} bytes and more")
 
