@@ -6,8 +6,6 @@ import asyncio
 import re
 import signal
 from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +87,15 @@ async def test_a_reload_moves_the_page_and_takes_it_away() -> None:
             config = written(server)
             config["metrics"].update(metrics)
             write(server, config)
-            reload = partial(server.logged, "CORE_CONFIG_RELOADED")
-            before = len(reload())
+            # The page changes after logins have the new configuration, and after the log says so.
+            moved = "SERVICE_RUNNING" if wanted else "SERVICE_STOPPED"
+            before = len(server.logged(moved))
             server.process.send_signal(signal.SIGHUP)
-            await server.until(partial(_more, reload, before), "the reload")
+            await server.told(moved, before + 1)
             if wanted:
                 assert [(await page(port, path))[0] for path in ("/metrics", "/numbers")] == wanted
             else:
                 assert refuses(port)
-
-
-def _more(found: Callable[[], list[dict[str, Any]]], before: int) -> bool:
-    return len(found()) > before
 
 
 async def test_one_page_has_the_counts_of_all_processes(tmp_path: Path) -> None:
