@@ -34,14 +34,14 @@ def openssh(tmp_path: Path) -> OpenSSH:
 
 async def test_the_port_closes_at_once_and_running_programs_get_the_grace_time(openssh: OpenSSH) -> None:
     async with product.serving({**OCI, "ssh": {"shutdownGraceTime": "4s"}}, USERS) as server:
-        session = asyncio.create_task(openssh.run(server, STUBBORN))
-        await server.until(lambda: programs(server) > 0, "the program runs")
+        client = await openssh.begun(server, STUBBORN)
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        await server.until(lambda: refuses(server.port), "nobody listens", limit=2)
+        await server.until(lambda: refuses(server.port), "nobody listens", limit=3)
         assert await ended(server) == 0
         assert 3.5 < time.monotonic() - began < 15
-        assert (await session).status == 255
+        await client.communicate()
+        assert client.returncode == 255
         assert server.logged("SERVICE_POOL_STOPPED")
 
 
@@ -84,15 +84,14 @@ async def test_output_that_is_no_terminals_holds_only_what_the_program_wrote(ope
 
 async def test_a_second_signal_ends_the_grace_and_still_removes_everything(openssh: OpenSSH) -> None:
     async with product.serving({**OCI, "ssh": {"shutdownGraceTime": "10m"}}, USERS) as server:
-        session = asyncio.create_task(openssh.run(server, STUBBORN))
-        await server.until(lambda: programs(server) > 0, "the program runs")
+        client = await openssh.begun(server, STUBBORN)
         server.process.send_signal(signal.SIGTERM)
         await server.until(lambda: refuses(server.port), "the stop has begun")
         began = time.monotonic()
         server.process.send_signal(signal.SIGINT)
         assert await ended(server, 15) == 0
         assert time.monotonic() - began < 10
-        await session
+        await client.communicate()
         assert server.logged("CORE_STOP_HURRIED")
         assert held(server) == []
 
@@ -108,8 +107,7 @@ async def test_a_second_signal_ends_the_server_although_the_engine_removes_nothi
         execution = {"container": {"image": "bb:latest"}, "host": {"networkmode": way.network}}
         config = {"backend": "docker", "docker": {"connection": {"host": way.address}, "execution": execution}}
         async with product.serving(config, USERS) as server:
-            session = asyncio.create_task(openssh.run(server, STUBBORN))
-            await server.until(lambda: programs(server) > 0, "the program runs")
+            client = await openssh.begun(server, STUBBORN)
             way.hold = is_removal
             server.process.send_signal(signal.SIGTERM)
             await server.until(lambda: refuses(server.port), "the stop has begun")
@@ -118,7 +116,7 @@ async def test_a_second_signal_ends_the_server_although_the_engine_removes_nothi
             assert await ended(server, 20) == 130
             # Ten seconds; a little less where the machine was busy before the signal arrived.
             assert 9 < time.monotonic() - began < 15
-            await session
+            await client.communicate()
             assert server.logged("CORE_STOP_HURRIED")
             assert server.logged("CORE_STOP_GIVEN_UP")
             server.log_file.unlink()
