@@ -81,19 +81,18 @@ async def memory_of_each(client: Client, server: Server, *, idle: int, shells: i
     KiB that each of *idle* logged-in connections without a session costs, and each of *shells* with a terminal and a
     waiting shell, without the shell itself. 0 for none.
 
-    The idle ones stay while the others come: what they had freed, those would get for nothing.
+    Those that came before stay while others come: what they had freed, the others would get for nothing. The first pay
+    for what is made once, threads above all, and are as many as log in at a time.
     """
-    async with _open(client, server, 1, _shell if shells else _nothing):
-        # The first pays for what is loaded once.
-        pass
-    await asyncio.sleep(PAUSE)
-    before = _used(server)
-    async with _open(client, server, idle, _nothing):
+    async with _open(client, server, AT_ONCE, _shell if shells else _nothing):
         await asyncio.sleep(PAUSE)
-        with_idle = _used(server)
-        async with _open(client, server, shells, _shell):
+        before = _used(server)
+        async with _open(client, server, idle, _nothing):
             await asyncio.sleep(PAUSE)
-            with_shells = _used(server)
+            with_idle = _used(server)
+            async with _open(client, server, shells, _shell):
+                await asyncio.sleep(PAUSE)
+                with_shells = _used(server)
     return (with_idle - before) / max(1, idle) / 1024, (with_shells - with_idle) / max(1, shells) / 1024
 
 
