@@ -212,8 +212,11 @@ async def test_an_image_that_unpacks_to_more_than_it_may_is_given_up(folder: Pat
 
 
 async def test_files_without_content_count_too(folder: Path) -> None:
-    many = _layer(lambda tar: [_add(tar, f"empty-{number}", b"") for number in range(600)])
-    layout = make_layout(folder / "layout", [many], {})
+    def fill(tar: tarfile.TarFile) -> None:
+        for number in range(600):
+            _add(tar, f"empty-{number}")
+
+    layout = make_layout(folder / "layout", [_layer(fill)], {})
     with pytest.raises(BackendError, match=r"more than 8m .*imageSizeMax"):
         await check(folder, f"oci:{layout}", imageSizeMax="8m")
 
