@@ -65,6 +65,20 @@ async def test_a_broken_answer_is_an_error_soon(answer: Answer, words: str) -> N
                 pass
 
 
+async def test_a_refusal_that_comes_in_pieces_is_read_whole() -> None:
+    async def answer(_: Hostile, __: str, ___: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told = reply({"kind": "Status", "reason": "AlreadyExists", "message": "it is there"}, "409 Conflict")
+        for piece in (told[:-20], told[-20:]):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.1)
+
+    async with hostile(answer) as (_, client):
+        with pytest.raises(APIError, match="it is there") as refused:
+            await client.get(PODS, "default", "one")
+    assert refused.value.reason == "AlreadyExists"
+
+
 async def test_an_answer_without_end_is_cut_off() -> None:
     async with hostile(endless) as (_, client):
         with pytest.raises(ProtocolError, match="longer than 16 MiB"):

@@ -374,7 +374,7 @@ class KubernetesClient:
                         give_up(response)
                     return
                 async with self._soon(doing), Away(doing):
-                    said = await response.content.read(ERROR_LIMIT)
+                    said = await _beginning(response.content, ERROR_LIMIT)
             error = refusal(doing, response.status, said, retry_after=response.headers.get("Retry-After"))
             if error.status == 401 and not renewed and self._credentials.refused(access):
                 renewed = True
@@ -386,6 +386,14 @@ class KubernetesClient:
             return APIError(doing, status=0, message=f"no answer within {self._timeout.total_seconds():g} s")
 
         return time_limit(self._timeout, late)
+
+
+async def _beginning(content: aiohttp.StreamReader, most: int) -> bytes:
+    """The first *most* bytes, in however many pieces they come; the library gives one at a time."""
+    said = b""
+    while len(said) < most and (more := await content.read(most - len(said))):
+        said += more
+    return said
 
 
 async def _come_back(error: APIError, deadline: float) -> None:
