@@ -22,6 +22,7 @@ PACKAGES = {
     "dockerd": "docker.io",
     "dropbear": "dropbear-bin",
     "faketime": "faketime",
+    "fio": "fio",
     "fusermount3": "fuse3",
     "gcc": "gcc",
     "git": "git",
