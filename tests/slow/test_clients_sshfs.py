@@ -29,15 +29,6 @@ clean: ; rm -r obj bin
 """
 
 
-@pytest.fixture(params=["docker", "oci"])
-def where(request: pytest.FixtureRequest) -> Engine | None:
-    """Docker's engine, or None for the oci backend."""
-    if request.param == "oci":
-        return None
-    engine: Engine = request.getfixturevalue("engine")
-    return engine
-
-
 @asynccontextmanager
 async def mounted(folder: Path, server: Server, *settings: str) -> AsyncIterator[Path]:
     """``/data`` of a container, below *folder*; unmounted at the end, which must be possible at once."""
@@ -76,9 +67,9 @@ async def shell(folder: Path, script: str) -> Done:
     return (await run("sh", "-ec", f'cd "$0"; {script}', folder, limit=LIMIT)).check()
 
 
-async def test_a_c_project_is_built_and_built_again_after_a_change(where: Engine | None, tmp_path: Path) -> None:
+async def test_a_c_project_is_built_and_built_again_after_a_change(engine: Engine, tmp_path: Path) -> None:
     there = tmp_path / "there"
-    async with sharing(where, there) as server:
+    async with sharing(engine, there) as server:
         async with mounted(tmp_path, server) as place:
             project(place / "p")
             await shell(place / "p", "make -j4 2>&1")
@@ -93,9 +84,9 @@ async def test_a_c_project_is_built_and_built_again_after_a_change(where: Engine
         assert [line for line in server.log if line["code"] == "SFTP_FAILED"] == []
 
 
-async def test_many_programs_write_sync_and_check_what_they_wrote(where: Engine | None, tmp_path: Path) -> None:
+async def test_many_programs_write_sync_and_check_what_they_wrote(tmp_path: Path) -> None:
     there = tmp_path / "there"
-    async with sharing(where, there) as server:
+    async with sharing(None, there) as server:
         # Nothing is read from the caches of this side.
         async with mounted(tmp_path, server, "direct_io", "dcache_timeout=1") as place:
             common = (
