@@ -102,6 +102,7 @@ func (s *server) truncate(path string, size uint64) error {
 	if s.rules.UploadOnly && !s.isOurs(&found, descriptor, "") {
 		return s.refuse("attributes", path, "upload only")
 	}
+	s.lending.settle(s.output)
 	return resize(descriptor, size)
 }
 

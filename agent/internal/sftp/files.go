@@ -82,6 +82,7 @@ func (s *server) openFile(one *handle, flags, mode uint32) (err error) {
 		syscall.Close(one.descriptor)
 		return err
 	}
+	one.isPlain = found.Mode&syscall.S_IFMT == syscall.S_IFREG
 	if one.created {
 		s.remember(&found, one.descriptor, "")
 	}
@@ -146,6 +147,12 @@ func (s *server) read(id uint32, f *fields) error {
 		// One byte tells the end of the file from the end of what is allowed.
 		size = min(size, uint32(min(max(left, 1), maxData)))
 	}
+	if s.lends(one, size) {
+		if count, err := s.lending.fill(one.descriptor, int64(offset), int(size)); err != errUnlendable {
+			return s.lent(id, one, count, err)
+		}
+		one.isPlain = false
+	}
 	r := &s.reply
 	r.begin(typeData, id)
 	place := len(r.buffer) + 4
@@ -167,6 +174,30 @@ func (s *server) read(id uint32, f *fields) error {
 	one.read += uint64(count)
 	s.moved += uint64(count)
 	one.digest.add(offset, room[:count], false)
+	return nil
+}
+
+// lends tells whether the next answer may be made of pages of a file. Those change with the file until the client has
+// them, so nothing that was opened for writing may be there (draft-ietf-secsh-filexfer-02, section 2).
+func (s *server) lends(one *handle, size uint32) bool {
+	return one.isPlain && size >= lentFrom && one.digest.hash == nil && s.rules.Session == 0 &&
+		s.handles.writing == 0 && len(s.reply.buffer) <= mostBefore && s.lending.open()
+}
+
+// lent answers with content that is sent next.
+func (s *server) lent(id uint32, one *handle, count int, err error) error {
+	if err != nil {
+		return err
+	}
+	if count == 0 {
+		return errEnd
+	}
+	r := &s.reply
+	r.begin(typeData, id)
+	r.word(uint32(count))
+	r.endBefore(count)
+	one.read += uint64(count)
+	s.moved += uint64(count)
 	return nil
 }
 

@@ -22,6 +22,7 @@ type handle struct {
 	mayWrite      bool
 	appends       bool
 	created       bool
+	isPlain       bool // a regular file that the kernel can pass on by itself
 	full          bool // as large as it may be, and that was reported
 	read, written uint64
 
@@ -66,11 +67,16 @@ func (d *digest) sum(size int64) string {
 type handles struct {
 	all  []*handle
 	free []uint32
+	// writing is how many of them are open for writing.
+	writing int
 }
 
 func (h *handles) full() bool { return len(h.free) == 0 && len(h.all) >= maxHandles }
 
 func (h *handles) add(one *handle) uint32 {
+	if one.mayWrite {
+		h.writing++
+	}
 	if count := len(h.free); count > 0 {
 		number := h.free[count-1]
 		h.free = h.free[:count-1]
@@ -97,6 +103,9 @@ func (h *handles) find(f *fields) (uint32, *handle, error) {
 }
 
 func (h *handles) remove(number uint32) {
+	if h.all[number].mayWrite {
+		h.writing--
+	}
 	h.all[number] = nil
 	h.free = append(h.free, number)
 }

@@ -33,9 +33,9 @@ func (i *input) read(buffer []byte) (int, error) {
 		switch errno {
 		case 0:
 			return int(count), nil
-		case syscall.EINTR:
-		case syscall.EAGAIN:
-			i.wait()
+		case syscall.EAGAIN, syscall.EINTR:
+			// Interrupted is who Go wants to have a rest, for which it asks again and again until it is told of a call.
+			wait(i.descriptor, pollIn)
 		default:
 			return 0, errno
 		}
@@ -43,12 +43,17 @@ func (i *input) read(buffer []byte) (int, error) {
 	return restart(func() (int, error) { return syscall.Read(i.descriptor, buffer) })
 }
 
-// wait returns when there is something to read, or for no reason.
-func (i *input) wait() {
+const (
+	pollIn  = 1
+	pollOut = 4
+)
+
+// wait returns when there is something to read or room to write, or for no reason.
+func wait(descriptor int, events int16) {
 	poll := struct {
 		descriptor int32
 		events     int16
 		happened   int16
-	}{descriptor: int32(i.descriptor), events: 1}
+	}{descriptor: int32(descriptor), events: events}
 	_, _, _ = syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, 0, 0, 0, 0)
 }

@@ -168,8 +168,11 @@ func (r *reply) begin(kind byte, id uint32) {
 	r.word(id)
 }
 
-func (r *reply) end() {
-	binary.BigEndian.PutUint32(r.buffer[r.start:], uint32(len(r.buffer)-r.start-4))
+func (r *reply) end() { r.endBefore(0) }
+
+// endBefore ends a packet of which so many bytes are still to come from elsewhere.
+func (r *reply) endBefore(count int) {
+	binary.BigEndian.PutUint32(r.buffer[r.start:], uint32(len(r.buffer)-r.start-4+count))
 }
 
 func (r *reply) word(value uint32) { r.buffer = binary.BigEndian.AppendUint32(r.buffer, value) }

@@ -28,7 +28,8 @@ type server struct {
 	moved   uint64
 	greeted bool
 	reply   reply
-	output  int
+	output  *output
+	lending lending
 }
 
 // errGone is how a client that has left shows, other than by the end of input.
@@ -36,7 +37,7 @@ var errGone = errors.New("the client has gone")
 
 // Serve answers what arrives at input until it ends. Events go to the descriptor of that name, as does why it failed.
 func Serve(input, output, eventsTo int, rules Rules) error {
-	s := &server{rules: rules, events: &events{descriptor: eventsTo}, output: output}
+	s := &server{rules: rules, events: &events{descriptor: eventsTo}, output: newOutput(output)}
 	if !rules.Events {
 		s.events.descriptor = -1
 	}
@@ -44,6 +45,7 @@ func Serve(input, output, eventsTo int, rules Rules) error {
 	if err == nil {
 		err = s.serve(input)
 		s.closeAll()
+		s.lending.close()
 	}
 	if err == errGone {
 		err = nil
@@ -84,7 +86,6 @@ func (e *rootError) Error() string { return "the root folder " + e.root + ": " +
 
 func (s *server) serve(input int) error {
 	from := newInput(input)
-	enlarge(s.output)
 	buffer := make([]byte, inputSize)
 	start, end := 0, 0
 	for {
@@ -101,7 +102,7 @@ func (s *server) serve(input int) error {
 				return err
 			}
 			start = whole
-			if len(s.reply.buffer) >= sendAt {
+			if len(s.reply.buffer) >= sendAt || s.lending.count > 0 {
 				if err := s.send(); err != nil {
 					return err
 				}
@@ -127,18 +128,17 @@ func (s *server) serve(input int) error {
 	}
 }
 
-// enlarge gives a socket room for some answers of the usual greatest size: with less, each of them is waited for before
-// the next one is read from the disk. The system may allow less, and a pipe stays as it is.
-func enlarge(output int) {
-	_ = syscall.SetsockoptInt(output, syscall.SOL_SOCKET, syscall.SO_SNDBUF, outputSize)
-}
-
 func (s *server) send() error {
 	s.events.flush()
 	if len(s.reply.buffer) == 0 {
 		return nil
 	}
-	err := writeAll(s.output, s.reply.buffer)
+	var err error
+	if s.lending.count > 0 {
+		err = s.lending.send(s.output, s.reply.buffer)
+	} else {
+		err = s.output.write(s.reply.buffer)
+	}
 	s.reply.buffer = s.reply.buffer[:0]
 	return orGone(err)
 }
