@@ -163,12 +163,13 @@ async def test_a_request_that_is_given_up_leaves_no_listener() -> None:
 async def test_the_end_of_the_link_ends_what_waits() -> None:
     async with listening() as (link, fake, listener, client):
         await fake.say(accepted(listener.identity, 1))
-        connecting = asyncio.create_task(link.forwards.connect_unix("/x", LIMIT))
+        forwards = link.forwards
+        connecting = asyncio.create_task(forwards.connect_unix("/x", LIMIT))
         await fake.hear_of(FrameType.CONNECT_UNIX)
         await fake.stream.close()
         with pytest.raises(BackendError):
             await connecting
         with pytest.raises(BackendError):
-            await link.forwards.listen_tcp("", 1, client)
+            await forwards.listen_tcp("", 1, client)
         await listener.close()
-    assert not link.forwards._tasks
+    assert not forwards._tasks

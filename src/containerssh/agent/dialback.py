@@ -162,10 +162,10 @@ class _SocketTransport(Transport):
         self._wanted = Flag()
         self._strangers = 0
         self._unidentified = asyncio.Semaphore(_MAX_UNIDENTIFIED)
-        self._identifying: set[asyncio.Task[None]] = set()
         self.flooded: Callable[[ProtocolError], None] = _ignore
         self._closed = False
-        self._accepting = asyncio.create_task(self._accept())
+        # The one that accepts, and those that find out who has connected.
+        self._tasks = {asyncio.create_task(self._accept())}
 
     def expect(self) -> Expected:
         if self._closed:
@@ -191,8 +191,7 @@ class _SocketTransport(Transport):
 
     def close(self) -> None:
         self._closed = True
-        self._accepting.cancel()
-        for task in self._identifying:
+        for task in self._tasks:
             task.cancel()
         for expected in list(self._expected.values()):
             expected.fail()
@@ -204,7 +203,9 @@ class _SocketTransport(Transport):
     async def finish(self) -> None:
         """After :meth:`close`: wait until no task is left."""
         self.close()
-        await asyncio.gather(self._accepting, *self._identifying, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        self.flooded = _ignore
 
     def _deliver(self, frame: Frame) -> bool:
         if frame.type >= FrameType.DATA:
@@ -224,8 +225,8 @@ class _SocketTransport(Transport):
             # At once: a task that is cancelled before its first step closes nothing.
             self._open.add(stream)
             task = asyncio.create_task(self._identify(stream))
-            self._identifying.add(task)
-            task.add_done_callback(self._identifying.discard)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _identify(self, stream: _StreamSocket) -> None:
         expected = None

@@ -180,6 +180,8 @@ class Forwards:
     async def finish(self) -> None:
         """After :meth:`fail`: wait until no task is left."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Whom they tell of connections lives as long as they do, and leads to whoever closes the link.
+        self._listeners.clear()
 
     async def _connect(self, kind: FrameType, body: bytes, within: timedelta, what: str) -> ByteStream:
         milliseconds = max(1, int(within.total_seconds() * 1000))
@@ -214,7 +216,7 @@ class Forwards:
             async with time_limit(_ANSWER, lambda: _silent(f"listening on {what}")):
                 await self._link.ask(kind, body, listener.identity)
         except Refused as exc:
-            del self._listeners[listener.identity]
+            self._listeners.pop(listener.identity, None)
             reason = exc.text[:_MAX_REASON]
             text = f"listening on {_printable(what)} failed: {reason}"
             raise BackendError(AgentCode.LISTEN_FAILED, text, user_message=reason) from None

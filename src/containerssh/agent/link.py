@@ -67,9 +67,16 @@ class AgentLink:
         self._gone = Flag()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
-        self.forwards = Forwards(self)
+        self._forwards: Forwards | None = Forwards(self)
         self.version = ""
         """What the agent says it is: foreign text."""
+
+    @property
+    def forwards(self) -> Forwards:
+        """Its forwards. Raises BackendError, ProtocolError: the link was closed."""
+        if self._forwards is None:
+            raise self.broken()
+        return self._forwards
 
     async def open(self, move: Move | None = None) -> None:
         """
@@ -199,7 +206,10 @@ class AgentLink:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await self.forwards.finish()
+        self._tasks.clear()
+        if self._forwards is not None:
+            await self._forwards.finish()
+            self._forwards = None
 
     def break_off(self, failure: ContainerSSHError) -> None:
         """End the link at once because of *failure*, which whoever uses it will get."""
@@ -324,9 +334,7 @@ class AgentLink:
 
     def broken(self) -> ContainerSSHError:
         """A fresh error each time: a raised exception collects the traceback of whoever raises it."""
-        failure = self._failure or lost("the connection to the guest agent broke")
-        kind = ProtocolError if isinstance(failure, ProtocolError) else BackendError
-        return kind(failure.code, failure.explanation, user_message=failure.user_message)
+        return _again(self._failure or lost("the connection to the guest agent broke"))
 
     def _sender_failed(self, error: Exception) -> None:
         self._fail(error if isinstance(error, ContainerSSHError) else lost("writing to the guest agent failed"))
@@ -334,7 +342,8 @@ class AgentLink:
     def _fail(self, failure: ContainerSSHError) -> None:
         if self._failure is not None:
             return
-        self._failure = failure
+        # Not the error itself: its traceback leads back here.
+        self._failure = _again(failure)
         self._transport.close()
         self._transport.sender.close()
         for answer in self._requests.values():
@@ -377,6 +386,11 @@ async def _send_all(expected: Expected, content: bytes) -> None:
     for start in range(0, len(content), CHUNK):
         await stream.write(content[start : start + CHUNK])
     await stream.write_eof()
+
+
+def _again(failure: ContainerSSHError) -> ContainerSSHError:
+    kind = ProtocolError if isinstance(failure, ProtocolError) else BackendError
+    return kind(failure.code, failure.explanation, user_message=failure.user_message)
 
 
 def _file_failed(path: str, reason: str) -> BackendError:

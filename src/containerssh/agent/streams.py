@@ -55,8 +55,10 @@ class SocketStream(DirectReader, DirectWriter, ByteStream):
             # Not the loop's own call: uvloop's watches the socket anew for each read, which costs more than the read.
             while (data := self._receive(limit)) is None:
                 await self._wait_until_readable()
+        except ConnectionError:
+            raise
         except OSError as exc:
-            raise _lost(exc) from exc
+            raise ConnectionResetError(str(exc)) from exc
         finally:
             self._leave()
         if self._closed:
@@ -149,6 +151,7 @@ class SocketStream(DirectReader, DirectWriter, ByteStream):
 
     def halt(self) -> None:
         self._take = None
+        self._flow_ended = _ignore
         self._unwatch()
 
     def _on_readable(self) -> None:
@@ -180,9 +183,9 @@ class SocketStream(DirectReader, DirectWriter, ByteStream):
 
     def _end_flow(self, error: ConnectionError | None) -> None:
         if self._take is not None:
-            self._take = None
-            self._unwatch()
-            self._flow_ended(error)
+            ended = self._flow_ended
+            self.halt()
+            ended(error)
 
     def _watch(self) -> None:
         if not self._watched:
@@ -204,8 +207,10 @@ class SocketStream(DirectReader, DirectWriter, ByteStream):
             sent = self._socket.send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
+        except ConnectionError:
+            raise
         except OSError as exc:
-            raise _lost(exc) from exc
+            raise ConnectionResetError(str(exc)) from exc
         if sent == len(data):
             return True
         self._rest = memoryview(data)[sent:]
@@ -308,6 +313,7 @@ class Sender:
         batch, self._queue = self._queue, []
         _finish(batch, ConnectionResetError("the link was closed"))
         self._queued = 0
+        self.failed = _ignore
 
 
 def _ignore(error: Exception | None) -> None:

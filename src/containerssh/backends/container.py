@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -237,8 +237,10 @@ class ContainerSession(SessionHandler):
             if task is not None:
                 task.cancel()
                 await asyncio.wait((task,))
+        self._carrying = self._losing = None
         if self._report is not None and self._process is not None:
             await finish(partial(_hang_up, self._process, self._report), within=_LAST_WORDS)
+            self._report = None
         if self._process is not None:
             await finish(self._process.kill, within=_CLEAN_UP)
 
@@ -332,7 +334,7 @@ class _Output:
         if stderr is not None:
             self._copies.append(Pump(stderr, channel.stderr))
         self._pumps = [asyncio.create_task(_run(copy)) for copy in self._copies]
-        self.tasks = [*self._pumps, asyncio.create_task(self._end(channel))]
+        self.tasks = [*self._pumps, asyncio.create_task(_end(self._pumps, channel))]
 
     async def drained(self) -> None:
         """
@@ -354,12 +356,13 @@ class _Output:
     def _moved(self) -> int:
         return sum(copy.count for copy in self._copies)
 
-    async def _end(self, channel: SessionChannel) -> None:
-        """A program may close its output and go on; an SSH channel has one end of file for both streams."""
-        await asyncio.wait(self._pumps)
-        with suppress(ConnectionError):
-            await channel.stdout.write_eof()
-            await channel.stderr.write_eof()
+
+async def _end(pumps: Collection[asyncio.Task[None]], channel: SessionChannel) -> None:
+    """A program may close its output and go on; an SSH channel has one end of file for both streams."""
+    await asyncio.wait(pumps)
+    with suppress(ConnectionError):
+        await channel.stdout.write_eof()
+        await channel.stderr.write_eof()
 
 
 async def _run(copy: Pump) -> None:

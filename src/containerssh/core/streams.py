@@ -152,41 +152,41 @@ class Pump:
 
     async def _run_directly(self, source: DirectReader, target: DirectWriter) -> None:
         await target.room()
-        done = self._done = asyncio.get_running_loop().create_future()
+        self._done = asyncio.get_running_loop().create_future()
 
         def take(data: bytes) -> bool:
             self.count += len(data)
             try:
                 self.idle = target.take(data)
             except Exception as exc:  # noqa: BLE001  the callback of a descriptor has nobody to raise it to
-                self.idle = False
-                if not done.done():
-                    done.set_exception(exc)
+                self._ended(exc)
             return self.idle
 
-        def ended(error: ConnectionError | None) -> None:
-            self.idle = False
-            if done.done():
-                return
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-
         def resume() -> None:
-            if not done.done():
+            if self._done is not None and not self._done.done():
                 self.idle = True
                 source.resume()
 
         target.when_room(resume)
         self.idle = True
-        source.flow(take, ended)
+        source.flow(take, self._ended)
         try:
-            await done
+            await self._done
             await target.room()
         finally:
             source.halt()
             target.when_room(None)
+            # An error has this call in its traceback: kept here, it would lead to itself.
+            self._done = None
+
+    def _ended(self, error: Exception | None) -> None:
+        self.idle = False
+        if self._done is None or self._done.done():
+            return
+        if error is None:
+            self._done.set_result(None)
+        else:
+            self._done.set_exception(error)
 
 
 async def pump(source: ByteReader, target: ByteWriter) -> int:

@@ -22,7 +22,7 @@ from containerssh.core.streams import ByteStream
 from containerssh.ssh.channel_adapter import AdapterChannel
 from containerssh.ssh.options import Limits
 from containerssh.ssh.request_queue import Request, RequestQueue
-from containerssh.ssh.session_requests import SessionRequests
+from containerssh.ssh.session_requests import SessionRequests, exit_signal_fields, exit_status_fields
 from containerssh.ssh.streams import ChannelReader, ChannelWriter
 from containerssh.ssh.telling import LoginFailed, message_of, terminal_line, user_line
 
@@ -156,11 +156,11 @@ class Session(SessionChannel):
     # -- SessionChannel ----------------------------------------------------------------------------------
 
     async def exit_status(self, status: int) -> None:
-        await self._exit(self._channel.fields_of_status(status), Event(SSHCode.EXIT, "Program exited", exitCode=status))
+        await self._exit(exit_status_fields(status), Event(SSHCode.EXIT, "Program exited", exitCode=status))
 
     async def exit_signal(self, signal: ExitSignal) -> None:
         name = signal.name if signal.name in SIGNALS or "@" in signal.name else f"{signal.name}@containerssh.io"
-        fields = self._channel.fields_of_signal(name, signal.core_dumped, signal.message)
+        fields = exit_signal_fields(name, signal.core_dumped, signal.message)
         await self._exit(fields, Event(SSHCode.EXIT_SIGNAL, "Program ended by a signal", signal=signal.name))
 
     async def open_x11(self, origin: Origin) -> ByteStream:
@@ -200,7 +200,7 @@ class Session(SessionChannel):
         if not self._ending and not self._closed:
             self._ending = True
             self._tell(error)
-            self._finish(self._channel.fields_of_status(_BROKEN))
+            self._finish(exit_status_fields(_BROKEN))
             await self._exited.wait()
 
     def _finish(self, request: tuple[bytes, bytes]) -> None:
@@ -302,7 +302,7 @@ class Session(SessionChannel):
         if not self._closed:
             self._ending = True
             self._tell(error)
-            self._finish(self._channel.fields_of_status(_BROKEN))
+            self._finish(exit_status_fields(_BROKEN))
             await self._wait_until_told()
 
     async def _wait_until_told(self) -> None:
@@ -323,7 +323,7 @@ class Session(SessionChannel):
                 if want_reply:
                     self._channel.reply(True)
                 self._ending = True
-                self._finish(self._channel.fields_of_status(_BROKEN))
+                self._finish(exit_status_fields(_BROKEN))
                 if self.on_told:
                     self.on_told()
                 await self._wait_until_told()
@@ -378,7 +378,7 @@ class Session(SessionChannel):
                 self._channel.reply(True)
             self._ending = True
             status = _NOT_STARTED if isinstance(error, BackendError) else _BROKEN
-            self._finish(self._channel.fields_of_status(status))
+            self._finish(exit_status_fields(status))
             return
         if want_reply:
             self._channel.reply(error is None)

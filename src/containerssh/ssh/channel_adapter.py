@@ -16,18 +16,17 @@ from typing import TYPE_CHECKING, Any, cast
 from asyncssh import constants
 from asyncssh.channel import SSHServerChannel
 from asyncssh.misc import DisconnectError, ProtocolError
-from asyncssh.packet import PacketDecodeError, SSHPacket, String, UInt32
+from asyncssh.packet import PacketDecodeError, SSHPacket, UInt32
 
 from containerssh.core.codes import SSHCode
 from containerssh.core.errors import describe
 from containerssh.core.flag import Flag
 from containerssh.core.messages import Event
+from containerssh.ssh.front import NOBODY, Front
 from containerssh.ssh.places import places
 
 if TYPE_CHECKING:
     from containerssh.ssh.adapter import AdapterConnection
-    from containerssh.ssh.channel import Session
-    from containerssh.ssh.forward_channel import ForwardChannel
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class AdapterChannel(SSHServerChannel[bytes]):
 
     # The base class, which knows only its own connection class, drops it at the end all the same.
     _conn: AdapterConnection | None  # type: ignore[assignment]  # ours makes no other channels
-    front: Session | ForwardChannel
+    front: Front
 
     def __init__(
         self,
@@ -383,15 +382,8 @@ class AdapterChannel(SSHServerChannel[bytes]):
             return
         super()._cleanup(exc)
         self._out.clear()
-        self.front.closed_by_peer()
-
-    def fields_of_status(self, status: int) -> tuple[bytes, bytes]:
-        """The request that tells an exit status (RFC 4254 section 6.10)."""
-        return b"exit-status", UInt32(status & 0xFFFFFFFF)
-
-    def fields_of_signal(self, name: str, core: bool, message: str) -> tuple[bytes, bytes]:
-        """The request that tells a death by signal."""
-        return b"exit-signal", String(name) + (b"\1" if core else b"\0") + String(message) + String("")
+        front, self.front = self.front, NOBODY
+        front.closed_by_peer()
 
     _packet_handlers = {  # noqa: RUF012  the library's own attribute
         **SSHServerChannel._packet_handlers,

@@ -18,11 +18,11 @@ from asyncssh import constants
 from containerssh.core.codes import GeneralCode, SSHCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable, ContainerSSHError, Rejected, describe
 from containerssh.core.flag import Flag
-from containerssh.core.handlers import ConnectionHandler, ExchangedKeys, NetworkHandler, Notices, ServerHandler
+from containerssh.core.handlers import ConnectionHandler, ExchangedKeys, NetworkHandler, ServerHandler
 from containerssh.core.messages import Event, log_labels
 from containerssh.core.metadata import ConnectionMetadata, Login, SocketAddress
 from containerssh.core.requests import from_wire
-from containerssh.ssh.admission import TOO_MANY, Door, Ticket
+from containerssh.ssh.admission import TOO_MANY, Ticket
 from containerssh.ssh.auth import DISCONNECT_CODE, Authentication, TooManyTries
 from containerssh.ssh.channel import Session
 from containerssh.ssh.forwarding import Forwarding
@@ -34,6 +34,7 @@ from containerssh.ssh.telling import LoginFailed, message_of, user_line
 if TYPE_CHECKING:
     from containerssh.ssh.adapter import AdapterConnection, AuthRequest
     from containerssh.ssh.channel_adapter import AdapterChannel
+    from containerssh.ssh.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -44,24 +45,7 @@ _LEAVING = 1.0
 _STOPPED = "The server is shutting down"
 
 
-class Registry:
-    """The connections of a server, and the door that they came through."""
-
-    def __init__(self, door: Door) -> None:
-        self.all: set[Connection] = set()
-        self.door = door
-        self.closed = False
-        """Whether the server stops: nobody logs in any more."""
-
-    def add(self, connection: Connection) -> None:
-        self.all.add(connection)
-
-    def remove(self, connection: Connection) -> None:
-        self.all.discard(connection)
-        self.door.left(connection.ticket)
-
-
-class Connection(Notices):
+class Connection:
     """A TCP connection, from accept to end; the adapter calls the methods of the first part."""
 
     def __init__(
@@ -91,7 +75,7 @@ class Connection(Notices):
         self._left = Flag()
         self._scope: asyncio.Timeout | None = None
         self._grace: asyncio.TimerHandle | None = None
-        self._sessions = Sessions(self.log, self._login)
+        self._sessions = Sessions()
         self._channel_count = 0
         self._told = Flag()
         self._error: Exception | None = None
@@ -123,6 +107,7 @@ class Connection(Notices):
         if self._scope is not None:
             self._scope.reschedule(self._loop.time())
             self._scope = None
+        self.task.add_done_callback(self._part)
 
     def broken(self, error: BaseException | None) -> None:
         """The library met a fault in itself or in us; it will close this connection."""
@@ -200,11 +185,6 @@ class Connection(Notices):
         self._sessions.start(session, self._context)
         return session
 
-    # -- Notices ---------------------------------------------------------------------------------------
-
-    def notice(self, text: str) -> None:
-        self._sessions.notice(text)
-
     # -- called by the server ----------------------------------------------------------------------------
 
     async def stop(self, grace: float) -> None:
@@ -224,8 +204,9 @@ class Connection(Notices):
                         # Told of its program's end and the server's at once, a client reports the latter.
                         async with asyncio.timeout(_LEAVING):
                             await self._left.wait()
-        self._link.end(_STOPPED)
-        await asyncio.wait((self.task,))
+        if not self.task.done():
+            self._link.end(_STOPPED)
+            await asyncio.wait((self.task,))
 
     def make_room(self) -> None:
         """Send the client away: another is let in in its place."""
@@ -349,10 +330,11 @@ class Connection(Notices):
         scope = self._scope
         began = self._loop.time()
         try:
-            async with network.login(login, self) as handler:
+            async with network.login(login, self._sessions) as handler:
                 # From here on the client's leaving is waited for; until now it interrupted.
                 self._scope = None
                 logger.debug(Event(SSHCode.HANDSHAKE_SUCCESSFUL, "SSH handshake successful"))
+                self._sessions.settled()
                 self._login.set_result(handler)
                 try:
                     if handler.longest:
@@ -378,6 +360,7 @@ class Connection(Notices):
             exc_info=fault,
         )
         self._handshake_failed(network, error)
+        self._sessions.settled()
         self._login.set_exception(LoginFailed(error))
         self._login.exception()  # seen, also if no session asks for it
         with suppress(TimeoutError):
@@ -391,6 +374,14 @@ class Connection(Notices):
     async def _end_sessions(self) -> None:
         await self.forwarding.close()
         await self._sessions.end()
+
+    def _part(self, _: asyncio.Task[None]) -> None:
+        """
+        Both sides are done with each other. What leads back here goes, so that all of the connection is freed at once:
+        the collector of garbage would look for it among everything that other connections keep.
+        """
+        del self._link, self._auth, self.forwarding
+        self._sessions.first = self.ticket.owner = None
 
     def _ends_soon(self, remaining: float) -> None:
         self._sessions.tell(f"The time for this login is over in {remaining:.0f} seconds.")

@@ -152,6 +152,9 @@ class FlowConnection(PacketConnection):
         super()._cleanup(exc)
         for task in list(self._tasks):
             task.cancel()
+        # Nothing is read any more; each of these leads back here.
+        self._recv_handler = _not_now
+        self._kex = None
         self.front.lost(exc)
 
     def internal_error(self, exc_info: Any = None, error_logger: Any = None) -> None:
@@ -195,6 +198,8 @@ class FlowConnection(PacketConnection):
 
     def _finish_recv_packet(self, pkttype: int, seq: int, _task: Any = None, is_async: bool = False) -> None:
         if is_async:
+            if self._transport is None:
+                return
             self._turn_ends = time.monotonic() + _TURN
             super()._finish_recv_packet(pkttype, seq, _task, is_async)
             self._read_on()

@@ -79,6 +79,7 @@ class Forwarding:
             await asyncio.wait(list(self._tasks))
         for channel in list(self._open):
             channel.channel.cut()
+        self._listeners.clear()
 
     # -- channels that the client opens ---------------------------------------------------------------------
 

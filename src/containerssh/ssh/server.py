@@ -20,11 +20,12 @@ from containerssh.ssh import presence, proxy
 from containerssh.ssh.adapter import AdapterConnection, Offer, prepare
 from containerssh.ssh.admission import Door, Refused, is_within
 from containerssh.ssh.algorithms import CLIENT_SIGNATURES, Kind, check
-from containerssh.ssh.connection import Connection, Registry
+from containerssh.ssh.connection import Connection
 from containerssh.ssh.host_keys import HostKey, load_host_keys, with_certificates
 from containerssh.ssh.limits import count, log_reached
 from containerssh.ssh.options import ServerOptions
 from containerssh.ssh.refusal import LOG_EVERY, Refusals
+from containerssh.ssh.registry import Registry
 from containerssh.ssh.selfcheck import check_library
 from containerssh.ssh.shared_counts import SharedCounts
 

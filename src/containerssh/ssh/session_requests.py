@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from asyncssh.packet import String, UInt32
+
 from containerssh.core.codes import SSHCode
 from containerssh.core.errors import Rejected
 from containerssh.core.handlers import SessionHandler
@@ -84,6 +86,16 @@ class SessionRequests:
                 await handler.send_break(length)
             case _:
                 raise _refused(name, "the request is not supported")
+
+
+def exit_status_fields(status: int) -> tuple[bytes, bytes]:
+    """The name and the payload of the request that tells an exit status (section 6.10)."""
+    return b"exit-status", UInt32(status & 0xFFFFFFFF)
+
+
+def exit_signal_fields(name: str, core: bool, message: str) -> tuple[bytes, bytes]:
+    """The same for a death by signal."""
+    return b"exit-signal", String(name) + (b"\1" if core else b"\0") + String(message) + String("")
 
 
 def _refused(name: bytes, why: str) -> Rejected:

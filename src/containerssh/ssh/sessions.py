@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from containerssh.core.codes import GeneralCode
 from containerssh.core.errors import describe
 from containerssh.core.flag import Flag
-from containerssh.core.handlers import ConnectionHandler
+from containerssh.core.handlers import Notices
 from containerssh.core.messages import Event
 from containerssh.ssh.channel import Session
 
+logger = logging.getLogger(__name__)
 
-class Sessions:
+
+class Sessions(Notices):
     """Those that run. The connection ends them before it ends itself."""
 
-    __slots__ = ("_log", "_login", "_notice", "_tasks", "first", "idle")
+    __slots__ = ("_notice", "_settled", "_tasks", "first", "idle")
 
-    def __init__(self, log: Callable[[int, Event], None], login: asyncio.Future[ConnectionHandler]) -> None:
-        """*log* has the connection's labels; *login* is what its sessions wait for."""
-        self._log = log
-        self._login = login
+    def __init__(self) -> None:
+        self._settled = False
         self._tasks: dict[Session, asyncio.Task[None]] = {}
         self._notice: str | None = None
         self.first: Session | None = None
@@ -43,19 +43,24 @@ class Sessions:
         task = context.run(asyncio.get_running_loop().create_task, session.run())
         self._tasks[session] = task
         self.idle.clear()
-        task.add_done_callback(lambda _: self._ended(session))
+        task.add_done_callback(lambda _: self._ended(session, context))
 
     def notice(self, text: str) -> None:
         """Show *text* to the user who waits for a container, as soon as there is a terminal to show it on."""
-        self._notice = text
+        self._notice = None if self._settled else text
         if self.first is not None and self.first.interactive:
             self.show_notice()
 
     def show_notice(self) -> None:
         """The first session has become an interactive one."""
-        if self.first is not None and self._notice is not None and not self._login.done():
+        if self.first is not None and self._notice is not None:
             self.first.notice(self._notice)
             self._notice = None
+
+    def settled(self) -> None:
+        """The login is ready, or has failed: nobody waits any more."""
+        self._settled = True
+        self._notice = None
 
     def tell(self, text: str) -> None:
         """Tell the users of all interactive sessions."""
@@ -70,10 +75,10 @@ class Sessions:
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
-    def _ended(self, session: Session) -> None:
+    def _ended(self, session: Session, context: contextvars.Context) -> None:
         task = self._tasks.pop(session)
         if not task.cancelled() and (error := task.exception()):
             text = f"A session's task failed ({describe(error)})"
-            self._log(logging.ERROR, Event(GeneralCode.UNKNOWN_ERROR, text))
+            context.run(logger.error, Event(GeneralCode.UNKNOWN_ERROR, text))
         if not self._tasks:
             self.idle.set()

@@ -137,6 +137,7 @@ class ChannelWriter(DirectWriter):
     def fail(self) -> None:
         """The channel is gone."""
         self._gone = True
+        self._ended = _nothing
         self.resume()
 
     async def started(self) -> None:
@@ -180,3 +181,7 @@ class ChannelWriter(DirectWriter):
             await waiter
         finally:
             self._waiters.discard(waiter)
+
+
+def _nothing() -> None:
+    """Nobody waits for the end of output that goes nowhere."""
