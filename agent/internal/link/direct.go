@@ -20,8 +20,8 @@ const (
 	unacknowledgedMilliseconds = 60_000
 )
 
-// Direct connects to the gateway over the network and gives the link through that connection. The gateway is known by
-// its certificate and nothing else.
+// Direct connects to the gateway over the network and returns the link over that connection. The gateway's certificate
+// must match request.Pin.
 func Direct(request wire.DirectRequest) (Link, error) {
 	key, err := x509.ParsePKCS8PrivateKey([]byte(request.Key))
 	if err != nil {
@@ -30,7 +30,7 @@ func Direct(request wire.DirectRequest) (Link, error) {
 	settings := &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		Certificates: []tls.Certificate{{Certificate: [][]byte{[]byte(request.Certificate)}, PrivateKey: key}},
-		// No authority vouches for the gateway: its certificate is compared instead.
+		// The gateway's certificate is self-signed and pinned instead.
 		InsecureSkipVerify:     true,
 		VerifyConnection:       pinned(request.Pin),
 		SessionTicketsDisabled: true,
@@ -47,6 +47,10 @@ func Direct(request wire.DirectRequest) (Link, error) {
 	if err == nil {
 		err = encrypted.Handshake()
 	}
+	var framed Link
+	if err == nil {
+		framed, err = Frame(encrypted, encrypted)
+	}
 	if err == nil {
 		err = connection.SetDeadline(time.Time{})
 	}
@@ -54,11 +58,11 @@ func Direct(request wire.DirectRequest) (Link, error) {
 		connection.Close()
 		return nil, err
 	}
-	return Frame(encrypted, encrypted)
+	return framed, nil
 }
 
-// noticeSilence has the kernel give up on a gateway that acknowledges nothing; of one that is only idle it is asked
-// by keep-alives, which the dialer sets up.
+// noticeSilence makes the kernel close the connection when the gateway acknowledges nothing for a minute. An idle gateway
+// is probed by keep-alives, which the dialer enables.
 func noticeSilence(_, _ string, connection syscall.RawConn) error {
 	return connection.Control(func(descriptor uintptr) {
 		_ = syscall.SetsockoptInt(int(descriptor), syscall.IPPROTO_TCP, tcpUserTimeout, unacknowledgedMilliseconds)

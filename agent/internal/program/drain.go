@@ -10,11 +10,11 @@ import (
 	"containerssh.io/agent/internal/link"
 )
 
-// quiet is how long a terminal that somebody has open after its program has ended must be silent to count as read empty:
-// what was written to it may still be on its way through the kernel.
+// quiet is how long a terminal must be silent to count as drained while another process still has it open after its
+// program has ended: the kernel may not yet have passed on what was written to it.
 const quiet = 100 * time.Millisecond
 
-// drain passes a program's output on until nobody can write any more.
+// drain forwards a program's output until the last writer has closed it.
 type drain struct {
 	file     *os.File
 	stream   link.Stream
@@ -32,8 +32,8 @@ func newDrain(file *os.File, stream link.Stream, terminal bool) *drain {
 	return d
 }
 
-// settle waits until all that is in the pipe or the terminal now has been passed on. The program has ended; others may
-// still write to a pipe, and will be heard.
+// settle waits until everything that is in the pipe or the terminal now has been forwarded. Call it once the program has
+// ended. Output that other processes write to the pipe later is forwarded as well, but not waited for.
 func (d *drain) settle() {
 	if d.terminal {
 		_ = d.file.SetReadDeadline(time.Now().Add(quiet))
@@ -51,29 +51,32 @@ func (d *drain) run() {
 	}()
 	if d.untilSettled() {
 		close(d.settled)
-		// A terminal's line was hung up when its program ended, the leader of its session: whoever has it open still
-		// writes to nobody.
+		// The kernel hung the terminal up when its session leader, the program, ended: later writes to it are lost anyway.
 		if !d.terminal {
 			_ = d.file.SetReadDeadline(time.Time{})
-			for d.step() == nil {
+			for {
+				if _, err := d.step(); err != nil {
+					break
+				}
 			}
 		}
 	} else {
 		defer close(d.settled)
 	}
-	// In this order: a program must not die of SIGPIPE before its last words are on their way.
+	// In this order: closing the pipe first could kill a program by SIGPIPE before its output has been sent.
 	_ = d.stream.CloseWrite()
 	if !d.terminal {
 		d.file.Close()
 	}
 }
 
-// step moves what one read gives. A terminal gives EIO once nobody has it open any more and all has been read.
-func (d *drain) step() error {
+// step forwards the bytes of one read and returns their number. Reading a terminal fails with EIO once no process has it
+// open and everything has been read.
+func (d *drain) step() (int64, error) {
 	if d.splicer != nil {
-		_, err := d.splicer.step()
+		count, err := d.splicer.step()
 		if !unsupported(err) {
-			return err
+			return count, err
 		}
 		d.splicer = nil
 	}
@@ -83,16 +86,16 @@ func (d *drain) step() error {
 	count, err := d.file.Read(d.buffer[:])
 	if count > 0 {
 		if _, err := d.stream.Write(d.buffer[:count]); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return err
+	return int64(count), err
 }
 
-// untilSettled returns true when the program has ended and its output has been passed on, false at the output's end.
+// untilSettled returns true when the program has ended and its output has been forwarded, false at the end of the output.
 func (d *drain) untilSettled() bool {
 	for moved := false; ; {
-		err := d.step()
+		_, err := d.step()
 		switch {
 		case err == nil:
 			moved = true
@@ -105,20 +108,24 @@ func (d *drain) untilSettled() bool {
 			_ = d.file.SetReadDeadline(time.Now().Add(quiet))
 		default:
 			_ = d.file.SetReadDeadline(time.Time{})
-			for d.waiting() > 0 {
-				if d.step() != nil {
+			// Only what is in the pipe now can be the program's: a background process may never stop writing.
+			for left := d.waiting(); left > 0; {
+				count, err := d.step()
+				if err != nil {
 					return false
 				}
+				left -= count
 			}
 			return true
 		}
 	}
 }
 
-func (d *drain) waiting() int {
+// waiting returns the number of bytes that can be read at once.
+func (d *drain) waiting() int64 {
 	var count int32
 	if ioctl(d.file, syscall.TIOCINQ, unsafe.Pointer(&count)) != nil {
 		return 0
 	}
-	return int(count)
+	return int64(count)
 }

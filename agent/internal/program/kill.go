@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Grace is how long a program may take to leave after the hang-up, before it is killed.
+// Grace is the time between SIGHUP and SIGKILL.
 const Grace = 250 * time.Millisecond
 
 const (
@@ -18,7 +18,7 @@ const (
 
 type process struct{ pid, parent, session int }
 
-// KillAll ends every process that was started from here, whatever session or parent it has made itself.
+// KillAll kills every process that this agent has started, directly or indirectly, in whatever session it is.
 func KillAll() {
 	self := os.Getpid()
 	signalAll := func(number syscall.Signal) bool {
@@ -26,9 +26,7 @@ func KillAll() {
 			return syscall.Kill(-1, number) == nil
 		}
 		found := descendants(self, 0)
-		for _, pid := range found {
-			_ = syscall.Kill(pid, number)
-		}
+		signalEach(found, number)
 		return len(found) > 0
 	}
 	if !signalAll(syscall.SIGHUP) {
@@ -37,6 +35,9 @@ func KillAll() {
 	signalAll(syscall.SIGCONT)
 	waitUntil(Grace, func() bool { return !signalAll(0) })
 	for range attempts {
+		if self != 1 {
+			stopAll(func() []int { return descendants(self, 0) })
+		}
 		if !signalAll(syscall.SIGKILL) {
 			return
 		}
@@ -44,8 +45,18 @@ func KillAll() {
 	}
 }
 
-// Kill ends the program and all that it has started, if it still runs, and then what it has left behind, as far as the
-// request to start it said so.
+// stopAll stops the processes that find returns until it returns no more of them: a stopped process cannot fork, so those
+// that are found last are all there are.
+func stopAll(find func() []int) (found []int) {
+	for known := -1; len(found) > known; {
+		known = len(found)
+		found = find()
+		signalEach(found, syscall.SIGSTOP)
+	}
+	return found
+}
+
+// Kill kills the program and its descendants if it still runs, and then its leftovers, as far as the Start demands it.
 func (p *Program) Kill() {
 	p.killTree()
 	p.endLeftovers()
@@ -57,10 +68,7 @@ func (p *Program) killTree() {
 		waitUntil(Grace, p.hasEnded)
 	}
 	for range attempts {
-		// Stopped processes start no others, so what is found now is all.
-		for known, found := -1, 0; found > known; {
-			known, found = found, p.stopTree()
-		}
+		stopAll(p.tree)
 		if !p.signalTree(syscall.SIGKILL) {
 			return
 		}
@@ -72,23 +80,13 @@ func (p *Program) killTree() {
 	}
 }
 
-func (p *Program) stopTree() int {
-	tree := p.tree()
-	for _, pid := range tree {
-		_ = syscall.Kill(pid, syscall.SIGSTOP)
-	}
-	return len(tree)
-}
-
 func (p *Program) signalTree(number syscall.Signal) bool {
 	tree := p.tree()
-	for _, pid := range tree {
-		_ = syscall.Kill(pid, number)
-	}
+	signalEach(tree, number)
 	return len(tree) > 0
 }
 
-// tree is empty once the program has ended.
+// tree returns the program and its descendants, or nothing once the program has ended.
 func (p *Program) tree() []int {
 	children.Lock()
 	defer children.Unlock()
@@ -114,7 +112,8 @@ func waitUntil(limit time.Duration, done func() bool) {
 	}
 }
 
-// descendants of root by parent, and the members of session (0: none) by session; root itself is not among them.
+// descendants returns the descendants of root, and the members of the session (0: none) with their descendants. root
+// itself is not among them.
 func descendants(root, session int) []int {
 	below := map[int][]int{}
 	var found []int
@@ -142,7 +141,7 @@ func descendants(root, session int) []int {
 	return found
 }
 
-// processes reads /proc; zombies are left out.
+// processes lists the processes in /proc, without zombies.
 func processes() []process {
 	folder, err := os.Open("/proc")
 	if err != nil {
@@ -170,7 +169,8 @@ func processes() []process {
 	return all
 }
 
-// parseStat takes what follows the program's name, which may itself hold blanks and brackets.
+// parseStat reads a line of /proc/PID/stat. The name in it may contain blanks and parentheses itself, so the fields begin
+// behind the last parenthesis.
 func parseStat(pid int, stat []byte) (process, bool) {
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 4 || fields[0][0] == 'Z' || fields[0][0] == 'X' {

@@ -10,14 +10,15 @@ import (
 	"containerssh.io/agent/internal/wire"
 )
 
-// A limit that Linux has not looked at since 2.4.25. All that a program starts inherits it, also through a session, an
-// environment or a user of its own, so its value tells which program a process comes from.
+// rlimitLocks is a resource limit that Linux has not enforced since 2.4.25. All descendants of a program inherit it, even
+// with a session, environment or user of their own, so its value identifies the program that a process descends from.
 const rlimitLocks = 10
 
-// marks counts the values given out; guarded by the mutex of children.
+// marks counts the values in use; guarded by the mutex of children.
 var marks uint64
 
-// mark gives what is started next a mark of its own, 0 where the system does not let us. The caller holds children.
+// mark sets a new value of the limit for the program that is started next, and returns it: 0 if none is needed or the
+// system does not permit it. The caller holds the mutex of children.
 func mark(what wire.Leftovers) uint64 {
 	if what != wire.EndLeftovers && marks == 0 {
 		return 0
@@ -34,15 +35,15 @@ func mark(what wire.Leftovers) uint64 {
 	return limit.Cur
 }
 
-// endLeftovers deals with what the program, which has ended, has left behind.
+// endLeftovers treats the processes that the program, which has ended, has left running as its Start demands.
 func (p *Program) endLeftovers() {
 	switch p.leftovers {
 	case wire.KeepLeftovers:
 	case wire.EndLeftovers:
 		p.killLeftovers()
 	default:
-		// As when a line hangs up: what ignores it (nohup), or has a session of its own, is meant to stay. What has
-		// just been forked gets the time to say so.
+		// As when a line hangs up: processes that ignore it (nohup) or have a session of their own (setsid) are meant to
+		// stay. Those that have just been forked get the time to do so.
 		if len(p.members()) > 0 {
 			time.Sleep(Grace)
 			signalEach(p.members(), syscall.SIGHUP, syscall.SIGCONT)
@@ -58,13 +59,7 @@ func (p *Program) killLeftovers() {
 	signalEach(found, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGCONT)
 	waitUntil(Grace, func() bool { return len(p.remaining()) == 0 })
 	for range attempts {
-		// Stopped processes start no others, so what is found in the end is all.
-		for known := -1; len(found) > known; {
-			known = len(found)
-			found = p.remaining()
-			signalEach(found, syscall.SIGSTOP)
-		}
-		if len(found) == 0 {
+		if found = stopAll(p.remaining); len(found) == 0 {
 			return
 		}
 		signalEach(found, syscall.SIGKILL)
@@ -72,7 +67,7 @@ func (p *Program) killLeftovers() {
 	}
 }
 
-// remaining are all processes that the program has left, wherever they went.
+// remaining returns all processes that the program has left running, in whatever session.
 func (p *Program) remaining() []int {
 	found := p.members()
 	if p.mark == 0 {
@@ -90,7 +85,8 @@ func (p *Program) remaining() []int {
 	return found
 }
 
-// members are those in the program's own session. While there are any, no other process can get its number.
+// members returns the processes that are still in the program's session. While there are any, the kernel does not reuse its
+// process id.
 func (p *Program) members() []int {
 	if !p.hasEnded() || syscall.Kill(p.pid, 0) != syscall.ESRCH {
 		return nil

@@ -5,9 +5,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"containerssh.io/agent/internal/link"
 )
 
 func connected(t *testing.T) (ours, theirs *net.UnixConn) {
@@ -129,5 +132,68 @@ func TestWhatCannotBeSplicedIsCopied(t *testing.T) {
 	go newDrain(reader, framed{ours}, false).run()
 	if got := readSlowly(theirs); !bytes.Equal(got, sent) {
 		t.Fatalf("%d bytes arrived of %d, or others", len(got), len(sent))
+	}
+}
+
+func TestAProgramsEndDoesNotWaitForABackgroundProcessThatKeepsWriting(t *testing.T) {
+	for name, wrap := range map[string]func(*net.UnixConn) link.Stream{
+		"spliced": func(stream *net.UnixConn) link.Stream { return stream },
+		"copied":  func(stream *net.UnixConn) link.Stream { return framed{stream} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := connected(t)
+			reader, writer, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			enlarge(reader)
+			var background [2]*exec.Cmd
+			for index := range background {
+				background[index] = exec.Command("yes")
+				background[index].Stdout = writer
+				if err := background[index].Start(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			writer.Close()
+			d := newDrain(reader, wrap(ours), false)
+			done := make(chan struct{})
+			go func() {
+				d.run()
+				close(done)
+			}()
+			// The client is slow, so the pipe is always full.
+			flowing := make(chan struct{})
+			go func() {
+				buffer := make([]byte, 16<<10)
+				for read := 0; ; {
+					count, err := theirs.Read(buffer)
+					if err != nil {
+						return
+					}
+					if read < 1<<20 && read+count >= 1<<20 {
+						close(flowing)
+					}
+					read += count
+					time.Sleep(100 * time.Microsecond)
+				}
+			}()
+			settled := make(chan struct{})
+			go func() {
+				<-flowing
+				d.settle()
+				close(settled)
+			}()
+			select {
+			case <-settled:
+			case <-time.After(10 * time.Second):
+				t.Error("the program's end is still not reported")
+			}
+			for _, one := range background {
+				_ = one.Process.Kill()
+				_ = one.Wait()
+			}
+			<-done
+		})
 	}
 }
