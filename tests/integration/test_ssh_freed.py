@@ -52,7 +52,7 @@ async def run_programs(server: Watched) -> None:
     async with logged_in(server, rekey_bytes=30_000) as connection:
         done = await connection.run("head -c 200000 /dev/zero; exit 3", encoding=None)
         assert (done.exit_status, len(done.stdout)) == (3, 200_000)
-        await connection.run("tty", term_type="xterm", input="x")
+        await connection.run("tty", term_type="xterm")
         connection.close()
         await connection.wait_closed()
 

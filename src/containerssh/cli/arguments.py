@@ -132,30 +132,15 @@ def _add_explain(explain: argparse.ArgumentParser) -> None:
     explain.set_defaults(action="config-explain")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="containerssh",
-        description="An SSH server that gives every login its own container. Without a command, the server runs.",
-        allow_abbrev=False,
-    )
-    parser.set_defaults(action=None)
-    parser.add_argument(
-        "--config", metavar="FILE", default="config.yaml", help="the configuration file (default: %(default)s)"
-    )
-    parser.add_argument("--dump-config", action="store_true", help="print the effective configuration, secrets masked")
-    parser.add_argument("--licenses", action="store_true", help="print the licence and those of the packages in use")
-    parser.add_argument("--healthcheck", action="store_true", help="ask the running server whether it is healthy")
-    parser.add_argument("--version", action="version", version=f"ContainerSSH {__version__}", help="print the version")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
-
-    serve = commands.add_parser("serve", help="run the server, as without a command")
+def _add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="the configuration file")
     serve.add_argument(
         "--processes", metavar="N", type=_processes, default=1, help="run N processes on one port; 0: one per core"
     )
     serve.set_defaults(action="serve")
 
-    demo = commands.add_parser("demo", help="start a server with one user, log in, show what the container answers")
+
+def _add_demo(demo: argparse.ArgumentParser) -> None:
     demo.add_argument(
         "--backend",
         choices=("oci", "docker", "auto"),
@@ -169,17 +154,18 @@ def _parser() -> argparse.ArgumentParser:
     stay.add_argument("--stay", action="store_true", help="keep serving after the login, even without a terminal")
     demo.set_defaults(action="demo")
 
-    config = commands.add_parser("config", help="check or explain a configuration").add_subparsers(
-        title="commands", required=True, metavar="COMMAND", parser_class=_Parser
-    )
-    check = config.add_parser("check", help="report all mistakes of a configuration, with their lines")
+
+def _add_config(config: argparse.ArgumentParser) -> None:
+    doing = config.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    check = doing.add_parser("check", help="report all mistakes of a configuration, with their lines")
     check.add_argument("file", metavar="FILE", nargs="?", help=_FILE)
     check.set_defaults(action="config-check")
-    _add_explain(config.add_parser("explain", help="show what a login would get, and why"))
-    schema = config.add_parser("schema", help="print the JSON Schema of the configuration")
+    _add_explain(doing.add_parser("explain", help="show what a login would get, and why"))
+    schema = doing.add_parser("schema", help="print the JSON Schema of the configuration")
     schema.set_defaults(action="config-schema")
 
-    remembered = commands.add_parser("remembered", help="list or revoke remembered keys")
+
+def _add_remembered(remembered: argparse.ArgumentParser) -> None:
     doing = remembered.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
     listed = doing.add_parser("list", help="list users, fingerprints and times")
     listed.add_argument(
@@ -201,9 +187,34 @@ def _parser() -> argparse.ArgumentParser:
             help="the server's state folder (default: the same as the server's)",
         )
 
-    password = commands.add_parser("hash-password", help="read a password and print its hash for the users file")
-    password.add_argument(
+
+def _add_hash_password(hashing: argparse.ArgumentParser) -> None:
+    hashing.add_argument(
         "--kind", choices=("argon2id", "bcrypt", "scrypt"), default="argon2id", help="algorithm (default: %(default)s)"
     )
-    password.set_defaults(action="hash-password")
+    hashing.set_defaults(action="hash-password")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="containerssh",
+        description="An SSH server that gives every login its own container. Without a command, the server runs.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(action=None)
+    parser.add_argument(
+        "--config", metavar="FILE", default="config.yaml", help="the configuration file (default: %(default)s)"
+    )
+    parser.add_argument("--dump-config", action="store_true", help="print the effective configuration, secrets masked")
+    parser.add_argument("--licenses", action="store_true", help="print the licence and those of the packages in use")
+    parser.add_argument("--healthcheck", action="store_true", help="ask the running server whether it is healthy")
+    parser.add_argument("--version", action="version", version=f"ContainerSSH {__version__}", help="print the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    _add_serve(commands.add_parser("serve", help="run the server, as without a command"))
+    _add_demo(commands.add_parser("demo", help="start a server with one user, log in, show what the container answers"))
+    _add_config(commands.add_parser("config", help="check or explain a configuration"))
+    _add_remembered(commands.add_parser("remembered", help="list or revoke remembered keys"))
+    _add_hash_password(
+        commands.add_parser("hash-password", help="read a password and print its hash for the users file")
+    )
     return parser
