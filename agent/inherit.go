@@ -11,13 +11,13 @@ const (
 	closeRangeCloexec = 4
 )
 
-// keepDescriptors makes sure that programs get their standard streams and nothing else: whoever started the agent may
-// have left descriptors open, such as the other ends of the link.
+// keepDescriptors sets close-on-exec on all descriptors but the standard streams. The process that started the agent
+// may have left others open, such as the link's, which programs must not inherit.
 func keepDescriptors() {
 	if _, _, failure := syscall.Syscall(sysCloseRange, 3, 1<<31-1, closeRangeCloexec); failure == 0 {
 		return
 	}
-	// Kernels before 5.11, and sandboxes.
+	// Kernels before 5.11 and some sandboxes do not support the call.
 	folder, err := os.Open("/proc/self/fd")
 	if err != nil {
 		return

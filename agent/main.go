@@ -1,4 +1,4 @@
-// The agent runs inside a container and does there what the gateway asks for.
+// The agent runs inside a container and serves the gateway's requests there; docs/agent.md describes it.
 package main
 
 import (
@@ -21,7 +21,7 @@ const usage = `usage: agent serve --socket PATH   dial the gateway's socket and 
        agent sftp [OPTIONS]        serve SFTP on standard input and output, report on standard error
        agent install FOLDER        copy the agent to FOLDER/agent
        agent wait-signal --signal NAME... [--message TEXT]
-                                   wait for a signal, and reap whatever ends
+                                   wait for a signal, and reap orphaned processes
        agent version               print the version
 `
 
@@ -48,7 +48,7 @@ func main() {
 	}
 }
 
-// fail ends the program if there is an error.
+// fail reports err, if any, and exits.
 func fail(mode string, err error) {
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "agent %s: %v\n", mode, err)
@@ -56,7 +56,7 @@ func fail(mode string, err error) {
 	}
 }
 
-// standardStreams takes standard input and output away from everybody else: nothing but frames may be written there.
+// standardStreams moves the link to descriptors that no other code uses: nothing but frames may be written to it.
 func standardStreams() (link.Link, error) {
 	input, err := syscall.Dup(0)
 	if err != nil {
@@ -79,10 +79,11 @@ func standardStreams() (link.Link, error) {
 
 func run(connect func() (link.Link, error)) {
 	keepDescriptors()
-	// Little is to be computed here; with one processor no key that is typed wakes a second thread.
+	// The agent computes little. With one processor, a keystroke does not wake a second thread.
 	runtime.GOMAXPROCS(1)
 	program.Adopt()
-	// Also makes a broken pipe an error instead of our death, and leaves children with default handlers.
+	// Caught signals, unlike ignored ones, have their default handlers again in children. SIGPIPE is among them so that
+	// a broken pipe is an error and does not end the agent.
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGHUP)
@@ -109,16 +110,16 @@ func run(connect func() (link.Link, error)) {
 	}
 }
 
-// serveFiles has standard error for lines of JSON alone.
+// serveFiles serves SFTP. After the arguments are read, standard error carries only lines of JSON.
 func serveFiles(arguments []string) {
 	rules, err := sftp.Parse(arguments)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "agent sftp:", err)
 		os.Exit(2)
 	}
-	// One thing is done at a time; a second processor would be for the collection of garbage alone.
+	// Requests are handled one after another; only the garbage collector would use a second processor.
 	runtime.GOMAXPROCS(1)
-	// A client that has gone is an error of a write, not our death.
+	// If the client has gone, writing fails; it must not end the process.
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
 	if sftp.Serve(0, 1, 2, rules) != nil {
 		os.Exit(1)

@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 )
 
-// Install copies the program that runs into the folder, as the file agent, for everybody to execute. Who looks there
-// sees nothing or the whole file.
+// Install copies the running binary to the file agent in folder, with mode 0755. Other processes see either no file or
+// the complete one.
 func Install(folder string) error {
 	own, err := os.Open("/proc/self/exe")
 	if err != nil {

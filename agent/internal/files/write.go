@@ -15,8 +15,9 @@ import (
 // Owner is a user and a group by number.
 type Owner struct{ UID, GID int }
 
-// Write puts exactly size bytes of content at path, with mode whatever the umask is. Readers see the old file or the
-// whole new one. Missing folders are made with mode 0755. A link at path is replaced, not followed.
+// Write writes exactly size bytes of content to the absolute path. Readers see the old file or the complete new one.
+// mode is set regardless of the umask. Missing folders are created with mode 0755. A symbolic link at path is replaced,
+// not followed. It returns io.ErrUnexpectedEOF if content is too short.
 func Write(path string, content io.Reader, size int64, mode os.FileMode, owner *Owner) error {
 	if !filepath.IsAbs(path) || strings.HasSuffix(path, "/") || strings.ContainsRune(path, 0) {
 		return syscall.EINVAL
@@ -39,7 +40,7 @@ func Write(path string, content io.Reader, size int64, mode os.FileMode, owner *
 	}
 	err = os.Rename(temporary, path)
 	if errors.Is(err, syscall.EBUSY) {
-		// A file that is mounted by itself cannot be replaced, only overwritten.
+		// A file that is a mount point cannot be replaced, only overwritten.
 		return overwrite(path, temporary, size, mode, owner)
 	}
 	return err
@@ -58,7 +59,7 @@ func fill(file *os.File, content io.Reader, size int64, mode os.FileMode, owner 
 			return err
 		}
 	}
-	// After the owner, since a change of the owner takes the set-user-id bit away.
+	// After the owner, since changing the owner clears the set-user-id bit.
 	if err := syscall.Fchmod(int(file.Fd()), uint32(mode)); err != nil {
 		return &os.PathError{Op: "chmod", Path: file.Name(), Err: err}
 	}

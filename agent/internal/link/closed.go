@@ -5,8 +5,8 @@ import (
 	"unsafe"
 )
 
-// WaitClosed returns once the other side has given the stream up, and not merely ended its direction. Call it when
-// nothing is left to read.
+// WaitClosed returns once the other side has closed the stream, not only its own direction. Call it after the end of
+// the stream has been read.
 func WaitClosed(stream Stream) {
 	if framed, ok := stream.(*framedStream); ok {
 		framed.waitClosed()
@@ -20,7 +20,7 @@ func WaitClosed(stream Stream) {
 	if err != nil {
 		return
 	}
-	// The end of the other direction has been seen; what wakes us next is the hang-up, or our own Close.
+	// The end of the stream has been read, so only the hang-up or our own Close can wake the poller.
 	_ = raw.Read(hungUp)
 }
 

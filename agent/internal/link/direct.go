@@ -61,8 +61,8 @@ func Direct(request wire.DirectRequest) (Link, error) {
 	return framed, nil
 }
 
-// noticeSilence makes the kernel close the connection when the gateway acknowledges nothing for a minute. An idle gateway
-// is probed by keep-alives, which the dialer enables.
+// noticeSilence makes the kernel close the connection when the gateway acknowledges nothing for a minute. An idle
+// gateway is probed by keep-alives, which the dialer enables.
 func noticeSilence(_, _ string, connection syscall.RawConn) error {
 	return connection.Control(func(descriptor uintptr) {
 		_ = syscall.SetsockoptInt(int(descriptor), syscall.IPPROTO_TCP, tcpUserTimeout, unacknowledgedMilliseconds)

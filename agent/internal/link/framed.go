@@ -11,13 +11,13 @@ import (
 	"containerssh.io/agent/internal/wire"
 )
 
-// maxStreams bounds what a confused gateway can make the agent hold.
+// maxStreams limits the memory that a faulty gateway can have the agent use.
 const maxStreams = 4096
 
 var errClosed = errors.New("the stream is closed")
 
-// framedLink carries everything through one pair of byte streams. Credits bound what each stream may have under way, so
-// one slow reader holds up neither its neighbours nor the control frames.
+// framedLink multiplexes control frames and streams over one pair of byte streams. Credits limit the data in flight of
+// each stream, so a slow reader delays neither other streams nor control frames.
 type framedLink struct {
 	reader  *bufio.Reader
 	writer  io.WriteCloser
@@ -28,7 +28,7 @@ type framedLink struct {
 	broken  error
 }
 
-// Frame says the preamble on writer and gives the link over reader and writer.
+// Frame sends the preamble and returns the link over reader and writer.
 func Frame(reader io.Reader, writer io.WriteCloser) (Link, error) {
 	if _, err := writer.Write([]byte(wire.Preamble)); err != nil {
 		return nil, err
@@ -122,12 +122,12 @@ func (l *framedLink) deliver(frame wire.Frame) error {
 	}
 }
 
-// framedStream is known to the link until each side has sent Close, which is the last frame of its direction.
+// framedStream stays in its link's table until both sides have sent Close, the last frame of each direction.
 type framedStream struct {
 	link *framedLink
 	id   uint32
 
-	// sending is held while a frame of this stream is sent, so that none follows Close. Taken before mutex.
+	// sending is held while a frame of this stream is sent, so that none follows Close. Lock it before mutex.
 	sending sync.Mutex
 	mutex   sync.Mutex
 	changed *sync.Cond
@@ -146,7 +146,7 @@ func (s *framedStream) receive(data []byte) error {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	if s.gotEOF || len(data) > wire.MaxData || len(s.received)+len(data) > wire.Window {
-		return fmt.Errorf("stream %d got more than it asked for", s.id)
+		return fmt.Errorf("stream %d received data beyond its window or its end", s.id)
 	}
 	if !s.sentClose {
 		s.received = append(s.received, data...)
@@ -159,7 +159,7 @@ func (s *framedStream) grant(credit uint32) error {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	if credit > wire.Window || s.credit+credit > wire.Window {
-		return fmt.Errorf("stream %d was granted too much", s.id)
+		return fmt.Errorf("stream %d was granted more than its window", s.id)
 	}
 	s.credit += credit
 	s.changed.Broadcast()
@@ -220,13 +220,13 @@ func (s *framedStream) Read(buffer []byte) (int, error) {
 	}
 	s.consumed += uint32(count)
 	var credit uint32
-	// Half a window at a time: a frame for every read would double the traffic of small reads.
+	// Half a window at a time: a frame for each read would double the traffic of small reads.
 	if s.consumed >= wire.Window/2 && !s.gotEOF && s.failure == nil {
 		credit, s.consumed = s.consumed, 0
 	}
 	s.mutex.Unlock()
 	if credit > 0 {
-		// A link that cannot send is found broken by its reader; the bytes that were read are good.
+		// If sending fails, Receive reports the broken link; the bytes that were read are valid.
 		_ = s.send(wire.Credit, binary.BigEndian.AppendUint32(nil, credit))
 	}
 	return count, nil

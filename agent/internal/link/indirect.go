@@ -8,7 +8,7 @@ import (
 	"containerssh.io/agent/internal/wire"
 )
 
-// Direct is for agents that are built with TLS, which nearly doubles their size.
+// Direct needs the build with TLS, which is nearly twice as large.
 func Direct(wire.DirectRequest) (Link, error) {
 	return nil, errors.New("this agent is built without TLS")
 }

@@ -7,27 +7,27 @@ import (
 	"containerssh.io/agent/internal/wire"
 )
 
-// Stream is one byte stream, open both ways until one side says otherwise.
+// Stream is one bidirectional byte stream.
 type Stream interface {
 	io.Reader
 	io.Writer
-	// CloseWrite ends this side's direction; the other goes on.
+	// CloseWrite ends this side's direction; the other one stays open.
 	CloseWrite() error
-	// Close gives the stream up, both ways.
+	// Close closes both directions.
 	Close() error
 }
 
-// Opener gives the stream that a request has named.
+// Opener opens the stream that a request has named.
 type Opener func() (Stream, error)
 
 // Link is the connection to the gateway.
 type Link interface {
-	// Receive returns the next control frame. One goroutine calls it.
+	// Receive returns the next control frame. Only one goroutine may call it.
 	Receive() (wire.Frame, error)
-	// Send sends a control frame; safe from any goroutine.
+	// Send sends a control frame. It is safe for concurrent use.
 	Send(kind wire.Type, id uint32, payload []byte) error
-	// Expect announces a stream. Call it before the next Receive, so that no byte of the stream comes too early.
+	// Expect announces a stream. Call it before the next Receive, which may already return data of the stream.
 	Expect(ref wire.StreamRef) (Opener, error)
-	// Close ends everything.
+	// Close closes the link and all its streams.
 	Close()
 }

@@ -8,7 +8,7 @@ import (
 	"containerssh.io/agent/internal/wire"
 )
 
-// socketLink has a connection for control and another one for each stream, all to the same unix socket.
+// socketLink has one connection for control frames and one for each stream, all to the same unix socket.
 type socketLink struct {
 	path    string
 	control *net.UnixConn
@@ -16,7 +16,7 @@ type socketLink struct {
 	sending sync.Mutex
 }
 
-// Dial connects to the gateway's socket and says what this connection is.
+// Dial connects to the gateway's socket and sends the preamble.
 func Dial(path string) (Link, error) {
 	control, err := dial(path)
 	if err != nil {
@@ -59,15 +59,15 @@ func (l *socketLink) Expect(ref wire.StreamRef) (Opener, error) {
 
 func (l *socketLink) Close() { l.control.Close() }
 
-// roomy is what Linux makes twice as much of, if it allows so much.
-const roomy = 512 * 1024
+// writeBuffer is the requested size of a socket's write buffer. Linux doubles it, up to net.core.wmem_max.
+const writeBuffer = 512 * 1024
 
-// Enlarge makes room in a stream for what follows one another quickly. A socket that is full counts as writable again only
-// when three quarters of it are free. With the usual 208 KiB that is less than one piece of what is spliced, so that the
-// gateway would find nothing to read until we have been woken. What is unread holds up a key that is typed, so
-// terminals do without.
+// Enlarge enlarges a stream's write buffer for bulk data. The kernel reports a full socket as writable only once three
+// quarters of its buffer are free. With the default of 208 KiB, that is less than one spliced chunk, and the gateway
+// would find the socket empty until the agent has been woken. Do not use it for terminals: unread output delays the
+// echo of keystrokes.
 func Enlarge(stream Stream) {
 	if socket, ok := stream.(*net.UnixConn); ok {
-		_ = socket.SetWriteBuffer(roomy)
+		_ = socket.SetWriteBuffer(writeBuffer)
 	}
 }

@@ -32,8 +32,8 @@ func newDrain(file *os.File, stream link.Stream, terminal bool) *drain {
 	return d
 }
 
-// settle waits until everything that is in the pipe or the terminal now has been forwarded. Call it once the program has
-// ended. Output that other processes write to the pipe later is forwarded as well, but not waited for.
+// settle waits until everything that is in the pipe or the terminal now has been forwarded. Call it once the program
+// has ended. Output that other processes write to the pipe later is forwarded as well, but not waited for.
 func (d *drain) settle() {
 	if d.terminal {
 		_ = d.file.SetReadDeadline(time.Now().Add(quiet))
@@ -51,7 +51,8 @@ func (d *drain) run() {
 	}()
 	if d.untilSettled() {
 		close(d.settled)
-		// The kernel hung the terminal up when its session leader, the program, ended: later writes to it are lost anyway.
+		// The kernel hung the terminal up when its session leader, the program, ended: later writes to it are lost
+		// anyway.
 		if !d.terminal {
 			_ = d.file.SetReadDeadline(time.Time{})
 			for {
@@ -70,8 +71,8 @@ func (d *drain) run() {
 	}
 }
 
-// step forwards the bytes of one read and returns their number. Reading a terminal fails with EIO once no process has it
-// open and everything has been read.
+// step forwards the bytes of one read and returns their number. Reading a terminal fails with EIO once no process has
+// it open and everything has been read.
 func (d *drain) step() (int64, error) {
 	if d.splicer != nil {
 		count, err := d.splicer.step()
@@ -92,7 +93,8 @@ func (d *drain) step() (int64, error) {
 	return int64(count), err
 }
 
-// untilSettled returns true when the program has ended and its output has been forwarded, false at the end of the output.
+// untilSettled returns true when the program has ended and its output has been forwarded, false at the end of the
+// output.
 func (d *drain) untilSettled() bool {
 	for moved := false; ; {
 		_, err := d.step()

@@ -45,8 +45,8 @@ func KillAll() {
 	}
 }
 
-// stopAll stops the processes that find returns until it returns no more of them: a stopped process cannot fork, so those
-// that are found last are all there are.
+// stopAll stops the processes that find returns until it returns no more of them: a stopped process cannot fork, so
+// those that are found last are all there are.
 func stopAll(find func() []int) (found []int) {
 	for known := -1; len(found) > known; {
 		known = len(found)
@@ -169,8 +169,8 @@ func processes() []process {
 	return all
 }
 
-// parseStat reads a line of /proc/PID/stat. The name in it may contain blanks and parentheses itself, so the fields begin
-// behind the last parenthesis.
+// parseStat reads a line of /proc/PID/stat. The name in it may contain blanks and parentheses itself, so the fields
+// begin behind the last parenthesis.
 func parseStat(pid int, stat []byte) (process, bool) {
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 4 || fields[0][0] == 'Z' || fields[0][0] == 'X' {

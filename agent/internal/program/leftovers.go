@@ -10,8 +10,9 @@ import (
 	"containerssh.io/agent/internal/wire"
 )
 
-// rlimitLocks is a resource limit that Linux has not enforced since 2.4.25. All descendants of a program inherit it, even
-// with a session, environment or user of their own, so its value identifies the program that a process descends from.
+// rlimitLocks is a resource limit that Linux has not enforced since 2.4.25. All descendants of a program inherit it,
+// even with a session, environment or user of their own, so its value identifies the program that a process descends
+// from.
 const rlimitLocks = 10
 
 // marks counts the values in use; guarded by the mutex of children.
@@ -42,8 +43,8 @@ func (p *Program) endLeftovers() {
 	case wire.EndLeftovers:
 		p.killLeftovers()
 	default:
-		// As when a line hangs up: processes that ignore it (nohup) or have a session of their own (setsid) are meant to
-		// stay. Those that have just been forked get the time to do so.
+		// As when a line hangs up: processes that ignore it (nohup) or have a session of their own (setsid) are meant
+		// to stay. Those that have just been forked get the time to do so.
 		if len(p.members()) > 0 {
 			time.Sleep(Grace)
 			signalEach(p.members(), syscall.SIGHUP, syscall.SIGCONT)
@@ -85,8 +86,8 @@ func (p *Program) remaining() []int {
 	return found
 }
 
-// members returns the processes that are still in the program's session. While there are any, the kernel does not reuse its
-// process id.
+// members returns the processes that are still in the program's session. While there are any, the kernel does not reuse
+// its process id.
 func (p *Program) members() []int {
 	if !p.hasEnded() || syscall.Kill(p.pid, 0) != syscall.ESRCH {
 		return nil

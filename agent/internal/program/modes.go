@@ -7,8 +7,8 @@ import (
 	"unsafe"
 )
 
-// The terminal modes of RFC 4254 section 8, and IUTF8 of RFC 8160, by their opcodes. Linux has no VDSUSP (11), VFLUSH
-// (15) and VSTATUS (17).
+// The opcodes of terminal modes in RFC 4254 section 8, and IUTF8 of RFC 8160. Linux has no VDSUSP (11), VFLUSH (15) and
+// VSTATUS (17).
 
 var characters = map[byte]int{
 	1: syscall.VINTR, 2: syscall.VQUIT, 3: syscall.VERASE, 4: syscall.VKILL, 5: syscall.VEOF, 6: syscall.VEOL,
@@ -52,7 +52,7 @@ const (
 	opInputSpeed  = 128
 	opOutputSpeed = 129
 	opUndefined   = 160
-	opDisabled    = 255 // as a value: the character is switched off
+	opDisabled    = 255 // a value: the character is disabled
 	speedMask     = 0o10017
 	inputShift    = 16
 )
@@ -66,7 +66,8 @@ func applyModes(slave *os.File, encoded string) error {
 	return ioctl(slave, syscall.TCSETS, unsafe.Pointer(&settings))
 }
 
-// setModes ends quietly at the first thing that it cannot know the length of: the modes are a client's wishes.
+// setModes stops without an error at the first opcode of unknown length, as RFC 4254 section 8 demands, or truncated
+// mode.
 func setModes(settings *syscall.Termios, encoded string) {
 	for len(encoded) >= 5 {
 		op, value := encoded[0], binary.BigEndian.Uint32([]byte(encoded[1:5]))

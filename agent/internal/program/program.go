@@ -14,7 +14,7 @@ const chunk = 64 * 1024
 
 var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
 
-// Wait returns how the program ended, once all that it had written has been passed on.
+// Wait waits until the program has ended and its output has been forwarded, and returns its status.
 func (p *Program) Wait() syscall.WaitStatus {
 	<-p.ended
 	for _, output := range p.outputs {
@@ -23,7 +23,7 @@ func (p *Program) Wait() syscall.WaitStatus {
 	return p.status
 }
 
-// Signal sends to the program's process group.
+// Signal sends a signal, named without SIG, to the program's process group.
 func (p *Program) Signal(name string) error {
 	number, known := signals[name]
 	if !known {
@@ -36,7 +36,7 @@ func (p *Program) Signal(name string) error {
 	}
 	err := syscall.Kill(-p.pid, number)
 	if err == syscall.ESRCH {
-		// It has left its group, or has not made it yet.
+		// The program has left its process group, or not created it yet.
 		err = syscall.Kill(p.pid, number)
 	}
 	return err
@@ -58,7 +58,7 @@ func (p *Program) Break() error {
 	return p.terminal.sendBreak()
 }
 
-// Release closes the streams and the program's side of them; orphans that still write get SIGPIPE.
+// Release closes the streams, and the pipes or terminal. Orphans that still write receive SIGPIPE.
 func (p *Program) Release() {
 	p.closePipes()
 	for _, stream := range p.streams {
@@ -72,7 +72,7 @@ func (p *Program) closePipes() {
 	}
 }
 
-// feed passes input on until its end; what comes after the program has closed its side is dropped.
+// feed forwards input until its end. Input that comes after the program has closed its side is dropped.
 func feed(pipe *os.File, stream link.Stream) {
 	_, failed := copyAll(pipe, stream)
 	pipe.Close()
@@ -81,6 +81,7 @@ func feed(pipe *os.File, stream link.Stream) {
 	}
 }
 
+// typeInput forwards input to the terminal, and then the end of input.
 func (p *Program) typeInput(stream link.Stream) {
 	last, failed := copyAll(p.terminal.master, stream)
 	if failed {
@@ -90,7 +91,7 @@ func (p *Program) typeInput(stream link.Stream) {
 	p.terminal.endOfInput(last != 0 && last != '\n' && last != '\r')
 }
 
-// copyAll copies until source ends or target fails; last is the last byte that was copied.
+// copyAll copies until source ends, or until target fails. last is the last byte that was copied.
 func copyAll(target io.Writer, source io.Reader) (last byte, failed bool) {
 	buffer := buffers.Get().(*[chunk]byte)
 	defer buffers.Put(buffer)

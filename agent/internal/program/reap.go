@@ -1,4 +1,4 @@
-// Package program starts programs, with a terminal or with pipes, and ends them.
+// Package program starts and ends programs that are connected to a terminal or to pipes.
 package program
 
 import (
@@ -10,16 +10,16 @@ import (
 
 const prSetChildSubreaper = 36
 
-// children knows who of this process's children is waited for; everybody else who turns up is an orphan, and reaped.
-// While the mutex is held no child is reaped, so a process id taken from running stays the one it was.
+// children holds the running programs by process id. Other child processes are orphans and are only reaped. No child is
+// reaped while the mutex is held, so a process id in running cannot be reused meanwhile.
 var children = struct {
 	sync.Mutex
 	running map[int]*Program
 }{running: map[int]*Program{}}
 
-// Adopt makes orphans of what is started here children of this process, and reaps them. Call it once, first.
+// Adopt makes this process the parent of orphaned descendants, and reaps all children. Call it once, before any Start.
 func Adopt() {
-	// Fails on kernels before 3.4 only; process 1 gets the orphans anyway.
+	// Fails only before Linux 3.4; process 1 adopts orphans anyway.
 	_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0)
 	changes := make(chan os.Signal, 1)
 	signal.Notify(changes, syscall.SIGCHLD)

@@ -7,9 +7,9 @@ import (
 	"containerssh.io/agent/internal/link"
 )
 
-// sockets gives the streams themselves as a program's standard streams, where each has a connection of its own. Our own
-// servers know what to do with a socket, and what they move crosses one process less; other programs get pipes, as under
-// sshd. Nil where it cannot be; else close the streams once the program runs.
+// sockets returns the streams' own sockets as the standard streams of one of the agent's own servers, which saves
+// copying through pipes. Other programs get pipes, as under sshd. It returns nil if a stream has no socket of its own;
+// otherwise close the streams once the program runs.
 func sockets(main, errors link.Stream) []*os.File {
 	first, ok := main.(*net.UnixConn)
 	second, okay := errors.(*net.UnixConn)

@@ -13,11 +13,12 @@ const (
 	spliceNonblock = 2
 	spliceMost     = 1 << 20
 	setPipeSize    = 1031
-	// pipeSize lets a program and the agent each do a good piece of work before they wait for one another.
+	// pipeSize is large enough that the program and the agent seldom wait for one another.
 	pipeSize = 256 * 1024
 )
 
-// enlarge gives a pipe more room than the usual 64 KiB. A kernel that refuses (users have a limit) loses speed only.
+// enlarge raises a pipe's capacity above the default 64 KiB. If the kernel refuses because of the user's limit, only
+// speed is lost.
 func enlarge(pipe *os.File) {
 	connection, err := pipe.SyscallConn()
 	if err != nil {
@@ -31,7 +32,7 @@ func enlarge(pipe *os.File) {
 // splicer moves bytes between a pipe and a socket inside the kernel.
 type splicer struct{ source, target syscall.RawConn }
 
-// newSplicer returns nil where one of the two has no descriptor of its own.
+// newSplicer returns nil if one of the two has no file descriptor.
 func newSplicer(target, source any) *splicer {
 	from, fromOK := source.(syscall.Conn)
 	to, toOK := target.(syscall.Conn)
@@ -49,12 +50,12 @@ func newSplicer(target, source any) *splicer {
 	return &splicer{raw, rawTarget}
 }
 
-// step moves what is there, waiting for some. The error is io.EOF at the end; with unsupported nothing was moved, and
-// nothing ever will be. A read deadline of the source holds.
+// step waits for data and moves what is there. It returns io.EOF at the end, and respects the source's read deadline.
+// An error for which unsupported is true means that nothing was moved and splicing these two never works.
 func (s *splicer) step() (count int64, err error) {
 	var full bool
 	failed := s.source.Read(func(from uintptr) bool {
-		// Control keeps the descriptor from being closed, and its number from being used again, meanwhile.
+		// Control prevents that the descriptor is closed, and its number reused, during the call.
 		if closed := s.target.Control(func(to uintptr) { count, err = splice(from, to) }); closed != nil {
 			err = closed
 			return true
@@ -94,7 +95,7 @@ func (s *splicer) step() (count int64, err error) {
 	return count, nil
 }
 
-// unsupported tells whether the kernel, or what watches over its calls, does not splice these two.
+// unsupported reports whether the kernel, or a seccomp filter, does not permit splicing these two.
 func unsupported(err error) bool {
 	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EPERM)
 }
@@ -108,7 +109,7 @@ func splice(from, to uintptr) (int64, error) {
 	}
 }
 
-// waiting returns how many bytes can be read at once.
+// waiting returns the number of bytes in the pipe fd.
 func waiting(fd uintptr) int {
 	var count int32
 	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&count))); errno != 0 {

@@ -11,14 +11,14 @@ import (
 	"containerssh.io/agent/internal/wire"
 )
 
-// defaultPath is searched when neither the program's environment nor the container's says where programs are.
+// defaultPath is searched when neither the program's environment nor the container's has PATH.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// undisturbed keeps Go from sending itself signals to see whether it has been busy for too long; our own servers, which do
-// one thing after another, would be interrupted while they wait for a request.
+// undisturbed turns off Go's preemption signals: they would interrupt the agent's own servers, which need no
+// preemption, while these wait for a request.
 const undisturbed = "GODEBUG=asyncpreemptoff=1"
 
-// Program is one that has been started. Release it, whether it has ended or not.
+// Program is a started program. Call Release in the end, whether it still runs or not.
 type Program struct {
 	pid      int
 	terminal *terminal
@@ -33,8 +33,8 @@ type Program struct {
 	status syscall.WaitStatus
 }
 
-// Start runs a program that reads from and writes to main; errors is nil with a terminal. The streams become the
-// program's own, unless starting fails.
+// Start runs a program with main as its standard input and output, and errors as its standard error; errors is nil with
+// a terminal. On success the Program owns the streams; on failure the caller closes them.
 func Start(request wire.StartRequest, main, errors link.Stream) (*Program, error) {
 	p := &Program{ended: make(chan struct{}), streams: []link.Stream{main}, leftovers: request.Leftovers}
 	environment := merge(os.Environ(), request.Env)
@@ -95,7 +95,7 @@ func Start(request wire.StartRequest, main, errors link.Stream) (*Program, error
 	return p, nil
 }
 
-// connect opens the terminal, or pipes, and returns the program's ends, which are closed once it runs.
+// connect opens a terminal or pipes and returns the program's ends. Close those once the program runs.
 func (p *Program) connect(request wire.StartRequest) ([]*os.File, error) {
 	if request.Terminal {
 		opened, err := openTerminal(request.Size, request.Modes)
@@ -128,7 +128,7 @@ func (p *Program) connect(request wire.StartRequest) ([]*os.File, error) {
 	return theirs, nil
 }
 
-// ourselves is the agent's own file, which in some containers has no name any more.
+// ourselves returns a path to the agent's own binary, whose file may have been removed.
 func ourselves() string {
 	const current = "/proc/self/exe"
 	if _, err := os.Stat(current); err == nil {
@@ -137,12 +137,12 @@ func ourselves() string {
 	if path, err := os.Executable(); err == nil {
 		return path
 	}
-	// Without /proc nothing else is known.
+	// There is no /proc.
 	return os.Args[0]
 }
 
 func descriptors(files []*os.File) []uintptr {
-	// Fd switches to blocking mode, which is what programs expect of their standard streams.
+	// Fd sets the descriptor to blocking mode, as programs expect of their standard streams.
 	if len(files) == 1 {
 		terminal := files[0].Fd()
 		return []uintptr{terminal, terminal, terminal}
@@ -150,7 +150,7 @@ func descriptors(files []*os.File) []uintptr {
 	return []uintptr{files[0].Fd(), files[1].Fd(), files[2].Fd()}
 }
 
-// merge gives base with the values of ours, each name once.
+// merge returns base with the entries of ours, which take precedence; each name occurs once.
 func merge(base, ours []string) []string {
 	place := map[string]int{}
 	var merged []string
@@ -166,7 +166,7 @@ func merge(base, ours []string) []string {
 	return merged
 }
 
-// resolve finds the file to execute: a name with a slash is one already, others are looked for in the program's PATH.
+// resolve returns the file to execute: a name with a slash as it is, other names looked up in the program's PATH.
 func resolve(name, folder string, environment []string) (string, error) {
 	if folder != "" {
 		if found, err := os.Stat(folder); err != nil {

@@ -17,7 +17,7 @@ const (
 
 type terminal struct{ master, slave *os.File }
 
-// openTerminal makes a terminal of the wanted size and modes, before any program can look at it.
+// openTerminal opens a pseudo-terminal with the given size and encoded modes (RFC 4254 section 8).
 func openTerminal(size wire.Size, modes string) (*terminal, error) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -45,7 +45,7 @@ func openSlave(master *os.File) (*os.File, error) {
 	if err := ioctl(master, syscall.TIOCSPTLCK, unsafe.Pointer(&unlocked)); err != nil {
 		return nil, err
 	}
-	// The peer by descriptor: right even where another devpts is mounted at /dev/pts.
+	// By descriptor, since another devpts may be mounted at /dev/pts.
 	raw, err := master.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func openSlave(master *os.File) (*os.File, error) {
 	if failure == 0 {
 		return os.NewFile(number, "terminal"), nil
 	}
-	// Kernels before 4.13, and sandboxes, know it by name only.
+	// Kernels before 4.13 and some sandboxes support the path only.
 	var index uint32
 	if err := ioctl(master, syscall.TIOCGPTN, unsafe.Pointer(&index)); err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func (t *terminal) resize(size wire.Size) error {
 	return ioctl(t.master, syscall.TIOCSWINSZ, unsafe.Pointer(&value))
 }
 
-// sendBreak does what the line discipline does when a serial line reports a break; a pseudo-terminal has no line.
+// sendBreak does what the kernel does on a break of a serial line, since a pseudo-terminal cannot receive one.
 func (t *terminal) sendBreak() error {
 	settings, err := t.settings()
 	if err != nil {
@@ -95,8 +95,8 @@ func (t *terminal) sendBreak() error {
 	return err
 }
 
-// endOfInput types the terminal's end-of-file character where a program reads whole lines, the only place where it
-// means that; a program that reads single keys would take it for a key. The terminal stays open.
+// endOfInput writes the end-of-file character if the terminal is in canonical mode. In raw mode, the program would read
+// it as an ordinary character. The terminal stays open.
 func (t *terminal) endOfInput(midLine bool) {
 	settings, err := t.settings()
 	if err != nil || settings.Lflag&syscall.ICANON == 0 || settings.Cc[syscall.VEOF] == 0 {
@@ -104,7 +104,7 @@ func (t *terminal) endOfInput(midLine bool) {
 	}
 	typed := []byte{settings.Cc[syscall.VEOF]}
 	if midLine {
-		// The first one only hands over the unfinished line.
+		// Within a line, the first one only submits what has been typed.
 		typed = append(typed, typed[0])
 	}
 	_, _ = t.master.Write(typed)

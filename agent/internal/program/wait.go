@@ -6,7 +6,7 @@ import (
 	"os/signal"
 )
 
-// Waiting is what a container does that is there for others: its signals, without SIG, and what it says at the end.
+// Waiting holds the options of wait-signal: the signals to wait for, and a message to print when one arrives.
 type Waiting struct {
 	Signals []os.Signal
 	Message string
@@ -39,7 +39,7 @@ func ParseWaiting(arguments []string) (Waiting, error) {
 	return waiting, nil
 }
 
-// Wait returns when one of the signals has come. Meanwhile it reaps: as process 1 it gets everybody's orphans.
+// Wait returns when one of the signals has arrived. Until then it reaps orphaned processes, as process 1 has to.
 func (w Waiting) Wait() {
 	came := make(chan os.Signal, 1)
 	signal.Notify(came, w.Signals...)

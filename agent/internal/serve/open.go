@@ -7,8 +7,8 @@ import (
 	"containerssh.io/agent/internal/wire"
 )
 
-// open shakes hands, and returns the link to use from then on: the given one, or the direct one that the gateway has
-// asked for, which is to be closed as well. The given one is not used any more then, and may end.
+// open performs the handshake and returns the link to use from then on: the given one, or a direct one if the gateway
+// has requested that. The caller closes both. The given link is no longer used once there is a direct one, and may end.
 func open(connection link.Link) (link.Link, error) {
 	welcome, err := greet(connection)
 	if err != nil {
@@ -27,7 +27,7 @@ func open(connection link.Link) (link.Link, error) {
 	return chosen, nil
 }
 
-// move answers a Direct. Where there is no such way the gateway goes on with the link that it has.
+// move answers a Direct. If the direct connection fails, the gateway continues on the given one.
 func move(connection link.Link, frame wire.Frame) (link.Link, wire.Frame, error) {
 	request, err := wire.DecodeDirect(frame.Payload)
 	if err != nil {

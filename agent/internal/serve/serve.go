@@ -18,7 +18,7 @@ import (
 
 const maxPrograms = 4096
 
-// Build is told to the gateway in the handshake.
+// Build is the version that the handshake reports.
 var Build = "dev"
 
 type server struct {
@@ -28,7 +28,8 @@ type server struct {
 	forwards *forward.Forwards
 }
 
-// Serve runs until the gateway ends the link, or breaks the protocol. What was started is still alive then.
+// Serve serves requests until the gateway closes the link or violates the protocol. Programs may still run when it
+// returns.
 func Serve(connection link.Link) error {
 	given := connection
 	connection, err := open(given)
@@ -58,7 +59,7 @@ func Serve(connection link.Link) error {
 	}
 }
 
-// handle returns an error only for a message that breaks the protocol.
+// handle returns an error only for a frame that violates the protocol.
 func (s *server) handle(frame wire.Frame) error {
 	switch frame.Type {
 	case wire.Start:
@@ -84,6 +85,7 @@ func (s *server) handle(frame wire.Frame) error {
 	}
 }
 
+// act runs an action on a program and answers the request.
 func (s *server) act(id, target uint32, malformed error, action func(*program.Program) error) error {
 	if malformed != nil {
 		return malformed
@@ -137,7 +139,7 @@ func (s *server) run(id uint32, request wire.StartRequest, openers []link.Opener
 	}
 	s.mutex.Unlock()
 	if err == nil && !wanted {
-		// Killed before it had begun.
+		// A Kill came while it was being started.
 		started.Kill()
 		started.Release()
 		err = syscall.ECANCELED
@@ -213,7 +215,7 @@ func (s *server) writeFile(frame wire.Frame) error {
 	return nil
 }
 
-// answer cannot fail in a way that matters here: a link that does not send does not receive either, and Serve sees it.
+// answer ignores errors of the link: Serve notices a broken link when it receives.
 func (s *server) answer(id uint32, err error) {
 	if err == nil {
 		_ = s.link.Send(wire.OK, id, nil)

@@ -2,15 +2,15 @@ package wire
 
 import "crypto/sha256"
 
-// DirectRequest asks for the link to go on through a TLS connection of its own.
+// DirectRequest asks the agent to continue the link on a TLS connection to the gateway.
 type DirectRequest struct {
 	Milliseconds uint32
 	Host         string
 	Port         uint16
-	Ticket       [TicketSize]byte  // said before TLS, and good once
+	Ticket       [TicketSize]byte  // sent before TLS, valid once
 	Pin          [sha256.Size]byte // SHA-256 of the gateway's certificate
-	Certificate  string            // DER, what the agent shows
-	Key          string            // PKCS #8, the certificate's
+	Certificate  string            // DER; the agent's
+	Key          string            // PKCS #8; the certificate's
 }
 
 // DecodeDirect reads a Direct.

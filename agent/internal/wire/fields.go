@@ -5,10 +5,10 @@ import (
 	"errors"
 )
 
-// ErrMalformed is returned for a payload that does not hold the fields its type asks for.
+// ErrMalformed is returned for a payload that does not consist of the fields of its type.
 var ErrMalformed = errors.New("malformed payload")
 
-// Decoder takes fields off a payload. After the first mistake every field is empty and Done reports it.
+// Decoder reads the fields of a payload. After the first error all fields are zero, and Done returns the error.
 type Decoder struct {
 	rest   []byte
 	failed bool
@@ -72,7 +72,7 @@ func (d *Decoder) Text() string {
 // Texts takes a 32-bit count and as many texts.
 func (d *Decoder) Texts() []string {
 	count := d.Word()
-	// Each text has a length of its own, so a count beyond this is a lie; it must not reserve memory.
+	// Each text takes at least four bytes. A larger count is an error, and must not allocate memory.
 	if uint64(count)*4 > uint64(len(d.rest)) {
 		d.failed = true
 		return nil
@@ -99,7 +99,7 @@ func (d *Decoder) Done() error {
 	return nil
 }
 
-// StreamRef names a stream: by id where streams are multiplexed, by token where each has a connection of its own.
+// StreamRef identifies a stream: by id on a multiplexed link, by token where each stream has its own connection.
 type StreamRef struct {
 	ID    uint32
 	Token [TokenSize]byte

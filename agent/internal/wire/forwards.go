@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Rules say which addresses may be connected to. Without a list of allowed networks any address is, unless denied.
+// Rules restrict the addresses that may be connected to. Without Limited, every address is allowed unless denied.
 type Rules struct {
 	Limited         bool
 	Allowed, Denied []netip.Prefix
@@ -78,7 +78,7 @@ func DecodeListen(kind Type, payload []byte) (ListenRequest, error) {
 	return request, d.Done()
 }
 
-// AcceptRequest is the gateway's word about a connection of a listener; a Decline has no stream.
+// AcceptRequest is the gateway's decision about a connection of a listener. A Decline has no stream.
 type AcceptRequest struct {
 	Listener   uint32
 	Connection uint32
@@ -102,7 +102,7 @@ func DecodeDecline(payload []byte) (AcceptRequest, error) {
 // DecodeUnlisten reads an Unlisten, which names a listener by the id of its request.
 func DecodeUnlisten(payload []byte) (uint32, error) { return DecodeProgram(payload) }
 
-// EncodeListening tells the real port, 0 where there is none, and variables for programs that use the listener.
+// EncodeListening encodes a Listening: the actual port (or 0), and variables for programs that use the listener.
 func EncodeListening(port uint16, environment ...string) []byte {
 	payload := binary.BigEndian.AppendUint16(nil, port)
 	payload = binary.BigEndian.AppendUint32(payload, uint32(len(environment)))
@@ -112,7 +112,7 @@ func EncodeListening(port uint16, environment ...string) []byte {
 	return payload
 }
 
-// EncodeAccepted tells of a connection and where it comes from, which for a unix socket is nowhere.
+// EncodeAccepted encodes an Accepted: the connection and its source, which is empty for a unix socket.
 func EncodeAccepted(connection uint32, host string, port uint16) []byte {
 	payload := binary.BigEndian.AppendUint32(nil, connection)
 	return binary.BigEndian.AppendUint16(AppendText(payload, host), port)

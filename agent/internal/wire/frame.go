@@ -1,4 +1,4 @@
-// Package wire is the encoding of the protocol between the gateway and its agent; docs/agent.md describes it.
+// Package wire encodes and decodes the protocol between the gateway and the agent; docs/agent.md describes it.
 package wire
 
 import (
@@ -8,49 +8,49 @@ import (
 	"io"
 )
 
-// Version is the protocol that this agent speaks; Oldest is the oldest one that it can still speak.
+// Version is the newest protocol version that this agent supports, Oldest the oldest.
 const (
 	Version = 2
 	Oldest  = 1
 )
 
-// Preamble comes before the first frame of a control connection; the gateway looks for it behind whatever an image's
-// entrypoint has printed.
+// Preamble precedes the first frame of a control connection. The gateway searches for it, since an image's entrypoint
+// may print something first.
 const Preamble = "\x00\x89containerssh\r\n"
 
-// StreamPreamble and a token begin a connection that carries the bytes of one stream and nothing else.
+// StreamPreamble, followed by a token, begins a connection that carries the bytes of one stream.
 const StreamPreamble = "\x00\x89stream"
 
-// DirectPreamble and a ticket begin a connection that carries TLS, and the link in it.
+// DirectPreamble, followed by a ticket, begins a direct connection, which continues with TLS.
 const DirectPreamble = "\x00\x89direct"
 
-// TokenSize is the length of the secret that ties a stream's connection to the request it belongs to.
+// TokenSize is the length of the secret that assigns a connection to a stream.
 const TokenSize = 16
 
-// TicketSize is the length of the secret that ties a connection of the agent's own to its login.
+// TicketSize is the length of the secret that assigns a direct connection to a login.
 const TicketSize = 32
 
-// Window is how many bytes of one multiplexed stream may be under way in each direction.
+// Window is the number of bytes of a multiplexed stream that may be in flight in each direction.
 const Window = 256 * 1024
 
 // MaxData is the longest payload of a Data frame.
 const MaxData = 64 * 1024
 
-// MaxPayload is the longest payload that the agent takes: a Start with a full argument list and environment.
+// MaxPayload is the longest payload that the agent accepts: a Start with the longest argument list and environment.
 const MaxPayload = 2 * 1024 * 1024
 
 // MaxText is the longest error text that the agent sends.
 const MaxText = 1024
 
-// MaxPending is how many accepted connections may wait for the gateway's word, those of all listeners together.
+// MaxPending is the number of accepted connections, of all listeners together, that may wait for Accept or Decline.
 const MaxPending = 64
 
 const headerSize = 8
 
-// Type says what a frame is.
+// Type is the type of a frame.
 type Type uint8
 
-// The frames. Those of one block go one way only, as marked.
+// The types of frames, grouped by direction.
 const (
 	Hello   Type = 1 // agent to gateway
 	Welcome Type = 2 // gateway to agent
@@ -93,10 +93,10 @@ type Frame struct {
 	Payload []byte
 }
 
-// ErrTooLong is returned for a frame that claims more than MaxPayload.
+// ErrTooLong is returned for a frame with a length above MaxPayload.
 var ErrTooLong = errors.New("frame too long")
 
-// Append adds the encoded frame to buffer.
+// Append appends the encoded frame to buffer.
 func Append(buffer []byte, kind Type, id uint32, payload []byte) []byte {
 	buffer = binary.BigEndian.AppendUint32(buffer, uint32(kind)<<24|uint32(len(payload)))
 	buffer = binary.BigEndian.AppendUint32(buffer, id)

@@ -21,17 +21,17 @@ type StartRequest struct {
 	Modes        string
 }
 
-// Leftovers says what becomes of processes that a program has left behind when its session ends. Whatever it says, they
-// end with the link.
+// Leftovers selects what happens, when a session ends, to the processes that its program has left running. In any case
+// they end with the link.
 type Leftovers byte
 
 const (
-	HangUpLeftovers Leftovers = iota // those in the program's own session get HUP
-	EndLeftovers                     // all are ended, wherever they went
-	KeepLeftovers                    // nothing
+	HangUpLeftovers Leftovers = iota // those in the program's session receive SIGHUP
+	EndLeftovers                     // all are killed, in whatever session
+	KeepLeftovers                    // they keep running
 )
 
-// The bits of a Start's first byte.
+// The flags of a Start.
 const (
 	startTerminal = 1
 	startAgent    = 4
@@ -131,14 +131,14 @@ func DecodeWelcome(payload []byte) (uint16, error) {
 	return version, d.Done()
 }
 
-// EncodeHello tells what this agent speaks.
+// EncodeHello encodes the versions that this agent supports, and its build.
 func EncodeHello(build string) []byte {
 	payload := binary.BigEndian.AppendUint16(nil, Version)
 	payload = binary.BigEndian.AppendUint16(payload, Oldest)
 	return AppendText(payload, build)
 }
 
-// EncodeError tells why a request failed: the number of the system's error, 0 if it was none, and a text.
+// EncodeError encodes an Error: the errno or 0, and a text of which at most MaxText bytes are sent.
 func EncodeError(number uint16, text string) []byte {
 	if len(text) > MaxText {
 		text = text[:MaxText]
@@ -146,12 +146,12 @@ func EncodeError(number uint16, text string) []byte {
 	return AppendText(binary.BigEndian.AppendUint16(nil, number), text)
 }
 
-// EncodeStatus tells that a program has ended by itself.
+// EncodeStatus encodes the Exited of a program with an exit status.
 func EncodeStatus(status uint32) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{0}, status), 0, 0, 0, 0, 0)
 }
 
-// EncodeDeath tells that a program died of a signal.
+// EncodeDeath encodes the Exited of a program that a signal has killed.
 func EncodeDeath(name string, core bool) []byte {
 	payload := []byte{1, 0, 0, 0, 0, 0}
 	if core {
@@ -160,7 +160,7 @@ func EncodeDeath(name string, core bool) []byte {
 	return AppendText(payload, name)
 }
 
-// Streams are the streams that the program uses.
+// Streams returns the streams of the program's standard streams.
 func (r StartRequest) Streams() []StreamRef {
 	if r.Terminal {
 		return []StreamRef{r.Main}
