@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -9,17 +10,29 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 
-from containerssh.auth.hashes import hash_password
 from tests.support.server import Server, serving
 from tests.support.services import Engine
-from tests.support.ssh_programs import CLIENTS, KEEPS_ITS_KEYS, PASSWORD, USER, Ask
+from tests.support.shared_folder import complaints
+from tests.support.ssh_programs import ASKS, CLIENTS, KEEPS_ITS_KEYS, PASSWORD, SENDS_SIGNALS, USER, Ask
 
 pytestmark = pytest.mark.docker
 
-USERS = {USER: {"password": hash_password(PASSWORD, "bcrypt")}}
+# Many logins at once, which are to take little of a busy machine.
+USERS = {USER: {"password": bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}}
 MIB = 1 << 20
+KILLED = {
+    "openssh": 255,
+    "plink": 128,
+    "dbclient": 0,
+    "paramiko": -1,
+    "libssh": 255,
+    "asyncssh": -9,
+    "go": 128 + 9,
+}
+"""How each tells its user of a program that a signal ended."""
 
 
 @asynccontextmanager
@@ -66,3 +79,32 @@ async def test_new_keys_are_made_while_data_flow_both_ways(engine: Engine, tmp_p
         done = await CLIENTS[name](Ask(server, tmp_path, "cat; sleep 0.5", data, rekey=MIB))
         assert done.status == 0, done.stderr
         assert done.stdout == data
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+async def test_statuses_signals_and_questions_whether_we_live(engine: Engine, tmp_path: Path, name: str) -> None:
+    client = CLIENTS[name]
+    caught = "trap 'echo caught; exit 9' USR1; echo ready; while :; do sleep 0.05; done"
+    asked: dict[str, tuple[dict[str, Any], int, bytes]] = {
+        "true": ({}, 0, b""),
+        "false": ({}, 1, b""),
+        "exit 42": ({}, 42, b""),
+        "no-such-program": ({}, 127, b""),
+        "echo words; kill -9 $$": ({}, KILLED[name], b"words\n"),
+    }
+    if name in SENDS_SIGNALS:
+        asked[caught] = ({"signal": "USR1"}, 9, b"ready\ncaught\n")
+    if name in ASKS:
+        asked["sleep 1.5; echo still here"] = ({"asking": True}, 0, b"still here\n")
+
+    async def answer(number: int, command: str) -> tuple[int, bytes]:
+        home = tmp_path / f"{number}"
+        home.mkdir()
+        done = await client(Ask(server, home, command, **asked[command][0]))
+        assert done.status == asked[command][1], (command, done)
+        return done.status, done.stdout
+
+    async with server_for(engine) as server:
+        answers = await asyncio.gather(*(answer(number, command) for number, command in enumerate(asked)))
+        assert dict(zip(asked, answers, strict=True)) == {command: wanted[1:] for command, wanted in asked.items()}
+        assert complaints(server) == []

@@ -1,7 +1,8 @@
-"""A client of libssh by its C interface: ``python libssh.py PORT USER PASSWORD [--pty] [--rekey BYTES] [COMMAND]``."""
+"""A client of libssh by its C interface, as a program."""
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import sys
@@ -21,11 +22,14 @@ class Failed(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    port, user, password, *rest = arguments
-    pty = "--pty" in rest
-    rekey = int(rest[rest.index("--rekey") + 1]) if "--rekey" in rest else 0
-    command = rest[-1] if rest and rest[-1] not in ("--pty", str(rekey)) else None
-    return _run(load(), int(port), user, password, command, pty=pty, rekey=rekey)
+    parser = argparse.ArgumentParser(description="One program, with its streams and its status.")
+    for name in ("port", "user", "password"):
+        parser.add_argument(name)
+    parser.add_argument("--pty", action="store_true")
+    parser.add_argument("--rekey", type=int, default=0, help="new keys after so many bytes")
+    parser.add_argument("--signal", default="", help="what to send after the first output")
+    parser.add_argument("command", nargs="?")
+    return _run(load(), parser.parse_intermixed_args(arguments))
 
 
 def load() -> Any:
@@ -56,8 +60,8 @@ def connected(ssh: Any, port: int, user: str, password: str, rekey: int = 0) -> 
     return session
 
 
-def _run(ssh: Any, port: int, user: str, password: str, command: str | None, *, pty: bool, rekey: int) -> int:
-    session = connected(ssh, port, user, password, rekey)
+def _run(ssh: Any, asked: argparse.Namespace) -> int:
+    session = connected(ssh, int(asked.port), asked.user, asked.password, asked.rekey)
 
     def check(result: int) -> None:
         if result != 0:
@@ -65,10 +69,10 @@ def _run(ssh: Any, port: int, user: str, password: str, command: str | None, *, 
 
     channel = ctypes.c_void_p(ssh.ssh_channel_new(session))
     check(ssh.ssh_channel_open_session(channel))
-    if pty:
+    if asked.pty:
         check(ssh.ssh_channel_request_pty_size(channel, b"xterm", 99, 33))
-    check(ssh.ssh_channel_request_shell(channel) if command is None else _exec(ssh, channel, command))
-    status = _carry(ssh, channel)
+    check(ssh.ssh_channel_request_shell(channel) if asked.command is None else _exec(ssh, channel, asked.command))
+    status = _carry(ssh, channel, asked.signal)
     ssh.ssh_disconnect(session)
     ssh.ssh_free(session)
     return status
@@ -78,7 +82,7 @@ def _exec(ssh: Any, channel: Any, command: str) -> int:
     return int(ssh.ssh_channel_request_exec(channel, command.encode()))
 
 
-def _carry(ssh: Any, channel: Any) -> int:
+def _carry(ssh: Any, channel: Any, signal: str) -> int:
     """All streams, by one thread as the library wants; ours waits for standard input."""
     waiting: list[bytes] = []
     ended = threading.Event()
@@ -101,7 +105,9 @@ def _carry(ssh: Any, channel: Any) -> int:
         elif ended.is_set() and not told:
             told = True
             ssh.ssh_channel_send_eof(channel)
-        _pass_on(ssh, channel, buffer)
+        if _pass_on(ssh, channel, buffer) and signal:
+            ssh.ssh_channel_request_send_signal(channel, signal.encode())
+            signal = ""
     while _pass_on(ssh, channel, buffer):
         pass
     return int(ssh.ssh_channel_get_exit_status(channel))

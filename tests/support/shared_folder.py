@@ -8,14 +8,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from containerssh.auth.hashes import hash_password
+import bcrypt
+
 from tests.support.images import zoo_folder, zoo_image
 from tests.support.oci import image as demo
 from tests.support.openssh import OpenSSH, run
 from tests.support.server import Server, serving
 from tests.support.services import Engine
 
-PASSWORD = {"password": hash_password("secret", "bcrypt")}
+PASSWORD = {"password": bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()}
 
 _LISTED = (
     r"cd $0; find . -mindepth 1 -printf '%P %y %m %l\n' | sort; find . -type f -printf '%P %Ts\n' | sort; "

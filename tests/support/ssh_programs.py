@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncssh
 import paramiko
+from paramiko.agent import AgentRequestHandler
 
 from tests.support.images import go_program
 from tests.support.openssh import Done, OpenSSH, run
@@ -35,6 +36,12 @@ class Ask:
     pty: bool = False
     rekey: int = 0
     """New keys after so many bytes, where the client has an option for it."""
+    signal: str = ""
+    """The one to send once the program has written something, where the client can: :data:`SENDS_SIGNALS`."""
+    agent: Path | None = None
+    """The socket of an ssh-agent that comes along, where the client can: :data:`FORWARDS_AGENTS`."""
+    asking: bool = False
+    """Ask again and again whether the server lives, several times a second if the client can."""
 
 
 Client = Callable[[Ask], Awaitable[Done]]
@@ -44,25 +51,35 @@ def _words(ask: Ask) -> list[str]:
     return [] if ask.command is None else [ask.command]
 
 
+def _variables(ask: Ask, **more: str) -> dict[str, str]:
+    return {"HOME": str(ask.home), **({"SSH_AUTH_SOCK": str(ask.agent)} if ask.agent else {}), **more}
+
+
 async def openssh(ask: Ask) -> Done:
     options = (["-tt"] if ask.pty else ["-T"]) + (["-o", f"RekeyLimit={ask.rekey}"] if ask.rekey else [])
-    return await OpenSSH(ask.home).run(ask.server, ask.command, *options, stdin=ask.stdin, limit=LIMIT)
+    options += ["-A"] if ask.agent else []
+    options += ["-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=30"] if ask.asking else []
+    client = OpenSSH(ask.home)
+    argv = [*client.command(ask.server, *options), *_words(ask)]
+    return await run(*argv, stdin=ask.stdin, env={**client.environment(), **_variables(ask)}, limit=LIMIT)
 
 
 async def plink(ask: Ask) -> Done:
     folder = ask.home / ".putty" / "sessions"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "matrix").write_text(f"RekeyBytes={ask.rekey or '1G'}\nSSHHostKey=\n")
+    settings = f"RekeyBytes={ask.rekey or '1G'}\nSSHHostKey=\nPingIntervalSecs={int(ask.asking)}\n"
+    (folder / "matrix").write_text(settings)
     keys = await run(tool("ssh-keyscan"), "-p", str(ask.server.port), "-t", "ed25519", "127.0.0.1")
     key = asyncssh.import_public_key(keys.stdout.split(b" ", 1)[1]).get_fingerprint()
     argv = [tool("plink"), "-load", "matrix", "-batch", "-ssh", "-t" if ask.pty else "-T", "-P", str(ask.server.port)]
-    argv += ["-hostkey", key, "-pw", PASSWORD, f"{USER}@127.0.0.1"]
-    return await run(*argv, *_words(ask), stdin=ask.stdin, env={"HOME": str(ask.home)}, limit=LIMIT)
+    argv += [*(["-A"] if ask.agent else []), "-hostkey", key, "-pw", PASSWORD, f"{USER}@127.0.0.1"]
+    return await run(*argv, *_words(ask), stdin=ask.stdin, env=_variables(ask), limit=LIMIT)
 
 
 async def dbclient(ask: Ask) -> Done:
-    argv = [tool("dbclient"), "-y", "-y", "-t" if ask.pty else "-T", "-p", str(ask.server.port), f"{USER}@127.0.0.1"]
-    env = {"DROPBEAR_PASSWORD": PASSWORD, "HOME": str(ask.home)}
+    argv = [tool("dbclient"), "-y", "-y", "-t" if ask.pty else "-T", "-p", str(ask.server.port)]
+    argv += [*(["-A"] if ask.agent else []), *(["-K", "1"] if ask.asking else []), f"{USER}@127.0.0.1"]
+    env = _variables(ask, DROPBEAR_PASSWORD=PASSWORD)
     if ask.pty:
         # It asks for a terminal only where it has one itself.
         argv = [tool("script"), "-qec", shlex.join([*argv, *_words(ask)]), "/dev/null"]
@@ -73,6 +90,7 @@ async def dbclient(ask: Ask) -> Done:
 async def libssh(ask: Ask) -> Done:
     argv: list[str | Path] = [sys.executable, SUPPORT / "libssh.py", str(ask.server.port), USER, PASSWORD]
     argv += (["--pty"] if ask.pty else []) + (["--rekey", str(ask.rekey)] if ask.rekey else [])
+    argv += ["--signal", ask.signal] if ask.signal else []
     return await run(*argv, *_words(ask), stdin=ask.stdin, env={"HOME": str(ask.home)}, limit=LIMIT)
 
 
@@ -80,6 +98,8 @@ async def go(ask: Ask) -> Done:
     program = await asyncio.to_thread(built_go_client)
     argv: list[str | Path] = [program, "-port", str(ask.server.port), "-user", USER, "-password", PASSWORD]
     argv += (["-pty"] if ask.pty else []) + (["-rekey", str(ask.rekey)] if ask.rekey else [])
+    argv += (["-signal", ask.signal] if ask.signal else []) + (["-agent", str(ask.agent)] if ask.agent else [])
+    argv += ["-asking"] if ask.asking else []
     return await run(*argv, *_words(ask), stdin=ask.stdin, limit=LIMIT)
 
 
@@ -98,8 +118,18 @@ async def asyncssh_(ask: Ask) -> Done:
         client_keys=None,
         config=None,
         rekey_bytes=ask.rekey or 1 << 30,
+        agent_path=str(ask.agent) if ask.agent else None,
+        agent_forwarding=bool(ask.agent),
+        keepalive_interval=0.1 if ask.asking else 0,
     ) as client:
         terminal: dict[str, Any] = {"term_type": "xterm", "term_size": (99, 33)} if ask.pty else {"request_pty": False}
+        if ask.signal:
+            process = await client.create_process(ask.command, encoding=None, **terminal)
+            first = await process.stdout.readline()
+            process.send_signal(ask.signal)
+            done = await process.wait()
+            assert isinstance(done.stdout, bytes)
+            return Done(done.returncode or 0, first + done.stdout, b"")
         done = await client.run(ask.command, input=ask.stdin, encoding=None, **terminal)
     assert isinstance(done.stdout, bytes)
     assert isinstance(done.stderr, bytes)
@@ -119,7 +149,11 @@ def _with_paramiko(ask: Ask) -> Done:
         transport: Any = client.get_transport()
         if ask.rekey:
             transport.packetizer.REKEY_BYTES = ask.rekey
+        if ask.asking:
+            transport.set_keepalive(1)
         channel = transport.open_session()
+        # It takes the socket from this process's own environment.
+        handler = AgentRequestHandler(channel) if ask.agent else None
         if ask.pty:
             channel.get_pty("xterm", 99, 33)
         if ask.command is None:
@@ -142,6 +176,8 @@ def _with_paramiko(ask: Ask) -> Done:
         output = b"".join(iter(lambda: channel.recv(65536), b""))
         for thread in threads:
             thread.join(LIMIT)
+        if handler is not None:
+            handler.close()
         return Done(channel.recv_exit_status(), output, b"".join(errors))
 
 
@@ -156,3 +192,7 @@ CLIENTS: dict[str, Client] = {
 }
 KEEPS_ITS_KEYS = frozenset({"dbclient"})
 """Clients without an option for it: they make new keys after a GiB or some hours."""
+SENDS_SIGNALS = frozenset({"libssh", "asyncssh", "go"})
+FORWARDS_AGENTS = frozenset(CLIENTS) - {"libssh"}
+ASKS = frozenset(CLIENTS) - {"libssh"}
+"""Clients that can ask whether the server lives by themselves."""

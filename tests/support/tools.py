@@ -14,6 +14,7 @@ PACKAGES = {
     "chromium": "chromium",
     "crun": "crun",
     "ctr": "containerd",
+    "curl": "curl",
     "dbclient": "dropbear-bin",
     "debootstrap": "debootstrap",
     "docker": "docker.io",
