@@ -90,7 +90,8 @@ async def test_many_programs_write_sync_and_check_what_they_wrote(tmp_path: Path
         # Nothing is read from the caches of this side.
         async with mounted(tmp_path, server, "direct_io", "dcache_timeout=1") as place:
             common = (
-                f"--directory={place} --size=24m --verify=crc32c --verify_fatal=1 --fallocate=none --group_reporting"
+                f"--directory={place} --size=24m --verify=crc32c --verify_fatal=1 --verify_state_save=0"
+                " --fallocate=none --group_reporting"
             )
             jobs = (
                 "--name=stream --rw=write --bs=256k --numjobs=3 --end_fsync=1",
