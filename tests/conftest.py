@@ -15,6 +15,7 @@ import pytest
 from containerssh.backends.docker.backend import DockerBackend
 from containerssh.core.instance import Instance, open_instance
 from tests.support.cluster import Cluster, running_cluster
+from tests.support.kdc import KDC, running_kdc
 from tests.support.podman import Podman, running_podman
 from tests.support.registry import Registry, running_registry
 from tests.support.services import Engine, end_engine_of, engine_of
@@ -66,6 +67,13 @@ def podman_rootless() -> Iterator[Podman]:
 def cluster() -> Iterator[Cluster]:
     """A Kubernetes of this run; skips the test where none was built."""
     with running_cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def kdc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KDC]:
+    """Kerberos realms of one module's tests."""
+    with running_kdc(tmp_path_factory.mktemp("kdc")) as running:
         yield running
 
 

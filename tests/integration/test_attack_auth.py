@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from containerssh.config.auth import KerberosConfig, WebhookConfig
 from containerssh.core.codes import SSHCode
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from containerssh.ssh.options import Limits
-from tests.support.kdc import KDC, running_kdc
+from tests.support.kdc import KDC
 from tests.support.local_backend import LocalBackend
 from tests.support.raw_client import ANSWERS, ASKED, FAILURE, KEY_ACCEPTABLE, REQUEST, SUCCESS, RawClient, message
 from tests.support.ssh_front import Front, serving
@@ -30,12 +30,6 @@ ROUNDS = 200
 AT_ONCE = 8
 PATIENT = Limits(auth_tries=10_000, auth_requests=10_000, auth_calls=10_000)
 MIC = 66
-
-
-@pytest.fixture(scope="module")
-def kdc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KDC]:
-    with running_kdc(tmp_path_factory.mktemp("kdc")) as found:
-        yield found
 
 
 def judged(asked: Request) -> Reply:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from containerssh.explain.credentials import Terminal
 from containerssh.explain.text import as_text
 from tests.support.explained import HERE, PASSWORD, in_file, public, steps, told
 from tests.support.identity import TOKEN, oidc, providing
-from tests.support.kdc import HOME, KDC, running_kdc
+from tests.support.kdc import HOME, KDC
 from tests.support.openssh import OpenSSH
 
 SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
@@ -109,12 +108,6 @@ async def test_what_was_only_supposed_is_never_remembered(
     recalled = await told(path, key=key)
     assert steps(recalled) == [("publickey", "right")]
     assert [line["code"] for line in recalled.steps[0].log] == ["AUTH_REMEMBERED"]
-
-
-@pytest.fixture(scope="module")
-def kdc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KDC]:
-    with running_kdc(tmp_path_factory.mktemp("kdc")) as found:
-        yield found
 
 
 async def test_tickets_of_who_asks_are_shown(kdc: KDC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

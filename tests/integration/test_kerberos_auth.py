@@ -1,14 +1,11 @@
-"""Tickets and passwords judged by the real libraries with a real KDC; the client's GSSAPI is the real one as well."""
+"""Tickets judged by the real libraries with a real KDC; the client's GSSAPI is the real one as well."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,98 +14,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from containerssh.auth.kerberos.authenticator import KERBEROS, KerberosAuthenticator, open_kerberos
-from containerssh.auth.kerberos.helper import Helper
-from containerssh.config.auth import KerberosConfig
-from containerssh.core.errors import AuthFailed, AuthUnavailable, ConfigError
+from containerssh.auth.kerberos.authenticator import KERBEROS
+from containerssh.core.errors import AuthFailed, AuthUnavailable
 from containerssh.core.handlers import GSSAPIExchange, IntegrityProof
-from containerssh.core.metadata import AuthAttempt, Login, SocketAddress, Value
-from tests.support.kdc import ABROAD, HOME, KDC, running_kdc
+from containerssh.core.metadata import SocketAddress, Value
+from tests.support.kdc import ABROAD, HOME, KDC
 from tests.support.openssh import run
+from tests.support.tickets import MESSAGE, SPNEGO, Client, attempt, judged, kerberos
 from tests.support.tools import tool
-from tests.support.waiting import until
-
-SPNEGO = bytes.fromhex("06062b0601050502")
-MESSAGE = b"the session and the request"
-
-
-@pytest.fixture(scope="module")
-def kdc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KDC]:
-    with running_kdc(tmp_path_factory.mktemp("kdc")) as found:
-        yield found
 
 
 @pytest.fixture(autouse=True)
 def libraries(kdc: KDC, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client's side runs in this process."""
     monkeypatch.setenv("KRB5_CONFIG", str(kdc.config))
-
-
-def attempt(user: str = "alice") -> AuthAttempt:
-    known = {"from": Value("before")}
-    return AuthAttempt(SocketAddress("127.0.0.1", 4711), "0" * 32, known, {"A": Value("b")}, username=user)
-
-
-@asynccontextmanager
-async def kerberos(kdc: KDC, **more: object) -> AsyncIterator[KerberosAuthenticator]:
-    section = {"keytab": str(kdc.keytab), "configPath": str(kdc.config), **more}
-    async with open_kerberos(KerberosConfig.model_validate(section)) as authenticator:
-        yield authenticator
-
-
-class Client(GSSAPIExchange):
-    """A client with a ticket: the contract's other side, without the SSH between them."""
-
-    def __init__(
-        self,
-        environment: dict[str, str],
-        service: str = f"host/localhost@{HOME}",
-        *,
-        delegates: bool = False,
-        signs: bytes = MESSAGE,
-    ) -> None:
-        flags = gssapi.RequirementFlag.mutual_authentication | gssapi.RequirementFlag.integrity
-        if delegates:
-            flags |= gssapi.RequirementFlag.delegate_to_peer
-        store: dict[bytes | str, bytes | str] = {"ccache": environment["KRB5CCNAME"]}
-        self.context = gssapi.SecurityContext(
-            name=gssapi.Name(service, gssapi.NameType.kerberos_principal),
-            creds=gssapi.Credentials(usage="initiate", store=store),
-            mech=gssapi.OID.from_int_seq("1.2.840.113554.1.2.2"),
-            flags=flags,
-            usage="initiate",
-        )
-        self.first = self.context.step() or b""
-        self.signs = signs
-        self.offers: Sequence[bytes] = [SPNEGO, KERBEROS]
-        self.error = b""
-
-    @property
-    def mechanisms(self) -> Sequence[bytes]:
-        return self.offers
-
-    async def choose(self, mechanism: bytes) -> bytes:
-        assert mechanism == KERBEROS
-        return self.first
-
-    async def answer(self, token: bytes) -> bytes:
-        return self.context.step(token) or b""
-
-    async def finish(self, token: bytes = b"") -> IntegrityProof:
-        if not self.context.complete:
-            self.context.step(token)
-        return IntegrityProof(MESSAGE, self.context.get_signature(self.signs))
-
-    def tell_error(self, token: bytes) -> None:
-        self.error = token
-
-
-async def judged(authenticator: KerberosAuthenticator, client: GSSAPIExchange, user: str = "alice") -> Login:
-    async with AsyncExitStack() as undo:
-        return await authenticator.authenticate_gssapi(attempt(user), client, undo)
-
-
-# -- tickets -----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_ticket_logs_its_principal_in_and_what_was_known_stays(kdc: KDC) -> None:
@@ -313,179 +232,3 @@ async def test_a_token_of_more_than_64_kib_is_refused(kdc: KDC) -> None:
     async with kerberos(kdc) as authenticator:
         with pytest.raises(AuthFailed, match="too long"):
             await judged(authenticator, Unsigned(bytes(65537)))
-
-
-# -- passwords ---------------------------------------------------------------------------------------------------------
-
-
-async def test_a_password_logs_in_with_a_ticket(kdc: KDC, tmp_path: Path) -> None:
-    async with kerberos(kdc) as authenticator:
-        login = await authenticator.authenticate_password(attempt(), b"alice-pw")
-    assert (login.username, login.authenticated_username) == ("alice", "alice")
-    assert (login.metadata["from"].value, login.environment["A"].value) == ("before", "b")
-    assert login.metadata["KERBEROS_PRINCIPAL"] == Value(f"alice@{HOME}")
-    (tmp_path / "cache").write_bytes(login.files["/tmp/krb5cc"].value)
-    assert f"krbtgt/{HOME}@{HOME}" in await kdc.klist(tmp_path / "cache")
-
-
-@pytest.mark.parametrize(
-    ("user", "password", "reason"),
-    [
-        ("alice", b"wrong", "password is wrong"),
-        ("nobody", b"alice-pw", "no such principal"),
-        ("locked", b"locked-pw", "locked"),
-        ("expired", b"expired-pw", "account has expired"),
-        ("mustchange", b"mustchange-pw", "password has expired"),
-        ("alice", b"", "no password"),
-        ("alice", b"alice-pw\0more", "no password"),
-        ("alice", bytes(1025), "no password"),
-        (f"alice@{ABROAD}", b"alice-pw", "no name"),
-        (f"alice@{HOME}", b"alice-pw", "no name"),
-        ("al\\ice", b"alice-pw", "no name"),
-    ],
-)
-async def test_a_password_that_the_kdc_refuses_is_a_failure(kdc: KDC, user: str, password: bytes, reason: str) -> None:
-    async with kerberos(kdc) as authenticator:
-        begun = time.monotonic()
-        with pytest.raises(AuthFailed, match=reason):
-            await authenticator.authenticate_password(attempt(user), password)
-    assert time.monotonic() - begun > 0.24, "refusals take alike, whoever exists"
-
-
-async def test_a_kdc_that_lacks_our_key_is_not_believed(kdc: KDC, tmp_path: Path) -> None:
-    with running_kdc(tmp_path) as spoofed:
-        async with kerberos(kdc, configPath=str(spoofed.config)) as authenticator:
-            with pytest.raises(AuthUnavailable, match="could not prove"):
-                await authenticator.authenticate_password(attempt(), b"alice-pw")
-
-
-async def test_a_kdc_that_is_away_is_no_failure_of_the_user(kdc: KDC, tmp_path: Path) -> None:
-    with running_kdc(tmp_path) as other:
-        pass
-    async with kerberos(kdc, configPath=str(other.config)) as authenticator:
-        with pytest.raises(AuthUnavailable):
-            await authenticator.authenticate_password(attempt(), b"alice-pw")
-
-
-@asynccontextmanager
-async def silent_kdc(folder: Path) -> AsyncIterator[tuple[Path, asyncio.Event]]:
-    """A KDC that takes questions and never answers: its krb5.conf, and whether it was asked."""
-    asked = asyncio.Event()
-
-    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(4)
-        asked.set()
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(take, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    config = folder / "silent.conf"
-    config.write_text(
-        f"[libdefaults]\ndefault_realm = {HOME}\nudp_preference_limit = 1\n"
-        f"[realms]\n{HOME} = {{\nkdc = 127.0.0.1:{port}\n}}\n"
-    )
-    async with server:
-        yield config, asked
-
-
-async def test_giving_up_ends_the_child_that_waits_for_a_silent_kdc(kdc: KDC, tmp_path: Path) -> None:
-    async with (
-        silent_kdc(tmp_path) as (config, asked),
-        kerberos(kdc, configPath=str(config)) as authenticator,
-        asyncio.TaskGroup() as tasks,
-    ):
-        helper = helper_of(authenticator)
-        waiting = tasks.create_task(authenticator.authenticate_password(attempt(), b"alice-pw"))
-        await asyncio.wait_for(asked.wait(), 10)
-        assert len(children(helper)) == 1
-        # Meanwhile a ticket is judged: it needs no KDC.
-        assert (await judged(authenticator, Client(await kdc.ticket()))).authenticated_username == "alice"
-        waiting.cancel()
-        await until(lambda: all(state(pid) in "ZX" for pid in children(helper)))
-
-
-async def test_a_child_that_dies_costs_its_own_attempt(kdc: KDC, tmp_path: Path) -> None:
-    async with silent_kdc(tmp_path) as (config, asked), kerberos(kdc, configPath=str(config)) as authenticator:
-        waiting = asyncio.create_task(authenticator.authenticate_password(attempt(), b"alice-pw"))
-        await asyncio.wait_for(asked.wait(), 10)
-        (child,) = children(helper_of(authenticator))
-        os.kill(child, signal.SIGSEGV)
-        with pytest.raises(AuthUnavailable, match="took too long or crashed"):
-            await waiting
-        assert (await judged(authenticator, Client(await kdc.ticket()))).authenticated_username == "alice"
-
-
-# -- the helper --------------------------------------------------------------------------------------------------------
-
-
-def helper_of(authenticator: KerberosAuthenticator) -> Helper:
-    return authenticator._helper
-
-
-def process_of(helper: Helper) -> int:
-    assert helper._process is not None
-    return helper._process.pid
-
-
-def children(helper: Helper) -> list[int]:
-    pid = process_of(helper)
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def state(pid: int) -> str:
-    """The letter of proc(5); X for a process that is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return "X"
-
-
-async def test_a_helper_that_was_killed_is_started_again(kdc: KDC) -> None:
-    async with kerberos(kdc) as authenticator:
-        process = helper_of(authenticator)._process
-        assert process is not None
-        os.kill(process.pid, signal.SIGKILL)
-        await process.wait()
-        assert (await authenticator.authenticate_password(attempt(), b"alice-pw")).authenticated_username == "alice"
-
-
-async def test_the_end_leaves_no_process_and_no_file(kdc: KDC) -> None:
-    async with kerberos(kdc) as authenticator:
-        await authenticator.authenticate_password(attempt(), b"alice-pw")
-        helper = helper_of(authenticator)
-        pid, folder = process_of(helper), helper._folder
-        assert sorted(path.name for path in folder.iterdir()) == ["first.conf"]
-    assert (state(pid), folder.exists()) == ("X", False)
-
-
-async def test_many_attempts_at_once_are_all_judged(kdc: KDC) -> None:
-    async with kerberos(kdc) as authenticator, asyncio.TaskGroup() as tasks:
-        for number in range(100):
-            password = b"alice-pw" if number % 2 else b"wrong"
-            tasks.create_task(judged_password(authenticator, password, right=bool(number % 2)))
-
-
-async def judged_password(authenticator: KerberosAuthenticator, password: bytes, *, right: bool) -> None:
-    if right:
-        await authenticator.authenticate_password(attempt(), password)
-    else:
-        with pytest.raises(AuthFailed):
-            await authenticator.authenticate_password(attempt(), password)
-
-
-async def test_a_keytab_without_keys_is_told_at_the_start(kdc: KDC, tmp_path: Path) -> None:
-    for number, content in enumerate((b"", b"\x05\x02", b"no keytab")):
-        keytab = tmp_path / str(number)
-        keytab.write_bytes(content)
-        with pytest.raises(ConfigError, match="keytab"):
-            async with kerberos(kdc, keytab=str(keytab)):
-                pytest.fail("unreachable")
-
-
-async def test_without_a_default_realm_the_keytabs_counts(kdc: KDC, tmp_path: Path) -> None:
-    config = tmp_path / "krb5.conf"
-    config.write_text(kdc.config.read_text().replace(f"default_realm = {HOME}\n", ""))
-    async with kerberos(kdc, configPath=str(config)) as authenticator:
-        assert (await judged(authenticator, Client(await kdc.ticket()))).authenticated_username == "alice"
-        assert (await authenticator.authenticate_password(attempt("bob"), b"bob-pw")).authenticated_username == "bob"

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from containerssh.core.counters import counters
 from containerssh.core.handlers import ServerHandler
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from containerssh.layers.metrics import MetricsServer
-from tests.support.kdc import HOME, KDC, running_kdc
+from tests.support.kdc import HOME, KDC
 from tests.support.local_backend import LocalBackend
-from tests.support.openssh import OpenSSH, run, ssh_options
+from tests.support.openssh import run, ssh_options
 from tests.support.raw_client import FAILURE, REQUEST, RawClient
 from tests.support.ssh_front import Front, serving
+from tests.support.ticket_openssh import TicketOpenSSH, client_of
 from tests.support.tools import tool
 from tests.support.waiting import until
 
@@ -39,27 +40,6 @@ BY_TICKET = ssh_options(
     "HostName=localhost",
     "LogLevel=DEBUG1",
 )
-
-
-@pytest.fixture(scope="module")
-def kdc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KDC]:
-    with running_kdc(tmp_path_factory.mktemp("kdc")) as found:
-        yield found
-
-
-class Client(OpenSSH):
-    """OpenSSH's client with a ticket."""
-
-    tickets: dict[str, str]
-
-    def environment(self) -> dict[str, str]:
-        return {**super().environment(), **self.tickets}
-
-
-async def client_of(kdc: KDC, folder: Path, user: str = "alice", ticket: str = "alice") -> Client:
-    client = Client(folder, user, password=None)
-    client.tickets = await kdc.ticket(ticket)
-    return client
 
 
 @asynccontextmanager
@@ -144,7 +124,7 @@ async def test_a_ticket_of_another_user_exchanges_keys_and_opens_nothing(kdc: KD
 
 
 async def test_a_client_without_a_ticket_exchanges_keys_as_usual(kdc: KDC, tmp_path: Path) -> None:
-    client = Client(tmp_path, "alice", password=None)
+    client = TicketOpenSSH(tmp_path, "alice", password=None)
     client.tickets = {"KRB5_CONFIG": str(kdc.config), "KRB5CCNAME": f"FILE:{tmp_path}/none"}
     async with front(kdc) as server:
         done = await client.run(server, "true", *BY_TICKET)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,39 +18,19 @@ from containerssh.config.auth import KerberosConfig
 from containerssh.core.codes import SSHCode
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from tests.support import server as product
-from tests.support.kdc import HOME, KDC, running_kdc
+from tests.support.kdc import HOME, KDC
 from tests.support.local_backend import LocalBackend
 from tests.support.oci import image
 from tests.support.openssh import OpenSSH, ssh_options
 from tests.support.raw_client import ERROR_TOKEN, FAILURE, REQUEST, RESPONSE, SUCCESS, TOKEN
 from tests.support.ssh_front import Front, serving
 from tests.support.ticket_client import TicketClient, context
+from tests.support.ticket_openssh import client_of
 from tests.support.waiting import until
 from tests.support.webhook import Reply, webhook
 
 GSSAPI = ssh_options("GSSAPIAuthentication=yes", "PreferredAuthentications=gssapi-with-mic", "HostName=localhost")
 COMPLETE, MIC = 63, 66
-
-
-@pytest.fixture(scope="module")
-def kdc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KDC]:
-    with running_kdc(tmp_path_factory.mktemp("kdc")) as found:
-        yield found
-
-
-class Client(OpenSSH):
-    """OpenSSH's client with a ticket."""
-
-    tickets: dict[str, str]
-
-    def environment(self) -> dict[str, str]:
-        return {**super().environment(), **self.tickets}
-
-
-async def client_of(kdc: KDC, folder: Path, user: str = "alice", ticket: str = "alice") -> Client:
-    client = Client(folder, user, password=None)
-    client.tickets = await kdc.ticket(ticket)
-    return client
 
 
 # -- the whole server, with OpenSSH's client ---------------------------------------------------------------------------
