@@ -11,6 +11,7 @@ from typing import cast
 
 import pytest
 
+from containerssh.agent import streams
 from containerssh.agent.streams import SocketStream
 from containerssh.core.streams import CHUNK, Pump, pump
 from containerssh.ssh.channel_adapter import AdapterChannel
@@ -177,3 +178,48 @@ async def test_a_channel_that_is_gone_says_so_once() -> None:
     reader.fail()
     reader.fail()
     assert [type(error) for error in ended] == [ConnectionResetError]
+
+
+async def _handed_over_in_a_turn(stream: SocketStream, peer: socket.socket) -> int:
+    """Pieces that *stream* passes on in the first turn of the loop, of as many as *peer* can send ahead."""
+    loop = asyncio.get_running_loop()
+    seen = loop.create_future()
+    pieces: list[bytes] = []
+
+    def take(data: bytes) -> bool:
+        if not pieces:
+            loop.call_soon(lambda: seen.set_result(len(pieces)))
+        pieces.append(data)
+        return True
+
+    with suppress(BlockingIOError):
+        while True:
+            peer.send(bytes(CHUNK))
+    stream.flow(take, lambda error: None)
+    try:
+        return await asyncio.wait_for(seen, LIMIT)
+    finally:
+        stream.halt()
+
+
+async def test_a_stream_moves_more_in_a_turn_once_no_other_has_moved_anything_for_a_while(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "_turns", streams._Turns())
+    ends.target.take(b"key")
+    other = SocketStream(ends.reader)
+    assert await _handed_over_in_a_turn(ends.source, ends.program) == 1
+    monkeypatch.setattr(streams, "_ALONE_AFTER", 0)
+    monkeypatch.setattr(streams, "_turns", streams._Turns())
+    assert await _handed_over_in_a_turn(ends.source, ends.program) > 1
+    monkeypatch.setattr(streams, "_ALONE_AFTER", 3600)
+    keys: list[bytes] = []
+
+    def take(data: bytes) -> bool:
+        keys.append(data)
+        return True
+
+    other.flow(take, lambda error: None)
+    await until(lambda: keys == [b"key"], "the other stream moves something")
+    other.halt()
+    assert await _handed_over_in_a_turn(ends.source, ends.program) == 1

@@ -11,9 +11,32 @@ from containerssh.agent.codec import broken
 from containerssh.core.flag import Flag
 from containerssh.core.streams import CHUNK, ByteStream, ByteWriter, DirectReader, DirectWriter
 
-# Of one task, before the others have their turn.
+# Of one task, or of one stream that hands over, before the others have their turn.
 _READS_PER_TURN = 4
+# Seconds without anything from other streams after which one has the loop for itself.
+_ALONE_AFTER = 1.0
 _MAX_QUEUED = 8 * 1024 * 1024
+
+
+class _Turns:
+    """
+    How often a stream reads in one turn of the loop: once beside others, whose keystrokes would wait for more, and
+    several times while nobody else has anything, which spares turns.
+    """
+
+    def __init__(self) -> None:
+        self._latest = 0
+        self._alone_from = 0.0
+
+    def reads(self, stream: int, now: float) -> int:
+        """*stream* (its id) has something at *now*, by the loop's clock."""
+        if stream != self._latest:
+            self._latest = stream
+            self._alone_from = now + _ALONE_AFTER
+        return _READS_PER_TURN if now >= self._alone_from else 1
+
+
+_turns = _Turns()
 
 
 class SocketStream(DirectReader, DirectWriter, ByteStream):
@@ -168,18 +191,23 @@ class SocketStream(DirectReader, DirectWriter, ByteStream):
             self._readable.set_result(None)
 
     def _hand_over(self, take: Callable[[bytes], bool]) -> None:
-        # Once for each turn of the loop: with more, others' keystrokes wait twice as long, and nothing is faster.
-        try:
-            data = self._socket.recv(CHUNK)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as exc:
-            self._end_flow(_lost(exc))
-            return
-        if not data:
-            self._end_flow(None)
-        elif not take(data):
-            self._refused = True
+        for _ in range(_turns.reads(id(self), self._loop.time())):
+            try:
+                data = self._socket.recv(CHUNK)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                self._end_flow(_lost(exc))
+                return
+            if not data:
+                self._end_flow(None)
+                return
+            if not take(data):
+                self._refused = True
+                return
+            # What was taken may have ended the flow.
+            if len(data) < CHUNK or self._take is None:
+                return
 
     def _end_flow(self, error: ConnectionError | None) -> None:
         if self._take is not None:
