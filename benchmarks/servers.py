@@ -131,10 +131,11 @@ def containerssh(
     processes: int = 1,
     name: str = "",
     section: Mapping[str, object] | None = None,
+    also: Mapping[str, object] | None = None,
 ) -> Iterator[Server]:
     """
     Our server with a users file, on *backend* (oci or docker) in *mode* with the image busybox, or with a *section* as
-    given. *name*: as it is called in the report.
+    given. *name*: as it is called in the report. *also*: further sections of the configuration.
     """
     folder.mkdir()
     port = free_port()
@@ -146,6 +147,7 @@ def containerssh(
         "backend": backend,
         "security": {"forwarding": {"forwardingMode": "enable"}},
     }
+    config |= also or {}
     if section is not None:
         config[backend] = section
     elif backend == "oci":

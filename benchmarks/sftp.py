@@ -1,4 +1,4 @@
-"""SFTP by OpenSSH's client: ours, which the agent serves, beside sshd's with the server of the same package.
+"""SFTP by OpenSSH's client: ours, which the agent serves, beside OpenSSH's server, under sshd and as an image's own.
 
 Times are taken by the client between the commands of one batch, so logging in is not part of them. Both sides write to
 the same disk: sshd's to a folder of the machine, ours to the containers' file systems above it.
@@ -7,23 +7,57 @@ the same disk: sshd's to a folder of the machine, ours to the containers' file s
 from __future__ import annotations
 
 import argparse
+import re
+import shutil
 import subprocess
+import tarfile
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
+from benchmarks.connections import PAUSE
 from benchmarks.measure import LIMIT, LOGIN_CIPHER, MIB, MeasurementError
 from benchmarks.processes import cpu_seconds
 from benchmarks.report import Report
-from benchmarks.servers import Client, Server
+from benchmarks.servers import Client, Server, containerssh
+from tests.support.services import busybox_archive
 from tests.support.tools import tool
 
 _CLOCK = "!date +%s.%N"
 _SMALL = 100
+_SFTP_SERVER = Path("/usr/lib/openssh/sftp-server")
 
 
 def compare(report: Report, client: Client, servers: list[Server], folder: Path, options: argparse.Namespace) -> None:
-    """One large file and many small ones, up and down."""
+    """One large file and many small ones, up and down; with the backend oci also by OpenSSH's server in an image."""
+    with ExitStack() as stack:
+        if any(server.name == "oci" for server in servers):
+            servers = [*servers, stack.enter_context(_image_server(folder / "sftp-in-image", client))]
+        _compare(report, client, servers, folder, options)
+
+
+@contextmanager
+def _image_server(folder: Path, client: Client) -> Iterator[Server]:
+    """The same server of ours, for an image that brings OpenSSH's sftp-server with it."""
+    root = folder.with_name("sftp-image")
+    with tarfile.open(fileobj=BytesIO(busybox_archive())) as archive:
+        archive.extractall(root, filter="tar")
+    linked = subprocess.run(["ldd", str(_SFTP_SERVER)], stdout=subprocess.PIPE, text=True, check=True).stdout
+    for file in (str(_SFTP_SERVER), *re.findall(r"(/\S+) \(0x", linked)):
+        place = root / file.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+    section = {"image": str(root), "dataDirectory": str(folder / "data")}
+    also = {"sftp": {"server": "image"}}
+    with containerssh("oci", folder, client, name="oci, image's own", section=section, also=also) as server:
+        yield server
+
+
+def _compare(report: Report, client: Client, servers: list[Server], folder: Path, options: argparse.Namespace) -> None:
     large, many = folder / "large", folder / "many"
     with large.open("wb") as file:
         # Not sparse: reading holes is quicker than reading.
@@ -45,6 +79,8 @@ def compare(report: Report, client: Client, servers: list[Server], folder: Path,
                 [f"mkdir {remote}"],
                 [f"put {large} {remote}/l", f"get {remote}/l {folder}/back"],
             )
+            # A process of its own for the connection counts when it has ended.
+            time.sleep(PAUSE if server.forks else 0)
             spent = cpu_seconds(server.pid, with_ended_children=server.forks) - before
             if (folder / "back").stat().st_size != options.size * MIB:
                 raise MeasurementError(f"{server.name}: the file did not come back whole")
