@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import bcrypt
+import paramiko
 import pytest
 
 from tests.support.server import Server, serving
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.docker
 # Many logins at once, which are to take little of a busy machine.
 USERS = {USER: {"password": bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}}
 MIB = 1 << 20
+LIMIT = 30.0
 KILLED = {
     "openssh": 255,
     "plink": 128,
@@ -107,4 +109,33 @@ async def test_statuses_signals_and_questions_whether_we_live(engine: Engine, tm
     async with server_for(engine) as server:
         answers = await asyncio.gather(*(answer(number, command) for number, command in enumerate(asked)))
         assert dict(zip(asked, answers, strict=True)) == {command: wanted[1:] for command, wanted in asked.items()}
+        assert complaints(server) == []
+
+
+async def test_sizes_arrive_before_the_shell_and_while_output_flows(engine: Engine) -> None:
+    def work(port: int) -> tuple[list[str], int]:
+        with paramiko.SSHClient() as client:
+            client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+            client.connect("127.0.0.1", port, USER, PASSWORD, allow_agent=False, look_for_keys=False)
+            transport = client.get_transport()
+            assert transport is not None
+            channel = transport.open_session()
+            channel.settimeout(LIMIT)
+            channel.get_pty("xterm", 80, 24)
+            # Others have hung here: the program is not there yet.
+            channel.resize_pty(101, 31)
+            lasting = "n=0; while [ $n -lt 20 ]; do sleep 0.1; n=$((n+1)); done"
+            channel.exec_command(f"trap 'stty size' WINCH; stty size; yes & {lasting}; kill %1; exit 5")
+            sizes, rest, seen = [], b"", 0
+            while data := channel.recv(65536):
+                *lines, rest = (rest + data).split(b"\r\n")
+                sizes += [line.decode() for line in lines if line.strip() not in (b"y", b"")]
+                if seen < len(sizes) < 4:
+                    seen = len(sizes)
+                    channel.resize_pty(101 + seen, 31 + seen)
+            return sizes, channel.recv_exit_status()
+
+    async with server_for(engine) as server:
+        sizes, status = await asyncio.to_thread(work, server.port)
+        assert (sizes[:4], status) == (["31 101", "32 102", "33 103", "34 104"], 5)
         assert complaints(server) == []

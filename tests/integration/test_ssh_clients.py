@@ -119,6 +119,21 @@ async def test_the_post_quantum_key_exchange_works() -> None:
         assert (await client.run("echo ok")).stdout == "ok\n"
 
 
+async def test_the_post_quantum_key_exchange_works_with_paramiko() -> None:
+    def echoed(port: int) -> bytes:
+        wanted = "mlkem768x25519-sha256"
+        preferred: Any = vars(paramiko.Transport)["_preferred_kex"]
+        assert preferred[0] == wanted, "it is what paramiko uses by itself"
+        with paramiko.SSHClient() as client:
+            client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+            login: dict[str, Any] = {"allow_agent": False, "look_for_keys": False}
+            client.connect("127.0.0.1", port, "alice", "secret", disabled_algorithms={"kex": preferred[1:]}, **login)
+            return client.exec_command("echo ok")[1].read()
+
+    async with serving() as server:
+        assert await asyncio.to_thread(echoed, server.port) == b"ok\n"
+
+
 @pytest.mark.filterwarnings("ignore:Diffie-Hellman over finite fields")
 async def test_weak_algorithms_are_offered_when_asked_for_by_name(openssh: OpenSSH) -> None:
     weak: dict[str, Any] = {

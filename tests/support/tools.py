@@ -56,6 +56,7 @@ PACKAGES = {
     "ssh-agent": "openssh-client",
     "ssh-keygen": "openssh-client",
     "ssh-keyscan": "openssh-client",
+    "ss": "iproute2",
     "sshd": "openssh-server",
     "sshfs": "sshfs",
     "umoci": "umoci",
