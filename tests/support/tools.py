@@ -44,6 +44,7 @@ PACKAGES = {
     "pscp": "putty-tools",
     "psftp": "putty-tools",
     "puttygen": "putty-tools",
+    "qemu-aarch64-static": "qemu-user-static",
     "rsync": "rsync",
     "runc": "runc",
     "scp": "openssh-client",
