@@ -1,6 +1,7 @@
 package sftp
 
 import (
+	"encoding/binary"
 	"strconv"
 	"syscall"
 	"time"
@@ -80,9 +81,13 @@ func putWord(place []byte, value uint32) {
 	place[0], place[1], place[2], place[3] = byte(value>>24), byte(value>>16), byte(value>>8), byte(value)
 }
 
-// nextName takes the next name off the kernel's list.
+// nextName returns the next name of the folder, and false at its end. Entries are shorter than syscall.Dirent, so they are
+// not accessed through a pointer to one: it would reach beyond the buffer.
 func (h *handle) nextName() (string, bool, error) {
-	const head = int(unsafe.Offsetof(syscall.Dirent{}.Name))
+	const (
+		length = int(unsafe.Offsetof(syscall.Dirent{}.Reclen))
+		head   = int(unsafe.Offsetof(syscall.Dirent{}.Name))
+	)
 	for {
 		if len(h.entries) < head {
 			if h.ended {
@@ -98,8 +103,7 @@ func (h *handle) nextName() (string, bool, error) {
 			h.entries, h.ended = h.listing[:count], count == 0
 			continue
 		}
-		entry := (*syscall.Dirent)(unsafe.Pointer(&h.entries[0]))
-		size := int(entry.Reclen)
+		size := int(binary.NativeEndian.Uint16(h.entries[length:]))
 		name := h.entries[head:size]
 		h.entries = h.entries[size:]
 		for index, char := range name {

@@ -23,8 +23,6 @@ const (
 
 	renameNoReplace = 1
 
-	timeOmitted = 1<<30 - 2
-
 	procfs = 0x9fa0
 
 	prSetDumpable = 4
