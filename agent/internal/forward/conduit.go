@@ -10,25 +10,25 @@ const (
 	spliceMove     = 1
 	spliceNonblock = 2
 	setPipeSize    = 1031
-	// conduitSize is what one step moves at most; a kernel that refuses so much loses speed only.
+	// conduitSize is the most that one step moves. If the kernel refuses a pipe of this size, only speed is lost.
 	conduitSize = 1 << 20
-	// watchedEvery says which of the calls Go is told of.
+	// watchedEvery is the interval of calls that Go's scheduler is told of.
 	watchedEvery = 16
 )
 
-// conduit moves bytes from one socket to another inside the kernel, through a pipe of its own.
+// conduit moves data from one socket to another inside the kernel, through its own pipe.
 //
-// It does what io.Copy does, but for what Go does around each call that may wait: it wakes a thread that watches how long
-// they take, which cost as much as the calls themselves. None of these waits, as all three descriptors are our own and
-// non-blocking. Without that thread nobody else would have a turn while there is always something to move, so now
-// and then it is told.
+// It does the same as io.Copy, but with raw system calls. For a normal system call, Go wakes a thread that watches for
+// blocking calls, which costs as much as the call itself. These calls do not block, since all three descriptors are
+// non-blocking. Every sixteenth call is a normal one all the same: otherwise a busy conduit would never let other
+// goroutines run.
 type conduit struct {
 	source, target syscall.RawConn
 	read, write    int // ends of the pipe
 	calls          uint
 }
 
-// newConduit fails where one of the two has no descriptor of its own, or none is left for the pipe.
+// newConduit fails if one of the two has no file descriptor, or if none are left for the pipe.
 func newConduit(target io.Writer, source io.Reader) (*conduit, error) {
 	from, err := rawOf(source)
 	if err != nil {
@@ -59,7 +59,7 @@ func (c *conduit) close() {
 	syscall.Close(c.write)
 }
 
-// run copies until the source ends. With errors.ErrUnsupported nothing was moved, and something else has to do it.
+// run copies until the source ends. If it returns errors.ErrUnsupported, nothing was moved; copy in another way.
 func (c *conduit) run() error {
 	for first := true; ; first = false {
 		count, err := c.fill()
@@ -79,7 +79,7 @@ func (c *conduit) run() error {
 	}
 }
 
-// fill takes what the source has, waiting for some; 0 at its end.
+// fill waits for data of the source and moves it into the pipe. It returns 0 at the end.
 func (c *conduit) fill() (count int, err error) {
 	failed := c.source.Read(func(descriptor uintptr) bool {
 		count, err = c.splice(int(descriptor), c.write, conduitSize)
@@ -88,7 +88,7 @@ func (c *conduit) fill() (count int, err error) {
 	return count, errors.Join(failed, err)
 }
 
-// empty passes on some of the count bytes that the pipe holds.
+// empty moves some of the count bytes in the pipe to the target.
 func (c *conduit) empty(count int) (moved int, err error) {
 	failed := c.target.Write(func(descriptor uintptr) bool {
 		moved, err = c.splice(c.read, int(descriptor), count)
@@ -115,7 +115,7 @@ func (c *conduit) splice(from, to, most int) (int, error) {
 	}
 }
 
-// unsupported tells whether the kernel, or what watches over its calls, does not splice these two.
+// unsupported reports whether the kernel, or a seccomp filter, does not permit splicing these two.
 func unsupported(err error) bool {
 	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EPERM)
 }

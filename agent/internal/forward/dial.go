@@ -13,7 +13,7 @@ import (
 	"containerssh.io/agent/internal/wire"
 )
 
-// refusal is an error with a number that the gateway understands, and a text for the user.
+// refusal is an error with an errno for the gateway and a text for the user.
 type refusal struct {
 	number syscall.Errno
 	text   string
@@ -23,7 +23,7 @@ func (r refusal) Error() string { return r.text }
 
 func (r refusal) Unwrap() error { return r.number }
 
-// dialTCP resolves as the container's files say; each address is judged when it is connected to.
+// dialTCP resolves names as configured in the container, and checks each address before it connects.
 func dialTCP(request wire.ConnectRequest) (net.Conn, error) {
 	if strings.ContainsRune(request.Host, 0) {
 		return nil, syscall.EINVAL
@@ -39,11 +39,11 @@ func dialTCP(request wire.ConnectRequest) (net.Conn, error) {
 		forbidden = true
 		return syscall.EPERM
 	}}
-	// One address after another: Control, which notes what it has refused, must not run twice at once.
+	// One address after another: Control sets forbidden and must not run concurrently.
 	dialer.FallbackDelay = -1
 	hosts := []string{request.Host}
 	if request.Host == "" || strings.EqualFold(strings.TrimSuffix(request.Host, "."), "localhost") {
-		// Images without /etc/hosts know no such name.
+		// An image without /etc/hosts cannot resolve it.
 		hosts = []string{"127.0.0.1", "::1"}
 	}
 	var failed error
@@ -78,7 +78,7 @@ func explain(err error, forbidden bool) error {
 	return refusal{syscall.EHOSTUNREACH, "the address cannot be used"}
 }
 
-// permits judges as the gateway does: what reaches the machine itself by another writing is the machine itself.
+// permits applies the rules as the gateway does: IPv4-mapped addresses count as IPv4, unspecified ones as loopback.
 func permits(rules wire.Rules, address netip.Addr) bool {
 	address = address.Unmap().WithZone("")
 	if address.IsUnspecified() {
@@ -113,7 +113,7 @@ func dialUnix(request wire.ConnectRequest) (net.Conn, error) {
 	return connection, nil
 }
 
-// socketPath keeps a path a path: with a NUL or an @ at its beginning it would be a name outside of the file system.
+// socketPath makes sure that a path names a file: a leading NUL or @ would select Linux's abstract namespace.
 func socketPath(path string) (string, error) {
 	if path == "" || strings.ContainsRune(path, 0) {
 		return "", syscall.EINVAL

@@ -1,4 +1,4 @@
-// Package forward connects and listens inside the container, for clients on the other side of the gateway.
+// Package forward opens connections and listeners inside the container for the gateway's clients.
 package forward
 
 import (
@@ -18,11 +18,11 @@ const (
 	maxConnects  = 1024
 )
 
-// Forwards are those of one link.
+// Forwards are the forwarded connections and listeners of one link.
 type Forwards struct {
 	link   link.Link
 	answer func(id uint32, err error)
-	places sync.Mutex // held while a folder or a display number is looked for
+	places sync.Mutex // held while a folder or a display number is chosen
 
 	mutex      sync.Mutex
 	room       *sync.Cond // for pending connections
@@ -34,7 +34,7 @@ type Forwards struct {
 	closed     bool
 }
 
-// New gives the forwards of a link; answer tells the gateway how a request has ended.
+// New returns the Forwards of a link. It calls answer with the result of each request.
 func New(connection link.Link, answer func(id uint32, err error)) *Forwards {
 	f := &Forwards{link: connection, answer: answer, listeners: map[uint32]*listener{}}
 	f.room = sync.NewCond(&f.mutex)
@@ -44,14 +44,15 @@ func New(connection link.Link, answer func(id uint32, err error)) *Forwards {
 
 var current atomic.Pointer[Forwards]
 
-// CleanUp closes the forwards of the process's link from outside of it: the agent is about to end.
+// CleanUp closes the process's Forwards. Call it before the agent exits because of a signal.
 func CleanUp() {
 	if f := current.Load(); f != nil {
 		f.Close()
 	}
 }
 
-// Handle begins to work on a request; an error is a message that breaks the protocol. False: it is for somebody else.
+// Handle starts a request. It returns false if the frame is no request of this package, and an error if the frame
+// violates the protocol.
 func (f *Forwards) Handle(frame wire.Frame) (bool, error) {
 	switch frame.Type {
 	case wire.ConnectTCP:
@@ -72,7 +73,7 @@ func (f *Forwards) Handle(frame wire.Frame) (bool, error) {
 	return false, nil
 }
 
-// Close ends all listeners and removes whatever they have left in the file system.
+// Close closes all listeners and removes their files.
 func (f *Forwards) Close() {
 	f.mutex.Lock()
 	f.closed = true
@@ -121,7 +122,7 @@ func (f *Forwards) connect(
 	return nil
 }
 
-// attach answers the request id and carries bytes between the stream and target, which it closes.
+// attach answers the request id and forwards data between the stream and target. It closes both in the end.
 func (f *Forwards) attach(id uint32, open link.Opener, target net.Conn, failed error) {
 	stream, err := open()
 	if failed != nil || err != nil {
@@ -171,7 +172,7 @@ func (f *Forwards) decline(frame wire.Frame) error {
 	return nil
 }
 
-// take gives the connection that a request names; it is not pending any more.
+// take removes the connection that a request names from the pending ones and returns it, or nil.
 func (f *Forwards) take(request wire.AcceptRequest) net.Conn {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()

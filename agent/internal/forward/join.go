@@ -8,7 +8,7 @@ import (
 	"containerssh.io/agent/internal/link"
 )
 
-// join copies both ways until both directions have ended, or one side is gone, and closes both.
+// join forwards data in both directions until both have ended or one side is gone, and closes both sides.
 func join(stream link.Stream, target net.Conn) {
 	link.Enlarge(stream)
 	inwards := make(chan bool, 1)
@@ -18,7 +18,7 @@ func join(stream link.Stream, target net.Conn) {
 			closeWrite(target)
 		}
 		inwards <- alive
-		// A client that has gone does not wait for a program that goes on sending, or does nothing.
+		// If the client has gone, the target may never notice by itself, because it is idle or only sends.
 		link.WaitClosed(stream)
 		target.Close()
 	}()
@@ -30,7 +30,7 @@ func join(stream link.Stream, target net.Conn) {
 	stream.Close()
 }
 
-// carry copies until the source ends; false: one of the two is broken.
+// carry copies until the source ends. It returns false if either side has failed.
 func carry(target io.Writer, source io.Reader) bool {
 	if through, err := newConduit(target, source); err == nil {
 		defer through.close()
@@ -48,7 +48,7 @@ func closeWrite(connection net.Conn) {
 	}
 }
 
-// abort tells the other side that nobody has served it.
+// abort closes a connection that was never served; over TCP, the other side sees a reset.
 func abort(connection net.Conn) {
 	if tcp, ok := connection.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)

@@ -17,15 +17,15 @@ import (
 )
 
 const (
-	// portTries is how often another free port is looked for when the first is taken for the other address family.
+	// portTries limits the search for a port that is free for both address families.
 	portTries = 20
-	// breath is how long a listener rests that cannot accept for want of descriptors or memory.
-	breath = 100 * time.Millisecond
-	// resolving limits how long the name of an address to listen on may take.
-	resolving = 10 * time.Second
+	// acceptPause is the pause after Accept has failed for lack of descriptors or memory.
+	acceptPause = 100 * time.Millisecond
+	// resolveTimeout limits the lookup of a host name to listen on.
+	resolveTimeout = 10 * time.Second
 )
 
-// listener is one request's; it may have several sockets.
+// listener serves one request. It may have several sockets.
 type listener struct {
 	sockets     []net.Listener
 	port        uint16
@@ -34,7 +34,7 @@ type listener struct {
 	once        bool
 
 	taken   sync.Once
-	pending map[uint32]net.Conn // guarded by Forwards
+	pending map[uint32]net.Conn // guarded by Forwards.mutex
 }
 
 func (l *listener) close() {
@@ -91,7 +91,7 @@ func (f *Forwards) open(kind wire.Type, request wire.ListenRequest) (*listener, 
 	}
 }
 
-// serve tells the gateway of the listener, and then of its connections, until it is closed.
+// serve reports the listener to the gateway, and then its connections, until it is closed.
 func (f *Forwards) serve(id uint32, opened *listener) {
 	opened.pending = map[uint32]net.Conn{}
 	f.mutex.Lock()
@@ -119,7 +119,7 @@ func (f *Forwards) acceptAll(id uint32, opened *listener, socket net.Listener) {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			time.Sleep(breath)
+			time.Sleep(acceptPause)
 			continue
 		}
 		if opened.once {
@@ -137,7 +137,8 @@ func (f *Forwards) acceptAll(id uint32, opened *listener, socket net.Listener) {
 	}
 }
 
-// announce waits while too many others have not been answered; the kernel's queue holds those behind meanwhile.
+// announce reports a connection. It waits while too many others are pending; meanwhile, further ones stay in the
+// kernel's queue.
 func (f *Forwards) announce(id uint32, opened *listener, connection net.Conn) {
 	f.mutex.Lock()
 	for f.pending >= wire.MaxPending && f.listeners[id] == opened {
@@ -182,7 +183,7 @@ func (f *Forwards) unlisten(frame wire.Frame) error {
 	return nil
 }
 
-// listenTCP binds what RFC 4254 section 7.1 means by host: all addresses, loopback, one address, or a name's.
+// listenTCP binds the addresses that host stands for (RFC 4254 section 7.1): all, loopback, one, or those of a name.
 func listenTCP(host string, port uint16) (*listener, error) {
 	addresses, err := bindAddresses(host)
 	if err != nil {
@@ -212,12 +213,12 @@ func bindAddresses(host string) ([]netip.Addr, error) {
 	if strings.ContainsRune(host, 0) {
 		return nil, syscall.EINVAL
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), resolving)
+	ctx, cancel := context.WithTimeout(context.Background(), resolveTimeout)
 	defer cancel()
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// bindAll binds all addresses that this machine has, one at least, to one port.
+// bindAll binds those of the addresses that exist here to the same port. It fails if there is none.
 func bindAll(addresses []netip.Addr, port uint16) (*listener, error) {
 	opened := &listener{port: port}
 	var missing error
@@ -248,7 +249,7 @@ func bindAll(addresses []netip.Addr, port uint16) (*listener, error) {
 	return opened, nil
 }
 
-// absent tells whether the container has no such address, or nothing of its family.
+// absent reports whether the container lacks the address or its address family.
 func absent(err error) bool {
 	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT) ||
 		errors.Is(err, syscall.EPROTONOSUPPORT)
@@ -266,11 +267,11 @@ func listenUnix(path string) (*listener, error) {
 	return &listener{sockets: []net.Listener{socket}}, nil
 }
 
-// bindUnix makes a socket that only the agent's own user, and root, can connect to.
+// bindUnix creates a socket that only the agent's user and root can connect to.
 func bindUnix(path string) (net.Listener, error) {
 	settings := net.ListenConfig{Control: func(_, _ string, connection syscall.RawConn) error {
 		var failed error
-		// Before it is bound: the file gets this mode, and there is no moment in which it has another.
+		// Before bind, so that the file never has another mode.
 		if err := connection.Control(func(fd uintptr) { failed = syscall.Fchmod(int(fd), 0o600) }); err != nil {
 			return err
 		}

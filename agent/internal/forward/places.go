@@ -15,16 +15,16 @@ import (
 )
 
 const (
-	firstDisplay = 10 // as other servers: those before it may be real ones
+	firstDisplay = 10 // as with other servers, since lower numbers may be real displays
 	lastDisplay  = 999
 	displayPorts = 6000
 	maxCookie    = 1024
-	// An entry of an Xauthority file is for the machine with this name, or for any.
+	// Families in Xauthority entries: the machine with the given name, and any machine.
 	familyLocal = 256
 	familyWild  = 65535
 )
 
-// listenAgent makes the socket that programs find their user's ssh-agent at.
+// listenAgent opens the socket of the user's ssh-agent.
 func (f *Forwards) listenAgent() (*listener, error) {
 	path, err := f.place("agent")
 	if err != nil {
@@ -38,7 +38,7 @@ func (f *Forwards) listenAgent() (*listener, error) {
 	return opened, nil
 }
 
-// listenX11 finds a free display, and writes the cookie where programs look for it: the image needs no xauth.
+// listenX11 listens on a free display and writes the cookie to an Xauthority file, so the image needs no xauth.
 func (f *Forwards) listenX11(request wire.ListenRequest) (*listener, error) {
 	cookie, err := hex.DecodeString(request.Cookie)
 	if err != nil || len(cookie) > maxCookie || len(request.Protocol) > maxCookie {
@@ -66,7 +66,7 @@ func (f *Forwards) listenX11(request wire.ListenRequest) (*listener, error) {
 	return opened, nil
 }
 
-// display listens for a display of its own: on loopback, or where there is none on a socket that needs no file.
+// display listens on the first free display: on loopback, or without loopback on an abstract unix socket.
 func (f *Forwards) display() (*listener, int, string, error) {
 	f.places.Lock()
 	defer f.places.Unlock()
@@ -82,7 +82,7 @@ func (f *Forwards) display() (*listener, int, string, error) {
 		}
 		if absent(err) {
 			var socket net.Listener
-			// Libraries look here before they look in the file system.
+			// X libraries try this socket before the one in the file system.
 			if socket, err = net.Listen("unix", "@/tmp/.X11-unix/X"+strconv.Itoa(number)); err == nil {
 				return &listener{sockets: []net.Listener{socket}, port: uint16(number)}, number, "", nil
 			}
@@ -94,7 +94,7 @@ func (f *Forwards) display() (*listener, int, string, error) {
 	return nil, 0, "", refusal{syscall.EADDRINUSE, "all displays are in use"}
 }
 
-// place gives a new path in a folder that only the agent's user can enter, made when it is first wanted.
+// place returns a new path in a folder that only the agent's user can enter. The folder is created when first needed.
 func (f *Forwards) place(name string) (string, error) {
 	f.places.Lock()
 	defer f.places.Unlock()
@@ -123,7 +123,7 @@ func (f *Forwards) place(name string) (string, error) {
 	return filepath.Join(folder, name+"."+strconv.Itoa(int(number))), nil
 }
 
-// privateFolder looks for a place that can be written to also where the root file system cannot.
+// privateFolder creates a folder with mode 0700. It tries several places, since the root file system may be read-only.
 func privateFolder() (string, error) {
 	for _, parent := range []string{os.TempDir(), "/tmp", "/dev/shm", "/run", "/var/tmp", "/dev"} {
 		if folder, err := os.MkdirTemp(parent, "ssh-"); err == nil {
@@ -142,8 +142,8 @@ func writeOnce(path string, content []byte) error {
 	return errors.Join(err, file.Close())
 }
 
-// authority is an Xauthority file for one display (Xau's manual, AuDispose(3)): for this machine by its name, as most
-// programs ask, and for any, should the name change.
+// authority returns an Xauthority file for one display (Xau's manual, AuDispose(3)). One entry is for this machine's
+// name, which most programs look up, and one for any machine, in case the name changes.
 func authority(display int, protocol string, cookie []byte) []byte {
 	number := strconv.Itoa(display)
 	host, _ := os.Hostname()

@@ -86,7 +86,7 @@ func (s *server) setAttributes(f *fields, follow int) error {
 	return s.apply(target, path, &wanted)
 }
 
-// noFollowOpen is what lsetstat passes; openat and the calls with a name call the same thing by different numbers.
+// noFollowOpen is passed by lsetstat. It is openat's flag; the other calls use atNoFollow.
 const noFollowOpen = syscall.O_NOFOLLOW
 
 func (s *server) truncate(path string, size uint64) error {
@@ -134,14 +134,14 @@ func (s *server) fsetstat(_ uint32, f *fields) error {
 	return s.apply(opened{one.descriptor}, one.path, &wanted)
 }
 
-// changeable is a file whose attributes can be set, however it is reached.
+// changeable is a file whose attributes can be set.
 type changeable interface {
 	chmod(mode uint32) error
 	chown(uid, gid uint32) error
 	utimes(access, change int64) error
 }
 
-// apply sets all but the size, in OpenSSH's order, and tells what was set.
+// apply sets all attributes except the size, in OpenSSH's order, and reports those that were set.
 func (s *server) apply(target changeable, path string, wanted *attributes) error {
 	done := wanted.flags & attrSize
 	var failed error
@@ -181,7 +181,7 @@ func (s *server) apply(target changeable, path string, wanted *attributes) error
 	return failed
 }
 
-// named goes by the path: where there is no root, that needs neither a new kernel nor /proc.
+// named is a file by its path. Without a root, this needs neither a recent kernel nor /proc.
 type named struct {
 	path   string
 	follow int
@@ -215,7 +215,7 @@ func (n named) utimes(access, change int64) error {
 	return utimensat(atWorkingFolder, n.path, access, change, n.flags())
 }
 
-// opened is a descriptor for reading or writing.
+// opened is a file by a descriptor that is open for reading or writing.
 type opened struct{ descriptor int }
 
 func (o opened) chmod(mode uint32) error { return syscall.Fchmod(o.descriptor, mode) }
@@ -224,7 +224,7 @@ func (o opened) chown(uid, gid uint32) error { return syscall.Fchown(o.descripto
 
 func (o opened) utimes(access, change int64) error { return futimens(o.descriptor, access, change) }
 
-// pinned is a descriptor that was opened by openPath: it needs no right to read or write the file.
+// pinned is a file by a descriptor opened with openPath (O_PATH), which needs no permission to read or write the file.
 type pinned struct {
 	descriptor int
 	found      *syscall.Stat_t
@@ -236,7 +236,7 @@ func (p pinned) chmod(mode uint32) error {
 	if p.found.Mode&syscall.S_IFMT == syscall.S_IFLNK {
 		return syscall.EOPNOTSUPP
 	}
-	// Linux 6.6. Sandboxes say ENOSYS or EPERM to what they do not know.
+	// Since Linux 6.6. Sandboxes answer unknown calls with ENOSYS or EPERM.
 	_, err := at(sysFchmodat2, p.descriptor, "", uintptr(mode), atEmptyPath)
 	if err == syscall.ENOSYS || err == syscall.EPERM {
 		err = fchmodat(atWorkingFolder, p.self(), mode)
@@ -249,7 +249,7 @@ func (p pinned) chown(uid, gid uint32) error {
 }
 
 func (p pinned) utimes(access, change int64) error {
-	// Linux 5.8.
+	// Since Linux 5.8.
 	err := utimensat(p.descriptor, "", access, change, atEmptyPath)
 	if err == syscall.EINVAL && p.found.Mode&syscall.S_IFMT != syscall.S_IFLNK {
 		err = utimensat(atWorkingFolder, p.self(), access, change, 0)
@@ -311,7 +311,7 @@ func (s *server) mkdir(_ uint32, f *fields) error {
 	return nil
 }
 
-// symlink has its arguments as OpenSSH has them, and so all clients: first what the link says, then where it is.
+// symlink takes its arguments in OpenSSH's order, which all clients use: the target first, then the link's path.
 func (s *server) symlink(_ uint32, f *fields) error {
 	target, err := s.path(f)
 	if err != nil {
@@ -342,7 +342,7 @@ func (s *server) hardlink(_ uint32, f *fields) error {
 	})
 }
 
-// rename never replaces (section 6.5).
+// rename never replaces a file (section 6.5).
 func (s *server) rename(_ uint32, f *fields) error { return s.both(f, "rename", renameNew) }
 
 func (s *server) posixRename(_ uint32, f *fields) error {
@@ -359,7 +359,7 @@ func renameNew(folder int, name string, other int, otherName string) error {
 	if err != syscall.EINVAL {
 		return err
 	}
-	// Some file systems cannot promise it in one step; OpenSSH does this everywhere.
+	// Some file systems do not support this flag. OpenSSH does the following everywhere.
 	found, err := fstatat(folder, name, atNoFollow)
 	if err != nil {
 		return err
@@ -376,7 +376,7 @@ func renameNew(folder int, name string, other int, otherName string) error {
 	return atBoth(sysRenameat2, folder, name, other, otherName, 0)
 }
 
-// both is what has two paths. In upload-only mode new files may get another name, and nothing else.
+// both handles operations with two paths. In upload-only mode, only files of this session can be renamed.
 func (s *server) both(f *fields, operation string, act func(int, string, int, string) error) error {
 	path, err := s.path(f)
 	if err != nil {

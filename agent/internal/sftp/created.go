@@ -6,27 +6,28 @@ import (
 	"unsafe"
 )
 
-// maxCreated bounds what is remembered; further files are written as well, but not shown in upload-only mode.
+// maxCreated limits the files that are remembered. Further ones can be written, but are not visible in upload-only
+// mode.
 const maxCreated = 1 << 16
 
-// birth is when a file was made: another one may get the number of one that is gone. It is all zero where the system
-// does not tell.
+// birth is the creation time of a file, which distinguishes it from a later file with the same inode number. It is zero
+// if the file system does not provide it.
 type birth [12]byte
 
-// remember notes a file or folder that came in this session: name in folder, or folder itself if name is empty.
+// remember records a file or folder that this session has created: name in folder, or folder itself if name is empty.
 func (s *server) remember(found *syscall.Stat_t, folder int, name string) {
 	if s.rules.UploadOnly && len(s.created) < maxCreated {
 		s.created[identityOf(found)] = birthOf(folder, name)
 	}
 }
 
-// isOurs tells whether upload-only mode may show and change a file: one that came in this session.
+// isOurs reports whether this session has created a file, so that upload-only mode may show and change it.
 func (s *server) isOurs(found *syscall.Stat_t, folder int, name string) bool {
 	born, known := s.created[identityOf(found)]
 	return known && born == birthOf(folder, name)
 }
 
-// answerStatOfOurs shows what came in this session, and folders.
+// answerStatOfOurs answers a STAT in upload-only mode, which shows only folders and files of this session.
 func (s *server) answerStatOfOurs(id uint32, path string, follow int) error {
 	descriptor, err := s.view.open(path, openPath|follow, 0)
 	if err != nil {

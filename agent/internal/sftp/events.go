@@ -7,10 +7,10 @@ import (
 
 const eventsAtOnce = 32 << 10
 
-// events are lines of JSON that tell the gateway what was done. A byte that is not UTF-8 is written as the lone
-// surrogate U+DC00 plus its value, as Python's surrogateescape has it.
+// events writes lines of JSON that report to the gateway what was done. A byte that is not valid UTF-8 is written as
+// the lone surrogate U+DC00 plus its value, as Python's surrogateescape does.
 type events struct {
-	descriptor int // -1: nobody wants them
+	descriptor int // -1: disabled
 	buffer     []byte
 	broken     bool
 }
@@ -59,7 +59,7 @@ func (e *events) end() {
 	}
 }
 
-// flush is called before replies are sent: what a client has been told the gateway can know.
+// flush writes the collected events. It is called before replies are sent, so the gateway learns of everything first.
 func (e *events) flush() {
 	if len(e.buffer) > 0 && !e.broken {
 		e.broken = writeAll(e.descriptor, e.buffer) != nil

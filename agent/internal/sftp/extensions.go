@@ -108,7 +108,7 @@ func (s *server) answerStatvfs(id uint32, descriptor int) error {
 	return nil
 }
 
-// expandPath knows ~ and ~name.
+// expandPath expands ~ and ~name.
 func (s *server) expandPath(id uint32, f *fields) error {
 	path, err := s.path(f)
 	if err != nil {
@@ -138,7 +138,7 @@ func (s *server) homeDirectory(id uint32, f *fields) error {
 	return nil
 }
 
-// homeOf is a user's home folder as the client sees it; behind a root there is one for everybody.
+// homeOf returns a user's home folder as the client sees it. With a root, it is the root for all users.
 func (s *server) homeOf(name string) (string, error) {
 	if s.view.rooted() {
 		return "/", nil
@@ -177,10 +177,10 @@ func (s *server) usersGroups(id uint32, f *fields) error {
 	return nil
 }
 
-// copyChunk bounds how long one system call takes.
+// copyChunk limits the duration of one system call.
 const copyChunk = 8 << 20
 
-// copyData copies from one open file to another. A size of 0 means all there is; what comes after the end is left out.
+// copyData copies from one open file to another. A size of 0 means up to the end; a larger range ends there as well.
 func (s *server) copyData(_ uint32, f *fields) error {
 	_, from, err := s.handles.find(f)
 	offset, size := f.long(), f.long()
@@ -198,7 +198,7 @@ func (s *server) copyData(_ uint32, f *fields) error {
 	if offset > math.MaxInt64 || size > math.MaxInt64-offset || target > math.MaxInt64 {
 		return syscall.EINVAL
 	}
-	// A file copied onto its own end would never be done, nor would an endless device.
+	// Copying a file to its own end, or from an endless device, would never finish.
 	source, err := fstat(from.descriptor)
 	if err != nil {
 		return err
@@ -222,7 +222,7 @@ func (s *server) copyBetween(from, to *handle, offset, size, target int64) error
 			chunk = int(min(left, copyChunk))
 		}
 		if s.rules.Session > 0 {
-			// At least one byte, or the end of the file would look like the end of what is allowed.
+			// Read one byte at least, to distinguish the end of the file from the limit.
 			chunk = max(1, min(chunk, int(min(s.rules.Session-min(s.moved, s.rules.Session), copyChunk))))
 		}
 		var count int
@@ -232,7 +232,7 @@ func (s *server) copyBetween(from, to *handle, offset, size, target int64) error
 				return copyFileRange(from.descriptor, &offset, to.descriptor, &target, chunk)
 			})
 			if count == 0 || err != nil {
-				// Not between these two, not with this kernel, or a file that does not tell its size.
+				// The kernel does not support it for these files, or the source does not report its size.
 				if err == syscall.ENOSPC || err == syscall.EFBIG || err == syscall.EDQUOT {
 					return err
 				}

@@ -49,9 +49,9 @@ func (s *server) open(id uint32, f *fields) error {
 	return nil
 }
 
-// openFile fills in the descriptor, and whether the file was made for it.
+// openFile opens the file and sets the descriptor, created and isPlain of the handle.
 func (s *server) openFile(one *handle, flags, mode uint32) (err error) {
-	// Without O_NONBLOCK a pipe or a serial line would hold everything up.
+	// Without O_NONBLOCK, opening a pipe or a serial line would block the session.
 	system := syscall.O_RDONLY | syscall.O_NONBLOCK | syscall.O_NOCTTY
 	switch {
 	case one.mayRead && one.mayWrite:
@@ -89,8 +89,8 @@ func (s *server) openFile(one *handle, flags, mode uint32) (err error) {
 	return nil
 }
 
-// checkOpened keeps a client from this process's own pipes, which /proc/self/fd and /dev/stderr show, and from the
-// memory of processes, which files below /proc are.
+// checkOpened prevents access to this process's own pipes, which are reachable through /proc/self/fd and /dev/stderr,
+// and writing to files below /proc, such as the memory of processes.
 func (s *server) checkOpened(descriptor int, path string, writes bool) (syscall.Stat_t, error) {
 	found, err := fstat(descriptor)
 	if err != nil {
@@ -144,7 +144,7 @@ func (s *server) read(id uint32, f *fields) error {
 	left := uint64(maxData)
 	if s.rules.Session > 0 {
 		left = s.rules.Session - min(s.moved, s.rules.Session)
-		// One byte tells the end of the file from the end of what is allowed.
+		// Read one byte at least, to distinguish the end of the file from the limit.
 		size = min(size, uint32(min(max(left, 1), maxData)))
 	}
 	if s.lends(one, size) {
@@ -156,7 +156,7 @@ func (s *server) read(id uint32, f *fields) error {
 	r := &s.reply
 	r.begin(typeData, id)
 	place := len(r.buffer) + 4
-	// The capacity is made for this; nothing is copied.
+	// The buffer has the capacity for this, so the data are not copied.
 	room := r.buffer[place : place+int(size)]
 	count, err := restart(func() (int, error) { return syscall.Pread(one.descriptor, room, int64(offset)) })
 	if err != nil {
@@ -177,14 +177,14 @@ func (s *server) read(id uint32, f *fields) error {
 	return nil
 }
 
-// lends tells whether the next answer may be made of pages of a file. Those change with the file until the client has
-// them, so nothing that was opened for writing may be there (draft-ietf-secsh-filexfer-02, section 2).
+// lends reports whether the next reply may consist of pages of the file. These change with the file until the client
+// has received them, so no file may be open for writing (draft-ietf-secsh-filexfer-02, section 2).
 func (s *server) lends(one *handle, size uint32) bool {
 	return one.isPlain && size >= lentFrom && one.digest.hash == nil && s.rules.Session == 0 &&
 		s.handles.writing == 0 && len(s.reply.buffer) <= mostBefore && s.lending.open()
 }
 
-// lent answers with content that is sent next.
+// lent writes the head of a reply whose content is sent from the pipe.
 func (s *server) lent(id uint32, one *handle, count int, err error) error {
 	if err != nil {
 		return err
@@ -235,7 +235,7 @@ func (s *server) write(_ uint32, f *fields) error {
 	return nil
 }
 
-// account counts content against what the session may move.
+// account counts content against the session's limit.
 func (s *server) account(path string, size uint64) error {
 	if s.rules.Session > 0 && (size > s.rules.Session || s.moved > s.rules.Session-size) {
 		return s.refuse("write", path, "this session has moved as much as it may")

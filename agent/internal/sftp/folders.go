@@ -10,7 +10,7 @@ import (
 
 const (
 	entriesSize = 16 << 10
-	// A NAME packet has at most so many names and so many bytes: clients of the draft take 34,000.
+	// The limits of a NAME packet. Clients that follow the draft accept 34,000 bytes.
 	maxNames     = 128
 	maxNameBytes = 32000
 )
@@ -57,7 +57,7 @@ func (s *server) readdir(id uint32, f *fields) error {
 		}
 		from, looked := one.descriptor, name
 		if name == ".." && s.view.rooted() {
-			// The folder above a root is nobody's business.
+			// The folder above the root must not be visible.
 			looked = "."
 		}
 		found, err := fstatat(from, looked, atNoFollow)
@@ -81,8 +81,8 @@ func putWord(place []byte, value uint32) {
 	place[0], place[1], place[2], place[3] = byte(value>>24), byte(value>>16), byte(value>>8), byte(value)
 }
 
-// nextName returns the next name of the folder, and false at its end. Entries are shorter than syscall.Dirent, so they are
-// not accessed through a pointer to one: it would reach beyond the buffer.
+// nextName returns the next name of the folder, and false at its end. Entries are shorter than syscall.Dirent, so they
+// are not accessed through a pointer to one: it would reach beyond the buffer.
 func (h *handle) nextName() (string, bool, error) {
 	const (
 		length = int(unsafe.Offsetof(syscall.Dirent{}.Reclen))
@@ -127,7 +127,7 @@ func (s *server) realpath(id uint32, f *fields) error {
 func (s *server) answerReal(id uint32, path string) error {
 	resolve := s.view.real
 	if s.rules.UploadOnly {
-		// Where links lead, and what exists, is not told.
+		// Do not reveal where links lead and which files exist.
 		resolve = func(path string) (string, error) { return tidy(s.shown(path)), nil }
 	}
 	resolved, err := resolve(path)
@@ -164,7 +164,7 @@ func (s *server) readlink(id uint32, f *fields) error {
 	return nil
 }
 
-// longName is the line of `ls -l`, which clients show as it is.
+// longName returns a line as of `ls -l`, which clients show unchanged.
 func (s *server) longName(name string, found *syscall.Stat_t) string {
 	line := make([]byte, 0, 96+len(name))
 	line = appendMode(line, found.Mode)

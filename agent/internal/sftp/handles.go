@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// identity tells files apart, whatever their names.
+// identity identifies a file regardless of its name.
 type identity struct{ device, inode uint64 }
 
 func identityOf(found *syscall.Stat_t) identity { return identity{uint64(found.Dev), found.Ino} }
@@ -16,25 +16,25 @@ func identityOf(found *syscall.Stat_t) identity { return identity{uint64(found.D
 // handle is an open file or folder.
 type handle struct {
 	descriptor    int
-	path          string // as the client named it
+	path          string // as the client sent it
 	isFolder      bool
 	mayRead       bool
 	mayWrite      bool
 	appends       bool
 	created       bool
-	isPlain       bool // a regular file that the kernel can pass on by itself
-	full          bool // as large as it may be, and that was reported
+	isPlain       bool // a regular file whose pages may be lent
+	full          bool // the size limit was reached and reported
 	read, written uint64
 
 	digest digest
 
-	// Of a folder: names that were read and not yet told.
+	// Of a folder: entries that were read from the kernel but not returned yet.
 	listing []byte
 	entries []byte
 	ended   bool
 }
 
-// digest is a running SHA-256 over content that passes in one piece from the beginning on.
+// digest is the SHA-256 of content that is read or written sequentially from the beginning.
 type digest struct {
 	hash  hash.Hash
 	next  uint64
@@ -42,7 +42,7 @@ type digest struct {
 	wrote bool
 }
 
-// add is told of each block that was moved. Anything out of order, and both directions, leave no digest.
+// add adds a block. There is no digest if blocks are out of order or if a file is both read and written.
 func (d *digest) add(offset uint64, data []byte, written bool) {
 	if d.hash == nil || d.lost {
 		return
@@ -56,7 +56,7 @@ func (d *digest) add(offset uint64, data []byte, written bool) {
 	d.next += uint64(len(data))
 }
 
-// sum is the digest of a file that has size bytes at the end; empty where it is not known.
+// sum returns the digest of a file of size bytes in hexadecimal, or an empty string if it is not known.
 func (d *digest) sum(size int64) string {
 	if d.hash == nil || d.lost || size < 0 || d.next != uint64(size) {
 		return ""
@@ -67,7 +67,7 @@ func (d *digest) sum(size int64) string {
 type handles struct {
 	all  []*handle
 	free []uint32
-	// writing is how many of them are open for writing.
+	// writing is the number of handles that are open for writing.
 	writing int
 }
 
@@ -87,7 +87,7 @@ func (h *handles) add(one *handle) uint32 {
 	return uint32(len(h.all) - 1)
 }
 
-// find takes a handle off a request.
+// find reads a handle from a request.
 func (h *handles) find(f *fields) (uint32, *handle, error) {
 	raw := f.bytes()
 	if f.failed {
@@ -110,12 +110,12 @@ func (h *handles) remove(number uint32) {
 	h.free = append(h.free, number)
 }
 
-// mistake is a client's own: a plain failure.
+// mistake is an error of the client, reported with the status FAILURE.
 type mistake string
 
 func (r mistake) Error() string { return string(r) }
 
-// track starts what is counted about a file.
+// track starts the digest of a file if one is wanted.
 func (s *server) track(one *handle) {
 	if s.rules.Digest && s.events.descriptor >= 0 {
 		one.digest.hash = sha256.New()
@@ -129,7 +129,7 @@ func (s *server) closeHandle(one *handle) error {
 			size = found.Size
 		}
 	}
-	// Some file systems tell only now that a write has failed.
+	// Some file systems report a failed write only when the file is closed.
 	err := syscall.Close(one.descriptor)
 	if one.isFolder {
 		return err

@@ -5,15 +5,15 @@ import (
 	"unsafe"
 )
 
-// soon is for how long the next request is waited for in a way that Go does not see.
+// soon is how long a call may wait without Go's scheduler being told.
 const soon = 5_000 // microseconds
 
-// input is where requests come from.
+// input is the descriptor that requests are read from.
 //
-// Go watches each call that may wait: a thread of its own looks every 20 microseconds whether it still does, has to be
-// woken for that, and what was taken away meanwhile has to be fetched back. A client that waits for each answer before it
-// asks for the next thing, as all do with small files, pays for it with every request. So on a socket Go is told of
-// nothing for a moment, after which the client is busy elsewhere and there is time.
+// For each system call that may block, Go wakes a thread that checks every 20 microseconds whether it still blocks, and
+// takes the processor from it if so. Clients that wait for each reply before they send the next request, as all do with
+// small files, pay for this with every request. On a socket, Go is therefore not told of the first milliseconds of
+// waiting. After that, the client is busy with something else, and the cost does not matter.
 type input struct {
 	descriptor int
 	quick      bool
@@ -25,7 +25,7 @@ func newInput(descriptor int) *input {
 	return &input{descriptor, err == nil}
 }
 
-// read gives what is there, and waits if that is nothing; 0 at the end.
+// read waits for data and returns their size, 0 at the end.
 func (i *input) read(buffer []byte) (int, error) {
 	for i.quick {
 		count, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(i.descriptor),
@@ -34,7 +34,7 @@ func (i *input) read(buffer []byte) (int, error) {
 		case 0:
 			return int(count), nil
 		case syscall.EAGAIN, syscall.EINTR:
-			// Interrupted is who Go wants to have a rest, for which it asks again and again until it is told of a call.
+			// EINTR may come from Go's preemption signals, which it repeats until it is told of a call.
 			wait(i.descriptor, pollIn)
 		default:
 			return 0, errno
@@ -48,7 +48,7 @@ const (
 	pollOut = 4
 )
 
-// wait returns when there is something to read or room to write, or for no reason.
+// wait returns when the descriptor is ready; it may return early.
 func wait(descriptor int, events int16) {
 	poll := struct {
 		descriptor int32

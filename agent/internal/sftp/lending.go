@@ -7,26 +7,26 @@ import (
 )
 
 const (
-	// lentFrom is the least that is worth the calls which lending takes.
+	// lentFrom is the size from which lending is faster than reading.
 	lentFrom = 32 << 10
-	// mostBefore is how much of replies may go out in front of lent content.
+	// mostBefore is the most bytes of replies that may precede lent content.
 	mostBefore = 4096
-	// pipeSize has room for the largest answer, whose content may begin and end within a page, and for what goes before.
+	// pipeSize has room for the largest reply, whose content may begin and end within a page, and for what precedes it.
 	pipeSize = 2 * maxData
 
 	setPipeSize = 1031
 	fionread    = 0x541b
 )
 
-// errUnlendable: the file has to be read.
+// errUnlendable is returned if the content has to be read instead.
 const errUnlendable = mistake("not to be lent")
 
-// lending sends content of files without copying it: the kernel passes on the pages that it keeps of them. What goes out
-// is put together in a pipe first, since each write to a socket would wake its reader.
+// lending sends the content of files without copying it: the kernel passes pages of its cache on (splice). A reply is
+// assembled in a pipe first, since each write to the socket would wake its reader.
 type lending struct {
 	content, whole pipe
 	state          lendingState
-	count          int // bytes in the first pipe, which are sent behind the replies that were gathered
+	count          int // bytes in content, which are sent after the collected replies
 	waiting        bool
 }
 
@@ -46,7 +46,7 @@ func newPipe() (pipe, error) {
 		return pipe{}, err
 	}
 	p := pipe{ends[0], ends[1]}
-	// A user may have so many pages in pipes only.
+	// Fails if the user's limit on pages in pipes is reached.
 	if _, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(p.write), setPipeSize, pipeSize); errno != 0 {
 		p.close()
 		return pipe{}, errno
@@ -84,7 +84,7 @@ func (l *lending) close() {
 	}
 }
 
-// fill takes content of a file, 0 bytes at its end.
+// fill moves content of a file into the pipe and returns its size, 0 at the end of the file.
 func (l *lending) fill(file int, offset int64, size int) (int, error) {
 	for l.count < size {
 		count, err := restart(func() (int, error) {
@@ -105,14 +105,14 @@ func (l *lending) fill(file int, offset int64, size int) (int, error) {
 	return l.count, nil
 }
 
-// send passes on what was taken, behind what stands before it: at most mostBefore bytes and the head of this answer.
+// send sends before, which has at most mostBefore bytes and the head of this reply, and then the content of the pipe.
 func (l *lending) send(to *output, before []byte) error {
 	if err := writeAll(l.whole.write, before); err != nil {
 		return err
 	}
 	whole := len(before) + l.count
 	for l.count > 0 {
-		// Never waits: the one pipe has what is asked for, the other one has room for it.
+		// Does not block: the first pipe holds the data and the second one has room for them.
 		moved, _, errno := syscall.RawSyscall6(syscall.SYS_SPLICE, uintptr(l.content.read), 0, uintptr(l.whole.write), 0,
 			uintptr(l.count), spliceMove|spliceNonblock)
 		if errno != 0 && errno != syscall.EINTR {
@@ -126,7 +126,7 @@ func (l *lending) send(to *output, before []byte) error {
 	return to.take(l.whole.read, whole)
 }
 
-// settle returns when nothing that was lent is on its way: until then it would change with the file.
+// settle waits until the client has received all lent content, which would otherwise change with the file.
 func (l *lending) settle(to *output) {
 	for l.waiting && unread(to.descriptor) > 0 {
 		time.Sleep(time.Millisecond)
@@ -134,7 +134,7 @@ func (l *lending) settle(to *output) {
 	l.waiting = false
 }
 
-// unread is how much of what was written to a socket or a pipe nobody has taken yet.
+// unread returns the number of bytes written to a socket or pipe that have not been read yet.
 func unread(descriptor int) int {
 	var count int32
 	for _, question := range []uintptr{syscall.TIOCOUTQ, fionread} {

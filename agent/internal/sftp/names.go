@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// maxDatabase is how much of /etc/passwd and /etc/group is read: they are the image's.
+// maxDatabase limits how much of /etc/passwd and /etc/group is read, since they come from the image.
 const maxDatabase = 1 << 20
 
-// names knows users and groups, for lists and home folders. The files are read when they are first needed.
+// names holds users and groups, for listings and home folders. The files are read when first needed.
 type names struct {
 	users, groups map[uint32]string
 	homes         map[string]string
@@ -82,7 +82,7 @@ func (n *names) group(id uint32) string {
 	return strconv.FormatUint(uint64(id), 10)
 }
 
-// home of a user; of whoever runs this, if the name is empty.
+// home returns the home folder of a user; with an empty name, that of the current user.
 func (n *names) home(name string) string {
 	n.load()
 	if name == "" {

@@ -10,7 +10,8 @@ const (
 	spliceNonblock = 2
 )
 
-// output is where replies go. As with input, Go is told of a call only where it waits longer than a moment.
+// output is the descriptor that replies are written to. As with input, Go's scheduler is told only of calls that wait
+// for longer.
 type output struct {
 	descriptor int
 	quick      bool
@@ -19,13 +20,13 @@ type output struct {
 func newOutput(descriptor int) *output {
 	limit := syscall.Timeval{Usec: soon}
 	err := syscall.SetsockoptTimeval(descriptor, syscall.SOL_SOCKET, syscall.SO_SNDTIMEO, &limit)
-	// Room for some answers of the usual greatest size: with less, each of them is waited for before the next one is read
-	// from the disk. The system may allow less, and a pipe stays as it is.
+	// Room for several replies of the largest usual size: with less, each has to be received before the next one is
+	// read from the disk. The system may permit less; for a pipe this has no effect.
 	_ = syscall.SetsockoptInt(descriptor, syscall.SOL_SOCKET, syscall.SO_SNDBUF, outputSize)
 	return &output{descriptor, err == nil}
 }
 
-// write returns when all of data was taken.
+// write writes all of data.
 func (o *output) write(data []byte) error {
 	for len(data) > 0 {
 		count, err := o.call(syscall.SYS_WRITE, uintptr(o.descriptor), uintptr(unsafe.Pointer(unsafe.SliceData(data))),
@@ -38,7 +39,7 @@ func (o *output) write(data []byte) error {
 	return nil
 }
 
-// take passes on count bytes of what a pipe holds.
+// take forwards count bytes from a pipe.
 func (o *output) take(pipe, count int) error {
 	for count > 0 {
 		moved, err := o.call(syscall.SYS_SPLICE, uintptr(pipe), 0, uintptr(o.descriptor), 0, uintptr(count), spliceMove)
@@ -50,7 +51,7 @@ func (o *output) take(pipe, count int) error {
 	return nil
 }
 
-// call makes a system call that waits for room.
+// call makes a system call that waits until the output is writable.
 //
 //go:uintptrescapes
 func (o *output) call(trap, a1, a2, a3, a4, a5, a6 uintptr) (int, error) {

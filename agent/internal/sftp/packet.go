@@ -68,9 +68,9 @@ const (
 )
 
 const (
-	// maxData is the most that one READ or WRITE moves; the announced limit is OpenSSH's, which is a little less.
+	// maxData is the most that one READ or WRITE transfers. The announced limit is OpenSSH's, which is slightly lower.
 	maxData = 256 << 10
-	// maxPacket leaves room for a handle and numbers beside the data.
+	// maxPacket has room for a handle and numbers in addition to the data.
 	maxPacket = maxData + 1024
 
 	announcedPacket = 256 << 10
@@ -82,7 +82,7 @@ const (
 
 var errMalformed = errors.New("malformed packet")
 
-// fields takes fields off a packet. After the first mistake every field is empty, and failed is set.
+// fields reads the fields of a packet. After the first error, failed is set and all fields are zero.
 type fields struct {
 	rest   []byte
 	failed bool
@@ -119,12 +119,12 @@ func (f *fields) long() uint64 {
 	return 0
 }
 
-// bytes is a part of the packet itself, good until the next one is read.
+// bytes returns a slice of the packet, valid until the next packet is read.
 func (f *fields) bytes() []byte { return f.take(f.word()) }
 
 func (f *fields) text() string { return string(f.bytes()) }
 
-// attributes are what a client sets; only what flags names counts.
+// attributes are those that a client sets; only those in flags are valid.
 type attributes struct {
 	flags        uint32
 	size         uint64
@@ -156,7 +156,7 @@ func (f *fields) attributes() attributes {
 	return a
 }
 
-// reply builds packets one behind the other. begin and end go around each.
+// reply builds a sequence of packets. Enclose each in begin and end.
 type reply struct {
 	buffer []byte
 	start  int
@@ -170,7 +170,7 @@ func (r *reply) begin(kind byte, id uint32) {
 
 func (r *reply) end() { r.endBefore(0) }
 
-// endBefore ends a packet of which so many bytes are still to come from elsewhere.
+// endBefore ends a packet whose last count bytes are sent from elsewhere.
 func (r *reply) endBefore(count int) {
 	binary.BigEndian.PutUint32(r.buffer[r.start:], uint32(len(r.buffer)-r.start-4+count))
 }

@@ -8,19 +8,19 @@ import (
 	"syscall"
 )
 
-// Rules are what the gateway allows a client, and asks to be told.
+// Rules say what a client may do, and what is reported to the gateway.
 type Rules struct {
 	Root       string // the folder that the client sees as /; empty: all of the file system
-	ReadOnly   bool   // nothing is changed
-	UploadOnly bool   // new files come in; nothing that is there is shown or changed
-	FileSize   uint64 // the most bytes of a file that is written to; 0: any number
-	Session    uint64 // the most bytes of content that a session moves in both directions; 0: any number
-	Umask      int    // -1: as it is
-	Digest     bool   // a SHA-256 for each file that was moved in one piece
-	Events     bool   // a line on standard error for each file
+	ReadOnly   bool   // no changes
+	UploadOnly bool   // files can be created; existing ones are neither shown nor changed
+	FileSize   uint64 // maximum size of a file in bytes; 0: no limit
+	Session    uint64 // maximum bytes of content that a session may read and write; 0: no limit
+	Umask      int    // -1: unchanged
+	Digest     bool   // report the SHA-256 of files that are transferred sequentially
+	Events     bool   // report each file on standard error
 }
 
-// Parse reads the arguments behind the sub-command's name.
+// Parse parses the arguments of the sub-command.
 func Parse(arguments []string) (Rules, error) {
 	rules := Rules{Umask: -1}
 	for len(arguments) > 0 {
@@ -73,15 +73,15 @@ func (r *Rules) set(option, value string) (err error) {
 	return err
 }
 
-// confine makes the kernel keep what it can keep for this process.
+// confine has the kernel enforce those rules that it can enforce on this process.
 func (r *Rules) confine() error {
-	// Whoever reads and writes files as this user must not reach this process's memory by way of them.
+	// The client reads and writes files as this user. It must not reach this process's memory through /proc.
 	_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, prSetDumpable, 0, 0)
 	if r.Umask >= 0 {
 		syscall.Umask(r.Umask)
 	}
 	if r.FileSize > 0 {
-		// Growing beyond it is an error then, however it is done, instead of a deadly signal.
+		// The limit applies to every way of growing a file. Exceeding it must be an error, not a fatal signal.
 		signal.Ignore(syscall.SIGXFSZ)
 		limit := syscall.Rlimit{Cur: r.FileSize, Max: r.FileSize}
 		return syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit)

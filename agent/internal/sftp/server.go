@@ -1,6 +1,6 @@
 // Package sftp serves version 3 of the SSH file transfer protocol (draft-ietf-secsh-filexfer-02) with OpenSSH's
-// extensions. Requests are carried out one after another, in order, as OpenSSH's server does it: that bounds memory by
-// two buffers whatever a client sends, and costs no hand-over between threads for each packet.
+// extensions. Requests are handled one after another, as in OpenSSH's server. So memory is limited to two buffers
+// whatever a client sends, and no packet has to be passed between threads.
 package sftp
 
 import (
@@ -11,9 +11,9 @@ import (
 
 const (
 	inputSize = 2 * (maxPacket + 4)
-	// sendAt is how much of replies is gathered; the next one may come on top.
+	// sendAt is the size of collected replies from which they are sent; one more reply may be added before.
 	sendAt = 64 << 10
-	// outputSize is half of what it becomes: the system adds as much for its own.
+	// outputSize is the requested size of the socket's send buffer; the kernel doubles it.
 	outputSize = 512 << 10
 )
 
@@ -23,7 +23,7 @@ type server struct {
 	events  *events
 	handles handles
 	names   names
-	start   string // what relative paths are relative to
+	start   string // the folder that relative paths start from
 	created map[identity]birth
 	moved   uint64
 	greeted bool
@@ -32,10 +32,11 @@ type server struct {
 	lending lending
 }
 
-// errGone is how a client that has left shows, other than by the end of input.
+// errGone is returned when the client has gone without ending its input first.
 var errGone = errors.New("the client has gone")
 
-// Serve answers what arrives at input until it ends. Events go to the descriptor of that name, as does why it failed.
+// Serve answers requests from the descriptor input until its end. Events, and the reason of a failure, are written to
+// eventsTo.
 func Serve(input, output, eventsTo int, rules Rules) error {
 	s := &server{rules: rules, events: &events{descriptor: eventsTo}, output: newOutput(output)}
 	if !rules.Events {
@@ -143,7 +144,7 @@ func (s *server) send() error {
 	return orGone(err)
 }
 
-// orGone tells a client that has left, whose bytes may have been under way in both directions, from a fault.
+// orGone maps the errors of a connection that the client has closed to errGone.
 func orGone(err error) error {
 	if err == syscall.EPIPE || err == syscall.ECONNRESET {
 		return errGone
@@ -151,7 +152,7 @@ func orGone(err error) error {
 	return err
 }
 
-// handle carries out one request. An error ends the session: what is wrong has no id that could be answered.
+// handle handles one request. An error ends the session, because a reply would need an id.
 func (s *server) handle(packet []byte) error {
 	f := &fields{rest: packet[1:]}
 	if !s.greeted {
@@ -185,7 +186,7 @@ func (s *server) handle(packet []byte) error {
 	return nil
 }
 
-// actions answer a request, leave a plain success unanswered, or return an error. They change nothing when a field was
+// actions write a reply, or none if the reply is a plain success, or return an error. They change nothing if a field is
 // missing.
 var actions = [256]func(*server, uint32, *fields) error{
 	typeOpen: (*server).open, typeClose: (*server).close, typeRead: (*server).read, typeWrite: (*server).write,
@@ -217,12 +218,12 @@ func (s *server) status(id, code uint32, text string) {
 
 const tooLarge = "larger than a file may be"
 
-// refusal is a rule's no.
+// refusal is the error for an operation that the rules forbid.
 type refusal string
 
 func (r refusal) Error() string { return string(r) }
 
-// end says that there is no more.
+// errEnd is the end of a file or folder.
 var errEnd = errors.New("end of file")
 
 func (s *server) fail(id uint32, err error) {
@@ -251,13 +252,13 @@ func (s *server) fail(id uint32, err error) {
 	s.status(id, code, text)
 }
 
-// refuse tells the gateway that a rule forbids an operation, and gives the error for the client.
+// refuse reports to the gateway that the rules forbid an operation, and returns the error for the client.
 func (s *server) refuse(operation, path, reason string) error {
 	s.events.begin("refused").text("operation", operation).text("path", s.shown(path)).text("reason", reason).end()
 	return refusal(reason)
 }
 
-// mayChange is asked before each change; in upload-only mode, callers look at what they do themselves.
+// mayChange checks the rules before a change. In upload-only mode, callers check what they change themselves.
 func (s *server) mayChange(operation, path string) error {
 	if s.rules.ReadOnly {
 		return s.refuse(operation, path, "read-only")
@@ -265,7 +266,7 @@ func (s *server) mayChange(operation, path string) error {
 	return nil
 }
 
-// mayReplace is asked before what touches files that others may have brought.
+// mayReplace checks the rules before an operation that may affect existing files.
 func (s *server) mayReplace(operation, path string) error {
 	if s.rules.UploadOnly {
 		return s.refuse(operation, path, "upload only")
@@ -273,7 +274,7 @@ func (s *server) mayReplace(operation, path string) error {
 	return s.mayChange(operation, path)
 }
 
-// shown is a client's path as events have it: with the folder that it is relative to, else as the client wrote it.
+// shown returns a client's path for events: absolute, but otherwise as the client sent it.
 func (s *server) shown(path string) string {
 	if path != "" && path[0] == '/' {
 		return path
@@ -284,7 +285,7 @@ func (s *server) shown(path string) string {
 	return s.start + "/" + path
 }
 
-// path takes a path off a request.
+// path reads a path from a request.
 func (s *server) path(f *fields) (string, error) {
 	raw := f.bytes()
 	if f.failed {

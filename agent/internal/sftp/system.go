@@ -5,8 +5,8 @@ import (
 	"unsafe"
 )
 
-// The system calls that Go's own package lacks, all relative to an open folder. Numbers without a file of their own are
-// the same on all architectures.
+// System calls that package syscall lacks, all relative to an open folder. Numbers in this file are the same on all
+// architectures.
 const (
 	sysOpenat2   = 437
 	sysFchmodat2 = 452
@@ -35,7 +35,7 @@ func failure(errno syscall.Errno) error {
 	return errno
 }
 
-// at makes a system call whose first arguments are a folder and a name in it, and whose others are numbers.
+// at makes a system call with a folder and a name in it as the first arguments, and numbers as the others.
 func at(trap uintptr, folder int, name string, rest ...uintptr) (int, error) {
 	pointer, err := syscall.BytePtrFromString(name)
 	if err != nil {
@@ -52,7 +52,7 @@ func at(trap uintptr, folder int, name string, rest ...uintptr) (int, error) {
 	}
 }
 
-// atBoth makes one that has two folders and names, and flags.
+// atBoth makes a system call with two folders and names, and flags.
 func atBoth(trap uintptr, folder int, name string, other int, otherName string, flags uintptr) error {
 	first, err := syscall.BytePtrFromString(name)
 	if err != nil {
@@ -71,7 +71,7 @@ func openat(folder int, name string, flags int, mode uint32) (int, error) {
 	return at(syscall.SYS_OPENAT, folder, name, uintptr(flags|syscall.O_CLOEXEC), uintptr(mode))
 }
 
-// openat2 resolves a path below folder: neither links nor `..` lead out of it.
+// openat2 resolves a path below folder; neither links nor `..` lead out of it.
 func openat2(folder int, name string, flags int, mode uint32) (int, error) {
 	how := struct{ flags, mode, resolve uint64 }{
 		flags: uint64(flags | syscall.O_CLOEXEC), resolve: resolveInRoot | resolveNoMagicLinks,
@@ -86,7 +86,7 @@ func openat2(folder int, name string, flags int, mode uint32) (int, error) {
 	for tries := 0; ; tries++ {
 		result, _, errno := syscall.Syscall6(sysOpenat2, uintptr(folder), uintptr(unsafe.Pointer(pointer)),
 			uintptr(unsafe.Pointer(&how)), unsafe.Sizeof(how), 0, 0)
-		// The kernel says EAGAIN where somebody moved folders meanwhile and it cannot be sure about a `..`.
+		// The kernel returns EAGAIN if folders were moved meanwhile, so that it cannot verify a `..`.
 		if errno != syscall.EINTR && (errno != syscall.EAGAIN || tries >= 64) {
 			return int(result), failure(errno)
 		}
@@ -174,7 +174,7 @@ func utimensat(folder int, name string, access, change int64, flags int) error {
 	return failure(errno)
 }
 
-// futimens is the same for what is open, and not by openPath.
+// futimens does the same for a descriptor that was not opened with openPath.
 func futimens(descriptor int, access, change int64) error {
 	times := [2]syscall.Timespec{{Sec: access}, {Sec: change}}
 	_, _, errno := syscall.Syscall6(syscall.SYS_UTIMENSAT, uintptr(descriptor), 0,
@@ -188,7 +188,7 @@ func copyFileRange(from int, offset *int64, to int, target *int64, size int) (in
 	return int(count), failure(errno)
 }
 
-// restart repeats a call that a signal has interrupted: Go sends itself some.
+// restart repeats a call while it is interrupted by a signal. Go sends some to itself.
 func restart(call func() (int, error)) (int, error) {
 	for {
 		count, err := call()

@@ -10,12 +10,12 @@ const (
 	maxDepth = 256
 )
 
-// view is the part of the file system that a client sees. With a root every path is looked up below it, absolute ones
-// and `..` and links included, as after a chroot, and nothing that happens meanwhile can lead out: neither the client nor
-// another process that moves folders or replaces them by links.
+// view is the part of the file system that a client sees. With a root, every path is resolved below it as after a
+// chroot, including absolute paths, `..` and links. Concurrent changes, by the client or another process that moves
+// folders or replaces them by links, cannot lead out of it.
 type view struct {
 	root int  // the open folder, or noRoot
-	walk bool // the kernel has no openat2 for us
+	walk bool // openat2 is not available
 }
 
 const noRoot = -1
@@ -29,7 +29,7 @@ func openView(root string) (*view, error) {
 		return nil, err
 	}
 	v := &view{root: descriptor}
-	// Kernels before 5.6 lack it, and some sandboxes refuse what they do not know.
+	// Kernels before 5.6 do not have it, and some sandboxes refuse unknown calls.
 	probe, err := openat2(descriptor, ".", openPath|syscall.O_DIRECTORY, 0)
 	if err != nil {
 		v.walk = true
@@ -41,7 +41,7 @@ func openView(root string) (*view, error) {
 
 func (v *view) rooted() bool { return v.root != noRoot }
 
-// open opens what path leads to; a link in the last place is followed unless flags say O_NOFOLLOW.
+// open opens a path. A link as the last component is followed unless flags contain O_NOFOLLOW.
 func (v *view) open(path string, flags int, mode uint32) (int, error) {
 	switch {
 	case !v.rooted():
@@ -53,8 +53,8 @@ func (v *view) open(path string, flags int, mode uint32) (int, error) {
 	}
 }
 
-// parent gives the folder that holds the last name of path, for calls that work on the name and follow no link. Close it
-// with release.
+// parent opens the folder that contains the last component of path, and returns it with that component, for calls that
+// do not follow links. Close the folder with release.
 func (v *view) parent(path string) (int, string, error) {
 	if !v.rooted() {
 		return atWorkingFolder, path, nil
@@ -113,8 +113,8 @@ func (v *view) readlink(path string) (string, error) {
 	return readlinkat(folder, name)
 }
 
-// walkTo does what openat2 does, one name after another. It holds every folder on the way open: `..` goes back to the
-// one it came from, and a link is read and followed by itself, so the kernel never resolves more than one plain name.
+// walkTo does the same as openat2, component by component. It keeps all folders on the way open, so that `..` returns
+// to the folder it came from. It reads and follows links itself, so the kernel never resolves more than one component.
 func (v *view) walkTo(path string, flags int, mode uint32) (int, error) {
 	stack := []int{v.root}
 	defer func() {
@@ -150,7 +150,7 @@ func (v *view) walkTo(path string, flags int, mode uint32) (int, error) {
 		}
 		target, err := readlinkat(top, name)
 		isLink := err == nil
-		// A slash behind the last name asks for a folder, and so for what a link leads to.
+		// A slash after the last component requires a folder, so a link is followed.
 		last := !more
 		keep := flags&syscall.O_NOFOLLOW != 0 || flags&(syscall.O_CREAT|syscall.O_EXCL) == syscall.O_CREAT|syscall.O_EXCL
 		switch {
@@ -182,8 +182,8 @@ func (v *view) walkTo(path string, flags int, mode uint32) (int, error) {
 	}
 }
 
-// real is the path without links, `.` and `..`; its last name need not exist. The answer is for the client to show and
-// to send back: nothing here relies on it.
+// real returns the path without links, `.` and `..`. Its last component need not exist. The result is for the client
+// only; no check relies on it.
 func (v *view) real(path string) (string, error) {
 	resolved := "/"
 	if !v.rooted() && !strings.HasPrefix(path, "/") {
@@ -234,7 +234,7 @@ func (v *view) real(path string) (string, error) {
 	return resolved, nil
 }
 
-// tidy takes `.`, `..` and empty names out of an absolute path, by its text alone.
+// tidy removes `.`, `..` and empty components from an absolute path without looking at the file system.
 func tidy(path string) string {
 	var kept []string
 	for _, name := range strings.Split(path, "/") {
