@@ -117,9 +117,13 @@ class RunningServer:
         if not self.place.is_first:
             return
         config = self.config
-        for using in (self._health.use(config.health), self._metrics.use(config.metrics), self._redirect.use(config)):
+        for use in (
+            partial(self._health.use, config.health),
+            partial(self._metrics.use, config.metrics),
+            partial(self._redirect.use, config),
+        ):
             try:
-                await using
+                await use()
             except ContainerSSHError as exc:
                 _tell(exc)
 

@@ -66,6 +66,11 @@ def supervise(path: Path, processes: int) -> int:
         configured.close()
 
 
+def pause_after(failures: int) -> float:
+    """Seconds before a worker's place gets another process, after so many that were never ready."""
+    return min(0.1 * 2.0 ** min(failures, 16), _SLOWEST_RESTART)
+
+
 @dataclass(eq=False)
 class Worker:
     """A place for a worker process, and the process that has it at the moment."""
@@ -153,21 +158,32 @@ class Supervisor:
         descriptors = [sock.fileno() for sock in sockets]
         while not self._stopping.is_set():
             worker.ready, worker.last_sign = False, asyncio.get_running_loop().time()
-            worker.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "containerssh", "--config", str(self._loaded.path)),
-                stdin=asyncio.subprocess.DEVNULL,
-                # A terminal's ^C reaches the supervisor alone, which passes it on.
-                process_group=0,
-                pass_fds=[*descriptors, life, table.descriptor, metrics],
-                env={
-                    **os.environ,
-                    "NOTIFY_SOCKET": address,
-                    "WATCHDOG_USEC": str(int(self._watchdog.total_seconds() * 1_000_000)),
-                    WORKER: f"{worker.number}/{len(self._workers)} {life} {table.descriptor} {metrics} "
-                    + ",".join(map(str, descriptors)),
-                },
-            )
+            try:
+                worker.process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-m", "containerssh", "--config", str(self._loaded.path)),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    # A terminal's ^C reaches the supervisor alone, which passes it on.
+                    process_group=0,
+                    pass_fds=[*descriptors, life, table.descriptor, metrics],
+                    env={
+                        **os.environ,
+                        "NOTIFY_SOCKET": address,
+                        "WATCHDOG_USEC": str(int(self._watchdog.total_seconds() * 1_000_000)),
+                        WORKER: f"{worker.number}/{len(self._workers)} {life} {table.descriptor} {metrics} "
+                        + ",".join(map(str, descriptors)),
+                    },
+                )
+            except OSError as exc:
+                # Too many processes, or an upgrade under way: the other workers serve on meanwhile.
+                if not self._was_ready:
+                    raise
+                text = f"A server process could not be started ({describe(exc)}); another attempt follows"
+                logger.error(Event(CoreCode.WORKER_ENDED, text, worker=worker.number))  # noqa: TRY400  it says all
+                worker.process = None
+                worker.failures += 1
+                await self._pause(worker)
+                continue
             if self._stopping.is_set():
                 worker.send(signal.SIGTERM)
             status = await worker.process.wait()
@@ -180,11 +196,14 @@ class Supervisor:
                 self._stop(signal.SIGTERM, sockets)
                 return
             worker.failures = 0 if worker.ready else worker.failures + 1
-            pause = min(0.1 * 2**worker.failures, _SLOWEST_RESTART)
             text = f"A server process ended (status {status}) and is restarted"
             logger.error(Event(CoreCode.WORKER_ENDED, text, worker=worker.number, status=status))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+            await self._pause(worker)
+
+    async def _pause(self, worker: Worker) -> None:
+        """Before the next process of *worker*; shorter when the server stops."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), pause_after(worker.failures))
 
     async def _look_after(self) -> None:
         """Kill workers that stand still; show life to the one who watches us."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -17,6 +18,7 @@ import pytest
 
 from containerssh.auth.hashes import hash_password
 from tests.support import server as product
+from tests.support.clients import logged_in
 from tests.support.lifecycle import ended, held, refuses
 from tests.support.oci import image
 from tests.support.openssh import OpenSSH
@@ -209,3 +211,24 @@ async def test_a_configuration_that_cannot_start_ends_the_supervisor() -> None:
     with pytest.raises(AssertionError, match="users"):
         async with product.serving(OCI, users, arguments=("serve", "--processes", "2")):
             pass
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again_while_the_others_serve(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    # In the place of the interpreter that the server would be started with: that one cannot be taken away.
+    instead = ("sh", "-c", f'shift; exec {python} "$@"', "sh")
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    arguments = ("serve", "--processes", "2")
+    async with product.serving(OCI, USERS, environment=environment, prefix=instead, arguments=arguments) as server:
+        await server.until(lambda: len(server.logged("SERVICE_POOL_RUNNING")) == 2, "both run")
+        python.unlink()
+        os.kill(workers(server)[0], signal.SIGKILL)
+        lines = await server.told("CORE_WORKER_ENDED", 2)
+        assert "could not be started" in lines[1]["message"]
+        # No more than that: a container needs processes that are started with the same interpreter.
+        with pytest.raises(asyncssh.PermissionDenied):
+            async with logged_in(server, password="wrong"):
+                pass
+        python.symlink_to(sys.executable)
+        await server.until(lambda: len(server.logged("SERVICE_POOL_RUNNING")) == 3, "it is started after all")

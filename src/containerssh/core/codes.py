@@ -25,7 +25,7 @@ class CoreCode(Code):
     CONFIG_NEEDS_RESTART = "CORE_CONFIG_NEEDS_RESTART", "SIGHUP: a changed key has no effect until the next start"
     WORKER_ENDED = (
         "CORE_WORKER_ENDED",
-        "one of several server processes ended, or was killed because it did not respond",
+        "one of several server processes ended, was killed because it did not respond, or could not be started",
     )
     STOP_HURRIED = "CORE_STOP_HURRIED", "a second signal: the server stops without the grace time"
     STOP_GIVEN_UP = "CORE_STOP_GIVEN_UP", "not everything was removed in time after a second signal"

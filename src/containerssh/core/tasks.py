@@ -110,6 +110,9 @@ class HeldScope(Generic[T]):
             if self._entered.done():
                 raise
             self._entered.set_exception(exc)
+        finally:
+            # What gives up by itself must not be waited for.
+            self._entered.cancel()
 
 
 def _name(work: Callable[[], Awaitable[object]]) -> str:

@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import logging
 import secrets
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -230,8 +231,7 @@ class Connection:
             for task in waiting:
                 task.cancel()
 
-    async def _terminate(self, terminate: object) -> None:
-        assert callable(terminate)
+    async def _terminate(self, terminate: Callable[[], Awaitable[None]]) -> None:
         try:
             await terminate()
         except Exception as exc:  # noqa: BLE001  the stop must go on

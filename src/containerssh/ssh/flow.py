@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -158,8 +159,6 @@ class FlowConnection(PacketConnection):
         self.front.lost(exc)
 
     def internal_error(self, exc_info: Any = None, error_logger: Any = None) -> None:
-        import sys
-
         error = (exc_info or sys.exc_info())[1]
         self.front.broken(error)
         super().internal_error(exc_info, error_logger)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from containerssh.core.codes import CoreCode, ServiceCode, SSHCode
+from containerssh.core.codes import CoreCode, GeneralCode, ServiceCode, SSHCode
 from containerssh.core.errors import BackendError, ProtocolError, describe
 from containerssh.core.flag import Flag
 from containerssh.core.handlers import ServerHandler
@@ -269,6 +269,11 @@ class SSHServer:
             await loop.connect_accepted_socket(self._protocol(settings, front), sock)
         except OSError as exc:
             logger.debug(Event(SSHCode.DISCONNECTED, f"A connection was lost at once ({describe(exc)})"))
+            sock.close()
+        except Exception as exc:
+            # Whoever called takes in the next ones.
+            text = f"A connection was dropped because of a fault in the server ({describe(exc)})"
+            logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text, remoteAddr=peer.host))
             sock.close()
         finally:
             if not front.connected_once:
