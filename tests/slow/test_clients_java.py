@@ -46,8 +46,8 @@ async def test_programs_files_a_forward_and_questions_on_one_connection(
     (tmp_path / "worker.jar").write_bytes(CONTENT)
     allowed = {"forwarding": {"forwardingMode": "enable"}}
     async with sharing(engine, tmp_path / "data", security=allowed) as server:
-        argv = [tool("java"), "-cp", f"{found}/*", SOURCE / "Client.java", str(server.port), tmp_path]
-        done = await run(*argv, limit=120)
+        program = (SOURCE / "Client.java", str(server.port), tmp_path)
+        done = await run(tool("java"), "-cp", f"{found}/*", *program, limit=120)
         assert complaints(server) == []
         loud = [line for line in server.log if "unknown" in line["message"].lower() and line["level"] != "debug"]
         assert loud == []
