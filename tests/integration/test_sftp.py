@@ -229,7 +229,7 @@ async def test_a_root_and_a_size_bind_whoever_logs_in(openssh: OpenSSH) -> None:
         )
         done.check()
         refused = [line["details"]["reason"] for line in await server.told("SFTP_REFUSED")]
-        assert refused == ["larger than a file may be"]
+        assert refused == ["the maximum file size is reached"]
         shell = await openssh.run(server, "id", "-i", str(openssh.folder / "id"), stdin=b"\0\0\0\5\1\0\0\0\3")
     assert b"Remote working directory: /\n" in done.stdout
     assert b"root:" not in done.stdout

@@ -75,7 +75,7 @@ func explain(err error, forbidden bool) error {
 	case name != nil:
 		return refusal{syscall.EHOSTUNREACH, "the name cannot be resolved"}
 	}
-	return refusal{syscall.EHOSTUNREACH, "the address cannot be used"}
+	return refusal{syscall.EHOSTUNREACH, "cannot connect to this address"}
 }
 
 // permits applies the rules as the gateway does: IPv4-mapped addresses count as IPv4, unspecified ones as loopback.

@@ -287,11 +287,11 @@ func explainListen(err error) error {
 	case errors.As(err, &number):
 		return refusal{number, number.Error()}
 	case errors.As(err, &name):
-		return refusal{syscall.EADDRNOTAVAIL, "there is no such address here"}
+		return refusal{syscall.EADDRNOTAVAIL, "the container has no such address"}
 	}
 	var ours refusal
 	if errors.As(err, &ours) {
 		return ours
 	}
-	return refusal{syscall.EIO, "it cannot be listened on"}
+	return refusal{syscall.EIO, "cannot listen on this address"}
 }

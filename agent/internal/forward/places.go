@@ -42,7 +42,7 @@ func (f *Forwards) listenAgent() (*listener, error) {
 func (f *Forwards) listenX11(request wire.ListenRequest) (*listener, error) {
 	cookie, err := hex.DecodeString(request.Cookie)
 	if err != nil || len(cookie) > maxCookie || len(request.Protocol) > maxCookie {
-		return nil, refusal{syscall.EINVAL, "the cookie cannot be used"}
+		return nil, refusal{syscall.EINVAL, "the X11 cookie is invalid"}
 	}
 	opened, number, host, err := f.display()
 	if err != nil {
@@ -130,7 +130,7 @@ func privateFolder() (string, error) {
 			return folder, nil
 		}
 	}
-	return "", refusal{syscall.EROFS, "no folder of the container can be written to"}
+	return "", refusal{syscall.EROFS, "the container has no writable folder"}
 }
 
 func writeOnce(path string, content []byte) error {

@@ -72,7 +72,7 @@ func noticeSilence(_, _ string, connection syscall.RawConn) error {
 func pinned(pin [sha256.Size]byte) func(tls.ConnectionState) error {
 	return func(state tls.ConnectionState) error {
 		if len(state.PeerCertificates) == 0 || sha256.Sum256(state.PeerCertificates[0].Raw) != pin {
-			return errors.New("this is not the gateway")
+			return errors.New("the certificate is not the gateway's")
 		}
 		return nil
 	}

@@ -38,7 +38,7 @@ func (s *server) extended(id uint32, f *fields) error {
 			return one.action(s, id, f)
 		}
 	}
-	s.status(id, statusUnsupported, "no such extension")
+	s.status(id, statusUnsupported, "unsupported extension")
 	return nil
 }
 
@@ -168,7 +168,7 @@ func (s *server) usersGroups(id uint32, f *fields) error {
 		for ; len(part.ids) > 0; part.ids = part.ids[4:] {
 			name, _ := part.lookup(binary.BigEndian.Uint32(part.ids))
 			if r.text(name); len(r.buffer)-r.start > announcedPacket {
-				return mistake("too many at once")
+				return mistake("too many ids in one request")
 			}
 		}
 		putWord(r.buffer[place:], uint32(len(r.buffer)-place-4))
@@ -193,7 +193,7 @@ func (s *server) copyData(_ uint32, f *fields) error {
 		return malformedOr(f, err)
 	}
 	if from == to || from.isFolder || to.isFolder || !from.mayRead || !to.mayWrite || to.appends {
-		return mistake("not two files that are open for reading and for writing")
+		return mistake("copying needs one file open for reading and another one open for writing")
 	}
 	if offset > math.MaxInt64 || size > math.MaxInt64-offset || target > math.MaxInt64 {
 		return syscall.EINVAL
@@ -208,7 +208,7 @@ func (s *server) copyData(_ uint32, f *fields) error {
 		return err
 	}
 	if source.Mode&syscall.S_IFMT != syscall.S_IFREG || identityOf(&source) == identityOf(&sink) {
-		return mistake("only from one plain file to another")
+		return mistake("only regular files can be copied, and not to themselves")
 	}
 	to.digest.lost = true
 	return s.copyBetween(from, to, int64(offset), int64(size), int64(target))

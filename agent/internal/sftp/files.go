@@ -37,7 +37,7 @@ func (s *server) open(id uint32, f *fields) error {
 	}
 	if err := s.openFile(one, flags, mode); err != nil {
 		if s.rules.UploadOnly && err == syscall.EEXIST {
-			return s.refuse("open", path, "upload only, and the file is there already")
+			return s.refuse("open", path, "upload only, and the file exists already")
 		}
 		return err
 	}
@@ -98,7 +98,7 @@ func (s *server) checkOpened(descriptor int, path string, writes bool) (syscall.
 	}
 	switch found.Mode & syscall.S_IFMT {
 	case syscall.S_IFIFO, syscall.S_IFSOCK:
-		return found, mistake("no file, but a pipe")
+		return found, mistake("a pipe or socket, not a file")
 	}
 	if writes {
 		var system syscall.Statfs_t
@@ -106,7 +106,7 @@ func (s *server) checkOpened(descriptor int, path string, writes bool) (syscall.
 			return found, err
 		}
 		if system.Type == procfs {
-			return found, s.refuse("open", path, "files below /proc are read-only here")
+			return found, s.refuse("open", path, "files below /proc are read-only")
 		}
 	}
 	return found, nil
@@ -166,7 +166,7 @@ func (s *server) read(id uint32, f *fields) error {
 		return errEnd
 	}
 	if uint64(count) > left {
-		return s.refuse("read", one.path, "this session has moved as much as it may")
+		return s.refuse("read", one.path, "the transfer limit of the session is reached")
 	}
 	r.word(uint32(count))
 	r.buffer = r.buffer[:place+count]
@@ -238,7 +238,7 @@ func (s *server) write(_ uint32, f *fields) error {
 // account counts content against the session's limit.
 func (s *server) account(path string, size uint64) error {
 	if s.rules.Session > 0 && (size > s.rules.Session || s.moved > s.rules.Session-size) {
-		return s.refuse("write", path, "this session has moved as much as it may")
+		return s.refuse("write", path, "the transfer limit of the session is reached")
 	}
 	s.moved += size
 	return nil

@@ -40,7 +40,7 @@ func (s *server) readdir(id uint32, f *fields) error {
 		return err
 	}
 	if !one.isFolder {
-		return mistake("no folder")
+		return mistake("not a folder")
 	}
 	r := &s.reply
 	r.begin(typeName, id)

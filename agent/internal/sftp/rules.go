@@ -48,7 +48,7 @@ func Parse(arguments []string) (Rules, error) {
 		arguments = arguments[1:]
 	}
 	if rules.ReadOnly && rules.UploadOnly {
-		return rules, fmt.Errorf("--read-only and --upload-only leave nothing to do")
+		return rules, fmt.Errorf("--read-only and --upload-only exclude each other")
 	}
 	return rules, nil
 }

@@ -157,7 +157,7 @@ func (s *server) handle(packet []byte) error {
 	f := &fields{rest: packet[1:]}
 	if !s.greeted {
 		if packet[0] != typeInit || f.word() < 3 || f.failed {
-			return errors.New("no client of version 3")
+			return errors.New("the client does not support version 3")
 		}
 		s.greeted = true
 		s.greet()
@@ -169,7 +169,7 @@ func (s *server) handle(packet []byte) error {
 	}
 	action := actions[packet[0]]
 	if action == nil {
-		s.status(id, statusUnsupported, "no such request")
+		s.status(id, statusUnsupported, "unsupported request")
 		return nil
 	}
 	before := len(s.reply.buffer)
@@ -216,7 +216,7 @@ func (s *server) status(id, code uint32, text string) {
 	r.end()
 }
 
-const tooLarge = "larger than a file may be"
+const tooLarge = "the maximum file size is reached"
 
 // refusal is the error for an operation that the rules forbid.
 type refusal string
