@@ -11,8 +11,8 @@ class Reader:
     """
     Reads *data* from its start; true while there is more to read.
 
-    Every method raises :class:`Malformed` where the data ends too early. Nothing is set aside that a length claims and
-    the data does not hold.
+    Every method raises :class:`Malformed`, or what a derived class has instead, where the data ends too early. Nothing
+    is set aside that a length claims and the data does not hold.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -26,6 +26,10 @@ class Reader:
     def taken(self) -> bytes:
         """What was read so far."""
         return self._data[: self._at]
+
+    def malformed(self, why: str) -> Exception:
+        """The error to raise where the bytes are not what they should be."""
+        return Malformed(why)
 
     def byte(self) -> int:
         return self._take(1)[0]
@@ -46,25 +50,25 @@ class Reader:
         """A ``mpint`` that is not negative, in its only form: another one would make another fingerprint of a key."""
         raw = self.natural_bytes()
         if raw[:1] == b"\0" and not raw[1:2] >= b"\x80":
-            raise Malformed("a number has needless zeros")
+            raise self.malformed("a number has needless zeros")
         return int.from_bytes(raw, "big")
 
     def natural_bytes(self) -> bytes:
         """The same, as its bytes, the highest first."""
         raw = self.string()
         if raw and raw[0] & 0x80:
-            raise Malformed("a number is negative")
+            raise self.malformed("a number is negative")
         return raw
 
     def end(self) -> None:
         """Nothing may be left."""
         if self:
-            raise Malformed("bytes are left over")
+            raise self.malformed("bytes are left over")
 
     def _take(self, count: int) -> bytes:
         end = self._at + count
         if end > len(self._data):
-            raise Malformed("it ends too early")
+            raise self.malformed("it ends too early")
         piece = self._data[self._at : end]
         self._at = end
         return piece

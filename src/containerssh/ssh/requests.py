@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from containerssh.core.codes import SSHCode
 from containerssh.core.errors import ProtocolError
 from containerssh.core.requests import PtyRequest, WindowSize, X11Request, from_wire
+from containerssh.keys.wire import Reader
 
 _TERM_BYTES = 256
 _MODES_BYTES = 4096
@@ -21,33 +22,11 @@ MOST_NAME = 1024
 _SIZE_MAX = 0xFFFF
 
 
-class Fields:
-    """Reads the fields of a payload one after another."""
+class Fields(Reader):
+    """Reads the fields of a payload one after another; raises ProtocolError."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def uint32(self) -> int:
-        return int.from_bytes(self._take(4), "big")
-
-    def boolean(self) -> bool:
-        return self._take(1) != b"\0"
-
-    def string(self) -> bytes:
-        return self._take(self.uint32())
-
-    def end(self) -> None:
-        if self._at != len(self._data):
-            raise malformed("bytes are left over")
-
-    def _take(self, count: int) -> bytes:
-        end = self._at + count
-        if end > len(self._data):
-            raise malformed("it ends too early")
-        piece = self._data[self._at : end]
-        self._at = end
-        return piece
+    def malformed(self, why: str) -> Exception:
+        return malformed(why)
 
 
 @dataclass(frozen=True)
