@@ -42,11 +42,11 @@ async def test_the_first_recipe_leads_to_a_login_without_a_question_and_the_list
         done = await run(tool("sh"), "-c", f"cd {tmp_path} && {here}", stdin=b"\n\n\n")
         return done.status
 
-    typed = commands("In five minutes")
+    typed = commands("Quick start")
     assert typed[-1].startswith("ssh -p 2222 alice@gate.example.com")
     for command in typed[:-1]:
         assert await follow(command) == 0, command
-    config = YAML(typ="safe").load(configuration("In five minutes").replace("/etc/containerssh", str(tmp_path)))
+    config = YAML(typ="safe").load(configuration("Quick start").replace("/etc/containerssh", str(tmp_path)))
     known = ssh_options(
         "HostKeyAlias=gate.example.com", "StrictHostKeyChecking=yes", "PreferredAuthentications=publickey"
     )
