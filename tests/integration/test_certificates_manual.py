@@ -53,7 +53,7 @@ async def test_the_first_recipe_leads_to_a_login_without_a_question_and_the_list
     async with product.serving({**config, "backend": "oci", "oci": {"image": str(image())}}) as server:
         login = ("-i", str(tmp_path / "id_ed25519"), *known)
         assert (await openssh.run(server, "echo in", *login)).stdout == b"in\n"
-        *revoking, last = commands("Revoked keys")
+        *revoking, last = commands("Revocation")
         for command in revoking:
             assert await follow(command) == 0, command
         assert await follow(last) == 1, "ssh-keygen says that the certificate is revoked"
