@@ -23,10 +23,10 @@ from containerssh.core.errors import reason_of
 
 
 class WebhookConfig(HTTPClientConfig):
-    """A webhook that decides."""
+    """A webhook that accepts or refuses credentials."""
 
     auth_timeout: Duration = seconds(60)
-    """How long the webhook is asked again and again while it gives no proper answer; at least 100 ms."""
+    """How long calls of the webhook are retried while they fail; at least 100 ms."""
 
     _zero_auth_timeout = field_validator("auth_timeout")(default_for_zero)
 
@@ -40,28 +40,28 @@ class KerberosConfig(ConfigModel):
     """Kerberos."""
 
     keytab: str = "/etc/krb5.keytab"
-    """The server's keys."""
+    """The keytab with the server's keys."""
 
     acceptor: str = "any"
-    """Which of the keys may be used: `any`, `host` for this host's name, or `service/name`."""
+    """Which keys may be used: `any`, `host` for `host/` and this machine's name, or a principal `service/name`."""
 
     enforce_username: bool = True
-    """The principal's name must be the name that the user logs in with."""
+    """The principal must equal the user name."""
 
     credential_cache_path: str = "/tmp/krb5cc"  # noqa: S108 - a path inside the container
-    """Where the user's tickets are put in the container."""
+    """Where the user's tickets are stored in the container."""
 
     config_path: str = "/etc/containerssh/krb5.conf"
-    """The Kerberos library's configuration."""
+    """The configuration file of the Kerberos library."""
 
     clock_skew: Duration = seconds(300)
-    """How far clocks may differ."""
+    """How much clocks may differ."""
 
     _zero_clock_skew = field_validator("clock_skew")(default_for_zero)
 
     @property
     def libraries_config(self) -> Path:
-        """`configPath`; where nobody has set it and there is no such file, the usual one of the system."""
+        """`configPath`; if it is not set and the default does not exist, the system's file."""
         path = Path(self.config_path)
         default = "config_path" not in self.model_fields_set and not path.exists()
         return Path("/etc/krb5.conf") if default else path
@@ -87,7 +87,8 @@ class PasswordAuthConfig(ConfigModel):
     """Passwords."""
 
     method: Literal["", "webhook", "users", "ldap", "kerberos"] = ""
-    """Who judges them: `webhook`, `users` (the users file), `ldap` (a directory), `kerberos`, or nobody."""
+    """How they are checked: `webhook`, `users` (the users file), `ldap` (a directory), or `kerberos`. Empty: passwords
+    are not offered."""
 
     webhook: WebhookConfig = WebhookConfig.default()
     kerberos: KerberosConfig = KerberosConfig.default()
@@ -98,7 +99,7 @@ class PasswordAuthConfig(ConfigModel):
         elif self.method == "kerberos":
             yield from (problem.under("kerberos") for problem in self.kerberos.problems())
             if not self.kerberos.libraries_config.is_file():
-                # A ticket brings all that is needed along; a password has to be taken to a KDC.
+                # A ticket can be checked with the keytab alone; a password needs a KDC.
                 yield Problem("kerberos.configPath", f"there is no file {str(self.kerberos.libraries_config)!r}")
 
 
@@ -106,24 +107,24 @@ class PublicKeyAuthConfig(ConfigModel):
     """Public keys."""
 
     method: Literal["", "webhook", "users", "ldap", "remember"] = ""
-    """Who judges them: `webhook`, `users` (the users file), `ldap` (a directory), or nobody. `remember` takes any key,
-    which lets nobody in by itself: keyboard-interactive must follow, and `auth.remember` knows the key next time."""
+    """How they are checked: `webhook`, `users` (the users file) or `ldap` (a directory). `remember` accepts any key,
+    but only together with keyboard-interactive, which `auth.remember` then skips at the next logins with this key."""
 
     webhook: WebhookConfig = WebhookConfig.default()
 
     certificates: CertificatesConfig = CertificatesConfig.default()
-    """Authorities whose certificates let in, whatever `method` is."""
+    """Trusted certificate authorities, independent of `method`."""
 
     security_keys: SecurityKeysConfig = SecurityKeysConfig.default()
 
     revoked_keys: str = ""
-    """A file with keys and certificates that let nobody in: OpenSSH's binary list (`ssh-keygen -k`), or text with a
-    public key or a fingerprint `SHA256:...` in each line. It is read again when it changes; while it cannot be read,
-    no key lets anybody in."""
+    """A file with revoked keys and certificates: OpenSSH's binary list (`ssh-keygen -k`), or text with a public key or
+    a fingerprint `SHA256:...` in each line. It is read again when it changes. While it cannot be read, all keys are
+    refused."""
 
     @property
     def is_configured(self) -> bool:
-        """Whether anybody judges public keys."""
+        """Whether public keys are offered."""
         return bool(self.method or self.certificates.trusted_user_ca_keys)
 
     def problems(self) -> Iterator[Problem]:
@@ -138,8 +139,8 @@ class KeyboardInteractiveAuthConfig(ConfigModel):
     """Keyboard-interactive: questions and answers."""
 
     method: Literal["", "oauth2", "users", "ldap", "webhook"] = ""
-    """`oauth2`, `users` (one-time codes by the users file, as a second factor), `ldap` (the directory's password),
-    `webhook` (any questions), or nothing."""
+    """`oauth2`, `users` (one-time codes of the users file, as a second factor), `ldap` (the directory's password) or
+    `webhook` (any questions). Empty: not offered."""
 
     oauth2: OAuth2Config = OAuth2Config.default()
     webhook: WebhookConfig = WebhookConfig.default()
@@ -156,13 +157,13 @@ class GSSAPIAuthConfig(ConfigModel):
     """Kerberos tickets."""
 
     method: Literal["", "kerberos"] = ""
-    """`kerberos`, or nothing."""
+    """`kerberos`. Empty: not offered."""
 
     kerberos: KerberosConfig = KerberosConfig.default()
 
     key_exchange: bool = True
-    """Clients may exchange keys by their tickets, so that a ticket proves who the server is. Not where `ssh.kex` is
-    set, which then names all ways to exchange keys."""
+    """Offer GSSAPI key exchange, in which a ticket authenticates the server. Has no effect if `ssh.kex` is set, which
+    then lists all key exchange methods."""
 
     def problems(self) -> Iterator[Problem]:
         if self.method == "kerberos":
@@ -187,10 +188,10 @@ AuthenticationMethods = tuple[Annotated[str, AfterValidator(_chain)], ...]
 
 
 class AuthorizationConfig(ConfigModel):
-    """A decision about every login, after the credentials are proven."""
+    """A decision about every login, after authentication."""
 
     method: Literal["", "webhook"] = ""
-    """`webhook`, or nothing."""
+    """`webhook`. Empty: no decision is needed."""
 
     webhook: WebhookConfig = WebhookConfig.default()
 
@@ -232,7 +233,7 @@ class AuthConfig(HTTPClientConfig):
     """Kerberos tickets."""
 
     authz: AuthorizationConfig = AuthorizationConfig.default()
-    """A webhook that decides about every login, after the credentials are proven."""
+    """A webhook that decides about every login, after authentication."""
 
     ldap: LDAPConfig = LDAPConfig.default()
     """The directory, for the method `ldap`."""
@@ -277,32 +278,32 @@ class AuthConfig(HTTPClientConfig):
 
     @property
     def uses_users_file(self) -> bool:
-        """Whether any method is judged by the users file."""
+        """Whether any method uses the users file."""
         return "users" in (self.password.method, self.public_key.method, self.keyboard_interactive.method)
 
     @property
     def uses_ldap(self) -> bool:
-        """Whether any method is judged by the directory."""
+        """Whether any method uses the directory."""
         return "ldap" in (self.password.method, self.public_key.method, self.keyboard_interactive.method)
 
     @property
     def exchanges_by_tickets(self) -> bool:
-        """Whether keys may be exchanged by Kerberos tickets."""
+        """Whether GSSAPI key exchange is offered."""
         return self.gssapi.method == "kerberos" and self.gssapi.key_exchange
 
     @property
     def takes_any_key(self) -> bool:
-        """Whether a key that proves nothing may come first."""
+        """Whether any key is accepted as the first method (`remember`)."""
         return self.public_key.method == "remember"
 
     @property
     def codes_by_users_file(self) -> bool:
-        """Whether keyboard-interactive asks for one-time codes, which are worth nothing by themselves."""
+        """Whether keyboard-interactive asks for one-time codes, which are a second factor only."""
         return self.keyboard_interactive.method == "users"
 
     @property
     def configured_methods(self) -> Mapping[str, str]:
-        """The SSH names of the methods that have somebody to judge them, and where that is said."""
+        """The SSH names of the configured methods, each with the path of its setting."""
         ways = {
             "password": ("password", self.password.method),
             "publickey": ("publicKey", self.public_key.is_configured),

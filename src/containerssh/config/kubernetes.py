@@ -31,7 +31,7 @@ _LABEL_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*
 
 
 def is_qualified_name(text: str) -> bool:
-    """Whether the API takes *text* as a label's or an annotation's name."""
+    """Whether the API accepts *text* as the name of a label or an annotation."""
     prefix, slash, name = text.rpartition("/")
     fits = not slash or (len(prefix) <= 253 and _LABEL_PREFIX.fullmatch(prefix) is not None)
     return fits and _LABEL_NAME.fullmatch(name) is not None
@@ -125,55 +125,56 @@ class KubernetesPodConfig(ConfigModel):
     """The pod's spec, as in the Kubernetes API."""
 
     console_container_number: Annotated[int, Field(ge=0)] = 0
-    """In which of the containers programs run."""
+    """The index of the container in which programs run."""
 
     idle_command: tuple[str, ...] = DEFAULT_IDLE_COMMAND
-    """What keeps the container running. The default stands for the server's own agent that waits, or, without
-    ``agentImage``, for a shell that does; another program runs as it is."""
+    """The command that keeps the container running. The default is the server's agent or, without ``agentImage``, a
+    shell that waits. Other commands run unchanged."""
 
     shell_command: tuple[str, ...] = ("/bin/bash",)
     """What a shell request starts."""
 
     agent: Agent = "auto"
-    """Who starts programs. ``injected``: the agent that the server brings along. ``image``: the agent of ContainerSSH
-    0.5 and 0.6 that the image has at ``agentPath``. ``none``: the cluster's exec. ``auto``: the first of these that is
-    possible. With an ``agentPath`` of its own, ``image`` is the default."""
+    """What starts programs. ``injected``: the server's own agent. ``image``: the agent of ContainerSSH 0.5 and 0.6 at
+    ``agentPath`` in the image. ``none``: the cluster's exec. ``auto``: the first of these that is possible. If
+    ``agentPath`` is set to another path, ``image`` is the default."""
 
     agent_image: str = ""
     """An image with the server's agent at ``/containerssh-agent``, from which an init container copies it into the pod.
     Without one the agent is uploaded through a shell of the console container."""
 
     agent_image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
-    """When that image is pulled; empty for the cluster's own rule."""
+    """When that image is pulled. Empty: the cluster's default."""
 
     agent_path: str = DEFAULT_AGENT_PATH
-    """Where images for ContainerSSH 0.5 and 0.6 keep their agent. Any other path than the default asks for that agent,
+    """The path of the agent in images for ContainerSSH 0.5 and 0.6. Any other path than the default selects that agent,
     unless ``agent`` says otherwise."""
 
     disable_agent: bool = False
     """The same as ``agent: none``."""
 
     background_processes: Literal["hangUp", "end", "keep"] = "hangUp"
-    """What becomes of processes that a session has left behind when it ends, as in the docker section. In persistent
-    mode the login's end is the end of all of them."""
+    """What happens to processes that are still running when their session ends, as in the docker section. In persistent
+    mode, all of them end with the login."""
 
     subsystems: dict[str, str] = Field(default_factory=lambda: {"sftp": "/usr/lib/openssh/sftp-server"})
-    """Subsystem names, and the program of each."""
+    """The program of each subsystem."""
 
     mode: Literal["connection", "session", "persistent"] = "connection"
-    """One pod for a login, one for each program, or one that stays."""
+    """``connection``: one pod for each login. ``session``: one for each session. ``persistent``: an existing pod, which
+    is not removed."""
 
     create_missing_pods: bool = False
-    """Create a persistent pod that is not there."""
+    """Create a persistent pod if it does not exist."""
 
     expose_auth_metadata_as_env: dict[str, str] = Field(default_factory=dict)
-    """Metadata names, and the environment variable for each."""
+    """Metadata names, and the environment variable that each is exposed as."""
 
     expose_auth_metadata_as_labels: dict[str, str] = Field(default_factory=dict)
-    """Metadata names, and the pod's label for each."""
+    """Metadata names, and the pod label that each is exposed as."""
 
     expose_auth_metadata_as_annotations: dict[str, str] = Field(default_factory=dict)
-    """Metadata names, and the pod's annotation for each."""
+    """Metadata names, and the pod annotation that each is exposed as."""
 
     def problems(self) -> Iterator[Problem]:
         containers = self.spec["containers"]
@@ -207,7 +208,7 @@ class KubernetesPodConfig(ConfigModel):
 
     @property
     def idles_by_default(self) -> bool:
-        """Whether the idle command is an agent that waits, in whose place another one may stand."""
+        """Whether the idle command is the default, which may be replaced by another waiting agent."""
         command = self.idle_command
         return command == DEFAULT_IDLE_COMMAND or command[:2] == (self.agent_path, "wait-signal")
 
@@ -245,17 +246,17 @@ class KubernetesPodConfig(ConfigModel):
 
 
 class KubernetesTimeouts(ConfigModel):
-    """How long the steps may take."""
+    """How long each step may take."""
 
     pod_start: Duration = seconds(60)
     """From the start of a login until its pod is ready."""
 
     pod_trouble: Duration = seconds(5)
-    """For how long the cluster may say that something is wrong (no node takes the pod, its image cannot be pulled)
-    before the login is ended with its words. What cannot change ends it at once."""
+    """How long the cluster may report a temporary problem (no suitable node, the image cannot be pulled) before the
+    login fails with its message. Permanent problems end the login at once."""
 
     pod_stop: Duration = seconds(60)
-    """Removing the pod. What takes longer goes on in the background."""
+    """Removing the pod. After that, the server continues in the background."""
 
     command_start: Duration = seconds(60)
     """Starting a program; in session mode with its pod. Also writing one file."""
@@ -264,13 +265,14 @@ class KubernetesTimeouts(ConfigModel):
     """Delivering a signal."""
 
     window: Duration = seconds(60)
-    """Passing on the size of a terminal."""
+    """Changing the size of a terminal."""
 
     http: Duration = seconds(15)
     """One request to the API."""
 
     lease: Duration = seconds(40)
-    """How long a server may be silent until others take it for dead and remove its pods; 3s to 10m."""
+    """The time without a renewal of its Lease after which other servers consider a server dead and remove its pods; 3s
+    to 10m."""
 
     _zeros = field_validator("*")(default_for_zero)
 

@@ -1,4 +1,4 @@
-"""``kubernetes.connection``: the way to the API, and who we are there (``config.md`` section 8.1)."""
+"""``kubernetes.connection``: the address of the API and the credentials for it (``config.md`` section 8.1)."""
 
 from __future__ import annotations
 
@@ -17,69 +17,69 @@ from containerssh.core.errors import reason_of
 
 
 class KubernetesConnectionConfig(ConfigModel):
-    """Where the Kubernetes API is, and who we are there."""
+    """The address of the Kubernetes API and the credentials for it."""
 
     host: str = "kubernetes.default.svc"
     """Host name, or address with scheme and port."""
 
     path: str = "/api"
-    """The path of the API."""
+    """The path of the core API; the other API groups are expected beside it."""
 
     username: str = ""
     password: Secret = SecretStr("")
 
     server_name: str = ""
-    """The name in the API's certificate, if it is another."""
+    """The host name in the API's certificate, if it differs from `host`."""
 
     kube_config: str = ""
-    """A kubeconfig file, instead of all the keys about the way to the API and about who we are there; its `exec`
-    plugins are run as this server."""
+    """A kubeconfig file, instead of all keys about the address and the credentials. Its `exec` plugins run as the
+    server's user."""
 
     context: str = ""
-    """Which context of the kubeconfig file; empty for its current one."""
+    """The context of the kubeconfig file. Empty: its current context."""
 
     cert_file: str = ""
-    """Our certificate: a file."""
+    """The client certificate: a file."""
 
     key_file: str = ""
     """Its private key: a file."""
 
     cacert_file: str = Field("", alias="cacertFile")
-    """The authorities that may vouch for the API: a file."""
+    """The CA certificates that the API's certificate is checked with: a file. Empty: the system's."""
 
     cert: str = ""
-    """Our certificate: PEM text, which wins over the file."""
+    """The client certificate: PEM text, which takes precedence over the file."""
 
     key: Secret = SecretStr("")
     """Its private key: PEM text."""
 
     cacert: str = ""
-    """The authorities: PEM text."""
+    """The CA certificates: PEM text."""
 
     bearer_token: Secret = SecretStr("")
-    """A token."""
+    """A bearer token."""
 
     bearer_token_file: str = ""
-    """A file with a token, which is read again when it changes."""
+    """A file with a bearer token, which takes precedence and is read again when it changes."""
 
     qps: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
-    """Requests per second."""
+    """How many requests per second one login may make."""
 
     burst: Annotated[int, Field(ge=0)] = 10
-    """Requests at once."""
+    """How many requests one login may make at once."""
 
     _zeros = field_validator("qps", "burst")(default_for_zero)
 
     @property
     def says_nothing(self) -> bool:
-        """Whether neither the API's place nor who we are there is told: in a pod, its own account is used then."""
+        """Whether neither an address nor credentials are configured, so that a pod's own service account is used."""
         return self.host == "kubernetes.default.svc" and not self._secrets and not (self.cacert or self.cacert_file)
 
     @property
     def url(self) -> str:
         """
-        The API's address with its scheme. Without one in ``host`` it is ``https``; only where there is nothing to keep
-        secret and nobody to be recognised by a certificate it is ``http``, as upstream has it.
+        The API's address with its scheme. Without one in ``host`` it is ``https`` if there are credentials or CA
+        certificates, and otherwise ``http``, as upstream has it.
         """
         if "://" in self.host:
             return self.host

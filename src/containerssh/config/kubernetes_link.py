@@ -1,4 +1,4 @@
-"""``kubernetes.agentLink``: which way the bytes between the server and its agents in pods take."""
+"""``kubernetes.agentLink``: how agents in pods are connected to the server."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from pydantic import field_validator
 from containerssh.config.model import ConfigModel, Duration, Problem, default_for_zero, seconds
 
 ADVERTISE = "CONTAINERSSH_ADVERTISE"
-"""The variable with the address at which pods reach this process, where the configuration has none."""
+"""The environment variable with the address at which pods reach this process, if none is configured."""
 
 _PLACE = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<four>[^:\[\]]+)):(?P<first>\d{1,5})(?:-(?P<last>\d{1,5}))?")
 _NAME = re.compile(r"[0-9A-Za-z._-]{1,253}")
 
 
 class KubernetesAgentLinkConfig(ConfigModel):
-    """The way of the data of logins between the server and its own agent in a pod."""
+    """How the server's agent in a pod is connected to the server."""
 
     mode: Literal["exec", "direct", "auto"] = "exec"
-    """``exec``: through the API server. ``direct``: the agent connects to the server, by TLS, and it is an error if it
-    cannot. ``auto``: directly where that works, else through the API server."""
+    """``exec``: through the API server. ``direct``: the agent connects to the server by TLS; if it cannot, the login
+    fails. ``auto``: direct if possible, otherwise through the API server."""
 
     listen: str = "0.0.0.0:0"
     """Where each server process listens for agents: a numeric address (``[::]`` for IPv6 and IPv4) and a port, 0 for
-    any, or a range of them (``0.0.0.0:7000-7015``) of which each process takes the first that is free."""
+    any, or a range (``0.0.0.0:7000-7015``) of which each process uses the first free port."""
 
     advertise: str = ""
-    """The address or name at which pods reach this very process. Empty for the environment variable
-    ``CONTAINERSSH_ADVERTISE``, else the address that the server has towards the API server, which is right where the
+    """The address or host name at which pods reach this process itself. Empty: the environment variable
+    ``CONTAINERSSH_ADVERTISE``, or else the local address of the server's connection to the API, which is right if the
     server runs in the cluster."""
 
     timeout: Duration = seconds(3)
-    """How long an agent may take to connect. With ``auto`` logins wait so long where a wall swallows connections."""
+    """How long an agent may take to connect. With ``auto``, each login waits this long if a firewall drops
+    connections."""
 
     _zeros = field_validator("timeout")(default_for_zero)
 
     @property
     def place(self) -> tuple[str, range]:
-        """Of ``listen``: the address and the ports. Raises ValueError."""
+        """The address and the ports of ``listen``. Raises ValueError."""
         found = _PLACE.fullmatch(self.listen)
         if found is None:
             raise ValueError("must be a numeric address and a port, such as 0.0.0.0:7000")

@@ -1,4 +1,4 @@
-"""The section ``auth.ldap``: a directory that judges passwords and holds public keys."""
+"""The section ``auth.ldap``: a directory that checks passwords and holds public keys."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LDAPConfig(ConfigModel):
     """A directory (LDAP, Active Directory) for the method `ldap`."""
 
     urls: tuple[str, ...] = ()
-    """Its servers, `ldaps://host:636` or `ldap://host:389`: the first that answers is asked."""
+    """Its servers, `ldaps://host:636` or `ldap://host:389`; the first that answers is used."""
 
     start_tls: bool = Field(False, alias="startTLS")
     """Switch `ldap://` connections to TLS before anything is sent."""
@@ -56,26 +56,26 @@ class LDAPConfig(ConfigModel):
     """The lowest accepted version of TLS: `1.2` or `1.3`."""
 
     timeout: Duration = seconds(5)
-    """How long one server may take for one login, before the next one is asked; at least 100 ms."""
+    """How long one server may take for one login, before the next one is tried; at least 100 ms."""
 
     auth_timeout: Duration = seconds(15)
-    """How long servers are asked again and again while none gives a proper answer; at least 100 ms."""
+    """How long the servers are tried again while none gives a valid answer; at least 100 ms."""
 
     bind_dn: str = Field("", alias="bindDN")
-    """The account that looks users up. Empty: they are looked up without one."""
+    """The DN of the account that searches for users. Empty: anonymous search."""
 
     bind_password_file: str = ""
     """A file with that account's password; it is read for each login."""
 
     user_bind: str = ""
-    """Users log in to the directory themselves, under this name, `uid={username},ou=people,dc=example,dc=com` or
-    `{username}@example.com`, and no account looks them up."""
+    """Bind directly as the user, with this name, instead of searching with an account first:
+    `uid={username},ou=people,dc=example,dc=com` or `{username}@example.com`."""
 
     user_base: str = ""
-    """The entry below which users are."""
+    """The base of searches for users."""
 
     user_scope: Literal["sub", "one"] = "sub"
-    """Whether they are anywhere below it (`sub`) or right below (`one`)."""
+    """The scope of searches for users: the subtree (`sub`) or direct children only (`one`)."""
 
     user_filter: str = "(uid={username})"
     """The filter that matches a user's entry."""
@@ -84,19 +84,19 @@ class LDAPConfig(ConfigModel):
     """The attribute that becomes the user's authenticated name."""
 
     enforce_username: bool = True
-    """That name must be exactly the one that the user logs in with."""
+    """That name must equal the user name exactly."""
 
     required_groups: tuple[str, ...] = ()
-    """The names (DN) of groups of which a user must be in one at least. Empty: no group is needed."""
+    """The DNs of groups. A user must be a member of at least one. Empty: no group is required."""
 
     group_attribute: Attribute = "memberOf"
     """The attribute of a user's entry that names the groups."""
 
     group_base: str = ""
-    """The entry below which groups are looked up, for directories whose users' entries do not name them."""
+    """The base of searches for groups, for directories whose user entries do not list them."""
 
     group_filter: str = ""
-    """The filter that matches the groups of a user: `(member={dn})`, `(memberUid={username})`."""
+    """The filter that matches a user's groups: `(member={dn})`, `(memberUid={username})`."""
 
     public_key_attribute: Attribute = "sshPublicKey"
     """The attribute with the user's public keys, each as a line of OpenSSH's authorized_keys file."""
@@ -116,13 +116,13 @@ class LDAPConfig(ConfigModel):
 
     @property
     def plaintext_urls(self) -> Iterator[tuple[int, str]]:
-        """The servers that passwords would be sent to unprotected, with their places in the list."""
+        """The servers that passwords would be sent to without TLS, with their places in the list."""
         if not self.start_tls:
             yield from ((number, url) for number, url in enumerate(self.urls) if not _is_ldaps(url))
 
     @property
     def binds_by_name(self) -> bool:
-        """Whether `userBind` makes a name (DN) that says where the user's entry is."""
+        """Whether `userBind` is a DN, which locates the user's entry."""
         return "=" in self.user_bind
 
     def bind_password(self) -> str:
@@ -178,7 +178,7 @@ class LDAPConfig(ConfigModel):
     def _account_problems(self) -> Iterator[Problem]:
         if bool(self.bind_dn) != bool(self.bind_password_file):
             missing = "bindPasswordFile" if self.bind_dn else "bindDN"
-            # A name without a password would be taken for nobody's (RFC 4513 section 5.1.2).
+            # A bind with a name but no password would be anonymous (RFC 4513 section 5.1.2).
             yield Problem(missing, "bindDN and bindPasswordFile belong together: set both or neither")
         elif self.bind_dn:
             try:

@@ -38,22 +38,22 @@ class GitHubConfig(ConfigModel):
     """Log in with GitHub."""
 
     url: Annotated[str, AfterValidator(_absolute_url)] = "https://github.com"
-    """GitHub, or an Enterprise server."""
+    """The URL of GitHub or of an Enterprise server."""
 
     apiurl: Annotated[str, AfterValidator(_absolute_url)] = Field("https://api.github.com", alias="apiurl")
     """The address of its API."""
 
     enforce_username: bool = True
-    """The GitHub login must be the name that the user logs in with."""
+    """The GitHub login must equal the user name, ignoring case."""
 
     require_org_membership: str = ""
-    """Only members of this organisation are let in."""
+    """Only members of this organisation may log in."""
 
     require_2fa: bool = Field(False, alias="require2FA")
-    """Only accounts with two-factor authentication are let in."""
+    """Only accounts with two-factor authentication may log in."""
 
     extra_scopes: tuple[str, ...] = ()
-    """Additional scopes to ask for."""
+    """Additional scopes to request."""
 
     enforce_scopes: bool = False
     """The user must grant every scope."""
@@ -83,7 +83,7 @@ class GitHubConfig(ConfigModel):
 
     @property
     def client(self) -> HTTPClientConfig:
-        """How GitHub is called: the settings of this section that are about HTTP."""
+        """The HTTP settings of this section."""
         shared = {name: getattr(self, name) for name in ("timeout", "cacert", "cert", "key", "curves", "cipher")}
         return HTTPClientConfig.default().model_copy(
             update={**shared, "url": self.apiurl, "tls_version": self.tls_version}
@@ -106,10 +106,10 @@ class OIDCConfig(HTTPClientConfig):
     }
 
     device_flow: bool = False
-    """Let the user confirm in a browser on any device."""
+    """Enable the device flow: the user confirms in a browser on any device."""
 
     authorization_code_flow: bool = False
-    """Let the user paste a code that the browser shows."""
+    """Enable the authorization code flow: the user pastes a code that the browser shows."""
 
     username_field: str = "sub"
     """The claim that becomes the user's name."""
@@ -118,7 +118,7 @@ class OIDCConfig(HTTPClientConfig):
     """The address of the redirect server, as browsers see it."""
 
     extra_scopes: tuple[str, ...] = ()
-    """Scopes to ask for on top of `openid`."""
+    """Scopes to request in addition to `openid`."""
 
     enforce_scopes: bool = False
     """The user must grant every scope."""
@@ -137,13 +137,13 @@ class GenericOAuth2Config(ConfigModel):
     """Log in with any OAuth 2.0 server."""
 
     authorize_endpoint_url: str = Field("", alias="authorizeEndpointURL")
-    """Where browsers are sent."""
+    """The authorization endpoint, to which browsers are sent."""
 
     redirect_uri: str = Field("", alias="redirectURI")
     """The address of the redirect server, as browsers see it."""
 
     token_endpoint: HTTPClientConfig = HTTPClientConfig.default()
-    """Where the code is exchanged for a token."""
+    """The token endpoint, where the code is exchanged for a token."""
 
     def problems(self) -> Iterator[Problem]:
         yield from _uri_problems("authorizeEndpointURL", self.authorize_endpoint_url)
@@ -152,7 +152,7 @@ class GenericOAuth2Config(ConfigModel):
 
 
 class RedirectConfig(HTTPServerConfig):
-    """The page that browsers come back to."""
+    """The page that the provider redirects browsers to."""
 
     webroot: str = ""
     """A folder with an `index.html` in place of the built-in page."""
@@ -167,7 +167,7 @@ class OAuth2Config(ConfigModel):
     """OAuth 2.0 and OpenID Connect over keyboard-interactive."""
 
     redirect: RedirectConfig = RedirectConfig.default()
-    """The page that browsers come back to."""
+    """The page that the provider redirects browsers to."""
 
     client_id: str = ""
     """The client id at the provider."""
@@ -183,10 +183,10 @@ class OAuth2Config(ConfigModel):
     generic: GenericOAuth2Config = GenericOAuth2Config.default()
 
     qr_code_clients: tuple[str, ...] = ()
-    """Patterns of client versions that are shown a QR code."""
+    """Regular expressions for the versions of clients that are shown a QR code."""
 
     device_flow_clients: tuple[str, ...] = ()
-    """Patterns of client versions that the device flow is used with."""
+    """Regular expressions for the versions of clients that the device flow is used with."""
 
     auth_timeout: Duration = seconds(120)
     """How long the whole login may take."""

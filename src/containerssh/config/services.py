@@ -48,10 +48,10 @@ class MetricsConfig(HTTPServerConfig):
 
 
 class GeoIPConfig(ConfigModel):
-    """Which country a client comes from."""
+    """The country that a client connects from."""
 
     provider: Literal["dummy", "maxmind"] = "dummy"
-    """`dummy` never knows the country; `maxmind` looks it up in a database file."""
+    """`dummy`: no lookup; `maxmind`: looks the country up in a database file."""
 
     maxmind_geoip2_file: str = Field("/var/lib/GeoIP/GeoIP2-Country.mmdb", alias="maxmind-geoip2-file")
     """The database file, GeoIP2 or GeoLite2."""
@@ -94,7 +94,7 @@ class AuditFileConfig(ConfigModel):
 
 
 class AuditS3Metadata(ConfigModel):
-    """What the objects are marked with."""
+    """The metadata of the objects."""
 
     ip: bool = Field(False, alias="ip")
     """The client's address."""
@@ -110,10 +110,10 @@ class AuditS3Config(ConfigModel):
     """A folder for records that are not uploaded yet."""
 
     access_key: Secret = SecretStr("")
-    """Who we are."""
+    """The access key."""
 
     secret_key: Secret = SecretStr("")
-    """The proof of it."""
+    """The secret key."""
 
     bucket: str = ""
     """The bucket."""
@@ -122,13 +122,13 @@ class AuditS3Config(ConfigModel):
     """Its region."""
 
     endpoint: str = ""
-    """Another service than Amazon's."""
+    """The endpoint of a service other than Amazon's."""
 
     cacert: str = ""
-    """The authorities that may vouch for the service: PEM text."""
+    """The CA certificates that the service's certificate is checked with: PEM text."""
 
     path_style_access: bool = False
-    """Put the bucket's name into the path, as other services than Amazon's want it."""
+    """Put the bucket's name into the path, as services other than Amazon's require it."""
 
     upload_part_size: Annotated[int, Field(ge=0)] = 5_242_880
     """Bytes in one part of an upload."""
@@ -140,7 +140,7 @@ class AuditS3Config(ConfigModel):
     """The access list of the objects."""
 
     metadata: AuditS3Metadata = AuditS3Metadata.default()
-    """What the objects are marked with."""
+    """The metadata of the objects."""
 
     _zeros = field_validator("upload_part_size", "parallel_uploads")(default_for_zero)
 
@@ -157,19 +157,19 @@ class AuditS3Config(ConfigModel):
 
 
 class AuditInterceptConfig(ConfigModel):
-    """What is recorded beside the events."""
+    """What is recorded in addition to the events."""
 
     stdin: bool = False
-    """What users type."""
+    """Standard input."""
 
     stdout: bool = False
-    """What they see."""
+    """Standard output."""
 
     stderr: bool = False
-    """What they see of errors."""
+    """Standard error."""
 
     passwords: bool = False
-    """Their passwords."""
+    """Passwords."""
 
     forwarding: bool = False
     """The content of forwarded connections."""

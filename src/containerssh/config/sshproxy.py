@@ -29,30 +29,30 @@ HOST_KEY_ALGORITHMS = (
 
 
 class SSHProxyConfig(ConfigModel):
-    """The sshproxy backend: hand the login on to another SSH server."""
+    """The sshproxy backend: passes logins on to another SSH server."""
 
     other_spellings: ClassVar[Mapping[str, str]] = {"hostKeyAlgorithms": "hostKeyAlgos"}
 
     server: str = ""
-    """Host name or address of the server behind."""
+    """Host name or address of the target server."""
 
     port: Annotated[int, Field(ge=0, le=65_535)] = 22
     """Its port."""
 
     username_pass_through: bool = False
-    """Log in behind under the name that the user gave here."""
+    """Log in to the target under the client's user name."""
 
     username: str = ""
-    """The name to log in with behind."""
+    """The user name for the target."""
 
     password: Secret = SecretStr("")
-    """The password to log in with behind."""
+    """The password for the target."""
 
     private_key: Secret = SecretStr("")
-    """The key to log in with behind: PEM text, or the name of a file."""
+    """The private key for the target: PEM text, or the name of a file."""
 
     allowed_host_key_fingerprints: tuple[str, ...] = ()
-    """SHA256 fingerprints that the server behind may show; there is no "accept any"."""
+    """SHA256 fingerprints of the target's accepted host keys; one at least is required."""
 
     ciphers: CipherList = CIPHERS
     """Ciphers, best first."""
@@ -64,13 +64,13 @@ class SSHProxyConfig(ConfigModel):
     """Message authentication codes, best first."""
 
     host_key_algos: tuple[str, ...] = HOST_KEY_ALGORITHMS
-    """Kinds of host keys, best first."""
+    """Host key algorithms, best first."""
 
     timeout: Duration = seconds(60)
     """How long connecting may take, retries included."""
 
     client_version: str = "SSH-2.0-ContainerSSH"
-    """What the server behind is told about us."""
+    """The identification string that is sent to the target."""
 
     _zeros = field_validator("port", "timeout")(default_for_zero)
 
