@@ -1,7 +1,8 @@
 """SFTP by OpenSSH's client: ours, which the agent serves, beside OpenSSH's server, under sshd and as an image's own.
 
 Times are taken by the client between the commands of one batch, so logging in is not part of them. Both sides write to
-the same disk: sshd's to a folder of the machine, ours to the containers' file systems above it.
+the same file system: sshd's to a folder of the machine, ours to the containers' file systems above it. On ext4 a new
+file takes many times as long in the minutes after others were deleted: for small files TMPDIR should be in memory.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _compare(report: Report, client: Client, servers: list[Server], folder: Path
         (many / f"{number:05}").write_bytes(bytes(_SMALL))
     for number in range(options.transfers):
         for server in servers:
-            remote = f"/tmp/{uuid.uuid4().hex}"
+            remote = f"{folder if server.forks else '/tmp'}/{uuid.uuid4().hex}"
             # The client would have to empty it first, which takes it as long as half the transfer.
             (folder / "back").unlink(missing_ok=True)
             before = cpu_seconds(server.pid, with_ended_children=server.forks)

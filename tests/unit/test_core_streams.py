@@ -206,13 +206,11 @@ async def test_a_stream_moves_more_in_a_turn_once_no_other_has_moved_anything_fo
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "_turns", streams._Turns())
-    ends.target.take(b"key")
-    other = SocketStream(ends.reader)
-    assert await _handed_over_in_a_turn(ends.source, ends.program) == 1
     monkeypatch.setattr(streams, "_ALONE_AFTER", 0)
-    monkeypatch.setattr(streams, "_turns", streams._Turns())
     assert await _handed_over_in_a_turn(ends.source, ends.program) > 1
     monkeypatch.setattr(streams, "_ALONE_AFTER", 3600)
+    ends.target.take(b"key")
+    other = SocketStream(ends.reader)
     keys: list[bytes] = []
 
     def take(data: bytes) -> bool:

@@ -26,13 +26,15 @@ class _Turns:
 
     def __init__(self) -> None:
         self._latest = 0
+        self._moved = 0.0
         self._alone_from = 0.0
 
     def reads(self, stream: int, now: float) -> int:
         """*stream* (its id) has something at *now*, by the loop's clock."""
         if stream != self._latest:
             self._latest = stream
-            self._alone_from = now + _ALONE_AFTER
+            self._alone_from = self._moved + _ALONE_AFTER
+        self._moved = now
         return _READS_PER_TURN if now >= self._alone_from else 1
 
 
