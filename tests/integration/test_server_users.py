@@ -184,7 +184,9 @@ async def test_a_failed_login_tells_the_user_a_reference_that_is_in_the_log(open
         assert line.startswith("containerssh: ")
         reference = line.split("reference ")[1].rstrip(")\n")
         await server.until(lambda: bool(server.logged("SSH_BACKEND_REJECTED_HANDSHAKE")), "the failure is logged")
-        assert [r["details"]["connectionId"] for r in server.logged("SSH_BACKEND_REJECTED_HANDSHAKE")] == [reference]
+        (failure,) = server.logged("SSH_BACKEND_REJECTED_HANDSHAKE")
+        assert failure["details"]["connectionId"] == reference
+        assert failure["details"]["cause"] == "OCI_IMAGE_FAILED", "the code that the manual explains"
 
 
 async def test_several_sessions_of_a_connection_share_a_container(openssh: OpenSSH) -> None:

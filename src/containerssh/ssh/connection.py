@@ -354,7 +354,8 @@ class Connection:
         """Tell the user, in a session if there is one, and with the DISCONNECT; the whole story goes to the log."""
         reason = error.event().text if isinstance(error, ContainerSSHError) else describe(error)
         fault = None if isinstance(error, ContainerSSHError) else error
-        details = error.event().labels if isinstance(error, ContainerSSHError) else {}
+        # The manual explains what to do by the error's own code, which the line's does not tell.
+        details = {**error.event().labels, "cause": error.code.value} if isinstance(error, ContainerSSHError) else {}
         logger.error(
             Event(SSHCode.BACKEND_REJECTED_HANDSHAKE, f"The backend rejected the login: {reason}", **details),
             exc_info=fault,
