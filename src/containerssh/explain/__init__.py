@@ -1,1 +1,1 @@
-"""``config explain``: what a login would get and why, told by the code that logs people in; nothing is started."""
+"""``config explain``: runs a login through the real layers to show what it would get and why; starts nothing."""

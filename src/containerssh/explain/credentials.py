@@ -1,4 +1,4 @@
-"""Whose login is asked about, and what proves it: judged where it was given, assumed to be right where it was not."""
+"""The login to explain and its credentials: those that are given are checked, others assumed to be right."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class Question:
     username: str
     address: SocketAddress
     methods: Sequence[AuthMethod] = ()
-    """Which are tried, in this order; empty for those that something was given for, or else any."""
+    """The methods to try, in order. Empty: those that a credential was given for, or else any."""
     password: bytes | None = field(default=None, repr=False)
     key: PublicKey | None = None
     prompts: Prompts | None = None
-    """Who answers questions; None: nobody is there to ask."""
+    """Answers questions; None: questions cannot be answered."""
     service: str = ""
-    """The principal to show Kerberos tickets to, those of whoever asks; empty: none are shown."""
+    """The service principal to use the current user's Kerberos tickets for. Empty: no tickets are used."""
     metadata: Texts = field(default_factory=dict)
     client_version: str = "SSH-2.0-ContainerSSH_explain"
     webhooks: bool = True
-    """Whether webhooks are asked."""
+    """Whether webhooks are called."""
 
     @property
     def given(self) -> Collection[AuthMethod]:
-        """The methods that something was given for."""
+        """The methods that a credential was given for."""
         found = {
             AuthMethod.PUBLIC_KEY: self.key,
             AuthMethod.PASSWORD: self.password,
@@ -56,15 +56,15 @@ class Question:
 @dataclass(frozen=True)
 class Supposed:
     """
-    Stands in for an authenticator that nothing can be shown to: whoever the user is, the credential is right. The users
-    file still says whether that user has any, and what it earns.
+    Replaces an authenticator for which there is no credential: it accepts every user. The users file still decides
+    whether the user has such a credential, and what it permits.
     """
 
     users: UsersFile | None = None
     keys: PublicKeyAuthenticator | None = None
-    """Who judges the keys that the users file lists."""
+    """The authenticator of keys in the users file."""
     vouches: bool = True
-    """Whether the real one would vouch for the user's name."""
+    """Whether the real authenticator proves the user's name."""
 
     async def authenticate_password(self, attempt: AuthAttempt, password: bytes) -> Login:
         return await self.users.suppose_password(attempt) if self.users else self._login(attempt)
@@ -95,10 +95,10 @@ class Supposed:
 
 
 class Recalled(Memory):
-    """A memory that is looked at and stays as it is: what was only supposed must never stand in for questions."""
+    """A read-only store of remembered keys: an assumed login must never be remembered."""
 
     def __init__(self, memory: Memory) -> None:
-        # None of the base's own state: everything that would use it is another here.
+        # Without the base class's state: all methods that use it are overridden.
         self._memory = memory
 
     async def recall(self, login: Login, key: PublicKey) -> Login | None:
@@ -124,7 +124,7 @@ class NoPrompts(Prompts):
 
 @dataclass
 class Terminal(Prompts):
-    """Asks whoever sits there; *answers* are used up first, whatever the question."""
+    """Asks on the terminal, after *answers* are used up in order."""
 
     answers: list[str] = field(default_factory=list, repr=False)
 
@@ -148,7 +148,7 @@ class Terminal(Prompts):
 
 
 class Tickets(GSSAPIExchange):
-    """A client that shows the Kerberos tickets of whoever runs this process to *service*, a principal."""
+    """A client that authenticates to the principal *service* with the current user's Kerberos tickets."""
 
     def __init__(self, service: str) -> None:
         self._service = service
@@ -184,7 +184,7 @@ class Tickets(GSSAPIExchange):
         return IntegrityProof(message, self._context.get_signature(message))
 
     def tell_error(self, token: bytes) -> None:
-        with suppress(Exception):  # what the library makes of it is in the attempt's own error
+        with suppress(Exception):  # the error of the attempt has the library's reason
             self._context.step(token)
 
     async def _step(self, token: bytes | None) -> bytes:
@@ -192,5 +192,5 @@ class Tickets(GSSAPIExchange):
 
 
 def printable(text: str) -> str:
-    """*text* without what would do something to a terminal."""
+    """*text* without characters that a terminal would interpret."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)

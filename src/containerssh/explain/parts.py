@@ -1,4 +1,4 @@
-"""What a settled login comes to: its configuration, its container, what it may do, and what limits it."""
+"""Parts of the explanation: a login's configuration, container, permissions and limits."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from containerssh.settings import admission, connection_limits
 from containerssh.ssh.admission import Door, is_within
 
 _UNLISTED = secrets.token_hex(16)
-"""Stands for whatever is in no list."""
+"""A value that is in no list."""
 
 _ENVIRONMENT = "env"
-"""A key whose value is variables, which may be secrets: only names are shown."""
+"""Keys whose values are environment variables. These may be secrets, so only names are shown."""
 
 
 def changes(before: AppConfig, after: AppConfig, by: str) -> list[Change]:
-    """The keys that *after* has otherwise, with values that can be shown."""
+    """The keys whose values differ in *after*, with secrets masked."""
     if before is after:
         return []
     old, new = _flat(before.model_dump(by_alias=True)), _flat(after.model_dump(by_alias=True))
@@ -59,7 +59,7 @@ def _without_variables(value: Any, key: str) -> Any:
 
 
 def webhooks(config: AppConfig) -> list[str]:
-    """Where webhooks are, passwords masked."""
+    """The URLs of the webhooks, with passwords masked."""
     auth = config.auth
     sections = (auth.password, auth.public_key, auth.keyboard_interactive, auth.authz)
     urls = [section.webhook.url for section in sections if section.method == "webhook"]
@@ -78,7 +78,7 @@ def container(name: str, config: AppConfig, login: Login) -> dict[str, Any]:
 
 
 def permissions(policy: Policy) -> list[Permission]:
-    """What becomes of each kind of request."""
+    """Whether each kind of request is allowed."""
     config = policy.config
     names = {
         "env": (policy.allows_env, {*config.env.allow, *config.env.deny, *policy.restrictions.environment, "LANG"}),
@@ -118,7 +118,7 @@ def _listed(request: str, judge: Callable[[str], Verdict], known: Iterable[str])
 
 
 def force_command(policy: Policy) -> dict[str, str]:
-    """The command that is run whatever is asked for, and who says so; empty if there is none."""
+    """The forced command and where it is configured; empty if there is none."""
     if not policy.force_command:
         return {}
     by = "security.forceCommand" if policy.config.force_command else "the credential's options"
@@ -126,7 +126,7 @@ def force_command(policy: Policy) -> dict[str, str]:
 
 
 def limits(config: AppConfig, address: SocketAddress) -> dict[str, Any]:
-    """Those that hold for who comes from *address*; numbers of 0 hold nobody back and are left out."""
+    """The limits that apply to clients from *address*. Limits of 0 have no effect and are left out."""
     entry = admission(config.ssh.limits)
     own = connection_limits(config.ssh)
     exempt = Door(entry).enter(address.host, 0.0).exempt
@@ -154,7 +154,7 @@ def limits(config: AppConfig, address: SocketAddress) -> dict[str, Any]:
 
 
 def limits_of_login(config: AppConfig) -> dict[str, Any]:
-    """Those of a login's own configuration."""
+    """The limits in the login's own configuration."""
     told: dict[str, Any] = {}
     if config.security.max_sessions >= 0:
         told["maxSessions"] = config.security.max_sessions

@@ -1,4 +1,4 @@
-"""What was found out about a login, in plain data; nothing here is secret."""
+"""The explanation of a login as plain data, without secrets."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from containerssh.core.errors import AuthUnavailable, ContainerSSHError, describ
 from containerssh.core.metadata import Login, Value
 
 Outcome = Literal["right", "more", "refused", "unavailable", "not asked"]
-"""``more``: right, and another method must follow."""
+"""``more``: accepted, but another method must follow."""
 
 
 @dataclass
 class Step:
-    """Somebody was asked about the login."""
+    """One decision about the login."""
 
     name: str
     """A method's SSH name; ``authorization``; ``config server``."""
     outcome: Outcome = "right"
     reason: str = ""
     supposed: bool = False
-    """The credential was not judged but assumed to be right."""
+    """The credential was not checked but assumed to be right."""
     adds: dict[str, Any] = field(default_factory=dict)
-    """What the login has by this step."""
+    """What this step adds to the login."""
     log: list[dict[str, Any]] = field(default_factory=list)
-    """What a server's log would say at its lowest level."""
+    """The messages that a server would log at its lowest level."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method of authentication, and whether a client is told of it."""
+    """An authentication method, and whether it is offered to clients."""
 
     name: str
     offered: bool
@@ -41,7 +41,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Change:
-    """A key of the configuration that is another one for this login."""
+    """A configuration key that has a different value for this login."""
 
     key: str
     by: str
@@ -51,28 +51,28 @@ class Change:
 
 @dataclass(frozen=True)
 class Permission:
-    """What becomes of a kind of request."""
+    """Whether a kind of request is allowed."""
 
     request: str
     allowed: bool
     by: str
     excepted: Sequence[str] = ()
-    """Those to which the opposite applies."""
+    """Exceptions, to which the opposite applies."""
     denied: Sequence[str] = ()
-    """Those that are refused in any case, of forwards."""
+    """Forwards that are refused in any case."""
 
 
 @dataclass
 class Explanation:
-    """The whole of it."""
+    """The complete explanation."""
 
     username: str
     address: str
     admitted: bool = False
     reason: str = ""
-    """Why not."""
+    """Why the login is refused."""
     webhooks: list[str] = field(default_factory=list)
-    """Those that are asked for real where the login's way leads to them."""
+    """The webhooks that are called if the login reaches them."""
     methods: list[Method] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     login: dict[str, Any] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Explanation:
 
     @contextmanager
     def step(self, name: str, *, supposed: bool = False) -> Iterator[Step]:
-        """A step that is added now; an error is its outcome, and goes on."""
+        """Add a step. An error raised inside becomes its outcome and is raised again."""
         step = Step(name, supposed=supposed)
         self.steps.append(step)
         try:
@@ -115,7 +115,7 @@ def _camel(value: Any) -> Any:
 
 
 def described(login: Login) -> dict[str, Any]:
-    """A login's own values, the sensitive ones hidden."""
+    """The values of a login, with sensitive ones hidden."""
     return {
         "authenticatedUsername": login.authenticated_username,
         "metadata": texts(login.metadata),
@@ -125,7 +125,7 @@ def described(login: Login) -> dict[str, Any]:
 
 
 def gained(before: Login | None, after: Login) -> dict[str, Any]:
-    """What *after* has that *before* has not."""
+    """The values in *after* that are not in *before*."""
     told: dict[str, Any] = {}
     if before is None or before.authenticated_username != after.authenticated_username:
         told["authenticatedUsername"] = after.authenticated_username
@@ -141,12 +141,12 @@ def gained(before: Login | None, after: Login) -> dict[str, Any]:
 
 
 def texts(values: Mapping[str, Value[str]]) -> dict[str, Any]:
-    """Names, and the values that are not sensitive."""
+    """All names, and the values that are not sensitive."""
     return {name: {"sensitive": True} if value.sensitive else {"value": value.value} for name, value in values.items()}
 
 
 def files(login: Login, mode: int | None = None) -> list[dict[str, Any]]:
-    """Paths and sizes, never a content."""
+    """Paths and sizes, without content."""
     told: list[dict[str, Any]] = []
     for path, value in login.files.items():
         entry: dict[str, Any] = {"path": path, "bytes": len(value.value), "sensitive": value.sensitive}

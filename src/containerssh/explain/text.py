@@ -1,4 +1,4 @@
-"""An explanation for people."""
+"""An explanation as text."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ _OUTCOMES = {
     "not asked": "not asked, assumed to say yes",
 }
 _NOISE = frozenset({"AUTH", "HTTP_CLIENT_REQUEST", "CONFIG_REQUEST"})
-"""Codes of messages after which another one says how it went."""
+"""Codes of messages that are always followed by another one with the outcome."""
 
 
-def as_text(told: Explanation) -> str:
-    """Lines for a terminal, without anything that would move its cursor."""
-    return "".join(f"{printable(line)}\n" for line in _lines(told))
+def as_text(explanation: Explanation) -> str:
+    """Lines for a terminal, without control characters."""
+    return "".join(f"{printable(line)}\n" for line in _lines(explanation))
 
 
-def _lines(told: Explanation) -> Iterator[str]:
-    yield f"Login of {told.username} from {told.address.rpartition(':')[0]}"
-    if told.webhooks:
-        yield f"Contacted: {', '.join(told.webhooks)}"
+def _lines(explanation: Explanation) -> Iterator[str]:
+    yield f"Login of {explanation.username} from {explanation.address.rpartition(':')[0]}"
+    if explanation.webhooks:
+        yield f"Contacted: {', '.join(explanation.webhooks)}"
     yield ""
     yield "Methods that a client is offered:"
-    for method in told.methods:
+    for method in explanation.methods:
         yield f"  {method.name:<22}{'yes' if method.offered else f'no: {method.why_not}'}"
-    for number, step in enumerate(told.steps, 1):
+    for number, step in enumerate(explanation.steps, 1):
         yield ""
         yield from _step(number, step)
-    if told.container:
+    if explanation.container:
         yield ""
         yield "Configuration of this login:"
-        yield from _changes(told)
+        yield from _changes(explanation)
         yield ""
         yield "What it gets:"
-        yield from _container(told)
-    if told.permissions:
+        yield from _container(explanation)
+    if explanation.permissions:
         yield ""
         yield "What it may do:"
-        for permission in told.permissions:
+        for permission in explanation.permissions:
             yield from _permission(permission)
-        if forced := told.force_command:
+        if forced := explanation.force_command:
             yield f"  whatever is asked for, this runs: {forced['command']} ({forced['by']})"
     yield ""
     yield "Limits:"
-    yield from _limits(told.limits)
+    yield from _limits(explanation.limits)
     yield ""
-    if told.admitted:
-        supposed = [step.name for step in told.steps if step.supposed or step.outcome == "not asked"]
+    if explanation.admitted:
+        supposed = [step.name for step in explanation.steps if step.supposed or step.outcome == "not asked"]
         given = f", assuming that this is right: {', '.join(supposed)}" if supposed else ""
-        yield f"Result: {told.username} is let in{given}."
+        yield f"Result: {explanation.username} is let in{given}."
     else:
-        yield f"Result: {told.username} is not let in ({told.reason})."
+        yield f"Result: {explanation.username} is not let in ({explanation.reason})."
 
 
 def _step(number: int, step: Step) -> Iterator[str]:
@@ -84,19 +84,19 @@ def _value(entry: Mapping[str, Any]) -> str:
     return "(sensitive)" if entry.get("sensitive") else str(entry["value"])
 
 
-def _changes(told: Explanation) -> Iterator[str]:
-    if not told.changes:
+def _changes(explanation: Explanation) -> Iterator[str]:
+    if not explanation.changes:
         yield "  as in the file"
-    for change in told.changes:
+    for change in explanation.changes:
         yield f"  {change.key} = {_plain(change.after)} (by the {change.by}; in the file {_plain(change.before)})"
 
 
-def _container(told: Explanation) -> Iterator[str]:
-    for name, value in told.container.items():
+def _container(explanation: Explanation) -> Iterator[str]:
+    for name, value in explanation.container.items():
         if name not in ("environment", "files"):
             yield f"  {name:<22}{value}"
-    yield f"  {'environment':<22}{' '.join(told.container['environment']) or 'nothing of its own'}"
-    for entry in told.container["files"]:
+    yield f"  {'environment':<22}{' '.join(explanation.container['environment']) or 'nothing of its own'}"
+    for entry in explanation.container["files"]:
         yield f"  {'file':<22}{entry['path']}, {entry['bytes']} bytes, mode {entry['mode']}"
 
 

@@ -1,4 +1,4 @@
-"""The way of a login through the layers, with a backend that starts nothing."""
+"""Runs a login through the layers, with a backend that starts nothing."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from containerssh.layers.security import SecurityConnection
 from containerssh.ssh.auth import read_username
 
 _ORDER = (AuthMethod.GSSAPI, AuthMethod.PUBLIC_KEY, AuthMethod.KEYBOARD_INTERACTIVE, AuthMethod.PASSWORD)
-"""In which clients try."""
+"""The order in which clients try methods."""
 
 
 async def explain(config: AppConfig, question: Question) -> Explanation:
     """
-    What a server with *config* would do with a login. Webhooks, identity providers and KDCs are asked for real, unless
-    the question says otherwise; one-time codes are used up.
+    What a server with *config* would do with a login. Webhooks, identity providers and KDCs are called unless the
+    question forbids it; one-time codes are used up.
 
     Raises:
         ConfigError, BackendError: a server could not start with this configuration.
@@ -85,7 +85,7 @@ _SECTIONS = {
 
 @dataclass(eq=False)
 class _Walk:
-    """One login's way; *told* says how far it came."""
+    """One login; *told* collects its steps."""
 
     config: AppConfig
     question: Question
@@ -94,7 +94,7 @@ class _Walk:
     answer: ConfigAnswer | None = None
 
     def authenticators(self, opened: Authenticators) -> Authenticators:
-        """*opened*, with a stand-in for each that nothing can be shown to, or that must not be asked."""
+        """*opened*, with stand-ins for authenticators that have no credential to check or must not be called."""
         auth = self.config.auth
         methods = {
             AuthMethod.PASSWORD: auth.password.method,
@@ -122,7 +122,7 @@ class _Walk:
         return replace(changed, authorizer=_Authorizer(opened.authorizer, self)) if opened.authorizer else changed
 
     async def run(self, network: NetworkHandler, meta: ConnectionMetadata) -> None:
-        """The whole way."""
+        """Authentication, authorization and configuration."""
         login = await self._authenticate(network, meta)
         if login is None:
             return
@@ -160,7 +160,7 @@ class _Walk:
     def _next(
         self, offered: Collection[AuthMethod], tried: Collection[AuthMethod], before: PartialSuccess | None
     ) -> AuthMethod | None:
-        """What the client tries next."""
+        """The method that the client tries next."""
         wanted = self.question.methods or self.question.given
         left = [method for method in (*wanted, *_ORDER) if method in offered and method not in tried]
         if wanted and (before is None or self.question.methods):
@@ -200,7 +200,7 @@ class _Walk:
                 return await network.authenticate_gssapi(attempt, Tickets(question.service))
 
     def settled(self, name: str, config: AppConfig, login: Login) -> None:
-        """The backend *name* would start a container now."""
+        """Called where the backend *name* would start a container."""
         after_users = overlay(self.config, login.config_overlay) if login.config_overlay else self.config
         self.told.changes = [
             *changes(self.config, after_users, "users file"),
@@ -246,7 +246,7 @@ class _ConfigServer:
 
 
 class _DryBackends(Mapping[str, "_DryBackend"]):
-    """The server's backends by their names; none of them starts anything."""
+    """The server's backends by name; none of them starts anything."""
 
     def __init__(self, by_name: ByName, walk: _Walk) -> None:
         self._by_name = by_name
@@ -293,7 +293,7 @@ class _Silent(Notices):
 
 @contextmanager
 def _heard(told: Explanation) -> Iterator[None]:
-    """What is logged meanwhile goes to the step that it belongs to."""
+    """Collects what is logged and adds it to the current step."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -1,1 +1,1 @@
-"""What stands between the SSH front and a backend: the stack of layers, outermost first."""
+"""The layers between the SSH server and a backend, outermost first."""

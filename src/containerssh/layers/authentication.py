@@ -1,4 +1,4 @@
-"""Who may log in: hands each method to the authenticator that is configured for it."""
+"""Passes each authentication method to the authenticator that is configured for it."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ class Authenticators:
     interactive: InteractiveAuthenticator | None = None
     gssapi: GSSAPIAuthenticator | None = None
     authorizer: Authorizer | None = None
-    """Has the last word on every login."""
+    """Decides about every login after authentication."""
     chains: frozenset[Chain] = frozenset()
-    """Methods that must succeed one after another; without any, one method is enough."""
+    """Lists of methods that must succeed in sequence; without any, one method is enough."""
     user_chains: UserChains | None = None
-    """Users for whom others hold."""
+    """Users with lists of their own."""
     second_only: frozenset[AuthMethod] = frozenset()
-    """Methods that prove too little to come first."""
+    """Methods that are too weak to come first."""
     worthless: frozenset[AuthMethod] = frozenset()
-    """Methods that prove nothing: another one must succeed as well."""
+    """Methods that are not enough by themselves: another one must succeed as well."""
     memory: Memory | None = None
-    """Which keys stand in for keyboard-interactive."""
+    """Remembered keys, which replace keyboard-interactive."""
     key_exchange: KeyExchanger | None = None
-    """For clients that exchange keys by GSSAPI."""
+    """For clients that use GSSAPI key exchange."""
 
     @cached_property
     def _configured(self) -> frozenset[AuthMethod]:
@@ -72,12 +72,12 @@ class Authenticators:
     @property
     def methods(self) -> frozenset[AuthMethod]:
         """
-        Those that can come first. For all names alike: nobody is told which users there are, or how they log in.
+        The methods that can come first. They are the same for all names, so that they reveal nothing about users.
         """
         return self._configured & {chain[0] for chain in self.chains_of_all}
 
     def why_not_first(self, method: AuthMethod) -> str:
-        """Why :attr:`methods` does not have *method*; empty if it does."""
+        """Why *method* is not in :attr:`methods`; empty if it is."""
         if method in self.methods:
             return ""
         if method not in self._configured:
@@ -88,16 +88,16 @@ class Authenticators:
 
     @property
     def chains_of_all(self) -> Collection[Chain]:
-        """How anybody can log in: the answer for names that nobody has proved anything about."""
+        """The lists of methods for names that nothing has been proved about."""
         return self._sound({*(self.chains or self._single), *(self.user_chains.chains if self.user_chains else ())})
 
     async def chains_of(self, username: str) -> Collection[Chain]:
-        """How this user can log in."""
+        """The lists of methods for this user."""
         chains = self.chains or self._single
         return self._sound(await self.user_chains.chains_of(username, chains) if self.user_chains else chains)
 
     def _sound(self, chains: Collection[Chain]) -> frozenset[Chain]:
-        """Those that prove something."""
+        """The methods that are enough by themselves."""
         too_little = self.second_only | self.worthless
         return frozenset(chain for chain in chains if not too_little.issuperset(chain))
 
@@ -109,19 +109,19 @@ class Authenticators:
 
 @dataclass(frozen=True)
 class Answered:
-    """What questions have earned."""
+    """What answered questions have added to the login."""
 
     before: Login
-    """What the methods before them have."""
+    """What the methods before them have added."""
     login: Login
 
 
 @dataclass(frozen=True)
 class Steps(PartialSuccess):
-    """Methods that have succeeded, and what may be remembered of them once nobody objects."""
+    """Methods that have succeeded, and what may be remembered of them once the login is authorized."""
 
     key: PublicKey | None
-    """The one that the client has proved to hold."""
+    """The key whose possession the client has proved."""
     answered: Answered | None
 
 
@@ -134,7 +134,7 @@ class AuthenticationServer(ServerLayer):
 
 
 class _Accepted:
-    """A connection; no generator, whose frame would be kept for each of them."""
+    """The scope of a connection. Not a generator, whose frame would be kept for each connection."""
 
     __slots__ = ("_authenticators", "_inner", "_network")
 
@@ -160,7 +160,7 @@ class _Accepted:
 
 
 class _Undo:
-    """An exit stack, made when it is needed: few logins have anything to take back."""
+    """An exit stack, created when needed: few logins have anything to undo."""
 
     __slots__ = ("_stack",)
 
@@ -182,7 +182,7 @@ class _Undo:
 class AuthenticationNetwork(NetworkLayer):
     authenticators: Authenticators
     _undo: _Undo = field(default_factory=_Undo)
-    # What the steps so far have left, which others are to follow.
+    # What the previous steps have added, for the steps that follow.
     _undo_steps: _Undo = field(default_factory=_Undo)
     _user: str = ""
     _chains: Collection[Chain] = ()
@@ -233,7 +233,7 @@ class AuthenticationNetwork(NetworkLayer):
                 answered = Answered(before.login, login)
             login = merged(before.login, login)
         succeeded = (*(before.succeeded if before else ()), method)
-        # A key may have been judged some requests ago.
+        # A key may have been checked some requests ago.
         chains = self._chains if self._user == login.username else await self.authenticators.chains_of(login.username)
         proved = not self.authenticators.worthless.issuperset(succeeded)
         methods = can_follow(chains if proved else self.authenticators.chains_of_all, succeeded)
@@ -263,8 +263,8 @@ class AuthenticationNetwork(NetworkLayer):
 
     async def _check_by_own_name(self, login: Login, succeeded: Sequence[AuthMethod]) -> None:
         """
-        A name that is vouched for in another spelling needs what it needs itself: no second factor is evaded so,
-        neither by leaving it out nor by somebody else's code.
+        If a method authenticates the name in another spelling, the requirements of that spelling apply as well. So no
+        second factor can be evaded, neither by omitting it nor with another user's code.
         """
         name, given = login.authenticated_username, login.username
         users = self.authenticators.user_chains
@@ -279,16 +279,16 @@ class AuthenticationNetwork(NetworkLayer):
             )
 
     async def _recall(self, login: Login, key: PublicKey) -> Login | None:
-        """*login* with what answered questions have earned before; None if they have to be asked."""
+        """*login* with what the remembered answers have added; None if the questions have to be asked."""
         found = await self.authenticators.memory.recall(login, key) if self.authenticators.memory else None
         try:
             return merged(login, found) if found else None
         except AuthFailed:
-            # The key has become somebody else's meanwhile: whoever that is answers for themselves.
+            # The key belongs to another user now, who has to answer the questions.
             return None
 
     async def close(self) -> None:
-        """The connection has ended: take back what is left."""
+        """Undo what is left after the end of the connection."""
         await self._undo.aclose()
         await self._undo_steps.aclose()
 
@@ -296,6 +296,6 @@ class AuthenticationNetwork(NetworkLayer):
         await self._undo.aclose()
         if attempt.username != self._user:
             await self._undo_steps.aclose()
-        # Before the credential is judged, so that the time does not tell whether it was right.
+        # Before the credential is checked, so that the time does not reveal whether it was right.
         self._chains = await self.authenticators.chains_of(attempt.username)
         self._user = attempt.username

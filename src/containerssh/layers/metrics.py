@@ -32,7 +32,7 @@ class MetricsServer(ServerLayer):
     country_of: Callable[[str], str]
     """The country of an IP address, two capital letters (ISO 3166-1)."""
     authorizes: bool
-    """Whether somebody has a word after authentication."""
+    """Whether logins need authorization after authentication."""
 
     @asynccontextmanager
     async def accept(self, meta: ConnectionMetadata) -> AsyncIterator[NetworkHandler]:
@@ -74,7 +74,7 @@ class MetricsNetwork(NetworkLayer):
     async def authenticated(
         self, login: Login, method: AuthMethod, before: PartialSuccess | None, key: PublicKey | None = None
     ) -> Login | PartialSuccess:
-        # Only now: a public key that was found good had still to be proved.
+        # Only now: an accepted public key still had to be proved by a signature.
         counters.add(metrics.AUTH_SUCCESS, authtype=_TYPES.get(method, method), country=self.country)
         if not self.authorizes:
             return await super().authenticated(login, method, before, key)

@@ -1,7 +1,7 @@
-"""What a login gets: its own configuration, and with it the backend that serves it.
+"""Determines a login's own configuration, and the backend that serves it.
 
-The order is: the file, the user's part of the users file (by presence), the config server's answer. Any fault on the
-way ends this one login with a message code; the configuration of the file is never used in its place.
+The sources are, in this order: the file, the user's part of the users file (merged by presence), the config server's
+response. An error in any of them ends the login with a message code. The login is never served with a part of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LoginBackend(Protocol):
-    """A backend, for the server's life."""
+    """A backend, for the lifetime of the server."""
 
     def login(
         self, login: Login, config: AppConfig, notices: Notices
@@ -38,13 +38,13 @@ class LoginConfiguration(Protocol):
     """The config server."""
 
     async def ask(self, login: Login) -> ConfigAnswer:
-        """What *login* gets. Raises ConfigError, BackendError."""
+        """The configuration of *login*. Raises ConfigError, BackendError."""
         ...
 
 
 @dataclass(eq=False)
 class PerLoginServer(ServerHandler):
-    """The innermost server: everything below it is made for one login."""
+    """The innermost server handler: everything below it is created for one login."""
 
     config: AppConfig
     config_server: LoginConfiguration | None
@@ -60,7 +60,7 @@ class PerLoginNetwork(NetworkHandler):
 
     @property
     def auth_methods(self) -> frozenset[AuthMethod]:
-        """None: the authentication layer around this one has them."""
+        """Not used: the authentication layer around this one handles them."""
         return frozenset()
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What a login may do (``ssh.md`` section 10): the ``security`` section, and what its credential takes away."""
+"""What a login may do (``ssh.md`` section 10): the ``security`` section, and restrictions of its credential."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 ORIGINAL_COMMAND = "SSH_ORIGINAL_COMMAND"
 FORCED_SFTP = "internal-sftp"
-"""As a forced command: SFTP and nothing else, as OpenSSH's server has it."""
+"""The forced command for SFTP only, as in OpenSSH's server."""
 
 FORWARDS = {
     "forwarding": "forwarding",
@@ -33,7 +33,7 @@ FORWARDS = {
     "socket_forwarding": "socketForwarding",
     "socket_listen": "socketListen",
 }
-"""Kinds of forwards, and how their options begin."""
+"""Kinds of forwards: the prefixes of their options."""
 
 _CREDENTIAL = "the credential's options"
 _HARMLESS = frozenset({"LANG", "LANGUAGE", "COLORTERM", "NO_COLOR", "GIT_PROTOCOL"})
@@ -41,11 +41,11 @@ _HARMLESS = frozenset({"LANG", "LANGUAGE", "COLORTERM", "NO_COLOR", "GIT_PROTOCO
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a request may pass; true if it may."""
+    """Whether a request is allowed; true if it is."""
 
     allowed: bool
     by: str
-    """What says so: an option of the configuration with its value, or what the credential takes away."""
+    """The reason: a configuration option with its value, or a restriction of the credential."""
 
     def __bool__(self) -> bool:
         return self.allowed
@@ -53,7 +53,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Policy:
-    """The decisions: each method tells whether a request may pass, and what says so."""
+    """The decisions: each method returns whether a request is allowed, and the reason."""
 
     config: SecurityConfig
     restrictions: Restrictions = Restrictions()
@@ -64,13 +64,14 @@ class Policy:
         return self.config.force_command or self.restrictions.force_command
 
     def allows_env(self, name: str) -> Verdict:
-        # What a forced command reads there must come from us, never from the client (sshd_config(5), ForceCommand).
+        # A forced command relies on this variable, so it must never come from the client (sshd_config(5),
+        # ForceCommand).
         if name == ORIGINAL_COMMAND:
             return Verdict(False, f"{ORIGINAL_COMMAND} is the server's")
         if name in self.restrictions.environment:
             return Verdict(False, "the credential sets it")
-        # BASH_ENV, LD_PRELOAD, PATH and many more make a program run something else: a client could choose the command
-        # after all. Where nobody has said that it may, a chosen one gets what sshd's usual AcceptEnv lets through.
+        # With BASH_ENV, LD_PRELOAD, PATH and many others, a client could still run a command of its choice. Unless the
+        # configuration permits variables, a forced command receives only those of sshd's usual AcceptEnv.
         unsaid = not (self.config.env.mode or self.config.default_mode)
         if unsaid and self._chosen and not (name in _HARMLESS or name.startswith("LC_")):
             return Verdict(False, self._chosen)
@@ -78,7 +79,7 @@ class Policy:
 
     @property
     def _chosen(self) -> str:
-        """Why a client may not run what it likes; empty if it may."""
+        """Why a client may not run any command; empty if it may."""
         if self.force_command:
             return "a command is forced"
         free = self.allows_shell() or (self.config.command.mode or self.config.default_mode or "enable") == "enable"
@@ -90,7 +91,7 @@ class Policy:
         return self._simple("tty", self.config.tty.mode)
 
     def allows_command(self, command: str) -> Verdict:
-        # A command of nothing but blanks starts the shell.
+        # A command that consists of blanks starts the shell.
         if not command.strip() and not self.force_command and not (shell := self.allows_shell()):
             return shell
         return self._listed("command", self.config.command.mode, command, self.config.command.allow, ())
@@ -118,12 +119,12 @@ class Policy:
     def allows_agent(self) -> Verdict:
         if not self.restrictions.agent_forwarding:
             return Verdict(False, f"{_CREDENTIAL}: no-agent-forwarding")
-        # Unlike the forwards it lends what is the user's own, and only where the client asks for it.
+        # Unlike forwards, this exposes only the user's own keys, and only if the client requests it.
         mode, by = self._mode("forwarding.agentForwardingMode", self.config.forwarding.agent_forwarding_mode)
         return Verdict(mode == "enable", by)
 
     def allows_forwards(self, kind: str) -> Verdict:
-        """Whether any forward of *kind* may pass: one of :data:`FORWARDS`."""
+        """Whether any forward of *kind*, one of :data:`FORWARDS`, is allowed."""
         if not self.restrictions.port_forwarding:
             return Verdict(False, f"{_CREDENTIAL}: no-port-forwarding")
         mode = self._forward(kind, "mode")
@@ -131,7 +132,7 @@ class Policy:
         return Verdict(allowed is None or bool(allowed), f"security.forwarding.{FORWARDS[kind]}Mode: {mode}")
 
     def destination(self, host: str, port: int) -> AddressRules | None:
-        """As :meth:`ForwardRules.destination`, of the configuration and the credential together."""
+        """Like :meth:`ForwardRules.destination`, for configuration and credential together."""
         agreed = ANY_ADDRESS
         for rules in (self.forwarding, *self.restrictions.connections):
             addresses = rules.destination(host, port)
@@ -141,36 +142,36 @@ class Policy:
         return agreed
 
     def allows_listening(self, host: str, port: int) -> bool:
-        """As :meth:`ForwardRules.allows_listening`, of both."""
+        """Like :meth:`ForwardRules.allows_listening`, for both."""
         return all(
             rules.allows_listening(host, port) for rules in (self.reverse_forwarding, *self.restrictions.listeners)
         )
 
     @cached_property
     def forwarding(self) -> ForwardRules:
-        """Where the client may be connected to."""
+        """The targets that the client may connect to."""
         return ForwardRules.parse(self._allowed("forwarding"), self._forward("forwarding", "deny"))
 
     @cached_property
     def reverse_forwarding(self) -> ForwardRules:
-        """What the client may have listened on."""
+        """The addresses that the client may listen on."""
         return ForwardRules.parse(self._allowed("reverse_forwarding"), self._forward("reverse_forwarding", "deny"))
 
     @cached_property
     def socket_forwarding(self) -> PathRules:
-        """Which unix sockets the client may be connected to."""
+        """The unix sockets that the client may connect to."""
         return PathRules.parse(self._allowed("socket_forwarding"), self._forward("socket_forwarding", "deny"))
 
     @cached_property
     def socket_listening(self) -> PathRules:
-        """Which unix sockets the client may have listened on."""
+        """The unix sockets that the client may listen on."""
         return PathRules.parse(self._allowed("socket_listen"), self._forward("socket_listen", "deny"))
 
     def _forward(self, kind: str, what: str) -> Any:
         return getattr(self.config.forwarding, f"{kind}_{what}")
 
     def _allowed(self, kind: str) -> Sequence[str] | None:
-        """The list of what alone is allowed; None for everything."""
+        """The list of what is allowed; None: everything."""
         mode = self._forward(kind, "mode")
         if not self.restrictions.port_forwarding or mode not in ("enable", "filter"):
             return ()
@@ -178,7 +179,7 @@ class Policy:
         return allow if mode == "filter" else None
 
     def _mode(self, key: str, own: str) -> tuple[str, str]:
-        """The mode that holds for an option, and what says so."""
+        """The effective mode of an option, and where it is configured."""
         if own:
             return own, f"security.{key}: {own}"
         if default := self.config.default_mode:
@@ -202,7 +203,7 @@ class Policy:
 
 @dataclass(eq=False)
 class SecurityConnection(ConnectionLayer):
-    """Refuses what the policy does not allow; everything else passes."""
+    """Refuses what the policy does not allow, and passes everything else on."""
 
     policy: Policy
     _open: int = field(default=0, init=False)
@@ -239,7 +240,7 @@ class SecurityConnection(ConnectionLayer):
             raise refusal
         listener = await self.inner.listen_tcp(host, port, incoming)
         if self.policy.reverse_forwarding.denies_listening(host, listener.port):
-            # Any free port was asked for, and it became one that nobody may have.
+            # The request was for any free port, and the chosen one is not allowed.
             await listener.close()
             raise refusal
         return listener
@@ -327,6 +328,6 @@ def _refused(code: Code, what: str, verdict: Verdict, **labels: LabelValue) -> R
 
 
 def _no_forward(code: Code, what: str, **labels: LabelValue) -> Rejected:
-    # The client's words are of any length, and go into one line of the log.
+    # The client's text has any length, but must fit into one line of the log.
     shortened = {name: value[:256] if isinstance(value, str) else value for name, value in labels.items()}
     return Rejected(code, f"{what} is not allowed", user_message="Forwarding is rejected", **shortened)

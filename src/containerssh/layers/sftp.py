@@ -1,4 +1,4 @@
-"""Gives the subsystem ``sftp`` to whoever the configuration says, under its rules."""
+"""Has the subsystem ``sftp`` served as configured, under its rules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUBSYSTEM = "sftp"
 
 @dataclass(eq=False)
 class SFTPConnection(ConnectionLayer):
-    """Innermost but for the backend: what the security policy makes of a request arrives here."""
+    """The layer directly around the backend, so it sees requests as the security policy has changed them."""
 
     rules: SFTPRules
 
