@@ -1,4 +1,4 @@
-"""Counts by name and labels of what has happened since the start, or is there now; what metrics are made from.
+"""Counters and gauges by name and labels, from which metrics are generated.
 
 Counting is a dictionary access, safe in the event loop's thread only. Labels must come from a small set, never from
 what a peer sent.
@@ -27,7 +27,7 @@ class Counters:
         return self._values.get((name, tuple(sorted(labels.items()))), 0)
 
     def resume(self, samples: Iterable[Sample]) -> None:
-        """Go on from what another process has counted."""
+        """Continue from the counts of another process."""
         for key, value in samples:
             self._values[key] = self._values.get(key, 0) + value
 

@@ -1,7 +1,7 @@
-"""What can go wrong, told apart by who can do something about it.
+"""Errors, classified by who can act on them.
 
 Every error carries a message code for the log (``observability.md`` section 5), a text for the administrator, labels,
-and a ``user_message``: the only part of it that a client may ever see.
+and a ``user_message``, which is the only part that a client may see.
 """
 
 from __future__ import annotations
@@ -38,37 +38,37 @@ class ContainerSSHError(Exception):
 
 
 class ConfigError(ContainerSSHError):
-    """The administrator's configuration, or a config server's answer, cannot be used."""
+    """The configuration file or a config server's response is invalid."""
 
     default_user_message = "Failed to initialize SSH session: the server's configuration for this login is not valid."
 
 
 class AuthFailed(ContainerSSHError):
-    """The credentials were judged and found wrong."""
+    """The credentials are wrong."""
 
     default_user_message = "Permission denied."
 
 
 class AuthUnavailable(ContainerSSHError):
-    """Nobody could be asked whether the credentials are right."""
+    """The credentials could not be checked."""
 
     default_user_message = "Authentication is not available at the moment."
 
 
 class BackendError(ContainerSSHError):
-    """The container, or what runs it, failed."""
+    """The container or its engine failed."""
 
     default_user_message = "Failed to initialize SSH session."
 
 
 class Rejected(ContainerSSHError):
-    """Policy says no; the same request will be refused again."""
+    """The policy forbids the request; repeating it is useless."""
 
     default_user_message = "The request was refused by the server's policy."
 
 
 class ProtocolError(ContainerSSHError):
-    """A peer (client, guest agent, engine, webhook) did not keep to its protocol."""
+    """A peer (client, guest agent, engine, webhook) violated its protocol."""
 
     default_user_message = "Protocol error."
 
@@ -85,7 +85,7 @@ def describe(error: BaseException) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """What *error* says, an operating system's without its number and the name of the file, which the caller names."""
+    """The text of *error*; of an OSError without errno and file name, which the caller adds."""
     return getattr(error, "strerror", None) or str(error)
 
 

@@ -1,8 +1,8 @@
-"""Which process owns a container: so that the next start removes what a dead one left, and nothing else.
+"""Records which process owns a container, so that the next start removes exactly what a dead process has left.
 
 Every server process has a random id, which its containers carry as a label, and holds a lock on a file named after it.
-The kernel drops the lock with the process, however it ended. An id whose file is here and unlocked is dead; an id whose
-file is not here belongs to another machine and is nobody's business.
+The kernel releases the lock when the process ends. An id whose file exists and is unlocked is dead. An id without a
+file belongs to another machine and is ignored.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Instance:
     id: str
     """16 hexadecimal digits."""
     state: Path
-    """Where files live that must outlast the process (images, locks); mode 0700."""
+    """The folder for files that must outlast the process (images, locks); mode 0700."""
     runtime: Path
-    """Where sockets live, removed at the end; a short path (sockets allow 107 bytes), mode 0700."""
+    """The folder for sockets, removed at the end; a short path (sockets allow 107 bytes), mode 0700."""
 
     def dead(self) -> list[str]:
-        """Ids of instances of this machine (and this state folder) that have ended without cleaning up."""
+        """Ids of instances with this state folder that have ended without cleaning up."""
         ids = []
         for lock in sorted(self._locks.iterdir()):
             if lock.name == self.id or not _ID.fullmatch(lock.name):
@@ -46,17 +46,17 @@ class Instance:
         return ids
 
     def knows(self, other_id: str) -> bool:
-        """Whether *other_id* lives, or died, on this machine (with this state folder) and is not forgotten yet."""
+        """Whether *other_id* is an instance with this state folder, alive or dead, that is not forgotten yet."""
         return bool(_ID.fullmatch(other_id)) and (self._locks / other_id).exists()
 
     def note(self, text: str) -> None:
-        """Leave *text*, one line, to whoever removes what this instance may leave; a note is left once."""
+        """Record *text*, one line, for the process that cleans up after this instance; each text is recorded once."""
         if text not in self.notes(self.id):
             with (self._locks / self.id).open("a") as file:
                 file.write(f"{text}\n")
 
     def notes(self, instance_id: str) -> list[str]:
-        """What this or a dead instance has left."""
+        """The notes of this or a dead instance."""
         if not _ID.fullmatch(instance_id):
             return []
         with suppress(OSError, UnicodeDecodeError):
@@ -64,7 +64,7 @@ class Instance:
         return []
 
     def forget(self, dead_id: str) -> None:
-        """Everything of *dead_id* is gone: its sockets and its lock can go too."""
+        """Remove the sockets and the lock of *dead_id*, after everything else of it was removed."""
         if not _ID.fullmatch(dead_id) or dead_id == self.id:
             raise ValueError(f"not another instance's id: {dead_id!r}")
         shutil.rmtree(self.runtime.parent / dead_id, ignore_errors=True)
@@ -104,7 +104,7 @@ def open_instance(state: Path | None = None, runtime: Path | None = None) -> Ite
     This process's identity; its runtime folder and its lock are removed at the end.
 
     Raises:
-        OSError: a folder cannot be made, or is not ours alone.
+        OSError: a folder cannot be created, or others can access it.
     """
     state = state or default_state_folder()
     runtime = runtime or default_runtime_folder()
@@ -135,7 +135,8 @@ def open_instance(state: Path | None = None, runtime: Path | None = None) -> Ite
 
 
 def make_private(folder: Path) -> None:
-    """Make *folder* if need be, and make sure that it is a real folder of ours that nobody else may enter."""
+    """Create *folder* if it is missing; check that it is a real folder, owned by this user, that nobody else can
+    enter."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if not folder.is_dir() or folder.is_symlink() or found.st_uid != os.geteuid():

@@ -1,4 +1,4 @@
-"""Bases for layers: each passes everything on to ``inner``, so that a layer writes only what it changes."""
+"""Base classes of layers, which delegate everything to ``inner``; a layer overrides only what it changes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from containerssh.core.streams import ByteStream
 
 @dataclass(eq=False)
 class SessionLayer(SessionHandler):
-    """Around one session."""
+    """A layer around one session."""
 
     inner: SessionHandler
 
@@ -77,7 +77,7 @@ class SessionLayer(SessionHandler):
 
 @dataclass(eq=False)
 class ConnectionLayer(ConnectionHandler):
-    """Around one login."""
+    """A layer around one login."""
 
     inner: ConnectionHandler
 
@@ -106,7 +106,7 @@ class ConnectionLayer(ConnectionHandler):
 
 @dataclass(eq=False)
 class NetworkLayer(NetworkHandler):
-    """Around one TCP connection."""
+    """A layer around one TCP connection."""
 
     inner: NetworkHandler
 
@@ -143,7 +143,7 @@ class NetworkLayer(NetworkHandler):
 
 @dataclass(eq=False)
 class ServerLayer(ServerHandler):
-    """Around the server."""
+    """A layer around the server."""
 
     inner: ServerHandler
 

@@ -1,8 +1,8 @@
 """Log messages with upstream's codes, and the labels that a scope adds to every line below it.
 
 A module logs through the standard library: ``logger.info(Event(SSHCode.AVAILABLE, "...", address=...))``. Labels of a
-connection come from :func:`log_labels`, so nobody passes a logger about. How a line looks is decided in
-``containerssh.logs``.
+connection come from :func:`log_labels`, so loggers need not be passed around. ``containerssh.logs`` formats
+the lines.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def current_labels() -> Mapping[str, LabelValue]:
 
 
 def current_threshold() -> int | None:
-    """The level below which this scope's lines are dropped; None: the configured one holds."""
+    """The level below which lines of this scope are dropped; None: the configured level."""
     return _threshold.get()
 
 
@@ -80,7 +80,7 @@ def log_threshold(level: int | None) -> AbstractContextManager[None]:
     return _Threshold(level)
 
 
-# No generators: each connection holds several of these for as long as it lasts, and a generator's frame is large.
+# Not generators: each connection holds several of these for its lifetime, and a generator's frame is large.
 class _Labels:
     __slots__ = ("_labels",)
 
@@ -107,7 +107,7 @@ class _Threshold:
         before, level = _threshold.get(), self._level
         _threshold.set(level if level is not None else before)
         if level is not None and level < _root.level:
-            # From now on records of this level get as far as the handler, which knows each scope's level.
+            # Records of this level must reach the handler, which applies the level of each scope.
             _root.setLevel(level)
         self._level = before
 

@@ -1,7 +1,7 @@
 """Who is connected, and what the webhooks said about them (``webhooks.md`` section 3).
 
-The values are immutable: an authentication attempt works on a copy of its own, so nothing that came with a refused
-attempt can reach the login that follows it.
+The values are immutable: an authentication attempt works on its own copy, so nothing from a refused attempt can
+reach the login that follows it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ V = TypeVar("V", str, bytes)
 
 @dataclass(frozen=True)
 class Value(Generic[V]):
-    """A value that a webhook returned; a sensitive one is used, but never sent on and never logged."""
+    """A value that a webhook returned. A sensitive one is neither sent to later webhooks nor logged."""
 
     value: V
     sensitive: bool = False
@@ -73,7 +73,7 @@ class ConnectionMetadata:
     """Absolute path in the container to content."""
 
     def with_values(self, metadata: Texts, environment: Texts, files: Files) -> Self:
-        """A copy with these entries added; they win over entries of the same name."""
+        """A copy with these entries added; they replace entries of the same name."""
         return replace(
             self,
             metadata={**self.metadata, **metadata},
@@ -82,7 +82,7 @@ class ConnectionMetadata:
         )
 
     def without_sensitive(self) -> Self:
-        """A copy without the sensitive entries: what a later webhook may see."""
+        """A copy without the sensitive entries, for later webhooks."""
         return replace(
             self,
             metadata={k: v for k, v in self.metadata.items() if not v.sensitive},
@@ -102,37 +102,37 @@ class AuthAttempt(ConnectionMetadata):
 
 @dataclass(frozen=True)
 class Restrictions:
-    """What a credential (an authorized key's options, a certificate) takes away from its login."""
+    """Restrictions that a credential (an authorized key's options, a certificate) puts on its login."""
 
     force_command: str | None = None
     environment: frozenset[str] = frozenset()
-    """Names of variables that the credential sets; a client's own value for one of them does not count."""
+    """Names of variables that the credential sets; the client's values for them are ignored."""
     pty: bool = True
     port_forwarding: bool = True
     agent_forwarding: bool = True
     x11_forwarding: bool = True
     user_rc: bool = True
     touch_required: bool = True
-    """A signature by a security key counts only if somebody touched the key for it."""
+    """A security key must have been touched for its signature."""
     verify_required: bool = False
-    """It counts only if the security key knew by a PIN, or a fingerprint, who that was."""
+    """A security key must have verified its user by PIN or fingerprint."""
     connections: tuple[ForwardRules, ...] = ()
-    """A forwarded connection to a TCP port needs the consent of each of these, besides the configuration's."""
+    """Rules for forwarded connections to TCP ports; each must permit them, in addition to the configuration."""
     listeners: tuple[ForwardRules, ...] = ()
-    """The same for a TCP port that is listened on."""
+    """The same for TCP ports to listen on."""
 
 
 @dataclass(frozen=True)
 class LoginSpan:
-    """The longest that a login may last."""
+    """The maximum duration of a login."""
 
     longest: timedelta
     ends: datetime
-    """Not before this moment (UTC) by our clock, which may be set: the end itself is measured otherwise."""
+    """The earliest end (UTC) by the system clock. The end itself is measured by the monotonic clock."""
 
     @classmethod
     def from_now(cls, longest: timedelta) -> Self:
-        """That of a login that has just been authenticated."""
+        """The expiry of a login that has just been authenticated."""
         return cls(longest, datetime.now(UTC) + longest)
 
 
@@ -141,15 +141,15 @@ class Login(AuthAttempt):
     """An authenticated connection: the result of the attempt that succeeded."""
 
     authenticated_username: str = ""
-    """The name that authentication vouches for; empty when the webhook gave none."""
+    """The authenticated name; empty if the webhook returned none."""
     restrictions: Restrictions = Restrictions()
     config_overlay: Mapping[str, object] = field(default_factory=dict, repr=False)
     """Configuration of this user alone (users file), merged by presence before the config server's answer."""
     span: LoginSpan | None = None
-    """None: it may last as long as its user likes."""
+    """None: no limit."""
 
     @classmethod
     def of(cls, attempt: AuthAttempt, authenticated_username: str, **more: object) -> Self:
-        """The login that *attempt* earned."""
+        """The login that results from *attempt*."""
         known = {name: getattr(attempt, name) for name in attempt.__dataclass_fields__}
         return cls(**known, authenticated_username=authenticated_username, **more)  # type: ignore[arg-type]  # checked by the class

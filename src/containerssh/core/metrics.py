@@ -1,4 +1,4 @@
-"""What is counted for Prometheus, by names that dashboards know (``observability.md`` section 6)."""
+"""The Prometheus metrics, with upstream's names (``observability.md`` section 6)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ NOWHERE = "XX"
 
 @dataclass(frozen=True)
 class Metric:
-    """What OpenMetrics says about a metric."""
+    """The OpenMetrics metadata of a metric."""
 
     name: str
     unit: str
-    """The end of the name, as upstream has it."""
+    """The suffix of the name, as upstream has it."""
     help: str
     kind: Literal["counter", "gauge"] = "counter"
 
@@ -50,7 +50,7 @@ METRICS = (
     Metric(FAILED_HANDSHAKES, "handshakes_total", "Failed SSH handshakes since start"),
     Metric(LIMITS, "limits_total", "How often a limit was reached since start"),
 )
-"""In the order of upstream's page, and then our own."""
+"""In the order of upstream's page, followed by additional ones."""
 
 GAUGES = frozenset(metric.name for metric in METRICS if metric.kind == "gauge")
 

@@ -1,4 +1,4 @@
-"""Trying again while a peer is away."""
+"""Retries while a peer is unavailable."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ async def retry(
     """
     The result of the first call of *once* that does not raise *on*.
 
-    There is at least one call; none is begun, and none goes on, once *within* has passed. The pause between calls is
-    *every*; with *at_most* it doubles each time until it is that long. *unless* tells errors that trying again cannot
-    cure.
+    *once* is called at least once. No call starts or continues after *within*. The pause between calls is *every*; with
+    *at_most* it doubles each time up to that value. *unless* identifies errors for which a retry is useless.
 
     Raises:
-        the last error of *once*: the time is over; TimeoutError when the first call was still at work then.
+        the last error of *once*, when the time is over; TimeoutError if the first call was still running then.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within.total_seconds()

@@ -1,8 +1,8 @@
 """
 Byte streams between a client's channel and a program, with flow control by awaiting.
 
-Where both ends of a copy can, bytes pass in the callback in which they arrive, without waking a task: a keystroke has
-two such ways to go, each of which would cost a turn of the event loop, with other people's work in it.
+If both ends of a copy support it, data are passed on in the callback in which they arrive, without waking a task. A
+keystroke and its echo would otherwise each wait for another iteration of the event loop.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from contextlib import suppress
 from containerssh.core.flag import Flag
 
 CHUNK = 64 * 1024
-"""The most bytes that one read gives: what a slow peer can make us hold, per direction."""
+"""The most bytes that one read returns, and that a slow peer can have the server buffer per direction."""
 
 
 class ByteReader(ABC):
-    """Where bytes come from."""
+    """A source of bytes."""
 
     @abstractmethod
     async def read(self) -> bytes:
@@ -32,7 +32,7 @@ class ByteReader(ABC):
 
 
 class ByteWriter(ABC):
-    """Where bytes go to."""
+    """A target of bytes."""
 
     @abstractmethod
     async def write(self, data: bytes) -> None:
@@ -45,23 +45,23 @@ class ByteWriter(ABC):
 
     @abstractmethod
     async def write_eof(self) -> None:
-        """Say that nothing follows; the other direction goes on. A second call does nothing."""
+        """Send the end of file; the other direction stays open. A second call does nothing."""
 
 
 class ByteStream(ByteReader, ByteWriter):
-    """Both directions of a connection: a forward, a dialled socket. Close it where it was opened."""
+    """Both directions of a connection, such as a forward or a socket. Whoever opens it closes it."""
 
     left: Flag | None = None
-    """Set once the peer has gone and takes nothing any more, whether or not something is read or written just then;
-    None where that is not known. What the peer had sent before can still be read."""
+    """Set once the peer has gone and accepts no more data, independent of reads and writes; None if that is not known.
+    What the peer has sent before can still be read."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Give it back at once, unsent bytes included; safe to call twice."""
+        """Close at once and drop unsent bytes; safe to call twice."""
 
 
 class DirectReader(ByteReader):
-    """A reader that can also hand bytes over as they arrive."""
+    """A reader that can also deliver bytes by callback as they arrive."""
 
     @abstractmethod
     def flow(self, take: Callable[[bytes], bool], ended: Callable[[ConnectionError | None], None]) -> None:
@@ -74,19 +74,19 @@ class DirectReader(ByteReader):
 
     @abstractmethod
     def resume(self) -> None:
-        """There is room for more. Does nothing when nothing was refused."""
+        """Continue after *take* has returned False; otherwise does nothing."""
 
     @abstractmethod
     def look(self) -> None:
-        """Hand over what is there already, if there is room for it."""
+        """Deliver what is available already, if the receiver has room for it."""
 
     @abstractmethod
     def halt(self) -> None:
-        """No more calls; what was not handed over can be read."""
+        """Make no more calls; what was not delivered can be read."""
 
 
 class DirectWriter(ByteWriter):
-    """A writer that can also be given bytes without waiting."""
+    """A writer that can also accept bytes without waiting."""
 
     @abstractmethod
     async def room(self) -> None:
@@ -108,7 +108,7 @@ class DirectWriter(ByteWriter):
 
     @abstractmethod
     def when_room(self, call: Callable[[], None] | None) -> None:
-        """What to call when there is room again; None: nobody is interested any more."""
+        """Set the callback for when there is room again; None removes it."""
 
 
 class Pump:
@@ -121,7 +121,7 @@ class Pump:
         self.count = 0
         """Bytes passed on so far."""
         self.idle = False
-        """Whether it is the source that it waits for."""
+        """Whether the copy is waiting for the source."""
 
     async def run(self) -> None:
         """
@@ -139,7 +139,7 @@ class Pump:
             self.count += len(data)
 
     def look(self) -> None:
-        """Pass on what the source has already, as far as that is possible without waiting."""
+        """Pass on what the source has available, as far as possible without waiting."""
         if self._done is not None and self.idle and isinstance(self._source, DirectReader):
             self._source.look()
 
@@ -158,7 +158,7 @@ class Pump:
             self.count += len(data)
             try:
                 self.idle = target.take(data)
-            except Exception as exc:  # noqa: BLE001  the callback of a descriptor has nobody to raise it to
+            except Exception as exc:  # noqa: BLE001  the callback of a descriptor has no caller that could handle it
                 self._ended(exc)
             return self.idle
 
@@ -176,7 +176,7 @@ class Pump:
         finally:
             source.halt()
             target.when_room(None)
-            # An error has this call in its traceback: kept here, it would lead to itself.
+            # The traceback of the error refers to this frame; keeping the error here would create a reference cycle.
             self._done = None
 
     def _ended(self, error: Exception | None) -> None:
@@ -209,9 +209,9 @@ async def join(client: ByteStream, target: ByteStream) -> None:
     """
     Copy both ways until both directions have ended, or one of the two is gone. The caller closes them.
 
-    A stream that takes nothing any more may still send: what is meant for it is dropped until it has sent all. When the
-    client has left, what it had sent is still passed on, for a minute at most. For a target that has left, there is
-    nothing to wait for once all that came from it was passed on.
+    A stream that accepts no more data may still send some; data for it are dropped until then. When the client has
+    gone, what it sent before is still passed on, for a minute at most. When the target has gone, the copy ends as soon
+    as everything from it has been passed on.
     """
     deaf: set[ByteStream] = set()
     silent: set[ByteStream] = set()
@@ -220,7 +220,7 @@ async def join(client: ByteStream, target: ByteStream) -> None:
         try:
             await Pump(source, target).run()
         except ConnectionError:
-            # If it was the source that broke, it says so again.
+            # If the source broke, it raises the error again.
             deaf.add(target)
             while target not in silent and await source.read():
                 pass

@@ -1,4 +1,4 @@
-"""Ending things properly: clean-up that completes, and time limits that say what they limited."""
+"""Clean-up that survives cancellation, time limits with errors of their own, and scopes in separate tasks."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ async def time_limit(limit: timedelta, error: Callable[[], ContainerSSHError]) -
             yield
     except TimeoutError:
         if scope.expired():
-            raise error() from None  # it says all that the cause says
+            raise error() from None  # the error contains the text of its cause
         raise
 
 
 class HeldScope(Generic[T]):
-    """A scope that is left elsewhere than it was entered: a task of its own does both. Made by :meth:`enter`."""
+    """A scope that is entered and left in a task of its own, on behalf of others. Created by :meth:`enter`."""
 
     value: T
 
@@ -77,7 +77,7 @@ class HeldScope(Generic[T]):
 
     @classmethod
     async def enter(cls, scope: AbstractAsyncContextManager[T]) -> HeldScope[T]:
-        """Enter *scope*; raises what that raises. Whoever calls leaves it, by :meth:`leave` or :meth:`let_go`."""
+        """Enter *scope*; raises what that raises. The caller leaves it by :meth:`leave` or :meth:`let_go`."""
         held = cls(scope)
         try:
             held.value = await held._entered
@@ -88,12 +88,12 @@ class HeldScope(Generic[T]):
         return held
 
     def let_go(self) -> None:
-        """Leave the scope soon."""
+        """Leave the scope without waiting for it."""
         self._letting_go.set()
 
     @property
     def left(self) -> bool:
-        """Whether it is over."""
+        """Whether the scope has been left."""
         return self._task.done()
 
     async def leave(self) -> None:
@@ -111,7 +111,7 @@ class HeldScope(Generic[T]):
                 raise
             self._entered.set_exception(exc)
         finally:
-            # What gives up by itself must not be waited for.
+            # Do not wait for a body that has ended by itself.
             self._entered.cancel()
 
 

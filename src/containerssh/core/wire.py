@@ -1,4 +1,4 @@
-"""A connection that hands over what arrives in the callback in which it arrives."""
+"""A connection that delivers data in the callback in which they arrive."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from containerssh.core.streams import CHUNK
 
 _COLLECTED_LIMIT = 2 * CHUNK
 
-# Every connection's: whoever fills it gives it back before anything else runs. With a buffer of ours TLS hands over
-# many records at once, and does without one of its own for each. It has to hold all that is there: what asyncio's TLS
-# puts off to its next turn is lost when the connection ends before. asyncio takes in half of that.
+# Shared by all connections: it is used only within one callback. With this buffer, TLS delivers many records at once
+# and needs no buffer per connection. It must be large enough for everything that is available: data that asyncio's TLS
+# defers to its next iteration are lost if the connection ends before. asyncio reads half as much.
 _BUFFER = memoryview(bytearray(1 << 20))
 _RECORD = 32 * 1024
-"""Bytes that TLS may have taken from what it says is there."""
+"""Bytes by which TLS may overstate what is available."""
 
-# Seconds of silence before the kernel asks whether the other side is there, between its questions, and their number.
+# TCP keepalive: seconds of silence before the first probe, seconds between probes, and their number.
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 6}
 _UNACKNOWLEDGED_LIMIT = 45_000
 """Milliseconds after which data that nobody acknowledged breaks the connection."""
@@ -29,8 +29,8 @@ _UNACKNOWLEDGED_LIMIT = 45_000
 
 class Wire(asyncio.BufferedProtocol):
     """
-    Collects what arrives until :meth:`pass_on`, and from then on hands it over in the callback in which it arrives.
-    Close it with :meth:`abort`.
+    Collects data until :meth:`pass_on`, and from then on delivers them in the callback in which they arrive. Close it
+    with :meth:`abort`.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Wire(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._room.set()
 
-    # -- our side ----------------------------------------------------------------------------------------
+    # -- the users' side ----------------------------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
@@ -92,24 +92,24 @@ class Wire(asyncio.BufferedProtocol):
 
     @property
     def own_host(self) -> str:
-        """Our address on this connection; empty where there is none."""
+        """The local address of this connection; empty if there is none."""
         name = None if self._transport is None else self._transport.get_extra_info("sockname")
         return str(name[0]) if isinstance(name, tuple) else ""
 
     @property
     def peer_certificate(self) -> bytes | None:
-        """What the peer has shown by TLS (DER)."""
+        """The peer's TLS certificate (DER)."""
         found: ssl.SSLObject | None = None if self._transport is None else self._transport.get_extra_info("ssl_object")
         return None if found is None else found.getpeercert(binary_form=True)
 
     @property
     def unsent(self) -> int:
-        """Bytes that wait to be sent."""
+        """The number of unsent bytes."""
         return 0 if self._transport is None or self._gone.is_set() else self._transport.get_write_buffer_size()
 
     async def more(self) -> bool:
         """
-        Wait until more is collected; False: nothing more comes.
+        Wait until more data are collected; False at the end.
 
         Raises:
             OSError: the connection broke.
@@ -123,8 +123,8 @@ class Wire(asyncio.BufferedProtocol):
 
     def pass_on(self, take: Callable[[bytes], None], lost: Callable[[Exception | None], None]) -> None:
         """
-        From now on *take* gets what arrives, at most some hundred KiB at a time; *lost* is called once, at the end.
-        Neither may raise. What was collected comes first, before this returns.
+        Deliver data to *take* from now on, at most some hundred KiB at a time, and call *lost* once at the end. Neither
+        may raise. What was collected before is delivered before this returns.
         """
         self._take, self._lost = take, lost
         if self._full:
@@ -137,7 +137,7 @@ class Wire(asyncio.BufferedProtocol):
             lost(self._error)
 
     def pause(self) -> None:
-        """Let nothing more arrive."""
+        """Stop receiving."""
         if self._transport is not None:
             self._transport.pause_reading()
 
@@ -147,7 +147,7 @@ class Wire(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def write(self, data: bytes) -> None:
-        """Send *data*, some time; nothing happens once the connection is gone."""
+        """Send *data* without waiting; does nothing once the connection is gone."""
         if self._transport is not None and not self._gone.is_set():
             self._transport.write(data)
 
@@ -164,7 +164,7 @@ class Wire(asyncio.BufferedProtocol):
             raise ConnectionResetError("the connection is gone") from self._error
 
     async def close(self, within: float) -> None:
-        """Send what is unsent, and close; after *within* seconds at once."""
+        """Send what is unsent, then close; after *within* seconds close at once."""
         if self._transport is not None:
             self._transport.close()
             with suppress(TimeoutError):
@@ -180,7 +180,7 @@ class Wire(asyncio.BufferedProtocol):
 
 
 def watch_peer(sock: socket.socket | None) -> None:
-    """Let the kernel find out when the other side of a TCP connection is gone without a word."""
+    """Have the kernel detect peers of a TCP connection that have vanished."""
     if sock is None:
         return
     with suppress(OSError):

@@ -1,7 +1,7 @@
 """An HTTP client for services that the administrator runs (``webhooks.md`` section 1).
 
-Such a service is trusted for who a user is, and for nothing else: not for the size of its answers, their types, or the
-time they take.
+Such a service is trusted to identify users, and for nothing else: the size, types and duration of its responses are
+checked.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from containerssh.web.failures import words_for
 logger = logging.getLogger(__name__)
 
 _SMALL_BODY = 64 * 1024
-# A packed byte stands for up to a thousand.
+# One compressed byte can expand to a thousand.
 _SMALL_PACKED_BODY = 256
 _LARGE_AT_ONCE = 4
-"""How many answers of an endpoint may be larger than a small one at the same time; the next one waits."""
+"""How many large responses of an endpoint may be received at the same time; others wait."""
 
 MAX_REDIRECTS = 10
 
 _CONNECTIONS = 512
-"""Per endpoint. As many logins may wait for a slow webhook before the next one has to wait for them."""
+"""Connections per endpoint. When as many logins wait for a slow webhook, the next one waits for them."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TO_GET = frozenset({301, 302, 303})
 
 
 class WebhookError(BackendError):
-    """No usable answer came."""
+    """There was no usable response."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class WebhookError(BackendError):
     ) -> None:
         super().__init__(code, explanation, user_message=user_message, **labels)
         self.passing = passing
-        """Whether the same question may be answered in a while."""
+        """Whether a retry may succeed."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Answer:
         The body as JSON; what follows the first value is ignored, as upstream does.
 
         Raises:
-            WebhookError: it is none, or says two things under one name.
+            WebhookError: it is no JSON, or has duplicate keys.
         """
         try:
             text = self.body.decode("utf-8-sig").lstrip(" \t\r\n")
@@ -83,7 +83,7 @@ class Answer:
                 HTTPCode.CLIENT_DECODE_FAILED, "the answer has the same key twice", passing=False
             ) from exc
         except (ValueError, RecursionError) as exc:
-            # Not the text of exc: a UnicodeDecodeError's holds the body.
+            # Not the text of exc: that of a UnicodeDecodeError contains the body.
             raise WebhookError(
                 HTTPCode.CLIENT_DECODE_FAILED, f"the answer is not JSON ({type(exc).__name__})", passing=True
             ) from None
@@ -131,7 +131,7 @@ class HTTPClient:
         self._ssl = config.ssl_context() or True
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self.url = _without_user(config.url)
-        """The endpoint as it may be logged: without user name and password."""
+        """The endpoint's URL for the log, without user name and password."""
 
     async def post(self, path: str, fields: Mapping[str, object]) -> Answer:
         """
@@ -150,8 +150,8 @@ class HTTPClient:
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
         """
-        One request to any *url*, with the endpoint's TLS settings, limits and timeout. A redirect is the answer, never
-        followed; what identifies us to the endpoint (its URL's user and password) does not go along.
+        One request to any *url*, with the endpoint's TLS settings, limits and timeout. Redirects are not followed. The
+        credentials in the endpoint's URL are not sent.
 
         Raises:
             WebhookError: no HTTP answer came, or it was too large.
@@ -267,7 +267,7 @@ class HTTPClient:
                     content = await _read(response, self._config.max_answer_bytes, self._large)
                     return response.status, response.headers.get("Location"), content
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
-                # The server closed an idle connection just when it was used again; that says nothing about it.
+                # The server closed an idle connection just as it was reused, which is no error of the server.
                 if last_try or use.answered or not use.reused:
                     raise _connection_failed(method, url, exc) from None
             except (aiohttp.ClientError, OSError) as exc:
@@ -278,7 +278,7 @@ class HTTPClient:
 @asynccontextmanager
 async def open_http_client(config: HTTPClientConfig) -> AsyncIterator[HTTPClient]:
     """
-    A client for the endpoint, to be kept for the server's life; its connections are closed at the end.
+    A client for the endpoint, for the lifetime of the server; its connections are closed at the end.
 
     Proxies named in the environment are not used, cookies are not kept.
     """
@@ -373,7 +373,7 @@ def _without_user(url: str) -> str:
 
 
 def _joined(base: str, path: str) -> str:
-    """*path* behind the path of *base*, before its query."""
+    """*base* with *path* appended to its path, before the query."""
     if not path:
         return base
     parts = urlsplit(base)
@@ -381,7 +381,7 @@ def _joined(base: str, path: str) -> str:
 
 
 def _plain(url: URL) -> str:
-    """For a log: a query of someone else's making may hold a secret."""
+    """*url* for the log, without a query, which may contain a secret."""
     return str(url.with_user(None).with_query(None).with_fragment(None))
 
 

@@ -1,4 +1,4 @@
-"""What went wrong with a request, in the words of whoever can do something about it."""
+"""Messages about failed requests, for administrators."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def words_for(error: Exception) -> str:
         case aiohttp.ClientSSLError(os_error=cause):
             return f"no TLS: {reason_of(cause)}"
         case aiohttp.ClientConnectorError(os_error=OSError(errno=int(number))) if number > 0:
-            # The event loop's own words in its place repeat the address.
+            # The event loop's message repeats the address.
             return os.strerror(number)
         case _:
             return describe(error)

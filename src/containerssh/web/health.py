@@ -29,7 +29,7 @@ async def health_endpoint(config: HealthConfig, healthy: Callable[[], bool]) -> 
 
     Raises:
         ConfigError: a TLS setting cannot be used.
-        BackendError: the address cannot be listened on.
+        BackendError: the server cannot listen on the address.
     """
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -65,10 +65,10 @@ async def check_health(config: HealthConfig) -> bool:
 
 def negotiate(accept: str) -> str | None:
     """
-    The best of our media types for an ``Accept`` header (RFC 9110 section 12.5.1), JSON where nothing is said.
+    The best supported media type for an ``Accept`` header (RFC 9110 section 12.5.1); JSON without one.
 
     Raises:
-        ValueError: it is malformed, or asks for a parameter that none of our types has.
+        ValueError: it is malformed, or has a parameter that no supported type has.
     """
     ranges = list(_ranges(accept))
     if not ranges:

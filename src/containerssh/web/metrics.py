@@ -28,7 +28,7 @@ async def metrics_page(
 
     Raises:
         ConfigError: a TLS setting cannot be used.
-        BackendError: the address cannot be listened on.
+        BackendError: the server cannot listen on the address.
     """
 
     async def answer(request: web.BaseRequest) -> web.Response:

@@ -1,4 +1,4 @@
-"""Small HTTP servers beside the SSH server, open to strangers: little is read from them, and nobody may stay."""
+"""Small HTTP servers beside the SSH server. Clients are untrusted, so requests and connections are limited."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from containerssh.core.codes import HTTPCode
 from containerssh.core.errors import BackendError, reason_of
 
 logger = logging.getLogger(__name__)
-# A malformed request is its client's fault, and anybody could fill the log with them.
+# A malformed request is the client's fault, and anybody could fill the log with them.
 logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 LONGEST_CONNECTION = 30.0
-"""Seconds from the first byte to the end, however many requests there are: slow clients cannot pile up."""
+"""The longest duration of a connection in seconds, whatever its requests, so that slow clients cannot pile up."""
 
 MOST_CONNECTIONS = 256
-"""Beyond it the oldest connection has to go."""
+"""The maximum number of connections; beyond it, the oldest is closed."""
 
 _HANDSHAKE = 10.0
 _GRACE = 0.5
@@ -40,7 +40,7 @@ async def serving(config: HTTPServerConfig, handler: Handler) -> AsyncIterator[l
 
     Raises:
         ConfigError: a TLS setting cannot be used.
-        BackendError: the address cannot be listened on.
+        BackendError: the server cannot listen on the address.
     """
     loop = asyncio.get_running_loop()
     context = config.ssl_context()
@@ -57,7 +57,7 @@ async def serving(config: HTTPServerConfig, handler: Handler) -> AsyncIterator[l
             connection, host or None, port, ssl=context, ssl_handshake_timeout=_HANDSHAKE if context else None
         )
     except OSError as exc:
-        # The event loop's own words repeat the address.
+        # The event loop's message repeats the address.
         reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else reason_of(exc)
         raise BackendError(HTTPCode.LISTEN_FAILED, f"cannot listen on {config.listen} ({reason})") from None
     sweeper = asyncio.create_task(_sweep(server))
@@ -70,7 +70,7 @@ async def serving(config: HTTPServerConfig, handler: Handler) -> AsyncIterator[l
 
 
 def _nameless(handler: Handler) -> Handler:
-    """*handler*, whose answers do not tell strangers which version of what they talk to."""
+    """*handler*, with responses that do not reveal software versions."""
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         response = await handler(request)
@@ -81,7 +81,7 @@ def _nameless(handler: Handler) -> Handler:
 
 
 async def _sweep(server: web.Server) -> None:
-    """Cut connections that are too old."""
+    """Close connections that are too old."""
     loop = asyncio.get_running_loop()
     since: dict[RequestHandler, float] = {}
     while True:
