@@ -98,10 +98,19 @@ async def test_sftp_carries_10_000_files_both_ways(openssh: OpenSSH, tmp_path: P
         words = openssh.command(server, "-i", str(key))[1:]
         at = words.index("-p")
         sftp = [tool("sftp"), "-b", "-", *words[:at], "-P", words[at + 1], words[-1]]
-        batch = f"put -pR {here} /data/\nget -pR /data/here {back}\n"
+        # One of which a part is here already.
+        whole, part = tmp_path / "whole", tmp_path / "part"
+        whole.write_bytes(os.urandom(3_000_000))
+        part.write_bytes(whole.read_bytes()[:1_000_000])
+        batch = (
+            f"put -pR {here} /data/\nget -pR /data/here {back}\nput -f {whole} /data/whole\nreget /data/whole {part}\n"
+        )
         done = await run(*sftp, stdin=batch.encode(), env=openssh.environment(), limit=LIMIT)
         done.check()
         await same_trees(here, there / "here", back)
+        assert part.read_bytes() == whole.read_bytes()
+        fetched = [line["details"] for line in server.logged("SFTP_FILE") if line["details"]["path"] == "/data/whole"]
+        assert [details["read"] for details in fetched] == [0, 2_000_000]
         assert complaints(server) == []
 
 
