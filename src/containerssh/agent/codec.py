@@ -1,8 +1,8 @@
 """The encoding of the agent's protocol (``docs/agent.md``): frames and their fields, big-endian.
 
 A frame is one word with its type (8 bits) and the length of its payload (24 bits), a word with an id, and the payload.
-Everything that an agent sends is foreign: :class:`FrameDecoder` holds every length against the limit of its type before
-it keeps a byte of it.
+Everything that an agent sends is untrusted: :class:`FrameDecoder` checks every length against the limit of its type
+before it buffers a payload.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ PREAMBLE = b"\x00\x89containerssh\r\n"
 STREAM_PREAMBLE = b"\x00\x89stream"
 DIRECT_PREAMBLE = b"\x00\x89direct"
 DIRECT_SINCE = 2
-"""The version of the protocol that knows DIRECT."""
+"""The first protocol version with DIRECT."""
 TOKEN_SIZE = 16
 TICKET_SIZE = 32
 TICKET_NAME_SIZE = 16
-"""A ticket's first bytes, by which it is looked up; the others are its secret."""
+"""The length of a ticket's name, by which it is looked up; the rest is its secret."""
 MAX_PENDING = 64
-"""How many connections of all its listeners an agent may have announced without an answer."""
+"""How many connections of all its listeners an agent may have announced that are still unanswered."""
 WINDOW = 256 * 1024
-"""How many bytes of one multiplexed stream may be under way in each direction."""
+"""How many bytes of one multiplexed stream may be in flight in each direction."""
 MAX_REQUEST = 2 * 1024 * 1024
-"""The longest payload that the agent takes."""
+"""The longest payload that the agent accepts."""
 _MAX_CONTROL = 4096
 _MAX_TEXT = 1024
 
@@ -42,7 +42,7 @@ _WORD = struct.Struct(">I")
 
 
 class FrameType(IntEnum):
-    """What a frame is; the numbers are the agent's (``agent/internal/wire``)."""
+    """The types of frames, as in ``agent/internal/wire``."""
 
     HELLO = 1
     WELCOME = 2
@@ -75,7 +75,7 @@ class FrameType(IntEnum):
 
 
 class StartFlag(IntFlag):
-    """The bits of a START's first byte."""
+    """The flags of a START."""
 
     TERMINAL = 1
     AGENT = 4
@@ -111,14 +111,14 @@ class Frame:
 
 
 def broken(explanation: str) -> ProtocolError:
-    """The agent did what the protocol does not allow: the link has to end."""
+    """The agent violated the protocol: the link has to end."""
     return ProtocolError(
         AgentCode.PROTOCOL_BROKEN, f"the guest agent {explanation}", user_message="The container's agent failed."
     )
 
 
 class Refused(Exception):
-    """The agent answered a request with an error: the system's number, 0 if it was none of its, and a text."""
+    """The agent answered a request with an error: an errno or 0, and a text."""
 
     def __init__(self, number: int, text: str) -> None:
         super().__init__(text)
@@ -127,17 +127,17 @@ class Refused(Exception):
 
 
 class FrameDecoder:
-    """Cuts what an agent sends into frames. It holds less than one frame once it has given less than *most*."""
+    """Splits received data into frames. It buffers less than one frame once it has returned fewer than *most*."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes, most: int | None = None) -> list[Frame]:
         """
-        The frames that *data* completes; *most* of them, and those behind them with the next call.
+        The frames that *data* completes, at most *most* of them; the next call returns the others.
 
         Raises:
-            ProtocolError: a type that agents do not send, or a longer payload than its type may have.
+            ProtocolError: agents do not send this type, or the payload is longer than its type permits.
         """
         buffer = self._buffer
         buffer += data
@@ -161,7 +161,7 @@ class FrameDecoder:
 
 
 class Fields:
-    """Takes the fields off an agent's payload, in order; :meth:`end` when all are taken."""
+    """Reads the fields of an agent's payload in order; call :meth:`end` after the last."""
 
     def __init__(self, payload: bytes) -> None:
         self._payload = payload
@@ -187,14 +187,14 @@ class Fields:
         return value == 1
 
     def text(self, limit: int = _MAX_TEXT) -> str:
-        """A text of at most *limit* bytes; what is not UTF-8 in it is replaced."""
+        """A text of at most *limit* bytes; invalid UTF-8 is replaced."""
         length = self.number(4)
         if length > limit:
             raise broken(f"sent a text of {length} bytes where {limit} are allowed")
         return self._take(length).decode("utf-8", "replace")
 
     def end(self) -> None:
-        """Raises :class:`~containerssh.core.errors.ProtocolError` when something is left."""
+        """Raise :class:`~containerssh.core.errors.ProtocolError` if there is more."""
         if self._position != len(self._payload):
             raise broken("sent a message that is too long for its fields")
 
@@ -221,7 +221,7 @@ def pack_texts(texts: Iterable[str]) -> bytes:
 
 
 def pack_size(size: WindowSize) -> bytes:
-    """A terminal's size; what does not fit into the kernel's 16 bits is cut to the most that does."""
+    """A terminal's size; numbers above the kernel's 16 bits are reduced to the maximum."""
     numbers = (size.columns, size.rows, size.width, size.height)
     return struct.pack(">4H", *(min(max(number, 0), 0xFFFF) for number in numbers))
 

@@ -1,8 +1,8 @@
-"""The agent dials back: a folder made for one container, with the agent's binary and a listening unix socket.
+"""Dial-back: a folder for each container with the agent's binary and a listening unix socket.
 
 The folder is bind-mounted read-only at :data:`MOUNT_POINT`, so any program in the container can connect, not only the
-agent. The first connection is the link's; others need a token that was sent through it. A connection is accepted only
-while one is expected, and a container that keeps knocking ends its own link.
+agent. The first connection becomes the link; others need a token that was sent through it. A connection is accepted
+only while one is expected. A container that makes many others ends its own link.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOUNT_POINT = "/.containerssh"
 _BACKLOG = 512
 _MAX_STRANGERS = 64
 _MAX_GIVEN_UP = 1024
-# Between two tries to accept while the system refuses.
+# The pause between attempts to accept while the system refuses.
 _ACCEPT_PAUSE = 0.1
 _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED})
 _MAX_UNIDENTIFIED = 16
@@ -41,7 +41,7 @@ _IDENTIFY_LIMIT = 5.0
 
 
 class DialBack:
-    """The host's side of one container; made by :func:`dial_back`."""
+    """The host's side of one container; created by :func:`dial_back`."""
 
     command: tuple[str, ...] = (f"{MOUNT_POINT}/agent", "serve", "--socket", f"{MOUNT_POINT}/socket")
     """What to run inside the container."""
@@ -54,10 +54,10 @@ class DialBack:
 
     async def accept(self) -> AgentLink:
         """
-        The link, once the agent has dialled. Call it once, under a time limit. The link is closed with this scope.
+        The link, once the agent has connected. Call this once, under a time limit. Leaving the scope closes the link.
 
         Raises:
-            ProtocolError: whoever dials is no agent, or one that speaks another protocol.
+            ProtocolError: the peer is no agent, or has no supported protocol version.
         """
         assert self._transport is None
         connection = await _accept(self._listener)
@@ -81,13 +81,13 @@ async def dial_back(
     parent: Path, architecture: str, *, owner: tuple[int, int] | None = None
 ) -> AsyncIterator[DialBack]:
     """
-    Make a folder below *parent*, which must be ours alone (0700), for one container; removed at the end.
+    Create a folder for one container below *parent*, which only this user may access (0700). It is removed at the end.
 
-    With *owner* the folder and the socket are given to that user and group, for a container whose root is another user.
+    With *owner*, the folder and the socket belong to that user and group, for containers whose root is another user.
 
     Raises:
         BackendError: there is no agent for *architecture* (:func:`~containerssh.agent.binaries.agent_binary`).
-        OSError: the folder cannot be made.
+        OSError: the folder cannot be created.
     """
     binary = await asyncio.to_thread(_shared_agent, parent, architecture)
     folder = Path(tempfile.mkdtemp(prefix="link-", dir=parent))
@@ -121,7 +121,7 @@ def _shared_agent(parent: Path, architecture: str) -> Path:
             with os.fdopen(descriptor, "wb") as target, source.open("rb") as content:
                 shutil.copyfileobj(content, target)
                 os.fchmod(target.fileno(), 0o755)
-            # Never replaced: a link to a file that is just being replaced fails.
+            # Never replace it: creating a link to a file that is just being replaced fails.
             with suppress(FileExistsError):
                 os.link(unfinished, shared)
         finally:
@@ -134,7 +134,7 @@ def _listen(folder: Path) -> socket.socket:
     listener = GuestListener()
     try:
         listener.setblocking(False)
-        # By descriptor: a socket's path may have 107 bytes, and the folder's may be longer.
+        # By descriptor: a socket's path is limited to 107 bytes, and the folder's path may be longer.
         descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             listener.bind(f"/proc/self/fd/{descriptor}/socket")
@@ -149,14 +149,14 @@ def _listen(folder: Path) -> socket.socket:
 
 
 class _SocketTransport(Transport):
-    """A connection for control, and one for each stream."""
+    """One connection for control frames, and one for each stream."""
 
     def __init__(self, listener: socket.socket, control: SocketStream) -> None:
         super().__init__(control, control, noise=0)
         self._control = control
         self._listener = listener
         self._expected: dict[bytes, _SocketExpected] = {}
-        # Streams that nobody waits for any more, but that the agent may be about to open.
+        # Abandoned streams that the agent may still open.
         self._given_up: dict[bytes, None] = {}
         self._open: set[SocketStream] = set()
         self._wanted = Flag()
@@ -164,7 +164,7 @@ class _SocketTransport(Transport):
         self._unidentified = asyncio.Semaphore(_MAX_UNIDENTIFIED)
         self.flooded: Callable[[ProtocolError], None] = _ignore
         self._closed = False
-        # The one that accepts, and those that find out who has connected.
+        # The task that accepts, and those that identify new connections.
         self._tasks = {asyncio.create_task(self._accept())}
 
     def expect(self) -> Expected:
@@ -177,7 +177,7 @@ class _SocketTransport(Transport):
         return expected
 
     def give_up(self, token: bytes) -> None:
-        """Nobody waits for this stream any more; it may still come."""
+        """The stream is no longer wanted, but its connection may still come."""
         if token in self._expected:
             self._given_up[token] = None
             if len(self._given_up) > _MAX_GIVEN_UP:
@@ -201,7 +201,7 @@ class _SocketTransport(Transport):
         self._control.abort()
 
     async def finish(self) -> None:
-        """After :meth:`close`: wait until no task is left."""
+        """Wait until all tasks have ended, after :meth:`close`."""
         self.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
@@ -213,7 +213,7 @@ class _SocketTransport(Transport):
         return False
 
     def closed(self, stream: SocketStream) -> None:
-        """A stream was given back."""
+        """A stream was closed."""
         self._open.discard(stream)
 
     async def _accept(self) -> None:
@@ -222,7 +222,7 @@ class _SocketTransport(Transport):
             await self._unidentified.acquire()
             connection = await _accept(self._listener)
             stream = _StreamSocket(self, connection)
-            # At once: a task that is cancelled before its first step closes nothing.
+            # Now, since a task that is cancelled before its first step would not close it.
             self._open.add(stream)
             task = asyncio.create_task(self._identify(stream))
             self._tasks.add(task)
@@ -251,14 +251,14 @@ class _SocketTransport(Transport):
 
 
 class _StreamSocket(SocketStream):
-    """A stream's connection, which tells the transport when it is given back."""
+    """A stream's connection, which notifies the transport when it is closed."""
 
     def __init__(self, transport: _SocketTransport, connection: socket.socket) -> None:
         super().__init__(connection)
         self._transport = transport
 
     def at_hand(self, limit: int) -> bytes:
-        """What can be read without waiting; raises OSError."""
+        """Read without waiting; raises OSError."""
         return self._receive(limit) or b""
 
     def abort(self) -> None:
@@ -271,21 +271,21 @@ class _SocketExpected(Expected):
         self._transport = transport
         self._token = token
         self._arrived: asyncio.Future[_StreamSocket] = asyncio.get_running_loop().create_future()
-        # The agent does not mind the order of connections, so an id would tell nothing.
+        # The agent opens connections in any order, so the id is not used.
         self.reference = bytes(4) + token
 
     async def opened(self) -> ByteStream:
         return await asyncio.shield(self._arrived)
 
     def found(self, stream: _StreamSocket) -> None:
-        """The connection with this token is here."""
+        """The connection with this token has arrived."""
         self._arrived.set_result(stream)
 
     def fail(self) -> None:
         """The link broke."""
         if not self._arrived.done():
             self._arrived.set_exception(ConnectionResetError("the link to the guest agent broke"))
-            # Perhaps nobody has asked yet.
+            # There may be no caller yet to receive it.
             self._arrived.exception()
 
     def abandon(self) -> None:
@@ -297,13 +297,13 @@ class _SocketExpected(Expected):
 
 
 def _ignore(error: ProtocolError) -> None:
-    """Until a link has been built on the transport."""
+    """The callback until a link uses the transport."""
 
 
 async def _accept(listener: socket.socket) -> socket.socket:
     """
-    The next connection. Unlike the loop's own call, it loses none when it is cancelled, and waits when there are no
-    descriptors: those who call it have time limits.
+    The next connection. Unlike the loop's own call, this loses none when it is cancelled, and waits while there are no
+    descriptors. Callers limit the time.
     """
     loop = asyncio.get_running_loop()
     while True:
@@ -330,7 +330,7 @@ def _set(ready: asyncio.Future[None]) -> None:
 
 
 async def _read_token(stream: _StreamSocket) -> bytes | None:
-    """None: this is no stream of an agent's, or it does not say so in time."""
+    """The stream's token; None if the connection is no agent's stream or does not send it in time."""
     wanted = len(STREAM_PREAMBLE) + TOKEN_SIZE
     data = b""
     try:
@@ -341,7 +341,7 @@ async def _read_token(stream: _StreamSocket) -> bytes | None:
                     return None
                 data += more
     except TimeoutError:
-        # Perhaps it was the event loop that stood still, and the agent spoke meanwhile.
+        # The event loop may have been blocked, and the data may have arrived meanwhile.
         data += stream.at_hand(wanted - len(data))
         if len(data) < wanted:
             return None

@@ -1,9 +1,9 @@
 """
-The agent dials back over the network: one listener for all logins of a process, TLS in both directions pinned.
+Direct connections of agents over the network: one listener for all logins of a process, and mutually pinned TLS.
 
-An agent says a *ticket* first, in clear: random bytes that only its own login's link has brought it, good for one
-connection. A stranger has none, and costs no cryptography. Then comes TLS 1.3: the agent knows the gateway by the hash
-of its certificate, the gateway knows the agent by a certificate that was made for this login alone.
+An agent first sends a *ticket* in clear text: random bytes that it received over its login's link, valid for one
+connection. Unknown clients have none, and cause no cryptographic operations. Then follows TLS 1.3. The agent verifies
+the gateway by the hash of its certificate; the gateway verifies the agent by a certificate created for this login.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from containerssh.core.wire import Wire, watch_peer
 _HANDSHAKE_LIMIT = 5.0
 _CLOSE_LIMIT = 1.0
 _HELD = 512 * 1024
-"""Bytes from an agent that are held before nothing more is received."""
+"""Buffered bytes of an agent at which receiving is paused."""
 
 
 class DirectListener:
-    """Where agents dial; made by :func:`direct_listener`."""
+    """The listener for agents; created by :func:`direct_listener`."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._strangers = Strangers(listener, self._welcome)
@@ -44,18 +44,19 @@ class DirectListener:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The address that it listens on."""
         return self._strangers.port
 
     @property
     def is_waiting(self) -> bool:
-        """Whether any of those who were invited is yet to come."""
+        """Whether any invited agent has not connected yet."""
         return self._strangers.wanted
 
     @asynccontextmanager
     async def invite(self, host: str) -> AsyncIterator[Invitation]:
         """
-        Let one agent connect, which sees us as *host*. At the end its connection is closed, or refused if it comes.
+        Invite one agent, which is to connect to *host*. At the end, its connection is closed, or refused if it comes
+        later.
         """
         agent = Identity.new()
         ticket = secrets.token_bytes(TICKET_SIZE)
@@ -79,11 +80,11 @@ class DirectListener:
             await invitation.withdraw()
 
     def close(self) -> None:
-        """Stop listening. Connections that were taken in are their invitations'."""
+        """Stop listening. Accepted connections belong to their invitations."""
         self._strangers.close()
 
     def _welcome(self, ticket: bytes, connection: socket.socket) -> None:
-        # Half of it is looked up, half of it compared without telling by the time how much of it was right.
+        # One half is looked up, the other compared in constant time.
         name = ticket[:TICKET_NAME_SIZE]
         invitation = self._invitations.get(name)
         if invitation is None or not hmac.compare_digest(invitation.ticket, ticket):
@@ -98,7 +99,7 @@ class DirectListener:
 
 
 class Invitation:
-    """What one login's agent is told, and its connection when it comes."""
+    """The credentials of one login's agent, and its connection when it comes."""
 
     def __init__(
         self, context: ssl.SSLContext, ticket: bytes, agent: Identity, told: bytes, forget: Callable[[], None]
@@ -106,7 +107,7 @@ class Invitation:
         self._forget = forget
         self.ticket = ticket
         self.identity = agent
-        """What the agent has to show."""
+        """The certificate that the agent has to present."""
         self._told = told
         self._context = context
         self._arrived: asyncio.Future[DirectStream] = asyncio.get_running_loop().create_future()
@@ -114,7 +115,7 @@ class Invitation:
         self._begun = False
 
     def request(self, within: timedelta) -> bytes:
-        """A DIRECT's payload; the agent is to be connected *within*."""
+        """The payload of a DIRECT; the agent must connect within *within*."""
         return pack_word(max(1, int(within / timedelta(milliseconds=1)))) + self._told
 
     async def arrived(self) -> DirectStream:
@@ -122,14 +123,14 @@ class Invitation:
         The agent's connection.
 
         Raises:
-            ConnectionError: who came with its ticket could not prove to be it. Nobody else can come.
+            ConnectionError: a client with its ticket failed the TLS handshake. The ticket is used up.
         """
         return await asyncio.shield(self._arrived)
 
     def greet(self, connection: socket.socket) -> None:
-        """*connection*, ours from now on, has shown the ticket."""
+        """Take over *connection*, which has presented the ticket."""
         self._greeting = asyncio.create_task(self._greet(connection))
-        # A task that is cancelled before its first step would leave it open; after that it is a transport's.
+        # A task that is cancelled before its first step would leave it open; later, a transport owns it.
         self._greeting.add_done_callback(lambda _: None if self._begun else connection.close())
 
     async def _greet(self, connection: socket.socket) -> None:
@@ -158,11 +159,11 @@ class Invitation:
     def _fail(self, why: str) -> None:
         if not self._arrived.done():
             self._arrived.set_exception(ConnectionResetError(f"no TLS with the agent: {why}"))
-            # Perhaps nobody asks.
+            # There may be no caller to receive it.
             self._arrived.exception()
 
     async def withdraw(self) -> None:
-        """Close the connection if the agent has come, and let nobody in any more; safe to call twice."""
+        """Close the agent's connection, if any, and accept none from now on; safe to call twice."""
         self._forget()
         if self._greeting is not None:
             self._greeting.cancel()
@@ -174,7 +175,7 @@ class Invitation:
 
 
 class DirectStream(ByteStream):
-    """An agent's connection. It ends in both directions at once: the link knows no other way."""
+    """An agent's connection. Both directions end together, since a link has no half close."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -206,10 +207,10 @@ class DirectStream(ByteStream):
         await self._wire.drain()
 
     async def write_eof(self) -> None:
-        """There is no such thing here; streams within the link have ends of their own."""
+        """Does nothing; streams within the link have ends of their own."""
 
     async def close(self) -> None:
-        """What was written is sent before, if the agent takes it soon."""
+        """Close; sends what was written before, if the agent reads it soon."""
         await self._wire.close(_CLOSE_LIMIT)
 
     def _take(self, data: bytes) -> None:
@@ -232,7 +233,7 @@ async def direct_listener(host: str, ports: Iterable[int]) -> AsyncIterator[Dire
     Listen on the numeric address *host*, at the first of *ports* that is free (0: any).
 
     Raises:
-        OSError: none is, or the address is not ours.
+        OSError: no port is free, or the machine does not have the address.
     """
     listener = DirectListener(listening_socket(host, ports))
     try:

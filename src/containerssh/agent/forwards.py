@@ -1,7 +1,7 @@
-"""Connections to and from the container's network, through its agent.
+"""Connections to and from the container's network, through the agent.
 
-Whatever an agent says of them costs its own link at most: it can announce only so many connections, of listeners that
-were asked for, and none of them reaches the client without :data:`~containerssh.core.handlers.Incoming`.
+A malicious agent can only end its own link. It can announce a limited number of connections, of requested listeners
+only, and each reaches the client through :data:`~containerssh.core.handlers.Incoming`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _VARIABLES = frozenset({"SSH_AUTH_SOCK", "DISPLAY", "XAUTHORITY"})
 _MAX_VARIABLE = 512
 _MAX_HOST = 64
 _MAX_REASON = 200
-# What an agent may take to answer, beyond the time that it was given to connect.
+# The time for an answer, in addition to the time for connecting.
 _ANSWER = timedelta(seconds=15)
 
 
@@ -51,7 +51,7 @@ class AgentListener(Listener):
     """A listening socket in the container."""
 
     environment: Mapping[str, str]
-    """Variables for programs that are to use it."""
+    """Variables for programs that use it."""
 
     def __init__(self, forwards: Forwards, identity: int, incoming: Incoming) -> None:
         self.identity = identity
@@ -65,7 +65,7 @@ class AgentListener(Listener):
 
 
 class Forwards:
-    """Those of one link; :attr:`containerssh.agent.link.AgentLink.forwards`."""
+    """The forwards of one link; :attr:`containerssh.agent.link.AgentLink.forwards`."""
 
     def __init__(self, link: AgentLink) -> None:
         self._link = link
@@ -75,7 +75,7 @@ class Forwards:
 
     async def connect_tcp(self, host: str, port: int, addresses: AddressRules, within: timedelta) -> ByteStream:
         """
-        A connection to *host*, a name of the container's or an address; the caller closes it.
+        A connection to *host*, an address or a name that the container resolves; the caller closes it.
 
         Raises:
             Rejected: *addresses* permit none that it resolves to.
@@ -94,13 +94,13 @@ class Forwards:
         return await self._connect(FrameType.CONNECT_TCP, body, within, f"{host} port {port}")
 
     async def connect_unix(self, path: str, within: timedelta) -> ByteStream:
-        """A connection to the socket *path*; the rest as :meth:`connect_tcp`."""
+        """A connection to the socket *path*; otherwise like :meth:`connect_tcp`."""
         return await self._connect(FrameType.CONNECT_UNIX, pack_text(path), within, path)
 
     async def listen_tcp(self, host: str, port: int, incoming: Incoming) -> AgentListener:
         """
-        Listen on *host* (RFC 4254 section 7.1) and *port*, 0 for any free one. The caller closes it, at the latest the
-        link's end does.
+        Listen on *host* (RFC 4254 section 7.1) and *port*, 0 for any free one. The caller closes the listener; the end
+        of the link closes it as well.
 
         Raises:
             BackendError: it is in use, or the container has no such address.
@@ -109,15 +109,15 @@ class Forwards:
         return await self._listen(FrameType.LISTEN_TCP, body, incoming, f"{host or '*'} port {port}")
 
     async def listen_unix(self, path: str, incoming: Incoming) -> AgentListener:
-        """Listen on a unix socket that only the container's user may connect to; the rest as :meth:`listen_tcp`."""
+        """Listen on a unix socket that only the container's user can connect to; otherwise like :meth:`listen_tcp`."""
         return await self._listen(FrameType.LISTEN_UNIX, pack_text(path), incoming, path)
 
     async def listen_agent(self, incoming: Incoming) -> AgentListener:
-        """A socket for programs that look for an ssh-agent, in a folder of its own; the rest as :meth:`listen_tcp`."""
+        """A socket for an ssh-agent, in a private folder; otherwise like :meth:`listen_tcp`."""
         return await self._listen(FrameType.LISTEN_AGENT, b"", incoming, "the ssh-agent's socket")
 
     async def listen_x11(self, request: X11Request, incoming: Incoming) -> AgentListener:
-        """A display, with the cookie where programs look for it; the rest as :meth:`listen_tcp`."""
+        """An X11 display, with its cookie in an Xauthority file; otherwise like :meth:`listen_tcp`."""
         body = b"".join(
             (
                 pack_text(request.protocol),
@@ -129,7 +129,7 @@ class Forwards:
         return await self._listen(FrameType.LISTEN_X11, body, incoming, "a display")
 
     async def unlisten(self, listener: AgentListener) -> None:
-        """Close the listener; connections that nobody has answered for are dropped."""
+        """Close the listener; pending connections are dropped."""
         if listener.closing:
             return
         self._begin_closing(listener)
@@ -139,7 +139,7 @@ class Forwards:
             self._listeners.pop(listener.identity, None)
 
     def listening(self, frame: Frame) -> None:
-        """The link has got the good answer to a listening request; raises ProtocolError."""
+        """Process a LISTENING; raises ProtocolError."""
         listener = self._listeners.get(frame.id)
         if listener is None or listener.opened:
             raise broken(f"listens for the unknown request {frame.id}")
@@ -153,7 +153,7 @@ class Forwards:
         listener.port, listener.environment, listener.opened = port, variables, True
 
     def accepted(self, frame: Frame) -> None:
-        """The agent has accepted a connection; raises ProtocolError."""
+        """Process an ACCEPTED; raises ProtocolError."""
         listener = self._listeners.get(frame.id)
         if listener is None or not listener.opened:
             raise broken(f"accepted a connection for the unknown listener {frame.id}")
@@ -178,7 +178,7 @@ class Forwards:
             task.cancel()
 
     async def finish(self) -> None:
-        """After :meth:`fail`: wait until no task is left."""
+        """Wait until all tasks have ended, after :meth:`fail`."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # Whom they tell of connections lives as long as they do, and leads to whoever closes the link.
         self._listeners.clear()
@@ -196,7 +196,7 @@ class Forwards:
             raise BackendError(AgentCode.CONNECT_FAILED, text, user_message=reason) from None
 
     async def _open(self, kind: FrameType, before: bytes, after: bytes) -> ByteStream:
-        """Make a request that names a stream; the stream, once it is there."""
+        """Send a request that names a stream, and return the stream once it is open."""
         self._link.check()
         expected = self._link.expect()
         try:
@@ -221,7 +221,7 @@ class Forwards:
             text = f"listening on {_printable(what)} failed: {reason}"
             raise BackendError(AgentCode.LISTEN_FAILED, text, user_message=reason) from None
         except BaseException:
-            # It may be listening, or be about to.
+            # The agent may be listening already, or soon.
             self._begin_closing(listener)
             with suppress(ContainerSSHError):
                 self._link.check()
@@ -234,11 +234,11 @@ class Forwards:
 
     def _begin_closing(self, listener: AgentListener) -> None:
         listener.closing = True
-        # Before the agent is asked: it counts them no more from then on.
+        # Before the request is sent: the agent no longer counts them from then on.
         self._pending = {key for key in self._pending if key[0] != listener.identity}
 
     async def _carry(self, listener: AgentListener, number: int, origin: Origin) -> None:
-        """One accepted connection, to its end."""
+        """Serve one accepted connection until its end."""
         place = pack_word(listener.identity) + pack_word(number)
         try:
             try:
@@ -265,7 +265,7 @@ class Forwards:
             logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
 
     def _settle(self, listener: AgentListener, number: int) -> bool:
-        """The connection is not pending any more; whether it still was."""
+        """Remove a pending connection; returns whether it was pending."""
         key = (listener.identity, number)
         if key not in self._pending:
             return False

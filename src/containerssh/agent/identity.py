@@ -1,4 +1,4 @@
-"""Keys and certificates that live in memory alone, for connections whose two ends know each other beforehand."""
+"""Keys and certificates that are kept in memory only, for connections between peers that know each other's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LIFE = timedelta(days=3650)
 
 @dataclass(frozen=True)
 class Identity:
-    """A key and its certificate, signed by itself."""
+    """A key and its self-signed certificate."""
 
     certificate: bytes
     """DER."""
@@ -30,7 +30,7 @@ class Identity:
 
     @classmethod
     def new(cls) -> Identity:
-        """A fresh one; a fifth of a millisecond."""
+        """Create a new identity; takes a fifth of a millisecond."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "containerssh")])
         now = datetime.now(UTC)
@@ -50,13 +50,13 @@ class Identity:
 
 
 def server_context(own: Identity, peer: Identity) -> ssl.SSLContext:
-    """For a server that is *own*, to which nobody but *peer* may connect: TLS 1.3, nothing is resumed."""
+    """A context for a server with the identity *own* that accepts only *peer*: TLS 1.3, without session resumption."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
-    # All of TLS 1.3 are good; the agent's favourite is the quickest on its machine.
+    # All ciphers of TLS 1.3 are secure; the agent prefers the one that is fastest on its machine.
     context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    # The module takes keys from files only; this one is nowhere.
+    # The ssl module reads keys from files only; this file is in memory.
     descriptor = os.memfd_create("identity")
     try:
         os.write(descriptor, own.pem)

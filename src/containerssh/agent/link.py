@@ -1,7 +1,7 @@
-"""The link to a guest agent: everything of one login goes through it.
+"""The link to a guest agent, which carries all traffic of one login.
 
-The agent belongs to the guest. What it sends can end its own link, never more: a message that breaks the protocol ends
-the link with :class:`~containerssh.core.errors.ProtocolError`, and silence is the caller's to limit, by cancelling.
+The agent is under the guest's control. What it sends can end its own link and nothing else: a violation of the protocol
+ends the link with :class:`~containerssh.core.errors.ProtocolError`. Callers limit the time of requests by cancelling.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _MAX_UNANSWERED = 1024
 _MOST_IDS = 0xFFFFFFFF
 
 Move = Callable[[Transport], Awaitable[Transport | None]]
-"""Leads the link elsewhere after its handshake; None: it stays. What was used so far is then the caller's."""
+"""Moves the link to another transport after the handshake; None: no move. The caller closes the old transport."""
 
 
 class AgentLink:
     """
-    A connection to a guest agent, handshake done.
+    A connection to a guest agent, after the handshake.
 
-    It is made and closed by :func:`framed_link` or :func:`containerssh.agent.dialback.dial_back`. All methods may be
+    It is created and closed by :func:`framed_link` or :func:`containerssh.agent.dialback.dial_back`. All methods may be
     called by any number of tasks at once; a call that is cancelled leaves nothing behind.
     """
 
@@ -69,22 +69,22 @@ class AgentLink:
         self._tasks: list[asyncio.Task[None]] = []
         self._forwards: Forwards | None = Forwards(self)
         self.version = ""
-        """What the agent says it is: foreign text."""
+        """The build that the agent reports; untrusted text."""
 
     @property
     def forwards(self) -> Forwards:
-        """Its forwards. Raises BackendError, ProtocolError: the link was closed."""
+        """The agent's forwards. Raises BackendError, ProtocolError: the link is closed."""
         if self._forwards is None:
             raise self.broken()
         return self._forwards
 
     async def open(self, move: Move | None = None) -> None:
         """
-        Shake hands and begin; whoever made the transport calls this once, under a time limit. *move* is asked for
-        another transport, on which the handshake is then made anew.
+        Perform the handshake and start. The creator of the transport calls this once, under a time limit. If *move*
+        returns another transport, the handshake is repeated there.
 
         Raises:
-            ProtocolError: there is no agent at the other end, or one that speaks another protocol.
+            ProtocolError: the peer is no agent, or has no supported protocol version.
             BackendError: the connection ended.
         """
         newest = await self._greeting()
@@ -98,7 +98,7 @@ class AgentLink:
         self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._transport.sender.run())]
 
     async def _greeting(self) -> int:
-        """The newest version that the agent speaks."""
+        """The newest protocol version that the agent supports."""
         first, *rest = await self._transport.receive()
         if first.type is not FrameType.HELLO or rest:
             raise broken("did not begin with its handshake")
@@ -112,7 +112,7 @@ class AgentLink:
 
     async def start(self, program: Program) -> AgentProcess:
         """
-        Start a program; returns when it runs. Call :meth:`AgentProcess.kill` when done with it.
+        Start a program; returns when it runs. Call :meth:`AgentProcess.kill` in the end.
 
         Raises:
             BackendError: it cannot be started (the ``user_message`` says why), or the link is broken.
@@ -154,7 +154,7 @@ class AgentLink:
         self, path: str, content: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
     ) -> None:
         """
-        Write a file in the container: whole or not at all, missing folders made, a link at *path* replaced.
+        Write a file in the container atomically. Missing folders are created; a symbolic link at *path* is replaced.
 
         Raises:
             BackendError: it could not be written.
@@ -190,16 +190,16 @@ class AgentLink:
             expected.abandon()
 
     async def wait_closed(self) -> None:
-        """Returns when the link is gone, whoever ended it."""
+        """Wait until the link has ended, for whatever reason."""
         await self._gone.wait()
 
     async def close(self) -> None:
-        """End everything inside and the link; safe to call twice."""
+        """End all programs and the link; safe to call twice."""
         if not self._closing:
             self._closing = True
             if self._failure is None:
                 self._transport.sender.post(Frame(FrameType.SHUTDOWN, 0).encode())
-                # One turn of the loop is enough for a peer that reads; another one sees the connection end.
+                # One iteration of the loop suffices for a peer that reads; others see the connection end.
                 await asyncio.sleep(0)
             self._fail(lost("the link to the guest agent was closed"))
         others = [task for task in self._tasks if task is not asyncio.current_task()]
@@ -212,12 +212,12 @@ class AgentLink:
             self._forwards = None
 
     def break_off(self, failure: ContainerSSHError) -> None:
-        """End the link at once because of *failure*, which whoever uses it will get."""
+        """End the link at once because of *failure*, which its users receive as an error."""
         self._fail(failure)
 
     async def request(self, kind: FrameType, payload: bytes, doing: str) -> None:
         """
-        Ask for something that has no result.
+        Send a request without a result, and wait for the answer.
 
         Raises:
             BackendError: the agent could not do it, or the link is broken.
@@ -230,17 +230,17 @@ class AgentLink:
             raise BackendError(AgentCode.REQUEST_FAILED, explanation, user_message=explanation) from None
 
     def release(self, identity: int) -> None:
-        """The agent may forget the program, and end it if it runs; nobody waits for the answer."""
+        """Have the agent release the program, and kill it if it runs, without waiting for the answer."""
         if self._failure is None:
             self.post(FrameType.KILL, pack_word(identity))
 
     def expect(self) -> Expected:
-        """A stream for a request to announce."""
+        """A new stream, to be announced by a request."""
         return self._transport.expect()
 
     async def ask(self, kind: FrameType, payload: bytes, identity: int | None = None) -> None:
         """
-        Send a request and wait for its answer; *identity* where its number was taken before.
+        Send a request and wait for its answer. *identity* is its id, if that was assigned before.
 
         Raises:
             Refused: the agent answered with an error.
@@ -262,7 +262,7 @@ class AgentLink:
             raise Refused(number, fields.text())
 
     def post(self, kind: FrameType, payload: bytes) -> None:
-        """Send a request whose answer nobody waits for."""
+        """Send a request without waiting for the answer."""
         identity = self.next_id()
         self._transport.sender.post(Frame(kind, identity, payload).encode())
         self._leave_unanswered(identity)
@@ -273,7 +273,7 @@ class AgentLink:
             self._fail(broken("does not answer"))
 
     def next_id(self) -> int:
-        """The number of a new request."""
+        """The id of a new request."""
         if self._last_id == _MOST_IDS:
             self._fail(lost("the link to the guest agent has run out of numbers"))
             self.check()
@@ -315,11 +315,11 @@ class AgentLink:
             fields.number(2)
             fields.text()
             fields.end()
-            # If it asked for a program, there is none.
+            # If it was to start a program, there is none.
             self._programs.pop(frame.id, None)
         answer = self._requests.pop(frame.id, None)
         if answer is not None:
-            # Who asked may have been cancelled a moment ago.
+            # The caller may just have been cancelled.
             if not answer.done():
                 answer.set_result(payload)
         elif frame.id in self._unanswered:
@@ -328,12 +328,12 @@ class AgentLink:
             raise broken(f"answered the unknown request {frame.id}")
 
     def check(self) -> None:
-        """Raises what :meth:`broken` gives, if the link is broken."""
+        """Raise the error of :meth:`broken`, if the link is broken."""
         if self._failure is not None:
             raise self.broken()
 
     def broken(self) -> ContainerSSHError:
-        """A fresh error each time: a raised exception collects the traceback of whoever raises it."""
+        """A new error for each call, since a raised exception collects tracebacks."""
         return _again(self._failure or lost("the connection to the guest agent broke"))
 
     def _sender_failed(self, error: Exception) -> None:
@@ -342,7 +342,7 @@ class AgentLink:
     def _fail(self, failure: ContainerSSHError) -> None:
         if self._failure is not None:
             return
-        # Not the error itself: its traceback leads back here.
+        # Not the error itself, whose traceback refers to this object.
         self._failure = _again(failure)
         self._transport.close()
         self._transport.sender.close()
@@ -366,9 +366,8 @@ async def framed_link(reader: ByteReader, writer: ByteWriter, move: Move | None 
     """
     A link through one pair of byte streams, such as an engine's attach stream (``agent serve --stdio``).
 
-    *move* may lead it elsewhere, as :meth:`AgentLink.open` says.
-    Up to 64 KiB of anything may come before the agent's first word. Entering waits for the agent: limit it. The caller
-    closes the streams afterwards.
+    *move* may provide another transport, see :meth:`AgentLink.open`. Up to 64 KiB of other output may precede the
+    agent's preamble. Entering waits for the agent: limit the time. The caller closes the streams afterwards.
 
     Raises:
         ProtocolError, BackendError: no agent answered, see :meth:`AgentLink.open`.

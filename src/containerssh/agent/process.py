@@ -34,30 +34,30 @@ _KILL_LIMIT = 10.0
 
 Leftovers = Literal["hangUp", "end", "keep"]
 """
-What becomes of processes that a program has left behind when its session ends: those of its own POSIX session get HUP;
-all are ended wherever they went; or nothing. They end with the link in any case.
+What happens, when a session ends, to processes that its program has left running: those in the program's POSIX session
+receive SIGHUP; all are killed, in whatever session; or nothing. In any case they end with the link.
 """
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to run. No text may hold a NUL."""
+    """The program to run. No text may contain a NUL."""
 
     argv: Sequence[str]
-    """A first word without a slash is looked for in the program's ``PATH``."""
+    """A command name without a slash is looked up in the program's ``PATH``."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """Added to the container's environment; these values win."""
+    """Added to the container's environment; these values take precedence."""
     cwd: str | None = None
     """None: the container's working directory."""
     pty: PtyRequest | None = None
     """With a terminal there is one stream for output, and no separate standard error."""
     agent: bool = False
-    """Run the agent itself, with *argv* as it is: the first word is a name only."""
+    """Run the agent itself; the first word of *argv* is only a name."""
     leftovers: Leftovers = "hangUp"
 
 
 class AgentProcess:
-    """A program that runs inside. Its streams break with :class:`ConnectionError` when the link does."""
+    """A running program. Its streams raise :class:`ConnectionError` when the link breaks."""
 
     stdin: ByteWriter
     stdout: ByteReader
@@ -87,10 +87,10 @@ class AgentProcess:
 
     async def wait(self) -> int | ExitSignal:
         """
-        How the program ended; its output may still be under way, or go on if it has left other programs behind.
+        How the program ended. Its output may still be in flight, or continue if other programs of it are running.
 
         Raises:
-            BackendError, ProtocolError: the link broke first; nobody knows how the program ends.
+            BackendError, ProtocolError: the link broke first, so the status is unknown.
         """
         await self._ended.wait()
         if isinstance(self._outcome, ContainerSSHError):
@@ -120,7 +120,7 @@ class AgentProcess:
 
     async def send_break(self, milliseconds: int) -> None:
         """
-        Send a break to the terminal. Its length means nothing to a terminal without a line.
+        Send a break to the terminal. A pseudo-terminal ignores its length.
 
         Raises:
             Rejected: the program has no terminal.
@@ -134,8 +134,8 @@ class AgentProcess:
 
     async def kill(self) -> None:
         """
-        End the program with all that it has started, if it still runs, and give its streams back. What it has left in
-        the background is dealt with as :attr:`Program.leftovers` says.
+        Kill the program and its descendants if it still runs, and close its streams. Processes that it has left in the
+        background are treated according to :attr:`Program.leftovers`.
 
         Safe to call after the end, after the link broke, and twice.
         """
@@ -146,7 +146,7 @@ class AgentProcess:
             if self._ended.is_set():
                 self._link.release(self._identity)
             else:
-                # An agent that does not answer loses nobody's time but its own: the link's end ends it too.
+                # An agent that does not answer delays nobody else; the end of the link ends this as well.
                 with suppress(BackendError, ProtocolError, TimeoutError):
                     async with asyncio.timeout(_KILL_LIMIT):
                         await self._link.request(FrameType.KILL, pack_word(self._identity), "kill")
@@ -156,7 +156,7 @@ class AgentProcess:
 
 
 def pack_program(program: Program) -> bytes:
-    """The body of a START behind its streams; raises BackendError for what cannot be a program."""
+    """The payload of a START after its streams; raises BackendError if the program is invalid."""
     texts = (*program.argv, *program.env, *program.env.values(), program.cwd or "")
     if not program.argv or any("\0" in text for text in texts):
         raise start_failed(program, "a command or a variable cannot hold a NUL" if program.argv else "no command")
@@ -176,7 +176,7 @@ def pack_program(program: Program) -> bytes:
 
 
 def exit_of(payload: bytes) -> int | ExitSignal:
-    """What an EXITED says; raises ProtocolError."""
+    """The status in an EXITED; raises ProtocolError."""
     fields = Fields(payload)
     died, status, core, name = fields.flag(), fields.number(4), fields.flag(), fields.text(16)
     fields.end()

@@ -1,10 +1,10 @@
 """
 Unix sockets whose other end a guest holds.
 
-With bytes such a socket brings open files (``SCM_RIGHTS``), whether or not they are asked for. Who reads the bytes or
-closes the socket closes the files as well, and that can take as long as the guest likes: a TCP connection with
-``SO_LINGER`` waits for a peer that does not read. Since Linux 6.16 a socket can refuse files. Before that they are
-taken out here and closed by a thread; the connection that brought them counts as broken.
+Such a socket can carry open files along with data (``SCM_RIGHTS``), whether or not the receiver wants them. Reading the
+data or closing the socket closes the files as well, and a guest can make that take arbitrarily long: a TCP connection
+with ``SO_LINGER`` waits for a peer that does not read. Since Linux 6.16 a socket can refuse files. On older kernels
+they are received here and closed by a thread, and the connection is treated as broken.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from threading import Thread
 from typing import Any
 
 _SO_PASSRIGHTS = 83
-# The most that the kernel lets through at once (SCM_MAX_FD), so that it has nothing to drop itself.
+# The most that the kernel passes at once (SCM_MAX_FD), so that it never has to close any itself.
 _MOST_FILES = 253
 _FILE = struct.calcsize("i")
 _ROOM = socket.CMSG_SPACE(_MOST_FILES * _FILE)
@@ -25,10 +25,10 @@ _NOT_LINGERING = struct.pack("ii", 0, 0)
 
 
 class GuestListener(socket.socket):
-    """A stream socket to be bound where a guest can connect to it, and the connections that it accepts."""
+    """A stream socket that guests can connect to, and the connections that it accepts."""
 
     def __init__(self, *, refuse: bool = True) -> None:
-        """*refuse*: where the kernel can. Connections inherit it."""
+        """*refuse*: refuse files, if the kernel supports it. Accepted connections inherit this."""
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
         self._refuses_files = refuse and _refuse_files(self)
 
@@ -37,7 +37,7 @@ class GuestListener(socket.socket):
         return (connection if self._refuses_files else GuestSocket(fileno=connection.detach())), address
 
     def close(self) -> None:
-        """With everything that was not accepted, and what it brought."""
+        """Close, including connections that were not accepted and their files."""
         if not self._refuses_files and self.fileno() >= 0:
             with suppress(OSError):
                 self.setblocking(False)
@@ -48,10 +48,10 @@ class GuestListener(socket.socket):
 
 
 class GuestSocket(socket.socket):
-    """A connection on which files may come."""
+    """A connection on which files may arrive."""
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
-        """As of any socket; ConnectionAbortedError when files came."""
+        """Like that of any socket; raises ConnectionAbortedError if files arrived."""
         data, brought, flags, _ = self.recvmsg(size, _ROOM, flags)
         if brought or flags & socket.MSG_CTRUNC:
             files = b"".join(content[: len(content) // _FILE * _FILE] for _, _, content in brought)
@@ -60,9 +60,9 @@ class GuestSocket(socket.socket):
         return data
 
     def close(self) -> None:
-        """With what is unread."""
+        """Close, including files in unread data."""
         if self.fileno() >= 0:
-            # Nothing comes after this; what has come must not be left to the kernel.
+            # Nothing arrives after this. Files that have arrived must not be closed by the kernel here.
             with suppress(OSError):
                 self.shutdown(socket.SHUT_RDWR)
             self._empty()
@@ -88,7 +88,7 @@ def _refuse_files(connection: socket.socket) -> bool:
 
 
 def _close(files: tuple[int, ...]) -> None:
-    """For a thread: each of these steps may wait for the guest."""
+    """Runs in a thread, since each step may block on the guest."""
     for file in files:
         with suppress(OSError):
             found = socket.socket(fileno=file)

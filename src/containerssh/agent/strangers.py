@@ -1,4 +1,4 @@
-"""Whoever connects to where agents are expected, until a ticket has been shown: bounded in number, time and bytes."""
+"""Connections to the agents' port that have not presented a ticket: limited in number, time and bytes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from containerssh.agent.codec import DIRECT_PREAMBLE, TICKET_SIZE
 
 _BACKLOG = 512
 _MAX_STRANGERS = 128
-"""Connections that have not shown a ticket; for one more the oldest goes."""
+"""The most connections without a ticket; for one more, the oldest is closed."""
 _LIMIT = 3.0
-"""Seconds for showing it."""
+"""Seconds to present it."""
 _ACCEPTED_AT_ONCE = 16
 _WANTED = len(DIRECT_PREAMBLE) + TICKET_SIZE
-# Between two tries to accept while the system refuses.
+# The pause between attempts to accept while the system refuses.
 _PAUSE = 0.1
 _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Strangers:
     """
-    Accepts connections while :attr:`wanted`, and gives each that has said its preamble and TICKET_SIZE bytes more to
-    *known*, whose it is from then on. All others are closed without a word. No byte beyond the ticket is read.
+    Accepts connections while :attr:`wanted`. After the preamble and TICKET_SIZE bytes, a connection is passed to
+    *known*, which owns it from then on. Others are closed without a reply. Nothing beyond the ticket is read.
     """
 
     def __init__(self, listener: socket.socket, known: Callable[[bytes, socket.socket], None]) -> None:
-        """*listener* belongs to this from now on."""
+        """Takes over *listener*."""
         self.port: int = listener.getsockname()[1]
         self._listener = listener
         self._known = known
@@ -41,7 +41,7 @@ class Strangers:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody is let in. What comes else is the kernel's, up to the listener's backlog."""
+        """Whether connections are accepted. Others wait in the kernel, up to the listener's backlog."""
         return self._accepting
 
     @wanted.setter
@@ -60,7 +60,7 @@ class Strangers:
             self._dismiss(stranger)
 
     def close(self) -> None:
-        """Listen no more, and send everybody away."""
+        """Stop listening, and close all connections without a ticket."""
         self.wanted = False
         self._listener.close()
 
@@ -75,7 +75,7 @@ class Strangers:
                     self._loop.remove_reader(self._listener)
                     self._pause = self._loop.call_later(_PAUSE, self._go_on)
                     return
-                # One that has left already.
+                # The client has gone already.
                 continue
             self._admit(connection)
 
@@ -137,11 +137,11 @@ class _Stranger:
 
 def listening_socket(host: str, ports: Iterable[int]) -> socket.socket:
     """
-    A socket that listens on the numeric address *host*, at the first of *ports* that is free (0: any); ``::`` stands
-    for IPv4 as well.
+    A socket that listens on the numeric address *host*, at the first of *ports* that is free (0: any); ``::`` includes
+    IPv4.
 
     Raises:
-        OSError: none is, or the address is not ours.
+        OSError: no port is free, or the machine does not have the address.
     """
     failure: OSError | None = None
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,4 +1,4 @@
-"""How frames and streams get to the agent: what the two ways have in common, and the multiplexed one."""
+"""Transports of frames and streams: the common interface, and the multiplexed transport."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from containerssh.core.flag import Flag
 from containerssh.core.streams import CHUNK, ByteReader, ByteStream, ByteWriter
 
 MAX_NOISE = 64 * 1024
-"""How much an image's entrypoint may print before the agent speaks."""
+"""How many bytes an image's entrypoint may print before the agent's preamble."""
 _MAX_STREAMS = 2048
-# A guest can send one byte in each: half a millisecond's work, after which others have their turn.
+# Guests can send frames of one byte each. This many take half a millisecond; then other tasks run.
 _FRAMES_PER_TURN = 256
 _MOST_IDS = 0xFFFFFFFF
 
@@ -34,19 +34,19 @@ class Expected(ABC):
     """A stream that a request has announced. Open it or abandon it."""
 
     reference: bytes
-    """How the request names it."""
+    """The stream as a request names it."""
 
     @abstractmethod
     async def opened(self) -> ByteStream:
-        """The stream, once it is there. Raises :class:`ConnectionError` when the link breaks."""
+        """The stream, once it is open. Raises :class:`ConnectionError` if the link breaks."""
 
     @abstractmethod
     def abandon(self) -> None:
-        """Nobody wants it any more; safe after it was opened, which closes it."""
+        """Give the stream up. If it is open already, this closes it."""
 
 
 class Transport(ABC):
-    """A connection to an agent, from its preamble on."""
+    """A connection to an agent, after the preamble."""
 
     def __init__(self, reader: ByteReader, writer: ByteWriter, *, noise: int) -> None:
         self._reader = reader
@@ -60,7 +60,7 @@ class Transport(ABC):
         The next control frames.
 
         Raises:
-            ProtocolError: the agent does not keep to the protocol.
+            ProtocolError: the agent violated the protocol.
             BackendError: the connection ended.
         """
         while True:
@@ -106,7 +106,7 @@ class Transport(ABC):
 
     @abstractmethod
     def _deliver(self, frame: Frame) -> bool:
-        """Take a frame that belongs to a stream; False: it is a control frame."""
+        """Process a frame of a stream; False if it is a control frame."""
 
     @abstractmethod
     def close(self) -> None:
@@ -114,16 +114,16 @@ class Transport(ABC):
 
 
 def lost(explanation: str) -> BackendError:
-    """The link is gone, and with it whatever ran there."""
+    """The link has ended, and with it all programs."""
     return BackendError(AgentCode.LINK_BROKEN, explanation, user_message="The connection to the container was lost.")
 
 
 class FramedTransport(Transport):
     """
-    Everything through one pair of byte streams.
+    Multiplexes control frames and streams over one pair of byte streams.
 
-    Credits bound what each stream may have under way, so that a slow reader delays nobody else and holds no more than
-    one window of memory.
+    Credits limit the data in flight of each stream, so a slow reader does not delay other streams and uses at most one
+    window of memory.
     """
 
     def __init__(self, reader: ByteReader, writer: ByteWriter) -> None:
@@ -173,7 +173,7 @@ class _FramedExpected(Expected):
 
 
 class FramedStream(ByteStream):
-    """One stream of many; known to the transport until each side has sent its CLOSE."""
+    """A multiplexed stream. It stays in the transport's table until both sides have sent CLOSE."""
 
     def __init__(self, transport: FramedTransport, identity: int) -> None:
         self.identity = identity
@@ -196,7 +196,7 @@ class FramedStream(ByteStream):
         data = bytes(self._received[:CHUNK])
         del self._received[:CHUNK]
         self._consumed += len(data)
-        # Half a window at a time: a message for every read would double the traffic of small ones.
+        # Half a window at a time: a frame for each read would double the traffic of small reads.
         if self._consumed >= WINDOW // 2 and not (self._got_eof or self._got_close or self._sent_close):
             self._post(FrameType.CREDIT, pack_word(self._consumed))
             self._consumed = 0
@@ -240,7 +240,7 @@ class FramedStream(ByteStream):
         self._wake()
 
     def deliver(self, frame: Frame) -> None:
-        """Take a frame off the link; raises ProtocolError."""
+        """Process a frame of this stream; raises ProtocolError."""
         if self._got_close or (self._got_eof and frame.type in (FrameType.DATA, FrameType.EOF)):
             raise broken(f"sent a message for stream {self.identity} after its end")
         match frame.type:
@@ -264,7 +264,7 @@ class FramedStream(ByteStream):
         if not data or len(self._received) + self._consumed + len(data) > WINDOW:
             raise broken(f"sent more on stream {self.identity} than it was asked for, or nothing at all")
         if self._sent_close:
-            # Counted all the same, so that an agent cannot go on for ever.
+            # Counted all the same, so that an agent cannot continue forever.
             self._consumed += len(data)
         else:
             self._received += data
