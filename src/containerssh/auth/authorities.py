@@ -1,4 +1,4 @@
-"""Authorities that the configuration trusts to sign users' certificates, and whose certificate is whose."""
+"""Trusted certificate authorities for users, and the mapping of principals to users."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from containerssh.keys.public import check_public_key
 logger = logging.getLogger(__name__)
 
 MOST_LINES = 10_000
-"""Of a file of principals."""
+"""The maximum size of a file of principals."""
 
 
 class Authorities:
@@ -35,7 +35,7 @@ class Authorities:
         Read the authorities' keys.
 
         Raises:
-            ValueError: a key is none; :meth:`CertificatesConfig.problems` has told.
+            ValueError: a key is invalid; :meth:`CertificatesConfig.problems` reports it first.
         """
         self._config = config
         texts = "\n".join(source for source in config.trusted_user_ca_keys if is_key_text(source))
@@ -47,12 +47,12 @@ class Authorities:
         ]
         for file in self._files:
             file.read()
-        # Files of principals that others can write to.
+        # Files of principals that other users can write to.
         self._told: set[Path] = set()
         self._rights = Restrictions(touch_required=not config.allow_no_touch)
 
     async def trust(self, authority: bytes) -> bool:
-        """Whether the key with this wire encoding is one of theirs."""
+        """Whether this wire encoding is the key of a trusted authority."""
         if authority in self._fixed:
             return True
         for file in self._files:
@@ -61,7 +61,7 @@ class Authorities:
         return False
 
     async def entries(self, authority: bytes, username: str) -> Sequence[AuthorizedKey]:
-        """The certificates of *authority* that are this user's: a line ``cert-authority`` for each way to say so."""
+        """Which certificates of *authority* this user may use, as ``cert-authority`` lines."""
         entry = self.entry(authority, (username,))
         if self._config.authorized_principals_file:
             path = _path(self._config.authorized_principals_file, username)
@@ -73,7 +73,7 @@ class Authorities:
         return (replace(entry, principals=tuple(name.replace("%u", username) for name in principals)),)
 
     def entry(self, authority: bytes, principals: tuple[str, ...]) -> AuthorizedKey:
-        """The certificates of *authority* that name one of *principals*."""
+        """A line for the certificates of *authority* with one of *principals*."""
         key = PublicKey(check_public_key(authority), authority)
         return AuthorizedKey(key, restrictions=self._rights, is_authority=True, principals=principals)
 
@@ -82,7 +82,7 @@ class Authorities:
         try:
             content = file.changed() or b""
         except ConfigError as exc:
-            # Who has no file has no principals, and that is nothing to tell.
+            # A user without a file has no principals; that is no error.
             if not isinstance(exc.__cause__, FileNotFoundError):
                 _tell(path, f"{exc}; nobody has the principals in it")
             return ()
@@ -109,7 +109,7 @@ def _parse_authorities(content: bytes) -> frozenset[bytes]:
 
 
 def _path(pattern: str, username: str) -> Path | None:
-    """The user's file; None for a name that could lead to another folder, or to another user's file."""
+    """The path of the user's file; None for a name that could lead to another folder or another user's file."""
     if "/" in username or "\0" in username or username in (".", ".."):
         return None
     return Path("%".join(piece.replace("%u", username) for piece in pattern.split("%%")))

@@ -1,4 +1,4 @@
-"""The config server: what each login gets (``webhooks.md`` section 5.2)."""
+"""The config server, which configures each login (``webhooks.md`` section 5.2)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _PATIENCE = timedelta(seconds=60)
 
 @dataclass(frozen=True)
 class ConfigAnswer:
-    """What the config server said about a login."""
+    """The config server's response for a login."""
 
     login: Login
-    """The login with the answer's metadata, environment, files and authenticated name merged in."""
+    """The login with the response's metadata, environment, files and authenticated name merged in."""
     config: Mapping[str, object] | None = field(repr=False)
-    """A part of the configuration as JSON has it, not yet validated; None: the file's holds."""
+    """A part of the configuration as JSON, not yet validated; None: no changes to the file's."""
     overlay: bool
-    """Whether *config* is merged by presence; otherwise its zero values mean nothing, as a Go server sends them."""
+    """Whether *config* is merged by presence; otherwise zero values are ignored, since Go servers always send them."""
 
 
 class ConfigServer:
@@ -44,11 +44,11 @@ class ConfigServer:
 
     async def ask(self, login: Login) -> ConfigAnswer:
         """
-        What *login* gets. Sensitive entries are kept back unless ``transmitSensitiveMetadata`` is on.
+        The response for *login*. Sensitive entries are sent only with ``transmitSensitiveMetadata``.
 
         Raises:
             BackendError: the server did not answer within 60 s.
-            ConfigError: its answer has another form than it must have.
+            ConfigError: its response is malformed.
         """
         labels: dict[str, LabelValue] = {"connectionId": login.connection_id, "username": login.username}
         exchange = Exchange(
@@ -75,7 +75,7 @@ class ConfigServer:
 
 @asynccontextmanager
 async def open_config_server(config: ConfigServerConfig) -> AsyncIterator[ConfigServer]:
-    """A config server's client for the server's life; its connections are closed at the end."""
+    """A config server's client for the lifetime of the server; its connections are closed at the end."""
     async with open_http_client(config) as client:
         yield ConfigServer(config, client)
 

@@ -1,7 +1,7 @@
-"""A helper process for libraries that read what strangers send: they crash, hang and fill memory there.
+"""A helper process that isolates libraries which parse untrusted input and might crash, hang or fill the memory.
 
-The helper makes a child for each attempt (:mod:`.worker` is its own side). A child costs its own attempt alone, and
-ends when its socket is dropped. A helper that died is started again. Each message is one packet of JSON.
+The helper forks a child for each attempt (:mod:`.worker` is its side). A failing child affects only its own attempt. A
+child ends when its socket is closed. A helper that died is restarted. Each message is one packet of JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _END_LIMIT = 5.0
 
 
 class Child:
-    """An attempt's child; made by :meth:`HelperProcess.child`."""
+    """The child of one attempt; created by :meth:`HelperProcess.child`."""
 
     def __init__(self, connection: socket.socket, libraries: str) -> None:
         self._connection = connection
@@ -39,7 +39,7 @@ class Child:
 
     async def ask(self, order: Mapping[str, object]) -> Any:
         """
-        Send *order*; the answer, any JSON.
+        Send *order* and return the answer, any JSON.
 
         Raises:
             AuthUnavailable: the child has ended.
@@ -51,7 +51,7 @@ class Child:
         return await self.answer()
 
     async def answer(self) -> Any:
-        """The next answer; raises as :meth:`ask`."""
+        """The next answer; raises like :meth:`ask`."""
         try:
             return json.loads(await asyncio.get_running_loop().sock_recv(self._connection, PACKET))
         except (OSError, ValueError, RecursionError) as exc:
@@ -68,10 +68,10 @@ class HelperProcess(ABC):
     libraries: ClassVar[str]
     """What it is for, in messages; also the name of the extra in lower case."""
     worker: ClassVar[str]
-    """The module with ``main(descriptor, *arguments)``, the helper's whole life."""
+    """The module with ``main(descriptor, *arguments)``, which the helper runs."""
 
     def __init__(self, children: int) -> None:
-        """At most so many *children* at the same time; others wait."""
+        """The maximum number of *children* at the same time; further attempts wait."""
         self._places = asyncio.Semaphore(children)
         self._starting = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
@@ -80,12 +80,12 @@ class HelperProcess(ABC):
     @property
     @abstractmethod
     def arguments(self) -> Sequence[str]:
-        """For its ``main``, after the descriptor; no secrets, for everybody on the machine can read them."""
+        """Arguments of ``main`` after the descriptor; no secrets, since every user of the machine can read them."""
 
     @property
     @abstractmethod
     def environment(self) -> Mapping[str, str]:
-        """All of its environment."""
+        """Its complete environment."""
 
     def greeted(self, greeting: Any) -> None:
         """
@@ -100,7 +100,7 @@ class HelperProcess(ABC):
         Start it.
 
         Raises:
-            ConfigError: it has not what it needs.
+            ConfigError: its libraries or settings cannot be used.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
@@ -172,7 +172,7 @@ class HelperProcess(ABC):
             self._socket = None
 
     async def close(self) -> None:
-        """End it, and wait until it is gone."""
+        """Terminate it, and wait until it has ended."""
         self._close_socket()
         if self._process is None:
             return

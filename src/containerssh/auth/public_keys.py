@@ -1,4 +1,4 @@
-"""Public keys and certificates: what holds whoever judges them, and what trusted authorities have signed."""
+"""Checks of public keys and certificates that apply to every method, and certificates of trusted authorities."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ logger = logging.getLogger(__name__)
 
 class PublicKeys:
     """
-    Refuses what is revoked, judges certificates of trusted authorities, and leaves all else to another authenticator.
+    Refuses revoked keys, checks certificates of trusted authorities, and passes the rest to another authenticator.
     """
 
     def __init__(
         self, config: PublicKeyAuthConfig, others: PublicKeyAuthenticator | None, users: UsersFile | None = None
     ) -> None:
-        """*others* judges what no trusted authority has signed; with *users* only they can log in."""
+        """*others* checks what no trusted authority has signed. With *users*, only these users can log in."""
         self._others = others
         self._users = users
         self._rules = config.security_keys
@@ -45,11 +45,11 @@ class PublicKeys:
 
     async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
         """
-        The login that *key* earns once the client has proved that it holds it.
+        The login with *key*, once the client has proved that it holds the private key.
 
         Raises:
-            AuthFailed: it is revoked, or not good enough.
-            AuthUnavailable: nobody can tell whether it is revoked, or there is nobody to ask.
+            AuthFailed: it is revoked or not accepted.
+            AuthUnavailable: the revocation list or the authenticator is not available.
         """
         certificate = certificate_of(key)
         await self._check_revoked(key, certificate)
@@ -80,7 +80,7 @@ class PublicKeys:
         except AuthFailed:
             if self._users is None:
                 raise
-            # The same authority may stand in a line of the user's own, with other principals.
+            # A line of the user's own may contain the same authority with other principals.
             try:
                 return await self._users.authenticate_public_key(attempt, key)
             except AuthFailed:

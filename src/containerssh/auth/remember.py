@@ -1,4 +1,4 @@
-"""A key that stands in for keyboard-interactive authentication for a while (``auth.remember``)."""
+"""Keys that replace keyboard-interactive authentication for a period (``auth.remember``)."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from containerssh.core.metadata import AuthAttempt, Login, Restrictions, Texts, 
 logger = logging.getLogger(__name__)
 
 _CLOCKS_DIFFER = 60.0
-"""Seconds that the clock may have been put back."""
+"""Seconds by which the clock may have been set back."""
 
 
 class Memory:
-    """Remembers what answered questions have earned, under the key that was proved on the same connection."""
+    """Remembers the result of answered questions for the key that was used on the same connection."""
 
     def __init__(
         self, config: RememberConfig, store: Store, context: str, *, clock: Callable[[], float] = time.time
     ) -> None:
-        """*context* says who asks the questions: what one has earned does not count with another."""
+        """*context* identifies the configuration of the questions; entries are valid for the same one only."""
         self._config = config
         self._store = store
         self._context = context
         self._clock = clock
 
     async def recall(self, login: Login, key: PublicKey) -> Login | None:
-        """What the questions would earn the user of *login*; None if they have to be asked. Never raises."""
+        """The remembered result of the questions for *login*; None if they have to be asked. Never raises."""
         try:
             found = await asyncio.to_thread(self._store.find, self._subject(login, key))
         except StoreUnusable as exc:
@@ -59,11 +59,11 @@ class Memory:
 
     async def keep(self, before: Login, login: Login, key: PublicKey) -> None:
         """
-        The questions have earned *login*, after other methods have earned *before*, and nobody has objected. Sensitive
-        values are not kept, nor files. Never raises.
+        Remember what the questions have added to *login*, compared with *before*, after the login was authorized.
+        Sensitive values and files are not stored. Never raises.
         """
         if login.restrictions != Restrictions() or login.config_overlay:
-            # A stand-in without them would be allowed more.
+            # A remembered login without them would have more rights.
             return
         now = self._clock()
         content = Remembered(
@@ -86,7 +86,7 @@ class Memory:
             logger.warning(Event(AuthCode.REMEMBER_FAILED, text, username=login.username))
 
     async def forget(self, login: Login, key: PublicKey) -> None:
-        """The questions must be asked again. Never raises."""
+        """Forget the key, so that the questions are asked again. Never raises."""
         try:
             await asyncio.to_thread(self._store.forget, self._subject(login, key))
         except StoreUnusable as exc:
@@ -98,21 +98,21 @@ class Memory:
         return found.since - _CLOCKS_DIFFER <= now < ends
 
     def _subject(self, login: Login, key: PublicKey) -> Subject:
-        # A certificate is renewed often, the key in it is not; the new one has been judged by itself.
+        # Certificates are renewed often, but their keys are not; the new certificate has been checked itself.
         certificate = certificate_of(key)
         address = login.remote_address.host if self._config.bind_address else ""
         return Subject(login.username, certificate.key if certificate else key.blob, address, self._context)
 
 
 class AnyKey:
-    """Judges no key: whoever holds one may go on to the questions, and be remembered by it."""
+    """Accepts any key as the first method; questions must follow, whose result is remembered for the key."""
 
     async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
         """
-        A login that vouches for nobody.
+        A login without an authenticated name.
 
         Raises:
-            AuthFailed: it is a certificate, which nobody has judged.
+            AuthFailed: it is a certificate, which no authority has been trusted for.
         """
         if certificate_of(key):
             raise AuthFailed(AuthCode.FAILED, "certificates are for trusted authorities to judge")
@@ -121,10 +121,10 @@ class AnyKey:
 
 def open_memory(auth: AuthConfig, state: Path) -> Memory:
     """
-    The memory in the folder *state*, shared by all processes there. Blocks.
+    The store in the folder *state*, shared by all its processes. Blocks.
 
     Raises:
-        ConfigError: the folder in it is not ours.
+        ConfigError: others can access the folder in it.
     """
     store = Store(state / "remembered")
     store.check()

@@ -1,8 +1,8 @@
-"""Which keys stand in for keyboard-interactive authentication, and until when: the store.
+"""The store of remembered keys.
 
-It is a file that all processes of a server share, and that outlives them. Without the secret beside it, it tells
-nothing: names are authentication codes (HMAC), and what belongs to one is sealed (AES-GCM) for that name alone, so that
-it cannot be altered, prolonged or given to another user or key.
+It is a persistent file that all processes of a server share. Without the secret beside it, the file reveals nothing:
+names are stored as HMACs, and contents are encrypted and authenticated (AES-GCM) together with their name, so they
+cannot be modified, extended or moved to another user or key.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from containerssh.core.messages import Event
 logger = logging.getLogger(__name__)
 
 MOST_ENTRIES = 10_000
-"""In all; the oldest go."""
+"""The maximum in total; the oldest are discarded."""
 
 MOST_OF_A_USER = 32
-"""Of one user; the oldest go."""
+"""The maximum per user; the oldest are discarded."""
 
 LARGEST_ENTRY = 64 * 1024
-"""Bytes; what is larger is not remembered."""
+"""Bytes; larger contents are not stored."""
 
 _SECRET_BYTES = 32
 _NONCE_BYTES = 12
@@ -50,20 +50,20 @@ _TABLE = (
 
 
 class StoreUnusable(ContainerSSHError):
-    """Nobody can tell who is remembered."""
+    """The store cannot be read or written."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Whom something is remembered of."""
+    """The user, key and context that an entry is valid for."""
 
     username: str
     key: bytes
     """The public key (RFC 4253 section 6.6)."""
     address: str
-    """The only one that it holds for; empty for any."""
+    """The only client address that it is valid for; empty: any."""
     context: str
-    """Who has asked the questions."""
+    """The configuration of the questions."""
 
     def encoded(self) -> bytes:
         """Different for different subjects."""
@@ -78,7 +78,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Remembered:
-    """What answered questions have earned."""
+    """What answered questions have added to a login."""
 
     username: str
     authenticated_username: str
@@ -110,10 +110,10 @@ class Store:
 
     def check(self) -> None:
         """
-        Look whether the folder is ours, if there is one; it is made when there is something to remember.
+        Check that only this user can access the folder, if it exists. It is created with the first entry.
 
         Raises:
-            ConfigError: it is not.
+            ConfigError: others can access it.
         """
         try:
             if os.path.lexists(self._folder):
@@ -123,10 +123,10 @@ class Store:
 
     def find(self, subject: Subject) -> Remembered | None:
         """
-        What is remembered of *subject*; the caller looks at the times.
+        The entry of *subject*; the caller checks its times.
 
         Raises:
-            StoreUnusable: nobody can tell.
+            StoreUnusable: it cannot be read.
         """
         secret = self._secret()
         if secret is None:
@@ -145,7 +145,7 @@ class Store:
         Remember *content*, and forget what has expired; False if it is too large.
 
         Raises:
-            StoreUnusable: that cannot be done.
+            StoreUnusable: it cannot be written.
         """
         with _unusable(self._folder):
             make_private(self._folder)
@@ -172,7 +172,7 @@ class Store:
         return True
 
     def forget(self, subject: Subject) -> None:
-        """Whatever is remembered of *subject*; raises as :meth:`find`."""
+        """Forget the entries of *subject*; raises like :meth:`find`."""
         if secret := self._secret():
             with self._opened() as database:
                 database.execute("DELETE FROM entries WHERE name = ?", (_mac(secret, b"entry", subject.encoded()),))
@@ -197,10 +197,10 @@ class Store:
 
     def revoke_all(self) -> int:
         """
-        Forget everything, also what somebody has a copy of: the secret is another one from now on.
+        Forget everything. The secret is replaced, so that copies of the file are useless as well.
 
         Raises:
-            StoreUnusable: that cannot be done.
+            StoreUnusable: it cannot be written.
         """
         with _unusable(self._folder):
             self._secret_file.unlink(missing_ok=True)
@@ -211,7 +211,7 @@ class Store:
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
-        # Each time anew: the file may be removed at any time, to forget everything.
+        # For each call, since the file may be removed at any time to forget everything.
         with _unusable(self._folder):
             database = sqlite3.connect(self._entries_file, timeout=self._patience, isolation_level=None)
             with closing(database):
@@ -220,7 +220,7 @@ class Store:
                 yield database
 
     def _secret(self) -> bytes | None:
-        """The secret; None if there is none, and so nothing that could be read."""
+        """The secret; None if there is none, so that nothing can be read."""
         with _unusable(self._folder):
             try:
                 secret = self._secret_file.read_bytes()
@@ -270,7 +270,7 @@ def _seal(secret: bytes, name: bytes, content: Remembered) -> bytes:
 
 
 def _unseal(secret: bytes, name: bytes, sealed: object) -> Remembered | None:
-    """None for what was not sealed with this secret, for this name."""
+    """None if it was not encrypted with this secret for this name."""
     if not isinstance(sealed, bytes) or not isinstance(name, bytes) or len(sealed) <= _NONCE_BYTES:
         return None
     try:

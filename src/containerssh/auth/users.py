@@ -32,14 +32,14 @@ from containerssh.keys.certificate import Certificate
 logger = logging.getLogger(__name__)
 
 LONGEST_PASSWORD = 1024
-"""Bytes; longer ones are wrong without being looked at."""
+"""Bytes; longer passwords are refused without being checked."""
 
 MOST_WAITING = 128
-"""Passwords that may wait to be judged; who comes after them is told that nobody can judge."""
+"""How many passwords may wait to be checked; further ones are AuthUnavailable."""
 
 
 class UsersFile:
-    """Judges passwords and public keys by the users file."""
+    """Checks passwords and public keys with the users file."""
 
     def __init__(
         self,
@@ -50,11 +50,11 @@ class UsersFile:
         codes: bool = False,
     ) -> None:
         """
-        Read the file; *check_config* judges each user's part of the configuration, *methods* are those that somebody
-        judges, and *codes* says whether keyboard-interactive asks for the users' one-time codes.
+        Read the file. *check_config* validates each user's configuration, *methods* are the configured methods, and
+        *codes* says whether keyboard-interactive asks for the users' one-time codes.
 
         Raises:
-            ConfigError: it cannot be read, or something in it cannot be used; the text names all of it.
+            ConfigError: the file cannot be read, or has mistakes; the text names all of them.
         """
         self._path = path
         self._check_config = check_config
@@ -76,7 +76,7 @@ class UsersFile:
 
         Raises:
             AuthFailed: there is none.
-            AuthUnavailable: too many passwords are waiting to be judged.
+            AuthUnavailable: too many passwords are waiting to be checked.
         """
         users = await self._now()
         user = users.by_name.get(attempt.username)
@@ -86,7 +86,7 @@ class UsersFile:
 
     async def suppose_password(self, attempt: AuthAttempt) -> Login:
         """
-        The login that the right password would earn; no client gets here.
+        The login that the right password would result in, for ``config explain``.
 
         Raises:
             AuthFailed: this user has none.
@@ -96,11 +96,11 @@ class UsersFile:
 
     async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
         """
-        The login that *key* earns under this name, with the restrictions of the first line that fits; for a certificate
-        one with the key of its authority.
+        The login with *key* under this name, with the restrictions of the first matching line; for a certificate, of
+        the first line with its authority's key.
 
         Raises:
-            AuthFailed: no line fits.
+            AuthFailed: no line matches.
         """
         user = (await self._now()).by_name.get(attempt.username)
         keys = await self._keys_of(user) if user else ()
@@ -119,11 +119,11 @@ class UsersFile:
         self, attempt: AuthAttempt, certificate: Certificate, entries: Collection[AuthorizedKey]
     ) -> Login:
         """
-        The login that a certificate of a trusted authority earns under this name, with the restrictions of the first of
-        *entries* that fits.
+        The login with a certificate of a trusted authority under this name, with the restrictions of the first matching
+        entry of *entries*.
 
         Raises:
-            AuthFailed: none fits, or there is no such user.
+            AuthFailed: none matches, or there is no such user.
         """
         user = (await self._now()).by_name.get(attempt.username)
         if user is None:
@@ -131,25 +131,25 @@ class UsersFile:
         return self._login_by_certificate(attempt, user, certificate, entries)
 
     async def principals_of(self, username: str) -> tuple[str, ...]:
-        """The principals that the file gives this user; none of one who does not exist."""
+        """This user's principals in the file; none for an unknown user."""
         user = (await self._now()).by_name.get(username)
         return user.principals if user else ()
 
     async def keys_of(self, username: str) -> Collection[AuthorizedKey]:
-        """The keys of this user, in the order in which they are looked at; none of one who does not exist."""
+        """This user's keys, in the order in which they are checked; none for an unknown user."""
         user = (await self._now()).by_name.get(username)
         return await self._keys_of(user) if user else ()
 
     @property
     def chains(self) -> Collection[Chain]:
-        """The methods that must succeed one after another, of all users together."""
+        """The lists of methods that must succeed in sequence, of all users together."""
         return self._users.chains
 
     async def chains_of(self, username: str, others: frozenset[Chain]) -> Collection[Chain]:
         """
-        Those of this user; *others* for one who has none of their own, or does not exist. Who has a secret for one-time
-        codes is asked for one in any case. Of a name that is nobody's here, but a user's in another spelling, that
-        user's hold: whoever else judges methods may take both for the same.
+        The lists of this user, or *others* if the user has none or is unknown. A user with a secret for one-time codes
+        is always asked for a code. If an unknown name is another spelling of a known user's, that user's lists apply:
+        other authenticators may treat both as the same name.
         """
         users = await self._now()
         user = users.by_name.get(username)
@@ -161,17 +161,17 @@ class UsersFile:
         return found
 
     async def code_counts(self, given: str, name: str) -> bool:
-        """Not if both have secrets for codes, and different ones."""
+        """False if both have secrets for codes, and these differ."""
         secret = await self.code_of(name)
         return secret is None or secret == await self.code_of(given)
 
     async def code_of(self, username: str) -> TOTP | None:
-        """What this user's one-time codes are computed from; None for one who has none, or does not exist."""
+        """This user's secret for one-time codes; None without one, and for an unknown user."""
         user = (await self._now()).by_name.get(username)
         return user.totp if user else None
 
     def close(self) -> None:
-        """Nobody asks any more."""
+        """Release everything; there are no further requests."""
         self._judges.shutdown(wait=False)
 
     async def _judge(self, judge: PasswordHash, password: bytes) -> bool:
@@ -216,7 +216,7 @@ class UsersFile:
         return AuthFailed(AuthCode.FAILED, reason)
 
     async def _now(self) -> Users:
-        """As :meth:`_current`; in a thread, which costs more than a look, where there may be something to wait for."""
+        """Like :meth:`_current`; in a thread, which costs more than the check itself, if reading may block."""
         if self._lock.acquire(blocking=False):
             try:
                 if self._file.unchanged():
@@ -226,7 +226,7 @@ class UsersFile:
         return await asyncio.to_thread(self._current)
 
     def _current(self) -> Users:
-        """What the file says now; what it said before if it cannot be used now."""
+        """The current content of the file, or the last valid content."""
         with self._lock:
             try:
                 if (content := self._file.changed()) is not None:
@@ -251,7 +251,7 @@ class UsersFile:
         return user.keys + await asyncio.to_thread(self._read_keys, user.key_file)
 
     def _read_keys(self, path: Path) -> tuple[AuthorizedKey, ...]:
-        """The usable keys of a key file. Its owner may be the user: a mistake in it must cost nobody else."""
+        """The usable keys of a key file. The user may own it, so a mistake in it must not affect other users."""
         with self._lock:
             file, keys = self._key_files.get(path) or (WatchedFile(path), ())
             try:
@@ -269,12 +269,12 @@ class UsersFile:
                 if entry := parse_authorized_key(line):
                     yield replace(entry, place=f"line {number} of {path}")
             except UnusableLine as exc:
-                # Not its text: the file may be its user's, and a link to one that only we may read.
+                # Not its text: the user may own the file and replace it by a link to one that only the server can read.
                 text = f"Line {number} of {path} lets nobody in: {exc.kind}"
                 self._tell(logging.WARNING, AuthCode.USERS_FILE_FAILED, text)
 
     def _tell(self, level: int, code: AuthCode, text: str) -> None:
-        # Outside the scope of the login that happened to notice.
+        # Outside the log scope of the login that noticed the change.
         Context().run(logger.log, level, Event(code, text, file=str(self._path)))
 
     def _parse(self, content: bytes) -> Users:
@@ -283,7 +283,7 @@ class UsersFile:
         users, findings = read_users(content, self._path, self._check_config, self._methods, codes=self._codes)
         if findings:
             raise ConfigErrors(AuthCode.CONFIG_ERROR, f"Invalid users file {self._path}", findings)
-        # A hash that costs as much as those of most users.
+        # A hash with the parameters of most users.
         hashes = [user.password for user in users.values() if user.password]
         kinds = Counter(_cost(judge) for judge in hashes)
         usual = kinds.most_common(1)[0][0] if kinds else None
@@ -296,6 +296,6 @@ def _labels(attempt: AuthAttempt, kind: str) -> dict[str, LabelValue]:
 
 
 def _cost(judge: PasswordHash) -> str:
-    """What the time to judge depends on: the kind of hash and its parameters."""
+    """The kind of hash and its parameters, on which the duration of a check depends."""
     kind, _, rest = judge.text[1:].partition("$")
     return f"{kind}${rest.partition('$')[0]}" if not kind.startswith("argon2") else f"{kind}${rest.rsplit('$', 2)[0]}"

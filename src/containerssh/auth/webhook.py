@@ -1,4 +1,4 @@
-"""Passwords, public keys and finished logins judged by the administrator's webhook (``webhooks.md``)."""
+"""The webhooks for passwords, public keys and authorization (``webhooks.md``)."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class WebhookAuthenticator:
         Ask about a password.
 
         Raises:
-            AuthFailed: the webhook said no.
-            AuthUnavailable: it did not answer, or not in a way that makes sense.
+            AuthFailed: the webhook refused.
+            AuthUnavailable: there was no valid response.
         """
         encoded = base64.b64encode(password).decode()
         return await self._ask(attempt, "password", "Password", passwordBase64=encoded)
 
     async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
-        """Ask about a key, or a certificate, before the client proves that it holds it; raises as above."""
+        """Ask about a key or certificate, before the client proves that it holds the private key; raises as above."""
         return await self._ask(attempt, "pubkey", "Public key", publicKey=key.authorized_key)
 
     async def _ask(self, attempt: AuthAttempt, kind: str, name: str, **credential: str) -> Login:
@@ -81,7 +81,7 @@ class WebhookAuthenticator:
 
 
 class WebhookAuthorizer:
-    """Asks the webhook about each login whose credentials proved right; see :func:`open_authorizer`."""
+    """Asks the webhook about each authenticated login; see :func:`open_authorizer`."""
 
     def __init__(self, config: WebhookConfig, client: HTTPClient) -> None:
         self._config = config
@@ -89,11 +89,11 @@ class WebhookAuthorizer:
 
     async def authorize(self, login: Login) -> Login:
         """
-        *login* with what the webhook adds. It keeps the name that authentication vouches for unless the answer has one.
+        *login* with what the webhook adds. It keeps its authenticated name unless the response has one.
 
         Raises:
-            AuthFailed: the webhook said no.
-            AuthUnavailable: it did not answer, or not in a way that makes sense.
+            AuthFailed: the webhook refused.
+            AuthUnavailable: there was no valid response.
         """
         check_name(login)
         labels: dict[str, LabelValue] = {
@@ -134,13 +134,13 @@ class WebhookAuthorizer:
 
 @asynccontextmanager
 async def open_webhook(config: WebhookConfig) -> AsyncIterator[WebhookAuthenticator]:
-    """An authenticator for the server's life; its connections are closed at the end."""
+    """An authenticator for the lifetime of the server; its connections are closed at the end."""
     async with open_http_client(config) as client:
         yield WebhookAuthenticator(config, client)
 
 
 @asynccontextmanager
 async def open_authorizer(config: WebhookConfig) -> AsyncIterator[WebhookAuthorizer]:
-    """The authorization webhook for the server's life; its connections are closed at the end."""
+    """The authorization webhook for the lifetime of the server; its connections are closed at the end."""
     async with open_http_client(config) as client:
         yield WebhookAuthorizer(config, client)

@@ -1,6 +1,6 @@
-"""The own side of a helper process (:mod:`.helper`): a child for each socket that the gateway passes on.
+"""The helper's side of :mod:`.helper`: forks a child for each socket that the gateway passes.
 
-It imports little, for a child is a copy of it.
+It imports little, because each child is a copy of it.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 PACKET = 160 * 1024
-"""The largest message between a helper and the gateway, in bytes; a socket of Linux takes more."""
+"""The largest message between a helper and the gateway, in bytes; Linux sockets permit more."""
 
 _CPU_SECONDS = 20
 
 
 def begin(descriptor: int) -> socket.socket:
-    """The socket to the gateway, once this process is set up; a greeting must go out on it."""
+    """Set this process up and return the socket to the gateway; the caller sends a greeting on it."""
     os.set_inheritable(descriptor, False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the gateway decides when we end
-    # A core would hold passwords.
+        signal.signal(number, signal.SIG_IGN)  # the gateway decides when this process ends
+    # A core dump would contain passwords.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     return socket.socket(fileno=descriptor)
 
 
 def serve(gateway: socket.socket, attempt: Callable[[socket.socket], None], *, children: int, memory: int) -> None:
     """
-    Give each socket to a child that calls *attempt*, until the gateway hangs up.
+    Fork a child that calls *attempt* for each socket, until the gateway closes the connection.
 
-    The gateway has at most so many *children* at a time; each may take so many bytes of address space (*memory*).
+    The gateway uses at most *children* at a time; each is limited to *memory* bytes of address space.
     """
     count = 0
     while True:
@@ -47,7 +47,7 @@ def serve(gateway: socket.socket, attempt: Callable[[socket.socket], None], *, c
             while os.waitpid(-1, os.WNOHANG)[0]:
                 count -= 1
         with socket.socket(fileno=passed[0]) as ours:
-            # One whose answer has gone out may be counted still, although the gateway counts it no more.
+            # A child that has sent its answer may still be counted here, although the gateway no longer counts it.
             if count >= 2 * children:
                 continue
             if os.fork() == 0:
@@ -70,7 +70,7 @@ def _child(gateway: socket.socket, attempt: Callable[[socket.socket], None], mem
 
 @contextmanager
 def bounded(gateway: socket.socket, seconds: float) -> Iterator[None]:
-    """A call that may block ends with this process, after so many *seconds* or when the gateway hangs up."""
+    """End this process during a blocking call, after *seconds* or when the gateway closes the connection."""
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(gateway, fcntl.F_SETOWN, os.getpid())
     flags = fcntl.fcntl(gateway, fcntl.F_GETFL)
@@ -89,7 +89,7 @@ def bounded(gateway: socket.socket, seconds: float) -> Iterator[None]:
 
 
 def receive(gateway: socket.socket) -> dict[str, Any]:
-    """The gateway's next order; the process ends where none comes any more."""
+    """The gateway's next order; ends the process if there are no more."""
     data = gateway.recv(PACKET)
     if not data:
         os._exit(0)
