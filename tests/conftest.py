@@ -16,6 +16,7 @@ from containerssh.backends.docker.backend import DockerBackend
 from containerssh.core.instance import Instance, open_instance
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.kdc import KDC, running_kdc
+from tests.support.openssh import OpenSSH
 from tests.support.podman import Podman, running_podman
 from tests.support.registry import Registry, running_registry
 from tests.support.services import Engine, end_engine_of, engine_of
@@ -104,6 +105,11 @@ async def backend(instance: Instance) -> AsyncIterator[DockerBackend]:
     made = DockerBackend(instance)
     yield made
     await made.close()
+
+
+@pytest.fixture
+def openssh(tmp_path: Path) -> OpenSSH:
+    return OpenSSH(tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -37,11 +37,6 @@ PASSWORD = hash_password("secret")
 
 
 @pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
-@pytest.fixture
 async def key(openssh: OpenSSH) -> Path:
     return await openssh.make_key()
 

@@ -93,11 +93,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
-@pytest.fixture
 async def key(openssh: OpenSSH) -> Path:
     return await openssh.make_key()
 

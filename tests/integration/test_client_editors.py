@@ -52,11 +52,6 @@ exit 3
 Opened = Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 @pytest.fixture(params=["docker", "oci"])
 def where(request: pytest.FixtureRequest) -> Engine | None:
     """Docker's engine, or None for the oci backend."""

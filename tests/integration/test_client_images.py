@@ -27,11 +27,6 @@ CONTENT = os.urandom(1_000_000)
 NAMES = ("a b", "ü", "$(touch no) 'q' \\", "deep/.hidden", "deep/empty")
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 def plant(root: Path) -> Path:
     (root / "deep" / "no files").mkdir(parents=True)
     for number, name in enumerate(NAMES):

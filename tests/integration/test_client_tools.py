@@ -26,11 +26,6 @@ pytestmark = pytest.mark.docker
 LIMIT = 20.0
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 @asynccontextmanager
 async def server_with(engine: Engine, data: Path, image: str, **sections: Any) -> AsyncIterator[Server]:
     """A server whose containers share the folder *data* as ``/data``."""

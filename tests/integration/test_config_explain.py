@@ -27,11 +27,6 @@ from tests.support.oci import image
 from tests.support.openssh import OpenSSH, ssh_options
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 @asynccontextmanager
 async def webhooks(asked: list[Any], *, authorizes: bool = True) -> AsyncIterator[str]:
     """Those of the manual's kind; what they are asked is in *asked*."""

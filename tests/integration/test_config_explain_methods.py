@@ -24,11 +24,6 @@ from tests.support.openssh import OpenSSH
 SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 CHAIN: dict[str, Any] = {
     "auth": {
         "password": {"method": "users"},

@@ -28,11 +28,6 @@ def oci(**changes: Any) -> dict[str, Any]:
     return {"backend": "oci", "oci": {"image": str(image()), **changes}, **ALLOWED}
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 async def talk_in_the_end(port: int) -> bytes:
     """What an echo answers, once it is there."""
     while True:

@@ -22,11 +22,6 @@ from tests.support.ssh_front import host_key, serving
 from tests.support.tools import tool
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 async def with_agent(openssh: OpenSSH, server: Forwarding, command: str, socket: Path, *options: str) -> Done:
     argv = [*openssh.command(server.front, "-A", *options), command]
     return await run(*argv, env={**openssh.environment(), "SSH_AUTH_SOCK": str(socket)})

@@ -18,11 +18,6 @@ from tests.support.openssh import OpenSSH, run, ssh_options
 DATA = os.urandom(3_000_000)
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 @pytest.mark.parametrize("transport", ["socket", "framed"])
 async def test_a_local_forward_carries_both_directions_and_half_closes(openssh: OpenSSH, transport: str) -> None:
     here = unused_port()

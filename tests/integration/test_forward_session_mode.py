@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,11 +34,6 @@ for key in (cookie, cookie[::-1]):
     print("taken" if answer == b"\\1" else "refused", flush=True)
 """
 """An X11 client without a library: what the display says to its cookie, and to another one."""
-
-
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
 
 
 @asynccontextmanager

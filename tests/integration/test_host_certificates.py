@@ -24,11 +24,6 @@ from tests.support.ssh_front import Front, serving
 
 
 @pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
-@pytest.fixture
 async def authority(openssh: OpenSSH) -> Authority:
     return await new_authority(openssh)
 

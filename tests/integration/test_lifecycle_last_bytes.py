@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +19,6 @@ pytestmark = pytest.mark.oci
 
 OCI: dict[str, Any] = {"backend": "oci", "oci": {"image": str(image())}}
 USERS = {"alice": {"password": hash_password("secret", "bcrypt")}}
-
-
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
 
 
 @pytest.mark.parametrize("options", [(), ("RekeyLimit=4M",)], ids=["plain", "rekeying"])

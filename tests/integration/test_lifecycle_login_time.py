@@ -31,11 +31,6 @@ HASH = hash_password("secret")
 USERS = {"alice": {"password": HASH}, "bob": {"password": HASH, "config": {"security": {"maxLoginTime": 0}}}}
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 def bundles(server: product.Server) -> list[dict[str, Any]]:
     found = (server.folder / "state/oci/containers").glob("*/*/config.json")
     return [json.loads(path.read_text()) for path in found]

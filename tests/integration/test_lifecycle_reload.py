@@ -28,11 +28,6 @@ OCI: dict[str, Any] = {"backend": "oci", "oci": {"image": str(image())}}
 USERS = {"alice": {"password": hash_password("secret")}}
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 async def reload(server: product.Server, code: str = "CORE_CONFIG_RELOADED") -> list[dict[str, Any]]:
     """SIGHUP; the new lines with *code*, of which there is at least one."""
     before = len(server.logged(code))

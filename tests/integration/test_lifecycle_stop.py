@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import pexpect
@@ -25,11 +24,6 @@ pytestmark = pytest.mark.oci
 OCI: dict[str, Any] = {"backend": "oci", "oci": {"image": str(image())}}
 USERS = {"alice": {"password": hash_password("secret")}}
 STUBBORN = "trap '' TERM HUP INT; echo up; while :; do sleep 0.1; done"
-
-
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
 
 
 async def test_the_port_closes_at_once_and_running_programs_get_the_grace_time(openssh: OpenSSH) -> None:

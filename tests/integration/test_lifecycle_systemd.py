@@ -51,11 +51,6 @@ def listening(address: str) -> Iterator[Told]:
         yield Told(sock)
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 @pytest.mark.parametrize("name", ["path", "abstract"])
 async def test_systemd_hears_of_start_reload_and_stop(tmp_path: Path, name: str) -> None:
     address = str(tmp_path / "notify") if name == "path" else f"@containerssh-test-{os.getpid()}"

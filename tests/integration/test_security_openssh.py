@@ -17,11 +17,6 @@ pytestmark = pytest.mark.oci
 PASSWORD = {"password": hash_password("secret")}
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 def configured(**security: Any) -> dict[str, Any]:
     return {"backend": "oci", "oci": {"image": str(image())}, "security": security}
 

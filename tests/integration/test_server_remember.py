@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +19,6 @@ pytestmark = pytest.mark.oci
 
 SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 CONFIG: dict[str, Any] = {"backend": "oci", "oci": {"image": str(image())}}
-
-
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
 
 
 def code() -> str:

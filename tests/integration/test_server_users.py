@@ -27,11 +27,6 @@ OCI: dict[str, Any] = {"backend": "oci", "oci": {"image": str(image())}}
 PASSWORD = hash_password("secret")
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 def by_key(path: Path) -> list[str]:
     return ["-i", str(path), *ssh_options("PreferredAuthentications=publickey")]
 

@@ -24,11 +24,6 @@ pytestmark = pytest.mark.docker
 YES: dict[str, Any] = {"success": True, "authenticatedUsername": "alice"}
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 def hooked(hook: Webhook, **more: Any) -> dict[str, Any]:
     method = {"method": "webhook", "webhook": {"url": hook.url}}
     return {"auth": {"password": method, "publicKey": method}, **more}

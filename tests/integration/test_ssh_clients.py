@@ -20,11 +20,6 @@ from tests.support.tools import tool
 KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa")
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 async def dbclient(server: Front, home: Path, command: str, stdin: bytes = b"") -> Done:
     env = {"DROPBEAR_PASSWORD": "secret", "HOME": str(home)}
     return await run(

@@ -26,11 +26,6 @@ from tests.support.waiting import until
 MIB = 1024 * 1024
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 # -- streams and ends -----------------------------------------------------------------------------
 
 

@@ -29,11 +29,6 @@ USERS = {"alice": {"password": hash_password("secret")}}
 LIMIT = 20.0
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 @asynccontextmanager
 async def connected(config: Mapping[str, Any] = OCI) -> AsyncIterator[Any]:
     """A server, and a login there."""

@@ -29,11 +29,6 @@ GIB = 1024 * MIB
 BLOCK = secrets.token_bytes(MIB)
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 @asynccontextmanager
 async def memory_watched(where: Engine | None) -> AsyncIterator[Watched]:
     backend: dict[str, Any] = {"backend": "oci", "oci": {"image": str(image()), "network": "none"}}

@@ -6,7 +6,6 @@ import asyncio
 import socket
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,11 +30,6 @@ SAID = (
     b"GET / HTTP/1.1\r\n\r\n" * 50,
 )
 MODES = ("forwardingMode", "reverseForwardingMode", "socketForwardingMode", "socketListenMode")
-
-
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
 
 
 async def test_200_logins_of_one_host_within_a_minute_beside_scanners(openssh: OpenSSH) -> None:

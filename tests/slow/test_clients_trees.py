@@ -20,11 +20,6 @@ LIMIT = 120.0
 SOME, MANY, VERY_MANY = 3_000, 10_000, 20_000
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 @pytest.fixture(params=["docker", "oci"])
 def where(request: pytest.FixtureRequest) -> Engine | None:
     """Docker's engine, or None for the oci backend."""

@@ -79,11 +79,6 @@ async def test_an_engine_that_restarts_ends_its_sessions_and_keeps_nothing(tmp_p
             assert not engine.docker("ps", "-aq")
 
 
-@pytest.fixture
-def openssh(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
-
-
 async def test_a_server_tells_at_its_start_that_no_engine_answers(tmp_path: Path) -> None:
     config = {"backend": "docker", "docker": {"connection": {"host": f"unix://{tmp_path}/nobody.sock"}}}
     async with product.serving(config, USERS) as server:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,18 @@ def test_the_event_says_what_the_description_says() -> None:
 @pytest.mark.parametrize("error", [OSError(), ValueError(), TimeoutError()])
 def test_an_error_without_words_has_at_least_a_name(error: Exception) -> None:
     assert describe(error) == type(error).__name__
+
+
+async def test_a_connection_that_fails_is_told_with_the_systems_reason() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(OSError, match="Connect call failed") as caught:
+        await asyncio.open_connection("127.0.0.1", port)
+    assert describe(caught.value) == f"Connection refused ('127.0.0.1', {port})"
+    several = OSError(f"Multiple exceptions: {caught.value}, [Errno 113] Connect call failed ('::1', 1, 0, 0)")
+    assert describe(several) == (
+        f"Multiple exceptions: Connection refused ('127.0.0.1', {port}), No route to host ('::1', 1, 0, 0)"
+    )
 
 
 def test_an_error_of_the_system_is_told_without_its_number(tmp_path: Path) -> None:

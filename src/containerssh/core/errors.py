@@ -6,6 +6,9 @@ and a ``user_message``, which is the only part that a client may see.
 
 from __future__ import annotations
 
+import os
+import re
+
 from containerssh.core.messages import Code, Event, LabelValue
 
 
@@ -73,6 +76,10 @@ class ProtocolError(ContainerSSHError):
     default_user_message = "Protocol error."
 
 
+_ASYNCIO_CONNECT = re.compile(r"(?:\[Errno (\d{1,4})\] )?Connect call failed (\([^()]{0,100}\))")
+"""What asyncio's create_connection says instead of the system's reason; with several addresses, once for each."""
+
+
 def describe(error: BaseException) -> str:
     """
     One line about *error* for a log, never empty: many exceptions have no text of their own. Its cause follows in
@@ -86,7 +93,13 @@ def describe(error: BaseException) -> str:
 
 def reason_of(error: BaseException) -> str:
     """The text of *error*; of an OSError without errno and file name, which the caller adds."""
-    return getattr(error, "strerror", None) or str(error)
+    text: str = getattr(error, "strerror", None) or str(error)
+
+    def reason(found: re.Match[str]) -> str:
+        errno = found[1] or getattr(error, "errno", None)
+        return f"{os.strerror(int(errno))} {found[2]}" if errno else found[0]
+
+    return _ASYNCIO_CONNECT.sub(reason, text)
 
 
 def _plain(error: BaseException) -> str:

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 _PAUSE = 0.5
 _TRIES = 3
+_ABSENCE = 10.0
+"""Seconds for which an engine that is being restarted does not listen."""
 _LISTS_AFTER = (0.0, 1.0, 3.0)
 
 
@@ -29,15 +31,24 @@ async def persist(once: Callable[[], Awaitable[T]], *, on_error: Callable[[Engin
     The result of *once*, tried again while that can help; the caller limits the time.
 
     Raises:
-        EngineError: the engine refused, or failed inside for the third time.
+        EngineError: the engine refused, failed inside for the third time, or has not listened for ten seconds.
     """
     failures = 0
+    loop = asyncio.get_running_loop()
+    absent_since: float | None = None
     while True:
         try:
             return await once()
         except EngineError as exc:
             failures += exc.cure is Cure.FEW_TRIES
             if exc.permanent or failures >= _TRIES:
+                raise
+            if not exc.absent:
+                absent_since = None
+            elif absent_since is None:
+                absent_since = loop.time()
+            elif loop.time() - absent_since >= _ABSENCE:
+                exc.explanation += f"; nobody has listened there for {_ABSENCE:g} s"
                 raise
             on_error(exc)
             logger.debug(Event(exc.code, f"{exc.explanation}; trying again"))

@@ -47,11 +47,14 @@ class EngineError(BackendError):
         status: int | None = None,
         cure: Cure = Cure.NOTHING,
         user_message: str | None = None,
+        absent: bool = False,
     ) -> None:
         super().__init__(code, explanation, user_message=user_message)
         self.status = status
         """The status of the reply; None: there was none."""
         self.cure = cure
+        self.absent = absent
+        """Nobody listens at the engine's address."""
 
     @property
     def permanent(self) -> bool:

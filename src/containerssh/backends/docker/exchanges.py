@@ -163,4 +163,6 @@ class Exchanges:
         if isinstance(exc, PermissionError):
             # An engine that is just starting gives its socket to the group a moment later.
             return EngineError(code, f"{text}: the server's user may not use the socket", cure=Cure.FEW_TRIES)
-        return EngineError(code, text, cure=Cure.WAIT)
+        absent = isinstance(exc, FileNotFoundError | ConnectionRefusedError)
+        user_message = "The container engine is not available." if absent else None
+        return EngineError(code, text, cure=Cure.WAIT, user_message=user_message, absent=absent)

@@ -269,7 +269,7 @@ class Start:
 
         within = self.config.timeouts.container_stop
         if not container.id and asyncio.get_running_loop().time() >= self._ends:
-            # The engine has said nothing all the time, and the user waits to hear of it.
+            # The engine has said nothing, and the user waits to hear of it.
             within = min(within, _SILENT_ENGINE)
         await finish(remove, within=within)
 
@@ -329,7 +329,13 @@ class Start:
         def remember(error: EngineError) -> None:
             self._last = error
 
-        return await persist(once, on_error=remember)
+        try:
+            return await persist(once, on_error=remember)
+        except EngineError as exc:
+            if exc.absent:
+                # Nobody is there who could remove a container either: that goes on behind the user's back.
+                self._ends = asyncio.get_running_loop().time()
+            raise
 
     async def _write_files(self, link: AgentLink) -> None:
         """A file that cannot be written is a warning, as upstream: the login goes on."""
