@@ -11,10 +11,13 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import pytest_asyncio
 
 from containerssh.backends.docker.backend import DockerBackend
 from containerssh.core.instance import Instance, open_instance
 from tests.support.cluster import Cluster, running_cluster
+from tests.support.container_backends import Place, User, logged_in
+from tests.support.container_places import PLACES, opened_place
 from tests.support.kdc import KDC, running_kdc
 from tests.support.openssh import OpenSSH
 from tests.support.podman import Podman, running_podman
@@ -105,6 +108,20 @@ async def backend(instance: Instance) -> AsyncIterator[DockerBackend]:
     made = DockerBackend(instance)
     yield made
     await made.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=PLACES)
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    """Each container backend, for the tests that are the same for all of them; their loop is the module's."""
+    async with opened_place(request) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def user(place: Place) -> AsyncIterator[User]:
+    """One login of a module's tests at :func:`place`: starting a pod takes seconds."""
+    async with logged_in(place) as made:
+        yield made
 
 
 @pytest.fixture
