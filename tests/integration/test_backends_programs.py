@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import os
-
 import pytest
 
 from containerssh.core.errors import BackendError
@@ -73,14 +69,6 @@ async def test_programs_of_a_login_share_its_container(user: User) -> None:
     assert (await user.run("cat /tmp/kept")).out == b"kept\n"
 
 
-async def test_ten_programs_run_at_once_beside_one_that_waits(user: User) -> None:
-    stuck = Channel(ends=False)
-    async with user.handler.session(stuck) as session:
-        await session.run_command("sleep 600")
-        done = await asyncio.gather(*(user.run(f"echo {number}; exit {number}") for number in range(10)))
-    assert [(one.out, one.end) for one in done] == [(b"%d\n" % number, number) for number in range(10)]
-
-
 async def test_environment_and_files_of_webhooks_are_there_before_the_first_program(place: Place) -> None:
     meta = a_login(
         environment={"GREETING": "hello $(there)"}, files={"/etc/app/token": "s3cret", "/tmp/other": "x" * 100_000}
@@ -91,10 +79,3 @@ async def test_environment_and_files_of_webhooks_are_there_before_the_first_prog
         )
         assert done.out == b"hello $(there)\ns3cret 600 root\n100000\n"
         assert (await user.run('echo "$GREETING"', GREETING="mine")).out == b"mine\n", "the channel's own wins"
-
-
-async def test_megabytes_pass_both_ways_at_once(user: User) -> None:
-    data = os.urandom(1 << 20) * 8
-    done = await user.run("cat", data)
-    assert done.end == 0
-    assert hashlib.sha256(done.out).digest() == hashlib.sha256(data).digest()
