@@ -35,6 +35,8 @@ class Place(ABC):
     name: ClassVar[str]
     lacks: ClassVar[Mapping[Lack, str]] = {}
     """What cannot work here, and why. Tests that need it do not run here."""
+    removed: ClassVar[str] = "The connection to the container was lost."
+    """What a user is told whose container an administrator removed."""
 
     @abstractmethod
     def login(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -107,7 +108,9 @@ class Crun(Place):
         return self._backend.login(meta, config, Seen())
 
     def left(self, meta: Login) -> list[str]:
-        left = [str(path) for path in self._folder.rglob(f"*{meta.connection_id}*")]
+        # Not rglob, which fails on folders that vanish meanwhile.
+        found = (Path(at, name) for at, folders, files in os.walk(self._folder) for name in (*folders, *files))
+        left = [str(path) for path in found if meta.connection_id in path.name]
         left += [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/containerssh/*/{meta.connection_id}*")]
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -131,6 +134,7 @@ class InPods(Place):
     """A pod for each login."""
 
     link: ClassVar[str]
+    removed = "The pod was deleted."
 
     def __init__(self, cluster: Cluster, namespace: str, backend: KubernetesBackend) -> None:
         self._cluster = cluster
@@ -198,9 +202,18 @@ class PodThatStays(InPods):
 
     def left(self, meta: Login) -> list[str]:
         """Processes beside those of the idle pod."""
-        if all(pod["metadata"]["name"] != self._pod(meta) for pod in pods.pods(self._cluster, self._namespace)):
+        running = [
+            pod["metadata"]["name"]
+            for pod in pods.pods(self._cluster, self._namespace)
+            if pod["status"].get("phase") == "Running"
+        ]
+        if self._pod(meta) not in running:
             return []
-        shown = self._cluster.kubectl("--namespace", self._namespace, "exec", self._pod(meta), "--", *_PROCESSES)
+        try:
+            shown = self._cluster.kubectl("--namespace", self._namespace, "exec", self._pod(meta), "--", *_PROCESSES)
+        except subprocess.CalledProcessError as exc:
+            # It may have ended just now, or its program is being started again: whoever asks again knows more.
+            return [exc.stderr.decode()]
         processes = [line.strip().partition(" ") for line in shown.splitlines()[1:]]
         return [command for pid, _, command in processes if pid != "1" and command not in _IDLE]
 
