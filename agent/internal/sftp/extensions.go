@@ -222,8 +222,11 @@ func (s *server) copyBetween(from, to *handle, offset, size, target int64) error
 			chunk = int(min(left, copyChunk))
 		}
 		if s.rules.Session > 0 {
-			// Read one byte at least, to distinguish the end of the file from the limit.
-			chunk = max(1, min(chunk, int(min(s.rules.Session-min(s.moved, s.rules.Session), copyChunk))))
+			allowed := s.rules.Session - min(s.moved, s.rules.Session)
+			if allowed == 0 {
+				return s.endOfCopy(from, to, offset)
+			}
+			chunk = int(min(uint64(chunk), allowed))
 		}
 		var count int
 		var err error
@@ -232,8 +235,9 @@ func (s *server) copyBetween(from, to *handle, offset, size, target int64) error
 				return copyFileRange(from.descriptor, &offset, to.descriptor, &target, chunk)
 			})
 			if count == 0 || err != nil {
-				// The kernel does not support it for these files, or the source does not report its size.
-				if err == syscall.ENOSPC || err == syscall.EFBIG || err == syscall.EDQUOT {
+				// The kernel does not support it for these files, or the source does not report its size. It reports
+				// EFBIG for a file that has its maximum size even if the source has ended.
+				if err == syscall.ENOSPC || err == syscall.EDQUOT {
 					return err
 				}
 				buffer = make([]byte, maxData)
@@ -247,6 +251,7 @@ func (s *server) copyBetween(from, to *handle, offset, size, target int64) error
 			}
 			count, err = restart(func() (int, error) { return syscall.Pwrite(to.descriptor, part[:count], target) })
 			if err != nil {
+				s.noteFull(to, err)
 				return err
 			}
 			offset += int64(count)
@@ -260,4 +265,14 @@ func (s *server) copyBetween(from, to *handle, offset, size, target int64) error
 		}
 	}
 	return nil
+}
+
+// endOfCopy distinguishes the end of the source from the session's limit, once that is reached.
+func (s *server) endOfCopy(from, to *handle, offset int64) error {
+	var one [1]byte
+	count, err := restart(func() (int, error) { return syscall.Pread(from.descriptor, one[:], offset) })
+	if err != nil || count == 0 {
+		return err
+	}
+	return s.account(to.path, uint64(count))
 }

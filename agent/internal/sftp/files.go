@@ -222,10 +222,7 @@ func (s *server) write(_ uint32, f *fields) error {
 		})
 		if err != nil {
 			one.digest.lost = true
-			if err == syscall.EFBIG && !one.full {
-				one.full = true
-				_ = s.refuse("write", one.path, tooLarge)
-			}
+			s.noteFull(one, err)
 			return err
 		}
 		done += count
@@ -233,6 +230,14 @@ func (s *server) write(_ uint32, f *fields) error {
 	}
 	one.digest.add(offset, data, true)
 	return nil
+}
+
+// noteFull reports once that a file has reached its maximum size.
+func (s *server) noteFull(one *handle, err error) {
+	if err == syscall.EFBIG && !one.full {
+		one.full = true
+		_ = s.refuse("write", one.path, tooLarge)
+	}
 }
 
 // account counts content against the session's limit.
