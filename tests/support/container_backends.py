@@ -37,6 +37,8 @@ class Place(ABC):
     """What cannot work here, and why. Tests that need it do not run here."""
     removed: ClassVar[str] = "The connection to the container was lost."
     """What a user is told whose container an administrator removed."""
+    signals_main_program: ClassVar[bool] = False
+    """Whether there are signals for a container's main program, also without an agent."""
 
     @abstractmethod
     def login(
@@ -79,6 +81,7 @@ class User:
     place: Place
     meta: Login
     handler: ConnectionHandler
+    mode: Mode
 
     async def run(self, command: str, stdin: bytes = b"", *, pty: PtyRequest | None = None, **env: str) -> Done:
         """*command* in a session of its own, to its end."""
@@ -113,7 +116,7 @@ async def logged_in(
     """A login that leaves nothing."""
     meta = meta or a_login()
     async with place.login(meta, mode=mode, agent=agent) as handler:
-        yield User(place, meta, handler)
+        yield User(place, meta, handler, mode)
     await nothing_left(place, meta)
 
 

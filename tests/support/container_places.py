@@ -34,11 +34,12 @@ from tests.support.tools import tool
 class OnEngine(Place):
     """Docker's engine, or another that speaks its API."""
 
+    transport: ClassVar[str]
+    signals_main_program = True
+
     def __init__(self, engine: Engine, backend: DockerBackend) -> None:
         self._engine = engine
         self._backend = backend
-
-    transport: ClassVar[str]
 
     def login(
         self, meta: Login, *, mode: Mode = "connection", agent: bool = True
@@ -80,6 +81,7 @@ class DockerAttached(OnEngine):
 
     name = "docker attached"
     transport = "attach"
+    lacks: ClassVar[Mapping[Lack, str]] = {Lack.NO_AGENT: "it differs from docker by the agent's transport alone"}
 
 
 class Podman(OnEngine):
@@ -180,6 +182,7 @@ class PodsByDirectLink(InPods):
 
     name = "kubernetes direct"
     link = "direct"
+    lacks: ClassVar[Mapping[Lack, str]] = {Lack.NO_AGENT: "it differs from kubernetes by the agent's transport alone"}
 
 
 class PodThatStays(InPods):
