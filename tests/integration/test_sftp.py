@@ -230,13 +230,18 @@ async def test_a_root_and_a_size_bind_whoever_logs_in(openssh: OpenSSH) -> None:
         done.check()
         refused = [line["details"]["reason"] for line in await server.told("SFTP_REFUSED")]
         assert refused == ["the maximum file size is reached"]
-        shell = await openssh.run(server, "id", "-i", str(openssh.folder / "id"), stdin=b"\0\0\0\5\1\0\0\0\3")
+        refusals = [
+            await openssh.run(server, command, "-i", str(openssh.folder / "id"), stdin=b"\0\0\0\5\1\0\0\0\3")
+            for command in ("id", "scp -t /shared", "")
+        ]
     assert b"Remote working directory: /\n" in done.stdout
     assert b"root:" not in done.stdout
     assert b'write remote "/large": Failure' in done.stderr
     assert (openssh.folder / "shared" / "large").stat().st_size == 1 << 20
     assert stat.S_IMODE((openssh.folder / "shared" / "in").stat().st_mode) == 0o600
-    assert shell.stdout[4:9] == b"\2\0\0\0\3", "SFTP's own answer and no command's"
+    for refused_one in refusals:
+        assert (refused_one.status, refused_one.stdout) == (255, b"")
+        assert b"This service allows SFTP connections only." in refused_one.stderr
 
 
 async def test_refusals_are_reported_and_a_root_that_is_not_there_is_told(openssh: OpenSSH) -> None:

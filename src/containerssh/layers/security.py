@@ -279,6 +279,7 @@ class SecuritySession(SessionLayer):
         if not (verdict := self.policy.allows_shell()):
             raise _refused(SecurityCode.SHELL_REJECTED, "Starting a shell", verdict)
         if self.policy.force_command:
+            self._check_sftp(SecurityCode.SHELL_REJECTED)
             await self._force(None)
         else:
             await self.inner.run_shell()
@@ -287,6 +288,7 @@ class SecuritySession(SessionLayer):
         if not (verdict := self.policy.allows_command(command)):
             raise _refused(SecurityCode.EXEC_REJECTED, "Executing this command", verdict, command=command)
         if self.policy.force_command:
+            self._check_sftp(SecurityCode.EXEC_REJECTED)
             await self._force(command)
         else:
             await self.inner.run_command(command)
@@ -303,6 +305,13 @@ class SecuritySession(SessionLayer):
         if not (verdict := self.policy.allows_signal(name)):
             raise _refused(SecurityCode.SIGNAL_REJECTED, "Sending this signal", verdict, signal=name)
         await self.inner.send_signal(name)
+
+    def _check_sftp(self, code: Code) -> None:
+        # A client that asks for a shell or a command does not speak SFTP, and would wait forever; sshd refuses it too.
+        if self.policy.force_command == FORCED_SFTP:
+            rule = "security.forceCommand" if self.policy.config.force_command else _CREDENTIAL
+            text = "only SFTP is allowed"
+            raise Rejected(code, text, user_message="This service allows SFTP connections only.", rule=rule)
 
     async def _force(self, original: str | None) -> None:
         forced = self.policy.force_command
