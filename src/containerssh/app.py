@@ -1,4 +1,4 @@
-"""The composition root: a configuration goes in, a running server comes out. The one place that knows everyone."""
+"""The composition root: builds a running server from a configuration. The only module that imports all parts."""
 
 from __future__ import annotations
 
@@ -31,27 +31,30 @@ from containerssh.systemd import WorkerPlace
 logger = logging.getLogger(__name__)
 
 REAP_EVERY = (180.0, 420.0)
-"""Seconds between two looks for what dead instances left: at random, so that servers started together do not meet."""
+"""
+Seconds between two clean-ups after dead instances: random, so that servers started together do not run them at the same
+time.
+"""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Another configuration, ready to be applied or dropped."""
+    """A new configuration with its opened resources, to be applied or dropped."""
 
     config: AppConfig
     generation: Generation
     settings: Settings
     without_effect: Sequence[str]
-    """Keys that keep their values until the next start."""
+    """Keys whose new values take effect only after a restart."""
 
     def drop(self) -> None:
-        """Nobody will apply it."""
+        """Release the resources of a change that is not applied."""
         self.generation.retire()
 
 
 @dataclass(eq=False)
 class RunningServer:
-    """A server that listens; see :func:`running`."""
+    """A listening server; see :func:`running`."""
 
     config: AppConfig
     instance: Instance
@@ -65,7 +68,7 @@ class RunningServer:
 
     @property
     def status(self) -> str:
-        """For the service manager."""
+        """The status text for the service manager."""
         return f"Listening on {', '.join(map(str, self.addresses))}"
 
     @property
@@ -73,15 +76,15 @@ class RunningServer:
         return self._server.accepting
 
     def hurry(self) -> None:
-        """End without grace once the scope is left."""
+        """Skip the grace period when the scope is left."""
         self._server.hurry()
 
     async def prepare(self, config: AppConfig) -> Change:
         """
-        Open what *config* needs, for :meth:`apply`.
+        Open the resources that *config* needs, for :meth:`apply`.
 
         Raises:
-            ConfigError, BackendError: it cannot be used.
+            ConfigError, BackendError: the configuration cannot be used.
         """
         config, without_effect = _with_fixed(self.config, config)
         for section in (config.health, config.metrics):
@@ -92,13 +95,13 @@ class RunningServer:
         return Change(config, await self._generations.open(config), settings, without_effect)
 
     def apply(self, change: Change) -> None:
-        """New connections get the change; those that are there keep what they have."""
+        """Use the change for new connections; existing connections keep their configuration."""
         self._generations.use(change.generation)
         self._server.use(change.settings)
         self.config = change.config
 
     async def complete_host_keys(self) -> None:
-        """Make the host keys that were not waited for at the start, and offer them to new connections."""
+        """Generate the host keys that the start did not wait for, and offer them to new connections."""
         config = self.config
         try:
             options = await asyncio.to_thread(server_options, config, self.instance, self.place.count)
@@ -106,13 +109,14 @@ class RunningServer:
         except ContainerSSHError as exc:
             _tell(exc)
             return
-        # A reload that came in between has made them, and brought options of its own.
+        # A reload in the meantime has generated them and set its own options.
         if config is self.config:
             self._server.use(settings)
 
     async def apply_endpoints(self) -> None:
         """
-        The HTTP servers as the current configuration has them. A failure is logged, and leaves that one closed.
+        Restart the HTTP servers as the current configuration requires. A failure is logged and leaves that server
+        closed.
         """
         if not self.place.is_first:
             return
@@ -129,12 +133,15 @@ class RunningServer:
 
 
 def _tell(error: ContainerSSHError) -> None:
-    """By its own words: where it was raised says nothing more."""
+    """Log *error* without a traceback, which would add nothing to its message."""
     logger.error(error.event())
 
 
 def _with_fixed(old: AppConfig, new: AppConfig) -> tuple[AppConfig, list[str]]:
-    """*new*, with what cannot change while the server runs as *old* has it; the keys that this concerns."""
+    """
+    *new*, but with *old*'s values of the settings that cannot change while the server runs; and the keys of these
+    settings.
+    """
     keys = []
     if new.ssh.listen != old.ssh.listen:
         keys.append("ssh.listen")
@@ -158,12 +165,12 @@ async def running(
     reap_every: tuple[float, float] = REAP_EVERY,
 ) -> AsyncIterator[RunningServer]:
     """
-    The whole server: listening inside the scope (on *sockets* if some are given), gone with all its containers after
-    it. *place* says which of several processes on one port this is.
+    The whole server. It listens while the scope is open (on *sockets* if any are given); leaving the scope stops it and
+    removes all its containers. *place* identifies this process among several that share a port.
 
     Raises:
-        ConfigError: something configured cannot be used.
-        BackendError: ``backend: auto`` found none.
+        ConfigError: a configured resource cannot be used.
+        BackendError: ``backend: auto`` found no usable backend.
     """
     ready = False
     async with AsyncExitStack() as stack:
@@ -201,7 +208,7 @@ async def running(
 
 
 async def _shared_metrics(place: WorkerPlace, stack: AsyncExitStack) -> SharedMetrics | None:
-    """What several processes have counted together; None if there is one."""
+    """The counters shared by several processes; None for a single process."""
     if place.metrics is None:
         return None
     shared = SharedMetrics(place.metrics, place.number)

@@ -1,4 +1,6 @@
-"""The small HTTP servers beside the SSH server, each of which can change while that runs."""
+"""The HTTP servers that run beside the SSH server (health, metrics, OAuth 2.0 redirect) and can be reconfigured at run
+time.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ C = TypeVar("C", HealthConfig, MetricsConfig)
 
 
 class Endpoint(Generic[C]):
-    """A service with a section of its own that turns it on."""
+    """An HTTP server with its own configuration section that enables it."""
 
     def __init__(self, name: str, opened: Callable[[C], AbstractAsyncContextManager[object]]) -> None:
         self._name = name
@@ -31,17 +33,17 @@ class Endpoint(Generic[C]):
 
     async def use(self, config: C) -> None:
         """
-        Serve as *config* says; its certificates are read again.
+        Serve as *config* requires; certificates are read again.
 
         Raises:
-            ConfigError, BackendError: that is not possible; nothing is served now.
+            ConfigError, BackendError: the server cannot be started; it is closed now.
         """
         if config == self._config and (self._scope is None or config.ssl_context() is None):
             return
         await self.close()
         if config.enable:
             self._scope = await HeldScope.enter(service(self._name, self._opened(config)))
-        # Only now: what failed is tried again by the next reload.
+        # Set last, so that the next reload retries after a failure.
         self._config = config
 
     async def close(self) -> None:
@@ -52,17 +54,17 @@ class Endpoint(Generic[C]):
 
 
 class Redirect:
-    """The page that OAuth 2.0 logins come back to."""
+    """The redirect page of OAuth 2.0 logins."""
 
     def __init__(self) -> None:
         self._scope: HeldScope[object] | None = None
 
     async def use(self, config: AppConfig) -> None:
         """
-        Serve as *config* says; certificates are read again.
+        Serve as *config* requires; certificates are read again.
 
         Raises:
-            ConfigError, BackendError: that is not possible; there is no page now.
+            ConfigError, BackendError: the page cannot be served; it is closed now.
         """
         await self.close()
         if (oauth2 := _oauth2(config)) is not None:
@@ -84,7 +86,7 @@ def _oauth2(config: AppConfig) -> OAuth2Config | None:
 
 @asynccontextmanager
 async def service(name: str, scope: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    """*scope*, with upstream's messages about its life."""
+    """Enter *scope* and log upstream's messages about the lifecycle of a service."""
     logger.info(Event(ServiceCode.STARTING, "Service starting", service=name))
     async with scope as value:
         logger.info(Event(ServiceCode.RUNNING, "Service running", service=name))

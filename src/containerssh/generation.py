@@ -1,7 +1,7 @@
-"""A configuration in force, and what follows it: connections keep the one they began with.
+"""The resources of a loaded configuration. A connection uses the configuration that was current when it began.
 
-What was opened for a configuration (clients of webhooks, threads that judge passwords) is closed when the last of its
-connections has ended.
+Resources opened for a configuration (webhook clients, password hashing threads) are closed when its last connection has
+ended.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """What serves the connections of a generation."""
+    """The opened resources of a generation."""
 
     handler: ServerHandler
     backends: ByName
 
 
 class Generation:
-    """A configuration; made by :meth:`Generations.open`."""
+    """A configuration with its resources; created by :meth:`Generations.open`."""
 
     def __init__(self, config: AppConfig, scope: HeldScope[Opened]) -> None:
         self.config = config
@@ -50,14 +50,14 @@ class Generation:
         return self.scope.value
 
     def retire(self) -> None:
-        """No more connections come; close it once those that are there have ended."""
+        """Accept no more connections; close the resources once the existing connections have ended."""
         self.retired = True
         if not self.connections:
             self.scope.let_go()
 
 
 class Generations(ServerHandler):
-    """The outermost handler: gives each connection to the generation that is in force when it arrives."""
+    """The outermost handler: assigns each connection to the generation that is current when it arrives."""
 
     def __init__(self, backends: Backends) -> None:
         self._backends = backends
@@ -66,7 +66,7 @@ class Generations(ServerHandler):
 
     async def open(self, config: AppConfig) -> Generation:
         """
-        A generation for :meth:`use`; whoever does not use it retires it.
+        Create a generation for :meth:`use`; the caller retires it if it is not used.
 
         Raises:
             ConfigError, BackendError: the configuration cannot be used.
@@ -76,18 +76,18 @@ class Generations(ServerHandler):
         return generation
 
     def use(self, generation: Generation) -> None:
-        """Give *generation* to all connections from now on."""
+        """Make *generation* current, for all new connections."""
         if self.in_force:
             self.current.retire()
         self.current = generation
 
     @property
     def in_force(self) -> bool:
-        """Whether there is a current one."""
+        """Whether a generation is current."""
         return hasattr(self, "current")
 
     async def close(self) -> None:
-        """After the last connection."""
+        """Close all generations, after the last connection."""
         for generation in self._open:
             generation.scope.let_go()
         await asyncio.gather(*(generation.scope.leave() for generation in self._open))
@@ -97,7 +97,7 @@ class Generations(ServerHandler):
 
 
 class _Accepted:
-    """A connection of a generation; no generator, whose frame would be kept for each of them."""
+    """A connection of a generation. A class, because the frame of a generator would cost memory in every connection."""
 
     __slots__ = ("_generation", "_inner")
 

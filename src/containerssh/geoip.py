@@ -1,4 +1,4 @@
-"""Which country an address belongs to (``observability.md`` section 8)."""
+"""GeoIP lookup: the country of an IP address (``observability.md`` section 8)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from containerssh.core.metrics import NOWHERE
 
 def countries(config: GeoIPConfig) -> Callable[[str], str]:
     """
-    The country of an IP address, as two capital letters (ISO 3166-1); ``XX`` where nobody knows it. The file is read
-    now, whole, so that it may be replaced meanwhile; call it in a thread.
+    Return a function that maps an IP address to its country, as two capital letters (ISO 3166-1), or ``XX`` if unknown.
+    The file is read into memory, so it may be replaced at any time. Blocking; call it in a thread.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -24,7 +24,7 @@ def countries(config: GeoIPConfig) -> Callable[[str], str]:
     import maxminddb
 
     try:
-        # Into memory: a file that becomes shorter under a mapping ends the process.
+        # Not memory-mapped: truncating a mapped file would kill the process (SIGBUS).
         database = maxminddb.open_database(config.maxmind_geoip2_file, maxminddb.MODE_MEMORY)
     except (OSError, ValueError, maxminddb.InvalidDatabaseError) as exc:
         text = f"geoip.maxmind-geoip2-file: {config.maxmind_geoip2_file} cannot be used ({describe(exc)})"
@@ -33,7 +33,7 @@ def countries(config: GeoIPConfig) -> Callable[[str], str]:
     @lru_cache(4096)
     def country_of(host: str) -> str:
         try:
-            # A zone index says where the address is valid, not whose it is.
+            # A zone index only names the interface.
             found = database.get(host.partition("%")[0])
         except (ValueError, maxminddb.InvalidDatabaseError):
             return NOWHERE

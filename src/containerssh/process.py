@@ -1,4 +1,4 @@
-"""The life of a server process: signals in, an exit status out."""
+"""The lifecycle of a server process: signals, reload, exit status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GIVE_UP = timedelta(seconds=10)
-"""From a second signal to the end of the process, whatever has not been removed by then."""
+"""The time between a second stop signal and the end of the process, even if containers are left."""
 
 
 def serve(path: Path) -> int:
@@ -53,7 +53,7 @@ def serve(path: Path) -> int:
 
 
 def healthcheck(path: Path) -> int:
-    """``--healthcheck``: ask the running server; 0 when it is healthy, or when the endpoint is off."""
+    """``--healthcheck``: query the running server; 0 if it is healthy or the endpoint is disabled."""
     from containerssh.web.health import check_health
 
     logs = setup_logging(before_the_configuration())
@@ -74,7 +74,7 @@ def healthcheck(path: Path) -> int:
 
 
 def before_the_configuration() -> LogConfig:
-    """As upstream, but for people in front of a terminal."""
+    """The log settings until the configuration is loaded: upstream's, but text format on a terminal."""
     return LogConfig(format="text" if sys.stdout.isatty() else "ljson")
 
 
@@ -89,11 +89,11 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 class Process:
-    """One server process: signals in, an exit status out."""
+    """One server process: handles signals and returns an exit status."""
 
     def __init__(self, loaded: Loaded, logs: LogSetup) -> None:
         self.logs = logs
-        """Logging as it is set up at the moment; whoever made this closes it at the end."""
+        """The current logging setup; the creator of this object closes it at the end."""
         self._loaded = loaded
         self._notifier = Notifier.of(os.environ)
         self._stop = asyncio.Event()
@@ -101,7 +101,7 @@ class Process:
         self._hangup = asyncio.Event()
 
     async def main(self) -> int:
-        """Serve until a signal says stop; the exit status."""
+        """Serve until a signal stops the server; return the exit status."""
         config, path = self._loaded.config, self._loaded.path
         logger.debug(Event(CoreCode.CONFIG_FILE, f"Using configuration file {path}", file=str(path)))
         for warning in self._loaded.warnings:
@@ -120,7 +120,7 @@ class Process:
                     config, instance, sockets=sockets, place=place, stopping=self._stop.is_set
                 ) as server:
                     logger.info(Event(ServiceCode.POOL_RUNNING, "Running"))
-                    # What is there now stays: the collector need not look at it again and again.
+                    # The objects allocated so far are permanent; exclude them from garbage collection.
                     gc.freeze()
                     gc.enable()
                     await self._serve(server)
@@ -147,7 +147,7 @@ class Process:
         if self._hurry.is_set():
             server.hurry()
         else:
-            # Nobody waits for this task: it ends with the loop, or does its one step.
+            # Nothing awaits this task: it performs its single step or is cancelled with the loop.
             self._hurrying = asyncio.create_task(self._hurry_when_asked(server))
 
     def _asked_to_stop(self) -> None:
@@ -174,7 +174,7 @@ class Process:
         server.hurry()
 
     async def _show_life(self, server: RunningServer) -> None:
-        """The watchdog hears of this loop as long as it turns, and takes connections in."""
+        """Notify the watchdog as long as the event loop runs and the server accepts connections."""
         if self._notifier.watchdog is None:
             return
         while server.accepting:

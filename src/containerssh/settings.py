@@ -1,4 +1,4 @@
-"""What the SSH server is told, made of the configuration."""
+"""The SSH server's options, built from the configuration."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def server_options(
     config: AppConfig, instance: Instance, processes: int = 1, *, without_slow_keys: bool = False
 ) -> ServerOptions:
     """
-    The options; host keys that are missing are made, unless they take long and are not wanted (yet).
+    Build the options. Missing host keys are generated; with *without_slow_keys*, those that take long are left out.
 
     Raises:
-        ConfigError: host keys cannot be made or read.
+        ConfigError: host keys cannot be generated or read.
     """
     ssh = config.ssh
     host, port = split_address(ssh.listen)
@@ -54,11 +54,11 @@ def server_options(
 
 
 def connection_limits(ssh: SSHConfig) -> Limits:
-    """What one client may make the server hold or do."""
+    """The limits on the resources of one client."""
     limits = ssh.limits
     return Limits(
         auth_tries=ssh.max_auth_tries,
-        # Neither may take away tries that the configuration grants.
+        # Neither limit may be below the number of tries that the configuration allows.
         auth_requests=max(limits.auth_requests or sys.maxsize, 2 * ssh.max_auth_tries),
         auth_calls=max(limits.auth_calls or sys.maxsize, ssh.max_auth_tries),
         sessions=ssh.max_sessions_per_connection,
@@ -78,7 +78,7 @@ def connection_limits(ssh: SSHConfig) -> Limits:
 
 
 def admission(limits: LimitsConfig) -> Admission:
-    """Who may connect."""
+    """The limits on who may connect."""
     penalties = limits.penalties
     return Admission(
         connections=limits.connections,
@@ -106,13 +106,13 @@ def admission(limits: LimitsConfig) -> Admission:
 
 
 def share_of(whole: Admission, processes: int) -> Admission:
-    """One process's part of the random early drop; everything else is counted by all processes together."""
+    """One process's share of the random early drop limits; the other limits are counted across all processes."""
     parts = {name: -(-getattr(whole, name) // processes) for name in ("unauthenticated_start", "unauthenticated_full")}
     return replace(whole, **parts)
 
 
 def lacks_slow_keys(config: AppConfig, instance: Instance) -> bool:
-    """Whether :func:`server_options` leaves out some ``without_slow_keys``."""
+    """Whether :func:`server_options` would leave out host keys when called with ``without_slow_keys``."""
     return not config.ssh.hostkeys and lacks_host_keys(_host_key_folder(config, instance))
 
 

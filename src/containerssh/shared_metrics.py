@@ -1,7 +1,7 @@
-"""What the processes of one server have counted, in shared memory, so that one page tells it all.
+"""The metrics of several processes in shared memory, so that one page shows all of them.
 
-Each process has a region, writes its counts there now and then, and reads the others'. A process that takes the place
-of one that ended goes on from what that had counted.
+Each process periodically writes its counters to its own region and reads the regions of the others. A restarted process
+continues from the counters of its predecessor.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from containerssh.core.counters import Counters
 from containerssh.core.metrics import GAUGES, Sample
 
 EVERY = 1.0
-"""Seconds between two writings."""
+"""Seconds between two writes."""
 
-# Memory is taken only for what is written.
+# The kernel allocates only the pages that are written.
 _REGION = 1024 * 1024
 _HEAD = struct.Struct("=II")
 _TRIES = 5
@@ -30,10 +30,10 @@ _TRIES = 5
 @contextmanager
 def shared_metrics(processes: int) -> Iterator[int]:
     """
-    A descriptor for :class:`SharedMetrics` in so many processes; the memory is gone with the last that has it.
+    A file descriptor for :class:`SharedMetrics` in *processes* processes; the memory is freed with its last user.
 
     Raises:
-        OSError: the system has no memory for it.
+        OSError: the memory cannot be allocated.
     """
     descriptor = os.memfd_create("containerssh-metrics")
     try:
@@ -44,7 +44,7 @@ def shared_metrics(processes: int) -> Iterator[int]:
 
 
 class SharedMetrics:
-    """The memory, for process *number*; closes *descriptor*."""
+    """The shared memory as seen by process *number*; takes ownership of *descriptor* and closes it."""
 
     def __init__(self, descriptor: int, number: int) -> None:
         try:
@@ -56,18 +56,18 @@ class SharedMetrics:
         self._known: dict[int, Sequence[Sample]] = {}
 
     def resume(self, counters: Counters) -> None:
-        """Go on from what the process had counted whose place this one takes; what is there now begins anew."""
+        """Continue from the counters of the previous process with this number; gauges start from the current values."""
         counters.resume(sample for sample in self._read(self._number) if sample[0][0] not in GAUGES)
         self.write(counters)
 
     async def keep_writing(self, counters: Counters) -> None:
-        """Write, until cancelled."""
+        """Write the counters periodically, until cancelled."""
         while True:
             await asyncio.sleep(EVERY)
             self.write(counters)
 
     def write(self, counters: Counters) -> None:
-        """Let the others know; what is too much for the region stays as it was."""
+        """Publish the counters; if they exceed the region, the previous values remain."""
         data = json.dumps([*counters.snapshot().items()], separators=(",", ":")).encode()
         if len(data) <= _REGION - _HEAD.size:
             start = self._number * _REGION
@@ -75,7 +75,7 @@ class SharedMetrics:
             self._memory[start : start + _HEAD.size] = _HEAD.pack(len(data), zlib.crc32(data))
 
     def of_others(self) -> Iterator[Sample]:
-        """What all other processes had counted when they last wrote."""
+        """The counters of all other processes, as last written."""
         for number in range(self._processes):
             if number != self._number:
                 yield from self._read(number)
@@ -87,7 +87,7 @@ class SharedMetrics:
             data = self._memory[start + _HEAD.size : start + _HEAD.size + length]
             if not length:
                 return ()
-            # It may just be written.
+            # A mismatch means that the region is being written.
             if zlib.crc32(data) == checksum:
                 samples = [
                     ((name, tuple((key, text) for key, text in labels)), value)

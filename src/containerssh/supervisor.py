@@ -1,8 +1,8 @@
-"""Several server processes on one port: each has an event loop of its own, so that all cores are used.
+"""Several server processes on one port, each with its own event loop, to use all cores.
 
-The supervisor listens and never accepts; its workers share the sockets, and whichever is free takes the next
-connection. It starts a worker that ended again, ends one that stands still, and passes signals on. Workers tell it of
-their life as they would tell systemd.
+The supervisor listens but never accepts; its workers share the listening sockets, and any idle worker accepts the next
+connection. The supervisor restarts workers that exit, kills workers that no longer respond, and forwards signals.
+Workers report readiness and liveness to it by the protocol of sd_notify(3).
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from containerssh.systemd import PEER_CREDENTIALS, WORKER, Notifier, inherited_s
 logger = logging.getLogger(__name__)
 
 WATCHDOG = timedelta(seconds=60)
-"""A worker whose loop does not turn for so long is killed; what systemd waits for us, if it does."""
+"""A worker whose event loop does not run for this long is killed; systemd's watchdog time replaces it if set."""
 
 _LOOK_EVERY = 5.0
 _SLOWEST_RESTART = 30.0
-# A worker that is not ready yet has so many times the watchdog's time.
+# Multiplies the watchdog time of a worker that is still starting.
 _LONGEST_START = 4
 
 
 def supervise(path: Path, processes: int) -> int:
-    """Run the server configured by *path* in so many processes until SIGTERM or SIGINT; the exit status."""
+    """Run the server configured by *path* in *processes* processes until SIGTERM or SIGINT; return the exit status."""
     logs = setup_logging(before_the_configuration())
     try:
         loaded = load(path)
@@ -67,13 +67,13 @@ def supervise(path: Path, processes: int) -> int:
 
 
 def pause_after(failures: int) -> float:
-    """Seconds before a worker's place gets another process, after so many that were never ready."""
+    """Seconds to wait before restarting a worker, after *failures* consecutive processes that never became ready."""
     return min(0.1 * 2.0 ** min(failures, 16), _SLOWEST_RESTART)
 
 
 @dataclass(eq=False)
 class Worker:
-    """A place for a worker process, and the process that has it at the moment."""
+    """A worker slot and its current process."""
 
     number: int
     process: asyncio.subprocess.Process | None = None
@@ -89,7 +89,7 @@ class Worker:
 
 
 class Supervisor:
-    """The parent of the workers."""
+    """The parent process of the workers."""
 
     def __init__(self, loaded: Loaded, logs: LogSetup, processes: int) -> None:
         self._loaded = loaded
@@ -101,7 +101,7 @@ class Supervisor:
         self._was_ready = False
 
     async def main(self) -> int:
-        """Keep the workers running until a signal says stop; 0 if they all ended well then."""
+        """Keep the workers running until a stop signal; return 0 if all of them exited successfully."""
         limits = self._loaded.config.ssh.limits
         size = Size.of(len(self._workers), limits.connections, limits.penalties.sources)
         with shared_table(size) as table, shared_metrics(len(self._workers)) as metrics:
@@ -113,7 +113,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number, sockets)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        # Its other end closes with this process, however that ends: workers must not outlive it.
+        # The write end closes when this process ends for any reason; workers then stop as well.
         life, held = os.pipe()
         try:
             async with self._listening_to_workers() as address:
@@ -130,7 +130,7 @@ class Supervisor:
         return max((abs(worker.statuses[-1]) for worker in self._workers if worker.statuses), default=0)
 
     def _stop(self, number: signal.Signals, sockets: Sequence[socket.socket]) -> None:
-        """The first time and again: workers know what a second signal means."""
+        """Stop the workers. Also called for a second signal, which the workers handle themselves."""
         for sock in sockets:
             sock.close()
         self._stopping.set()
@@ -154,7 +154,7 @@ class Supervisor:
         metrics: int,
         address: str,
     ) -> None:
-        """Run the process of *worker*, and another one when it ends, until the stop."""
+        """Run the process of *worker*, and restart it when it exits, until the server stops."""
         descriptors = [sock.fileno() for sock in sockets]
         while not self._stopping.is_set():
             worker.ready, worker.last_sign = False, asyncio.get_running_loop().time()
@@ -163,7 +163,7 @@ class Supervisor:
                     sys.executable,
                     *("-m", "containerssh", "--config", str(self._loaded.path)),
                     stdin=asyncio.subprocess.DEVNULL,
-                    # A terminal's ^C reaches the supervisor alone, which passes it on.
+                    # Ctrl-C on a terminal must reach only the supervisor, which forwards it.
                     process_group=0,
                     pass_fds=[*descriptors, life, table.descriptor, metrics],
                     env={
@@ -175,7 +175,7 @@ class Supervisor:
                     },
                 )
             except OSError as exc:
-                # Too many processes, or an upgrade under way: the other workers serve on meanwhile.
+                # The process limit, or an upgrade in progress: the other workers continue meanwhile.
                 if not self._was_ready:
                     raise
                 text = f"A server process could not be started ({describe(exc)}); another attempt follows"
@@ -192,7 +192,7 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             if not self._was_ready:
-                # What keeps the first ones from starting will not go away by trying again.
+                # An error that prevents the first start would recur.
                 self._stop(signal.SIGTERM, sockets)
                 return
             worker.failures = 0 if worker.ready else worker.failures + 1
@@ -201,12 +201,12 @@ class Supervisor:
             await self._pause(worker)
 
     async def _pause(self, worker: Worker) -> None:
-        """Before the next process of *worker*; shorter when the server stops."""
+        """Wait before restarting *worker*; returns early when the server stops."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), pause_after(worker.failures))
 
     async def _look_after(self) -> None:
-        """Kill workers that stand still; show life to the one who watches us."""
+        """Kill workers that do not respond; notify this process's own watchdog."""
         loop = asyncio.get_running_loop()
         every = min(_LOOK_EVERY, self._watchdog.total_seconds() / 3)
         while True:

@@ -1,4 +1,4 @@
-"""What systemd is told, and gives: sd_notify(3), the watchdog, sockets it listens on (sd_listen_fds(3))."""
+"""systemd's protocols: sd_notify(3), the watchdog, socket activation (sd_listen_fds(3))."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 WORKER = "CONTAINERSSH_WORKER"
-"""The variable by which a supervisor tells a worker who it is: ``number/of-how-many``, and the descriptors of its
-life, its counts, its metrics and its sockets."""
+"""
+The environment variable that identifies a worker to itself: ``number/count``, and the descriptors of the life pipe, the
+shared counts, the shared metrics and the listening sockets.
+"""
 
 PEER_CREDENTIALS = socket.CMSG_SPACE(struct.calcsize("3i"))
-"""Room for what :func:`sender` reads."""
+"""The size of the ancillary data that :func:`sender` reads."""
 
 _FIRST_SOCKET = 3
 
 
 @dataclass(frozen=True)
 class Notifier:
-    """Sends the state of this process to whoever started it; without an address it does nothing."""
+    """Reports the state of this process to the service manager; without an address it does nothing."""
 
     address: str = ""
-    """The path of a datagram socket; with ``@`` first it lies in the abstract name space."""
+    """The path of a datagram socket; a leading ``@`` denotes the abstract namespace."""
     watchdog: timedelta | None = None
-    """Within which time a sign of life is awaited, again and again."""
+    """The watchdog interval: a notification is due at least this often."""
 
     @classmethod
     def of(cls, environment: MutableMapping[str, str]) -> Notifier:
-        """What *environment* says; it is taken out, so that no child takes itself for the service."""
+        """Read the variables of *environment* and remove them, so that child processes do not use them."""
         address = environment.pop("NOTIFY_SOCKET", "")
         microseconds = environment.pop("WATCHDOG_USEC", "")
         pid = environment.pop("WATCHDOG_PID", "") or str(os.getpid())
@@ -40,27 +42,27 @@ class Notifier:
         return cls(address, timedelta(microseconds=int(microseconds)) if watched else None)
 
     def ready(self, status: str) -> None:
-        """The server serves; also after a reload."""
+        """Report that the server is ready, initially or after a reload."""
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """The configuration is read again; :meth:`ready` follows."""
+        """Report a reload in progress; :meth:`ready` follows."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=Reading the configuration")
 
     def stopping(self, within: timedelta) -> None:
-        """The server stops, and may take as long as *within*."""
+        """Report that the server is stopping, which may take up to *within*."""
         microseconds = int(within.total_seconds() * 1_000_000)
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={microseconds}", "STATUS=Waiting for sessions to end")
 
     def alive(self) -> None:
-        """A sign of life."""
+        """Notify the watchdog."""
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
         if not self.address:
             return
         address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
-        # Nobody listening is no reason to end, and a full queue none to wait.
+        # A missing receiver or a full queue must neither stop nor block the server.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             sock.setblocking(False)
             sock.sendto("\n".join(lines).encode(), address)
@@ -68,29 +70,29 @@ class Notifier:
 
 @dataclass(frozen=True)
 class WorkerPlace:
-    """Which of several processes on one port this is."""
+    """The position of this process among several that share a port."""
 
     number: int = 0
     count: int = 1
     life: int | None = None
-    """A descriptor that is readable once the supervisor is gone."""
+    """A descriptor that becomes readable when the supervisor exits."""
     counts: int | None = None
-    """The descriptor of the table in which the processes count connections together."""
+    """The descriptor of the shared table of connection counts."""
     metrics: int | None = None
-    """The descriptor of the memory in which they tell each other what they have counted for metrics."""
+    """The descriptor of the shared metrics."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this process does what only one can."""
+        """Whether this process performs the tasks that only one process may perform."""
         return self.number == 0
 
 
 def worker_place(environment: MutableMapping[str, str]) -> tuple[WorkerPlace, list[socket.socket]]:
     """
-    Which worker this process is, and the listening sockets that it was given; that is taken out of *environment*.
+    The position of this worker and its listening sockets, read from *environment*; the variables are removed from it.
 
     Raises:
-        OSError, ValueError: nobody but a supervisor should set this.
+        OSError, ValueError: the variable was not set by a supervisor.
     """
     text = environment.pop(WORKER, "")
     if not text:
@@ -104,7 +106,7 @@ def worker_place(environment: MutableMapping[str, str]) -> tuple[WorkerPlace, li
 
 
 def sender(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
-    """The process id of who sent a datagram, as the kernel says; 0 if it says nothing."""
+    """The process id of a datagram's sender, from the kernel's credentials; 0 if there are none."""
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
             return int(struct.unpack("3i", data[: struct.calcsize("3i")])[0])
@@ -113,10 +115,11 @@ def sender(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
 
 def inherited_sockets(environment: MutableMapping[str, str]) -> list[socket.socket]:
     """
-    The listening sockets that *environment* says are ours; that is taken out of it. Whoever calls closes them.
+    The listening sockets that systemd passed, according to *environment*; the variables are removed from it. The caller
+    closes them.
 
     Raises:
-        OSError: a descriptor is no listening stream socket.
+        OSError: a descriptor is not a listening TCP socket.
     """
     pid, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
     environment.pop("LISTEN_FDNAMES", None)

@@ -1,13 +1,13 @@
 """The contracts between the SSH front, the layers and the backends. Read this file first.
 
-A login is three nested scopes: a TCP connection, an authenticated connection, a session channel. Each is an async
-context manager, entered and left by one and the same task of the SSH front. Requests go inwards through the handlers;
-bytes go outwards through the :class:`SessionChannel` that the innermost handler was given.
+A login consists of three nested scopes: a TCP connection, an authenticated connection, and a session channel. Each is
+an async context manager, which one task of the SSH front enters and leaves. Requests go inwards through the handlers;
+bytes go outwards through the :class:`SessionChannel` passed to the innermost handler.
 
-A method that refuses raises: :class:`~containerssh.core.errors.Rejected` by policy,
+A method refuses by raising an exception: :class:`~containerssh.core.errors.Rejected` for a policy,
 :class:`~containerssh.core.errors.BackendError` when the container fails. The front answers the request with a failure,
-logs the error once and shows its ``user_message`` where the protocol has a place for it. Any other exception is a fault
-of ours: it costs that channel, or that connection, and nobody else.
+logs the error once, and shows its ``user_message`` where the protocol has a place for it. Any other exception is a bug:
+it ends that channel or connection and affects no other.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class AuthMethod(StrEnum):
 
 @dataclass(frozen=True)
 class PublicKey:
-    """A key, or a certificate, that a client shows."""
+    """A public key or certificate that a client presents."""
 
     algorithm: str
     """The key's own type, ``ssh-ed25519`` or ``ssh-ed25519-cert-v01@openssh.com``."""
@@ -63,51 +63,58 @@ class PublicKey:
 
 
 class Prompts(ABC):
-    """Asking the person at the other end, during keyboard-interactive authentication (RFC 4256)."""
+    """Communication with the user during authentication (RFC 4252, RFC 4256)."""
 
     @abstractmethod
     async def ask(self, instruction: str, questions: Sequence[tuple[str, bool]] = ()) -> Sequence[str]:
-        """Show *instruction* and the questions (text, whether the answer is echoed); the answers in order."""
+        """
+        Show *instruction* and the *questions* (prompt, whether the answer is echoed); return the answers in the same
+        order.
+        """
 
     def tell(self, text: str) -> None:
-        """Show *text*, without line end, where the client shows such (RFC 4252 section 5.4); nobody answers it."""
+        """Show *text* (no line end) as an authentication banner (RFC 4252 section 5.4)."""
 
 
 @dataclass(frozen=True)
 class IntegrityProof:
-    """What a client signs at the end of a GSSAPI exchange (RFC 4462 section 3.5)."""
+    """What a client signs at the end of a GSSAPI authentication (RFC 4462 section 3.5)."""
 
     message: bytes
-    """What the code must cover: the session and the very request, as we saw them."""
+    """
+    The data that the code must cover, built from the session identifier and the request as the server received them.
+    """
     code: bytes
-    """The client's message integrity code."""
+    """The client's message integrity code (MIC) of *message*."""
 
 
 @dataclass(frozen=True)
 class ExchangedKeys:
-    """What a ticket adds to an exchange of keys (RFC 4462 section 2.1)."""
+    """The result of a GSSAPI key exchange (RFC 4462 section 2.1)."""
 
     token: bytes
-    """For the client; empty where there is none."""
+    """The token to send to the client; empty if there is none."""
     code: bytes
-    """Our message integrity code of the exchange's hash, which proves who we are."""
+    """The server's message integrity code of the exchange hash, which authenticates the server."""
     context: object = field(repr=False)
-    """For whoever judges a request to be let in by the same context; secret."""
+    """The security context, for a later ``gssapi-keyex`` authentication; secret."""
 
 
 class GSSAPIExchange(ABC):
     """
-    The client's side of a GSSAPI authentication (RFC 4462 section 3). Whoever judges it has the security context and
-    calls in this order: :meth:`choose` once, :meth:`answer` for each token that needs another one, :meth:`finish` once.
+    The client's side of a GSSAPI authentication (RFC 4462 section 3). The authenticator holds the security context and
+    calls, in this order: :meth:`choose` once, :meth:`answer` for each further token that it needs, :meth:`finish` once.
 
-    Each raises AuthFailed when the client breaks off, or sends what does not belong there.
+    Raises:
+        AuthFailed: by each method, if the client gives up or sends an unexpected message.
     """
 
     @property
     def exchanged(self) -> object | None:
         """
-        What the connection's key exchange has left (:class:`ExchangedKeys`), whose context the client uses again
-        (``gssapi-keyex``, section 4): then :meth:`finish` is all that is called. None: a context is to be made.
+        The result of the connection's key exchange (:class:`ExchangedKeys`) if the client authenticates with the same
+        security context (``gssapi-keyex``, section 4); then only :meth:`finish` is called. None if a context must be
+        established.
         """
         return None
 
@@ -118,25 +125,27 @@ class GSSAPIExchange(ABC):
 
     @abstractmethod
     async def choose(self, mechanism: bytes) -> bytes:
-        """Take *mechanism*, one of those offered; the client's first token."""
+        """Select *mechanism*, one of those offered; return the client's first token."""
 
     @abstractmethod
     async def answer(self, token: bytes) -> bytes:
-        """Send our *token*; the client's next one."""
+        """Send the server's *token*; return the client's next one."""
 
     @abstractmethod
     async def finish(self, token: bytes = b"") -> IntegrityProof:
-        """Send our last *token*, if there is one: the context is complete. The caller checks what comes back."""
+        """
+        Send the server's last *token*, if there is one, when the context is complete. The caller verifies the result.
+        """
 
     @abstractmethod
     def tell_error(self, token: bytes) -> None:
-        """Send the token by which the mechanism tells the client why it failed; the attempt fails afterwards."""
+        """Send the mechanism's error token to the client; the attempt fails afterwards."""
 
 
 Incoming = Callable[[Origin], Awaitable[ByteStream]]
 """
-Opens a channel to the client for a connection that came from *origin*; who called closes the stream. Raises Rejected
-when the client, or a limit, refuses, and ConnectionError when the connection has ended.
+Opens a channel to the client for a connection that came from the given origin; the caller closes the stream. Raises
+Rejected when the client or a limit refuses it, and ConnectionError when the connection has ended.
 """
 
 
@@ -144,17 +153,18 @@ class Listener(ABC):
     """A listening socket in the container (``tcpip-forward``, ``streamlocal-forward@openssh.com``)."""
 
     port: int
-    """The real port, also where any free one was asked for; 0 for a unix socket."""
+    """The port that is bound, even if port 0 was requested; 0 for a unix socket."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Stop listening; connections that are forwarded already go on. Safe to call twice."""
+        """Stop listening; connections already forwarded continue. A second call does nothing."""
 
 
 class SessionChannel(ABC):
-    """A session channel as the innermost handler sees it. The front closes it; nobody else needs to.
+    """
+    A session channel as the innermost handler sees it. The front closes it; handlers need not.
 
-    Output waits until the reply to the request that started the program has been sent, so a handler may start its pumps
+    Output waits until the reply to the request that started the program is sent, so a handler may start its pumps
     before it returns from ``run_*``.
     """
 
@@ -164,48 +174,51 @@ class SessionChannel(ABC):
 
     @property
     def takes_file_events(self) -> bool:
-        """Whether :meth:`file_event` has any use; if not, files are not reported at all, which is quicker."""
+        """Whether anything records file events; if not, none are reported, which is faster."""
         return False
 
     async def file_event(self, event: FileEvent) -> None:
         """
-        SFTP did something to a file. A layer that records it passes its own channel inwards. The client's answer waits
-        until what was done has been reported.
+        Report an SFTP operation on a file. A layer that records file events passes its own channel inwards. The
+        client's answer waits until this returns.
         """
 
     @abstractmethod
     async def exit_status(self, status: int) -> None:
-        """The program ended: pass on unsent output, its end of file and *status* (0 to 2^32-1), then close."""
+        """The program exited: send remaining output, its end of file and *status* (0 to 2^32-1), then close."""
 
     @abstractmethod
     async def exit_signal(self, signal: ExitSignal) -> None:
-        """The program died of a signal; else like :meth:`exit_status`."""
+        """The program was killed by a signal; otherwise like :meth:`exit_status`."""
 
     @abstractmethod
     async def fail(self, error: Exception) -> None:
-        """The session broke: one line with the reference on stderr, a non-zero status, close. Logs *error*."""
+        """
+        The session failed: log *error*, write one line with the reference number to stderr, send a non-zero status, and
+        close.
+        """
 
     async def open_x11(self, origin: Origin) -> ByteStream:
         """
-        A channel to the client's X server (``x11``, RFC 4254 section 6.3.2), once the client has asked for it. Works
-        until the connection ends, like :meth:`open_agent`; raises as :data:`Incoming`.
+        Open a channel to the client's X server (``x11``, RFC 4254 section 6.3.2). Requires that the client has
+        requested X11 forwarding; works until the connection ends. Raises like :data:`Incoming`.
         """
         raise _unsupported("x11")
 
     async def open_agent(self) -> ByteStream:
-        """A channel to the client's ssh-agent (``auth-agent@openssh.com``), once it was asked for; raises as above."""
+        """Open a channel to the client's ssh-agent (``auth-agent@openssh.com``), under the same conditions."""
         raise _unsupported("auth-agent@openssh.com")
 
 
 class SessionHandler:
-    """Scope: one session channel. The defaults refuse, so a handler writes only what it can do."""
+    """Scope: one session channel. The defaults refuse, so a handler implements only what it supports."""
 
     async def set_env(self, name: str, value: str) -> None:
-        """Before the start: a variable for the program. The last value of a name wins."""
+        """Set an environment variable of the program, before it starts. The last value of a name wins."""
         raise _unsupported("env")
 
     async def request_pty(self, request: PtyRequest) -> None:
-        """Before the start: give the program a terminal."""
+        """Allocate a terminal for the program, before it starts."""
         raise _unsupported("pty-req")
 
     async def request_x11(self, request: X11Request) -> None:
@@ -225,7 +238,10 @@ class SessionHandler:
         raise _unsupported("exec")
 
     def subsystem_command(self, name: str) -> str:
-        """What :meth:`run_subsystem` starts, as a command line; a forced command is told of it. *name* if unknown."""
+        """
+        The command line of the subsystem *name*, which a forced command receives in a variable; *name* itself if
+        unknown.
+        """
         return name
 
     async def run_subsystem(self, name: str) -> None:
@@ -233,7 +249,10 @@ class SessionHandler:
         raise _unsupported("subsystem")
 
     async def run_sftp(self, rules: SFTPRules) -> None:
-        """Serve SFTP under *rules*; returns when it runs. Without a server of our own, only where nothing binds it."""
+        """
+        Serve SFTP under *rules*; returns when it runs. The default starts the image's own server, and refuses rules
+        that restrict.
+        """
         if rules.binding:
             raise _unsupported("sftp under rules")
         await self.run_subsystem("sftp")
@@ -243,47 +262,49 @@ class SessionHandler:
         raise _unsupported("signal")
 
     async def send_break(self, milliseconds: int) -> None:
-        """Send a break to the terminal (RFC 4335); 0 means the terminal's own default length."""
+        """Send a break to the terminal (RFC 4335); 0 means the terminal's default length."""
         raise _unsupported("break")
 
     async def resize(self, size: WindowSize) -> None:
-        """The client's window changed; may come before the start."""
+        """Set the size of the terminal; may be called before the program starts."""
         raise _unsupported("window-change")
 
     async def terminate(self) -> None:
-        """The server stops: ask the program to end (TERM). The scope's end kills what is left."""
+        """The server is stopping: send TERM to the program. Leaving the scope kills what still runs."""
 
 
 class ConnectionHandler(ABC):
-    """Scope: one login. Opens sessions; the forwards refuse unless a backend has them."""
+    """Scope: one login. Opens sessions; forwarding is refused unless a backend implements it."""
 
     @property
     def longest(self) -> timedelta:
-        """How long the login may last from its authentication on, after which the front ends it; 0 for any time."""
+        """The maximum duration of the login, measured from authentication; the front then ends it. 0 means no limit."""
         return timedelta(0)
 
     @abstractmethod
     def session(self, channel: SessionChannel) -> AbstractAsyncContextManager[SessionHandler]:
-        """A session's scope; leaving it ends the program if it still runs."""
+        """The scope of a session; leaving it kills the program if it still runs."""
 
     async def connect_tcp(self, host: str, port: int, addresses: AddressRules = ANY_ADDRESS) -> ByteStream:
         """
-        A connection to *host* and *port*, made inside the container (``direct-tcpip``).
+        Connect to *host* and *port* from inside the container (``direct-tcpip``).
 
-        The backend passes *addresses* on to the agent, which resolves *host* and connects only to what they permit;
-        where nothing is left, this raises Rejected.
+        The backend passes *addresses* to the agent, which resolves *host* and connects only to permitted addresses.
+
+        Raises:
+            Rejected: none of the addresses is permitted.
         """
         raise _unsupported("direct-tcpip")
 
     async def connect_unix(self, path: str) -> ByteStream:
-        """A connection to the socket *path* inside the container (``direct-streamlocal@openssh.com``)."""
+        """Connect to the unix socket *path* inside the container (``direct-streamlocal@openssh.com``)."""
         raise _unsupported("direct-streamlocal@openssh.com")
 
     async def listen_tcp(self, host: str, port: int, incoming: Incoming) -> Listener:
         """
-        Listen inside the container (``tcpip-forward``); *host* as in RFC 4254 section 7.1, port 0 for any free one.
-        Each connection is copied to and from the stream that *incoming* gives. The caller closes the listener; what is
-        left ends with the login.
+        Listen inside the container (``tcpip-forward``); *host* as in RFC 4254 section 7.1; port 0 selects a free port.
+        Each connection is copied to and from the stream that *incoming* returns. The caller closes the listener;
+        listeners still open end with the login.
         """
         raise _unsupported("tcpip-forward")
 
@@ -292,19 +313,19 @@ class ConnectionHandler(ABC):
         raise _unsupported("streamlocal-forward@openssh.com")
 
     async def terminate(self) -> None:
-        """The server stops: ask whatever still runs to end."""
+        """The server is stopping: ask all running programs to end."""
 
 
 @dataclass(frozen=True)
 class PartialSuccess:
-    """A method has succeeded, and more must follow (RFC 4252 section 5.1)."""
+    """A method has succeeded, but further methods are required (RFC 4252 section 5.1)."""
 
     login: Login
-    """What the methods so far have earned together; no login yet."""
+    """The combined result of the methods so far; not yet a login."""
     succeeded: tuple[AuthMethod, ...]
-    """In the order of their success."""
+    """The methods that succeeded, in order."""
     methods: frozenset[AuthMethod]
-    """Those that can continue."""
+    """The methods that can continue the authentication."""
 
 
 class NetworkHandler(ABC):
@@ -313,38 +334,37 @@ class NetworkHandler(ABC):
     @property
     @abstractmethod
     def auth_methods(self) -> frozenset[AuthMethod]:
-        """The methods that could succeed here: only these are offered to the client."""
+        """The configured methods; only these are offered to the client."""
 
     async def authenticate_password(self, attempt: AuthAttempt, password: bytes) -> Login:
         """
-        Judge a password (the client's bytes, not normalised).
+        Verify a password (the client's bytes, not normalised).
 
         Raises:
-            AuthFailed: it is wrong.
-            AuthUnavailable: nobody could be asked.
+            AuthFailed: the password is wrong.
+            AuthUnavailable: the authenticator could not be reached.
         """
         raise _disabled(AuthMethod.PASSWORD)
 
     async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
         """
-        Judge whether *key* may log in. The front calls it once for each user and key of a connection, and makes the
-        result a login only when a signature by this very key has been verified. Raises as above.
+        Decide whether *key* may log in. The front calls this once for each user name and key of a connection, and
+        accepts the login only after it has verified a signature by that key. Raises as above.
         """
         raise _disabled(AuthMethod.PUBLIC_KEY)
 
     async def authenticate_interactive(self, attempt: AuthAttempt, prompts: Prompts) -> Login:
-        """Judge by questions and answers. Raises as above."""
+        """Authenticate by prompts and answers. Raises as above."""
         raise _disabled(AuthMethod.KEYBOARD_INTERACTIVE)
 
     async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange) -> Login:
-        """Judge by an exchange of GSSAPI tokens and a message integrity code. Raises as above."""
+        """Authenticate by GSSAPI tokens and a message integrity code. Raises as above."""
         raise _disabled(AuthMethod.GSSAPI)
 
     async def exchange_keys(self, meta: ConnectionMetadata, token: bytes, digest: bytes) -> ExchangedKeys:
         """
-        Take the *token* of a client that exchanges keys by GSSAPI, and sign *digest*, the exchange's hash: before the
-        client asks to be let in, and perhaps again later. No other call of this connection waits for it. Raises as
-        above.
+        Process the *token* of a GSSAPI key exchange and sign *digest*, the exchange hash. Called before the client
+        authenticates, and possibly again later; concurrent with other calls of this connection. Raises as above.
         """
         raise _disabled(AuthMethod.GSSAPI)
 
@@ -352,9 +372,9 @@ class NetworkHandler(ABC):
         self, login: Login, method: AuthMethod, before: PartialSuccess | None, key: PublicKey | None = None
     ) -> Login | PartialSuccess:
         """
-        *method* has succeeded and earned *login*, and the client has proved what it had to: the login of the
-        connection, or what must follow. *before* is this method's answer to the method before, for the same user name;
-        *key* is what it was proved with, if that is known. Raises as above.
+        *method* has succeeded with the result *login*, and the client has proved possession of its credential. Return
+        the login of the connection, or what is still required. *before* is the result of the preceding method for the
+        same user name; *key* is the key that was used, if known. Raises as above.
         """
         return login
 
@@ -364,30 +384,31 @@ class NetworkHandler(ABC):
     @abstractmethod
     def login(self, login: Login, notices: Notices) -> AbstractAsyncContextManager[ConnectionHandler]:
         """
-        An authenticated connection's scope: entering it prepares the container, leaving it removes it.
+        The scope of an authenticated connection: entering it prepares the container, leaving it removes the container.
 
         Raises:
-            ConfigError, BackendError: there will be no container; the user is told and the connection ends.
+            ConfigError, BackendError: the container cannot be provided; the user is told and the connection ends.
         """
 
 
 class Notices(ABC):
-    """Lines for the user while a login is prepared ("pulling image, 40 %").
+    """
+    Progress messages for the user while a login is prepared ("pulling image, 40 %").
 
-    The front shows them on the standard error of an interactive session (one with a terminal) and drops them elsewhere.
+    The front shows them on standard error of an interactive session (one with a terminal) and drops them otherwise.
     """
 
     @abstractmethod
     def notice(self, text: str) -> None:
-        """Show *text*, one line without line end, where there is somebody to see it. Never blocks, never raises."""
+        """Show *text*, one line without line end, if a session can display it. Never blocks, never raises."""
 
 
 class ServerHandler(ABC):
-    """Scope: the server's life."""
+    """Scope: the lifetime of the server."""
 
     @abstractmethod
     def accept(self, meta: ConnectionMetadata) -> AbstractAsyncContextManager[NetworkHandler]:
-        """A TCP connection's scope; raises :class:`Rejected` to turn it away."""
+        """The scope of a TCP connection; raises :class:`Rejected` to refuse it."""
 
 
 def _unsupported(what: str) -> Rejected:
