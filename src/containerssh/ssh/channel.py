@@ -1,4 +1,4 @@
-"""One session channel: its requests in order, its streams, its end."""
+"""One session channel: its requests, its streams and its end."""
 
 from __future__ import annotations
 
@@ -32,18 +32,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STARTS = frozenset({b"shell", b"exec", b"subsystem"})
+_AGENT = b"auth-agent-req@openssh.com"
 _NOT_STARTED = 127
 _BROKEN = 255
-# A program that ends usually tells so right after the end of its output. Sent together, no client can leave in between.
+# A program's exit usually follows the end of its output at once. Sending both together prevents that a client
+# leaves in between.
 _EOF_DELAY = 0.1
-# OpenSSH's client dies at once of a failed start; this lets it show what came before.
+# OpenSSH's client exits at once when a start fails; this delay lets it display earlier output.
 _READ_FIRST = 0.1
-# How long a client whose window is full may take to read why its session failed.
+# How long a client with a full window may take to read the error message.
 _TELLING = 2.0
 
 
 class Session(SessionChannel):
-    """The front's side of a session channel. :meth:`run` is its task; the adapter calls the first methods."""
+    """
+    The front's side of a session channel. :meth:`run` is its task; the adapter calls the methods of the first part.
+    """
 
     stdin: ChannelReader
     stdout: ChannelWriter
@@ -78,11 +82,12 @@ class Session(SessionChannel):
         self._exited = Flag()
         self._eof_timer: asyncio.TimerHandle | None = None
         self.forwarding: Forwarding | None = None
-        """Where channels to the client are opened; set by whoever made the session."""
+        """Opens channels towards the client; set by the creator of the session."""
         self.on_interactive: Callable[[], None] | None = None
         self.on_told: Callable[[], None] | None = None
         self.interactive = False
         self._asked_pty = False
+        self._no_agent = ""
         self.stdin = ChannelReader(channel)
         self.stdout = ChannelWriter(channel, self._output_ended, stderr=False)
         self.stderr = ChannelWriter(channel, self._output_ended, stderr=True)
@@ -91,12 +96,12 @@ class Session(SessionChannel):
 
     @property
     def running(self) -> bool:
-        """Whether a program was started whose end has not been told."""
+        """Whether a program runs whose exit has not been reported."""
         return self._started and not self._ending
 
     def requested(self, name: bytes, want_reply: bool, payload: bytes) -> None:
         """A channel request arrived; it is answered after those before it."""
-        # After our CLOSE nothing is answered, however much of it is on its way.
+        # Requests that arrive after the server's CLOSE are not answered.
         if self._closed or self._ending or self._channel.closed:
             return
         if not self._queue.put(Request(name, want_reply, payload)):
@@ -126,7 +131,7 @@ class Session(SessionChannel):
         self._close()
 
     def closed_by_peer(self) -> None:
-        """The channel is gone, by the client or with the connection: a handler's call is interrupted."""
+        """The channel was closed, by the client or with the connection; cancels a pending handler call."""
         self._exited.set()
         self._close()
         if self._scope is not None:
@@ -134,11 +139,11 @@ class Session(SessionChannel):
             self._scope = None
 
     def log(self, level: int, event: Event, error: BaseException | None = None) -> None:
-        """Log with this session's labels, from wherever it is called."""
+        """Log with this session's labels, from any context."""
         self._context.run(logger.log, level, event, exc_info=error)
 
     def notice(self, text: str) -> None:
-        """One line for the user, if the channel can still take it."""
+        """Show one line to the user, if the channel still accepts output."""
         with suppress(BrokenPipeError):
             self._channel.put(terminal_line(text), stderr=True)
 
@@ -221,7 +226,10 @@ class Session(SessionChannel):
     # -- the task ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """The session, from the request to open the channel to its end. Never raises for what a peer or handler did."""
+        """
+        Serve the session, from the channel's open request to its end. Never raises because of errors of peers or
+        handlers.
+        """
         with log_labels(channelId=self._number):
             self._context = contextvars.copy_context()
             try:
@@ -256,7 +264,10 @@ class Session(SessionChannel):
             self._handler = None
 
     def server_stops(self, why: str, grace: float) -> None:
-        """Tell the user of an interactive session; close a channel whose program was not asked for yet."""
+        """
+        Tell the user of an interactive session that the server stops; close a channel that has not started a program
+        yet.
+        """
         self._stopping = True
         if self.running and self.interactive and grace:
             self.notice(f"\r\ncontainerssh: {why}. This session ends within {grace:g} seconds.")
@@ -265,7 +276,7 @@ class Session(SessionChannel):
             self.closed_by_peer()
 
     async def terminate(self) -> None:
-        """The server stops: pass it on to the program, if one runs."""
+        """The server is stopping: terminate the program, if one runs."""
         if self._handler is not None:
             await self._handler.terminate()
 
@@ -274,16 +285,16 @@ class Session(SessionChannel):
             if (request := self._queue.take()) is not None:
                 return request
             self._wake.clear()
-            # Nothing of the handler's is interrupted here, so the end comes as a plain return...
+            # The handler is not running here, so returning suffices...
             scope, self._scope = self._scope, None
             await self._wake.wait()
             self._scope = scope
-        # ... and what it does afterwards to clean up is not interrupted either.
+        # ... and its clean-up is not cancelled either.
         self._scope = None
         return None
 
     async def _refuse(self, error: Exception) -> None:
-        """The session's scope failed: refuse the channel if it is still unanswered, else tell the user."""
+        """The session's scope failed: refuse the channel if it is still unconfirmed, otherwise tell the user."""
         if isinstance(error, Rejected):
             logger.debug(error.event())
         elif isinstance(error, ContainerSSHError):
@@ -311,7 +322,7 @@ class Session(SessionChannel):
                 await self._exited.wait()
 
     async def _tell_failed_login(self, error: Exception) -> None:
-        """Answer requests until the one that starts a program: that one gets the bad news."""
+        """Answer requests until the one that starts a program, which receives the error message."""
         self._channel.confirm()
         while (request := await self._next()) is not None:
             name, want_reply, _ = request
@@ -357,6 +368,8 @@ class Session(SessionChannel):
             logger.debug(
                 Event(SSHCode.CHANNEL_REQUEST_FAILED, "Channel request failed", RequestType=label, reason=reason)
             )
+            if name == _AGENT and not want_reply:
+                self._no_agent = message_of(error)
         if name in _STARTS and not self._started:
             await self._answer_start(name, want_reply, error)
             if self.running and self._stopping:
@@ -367,12 +380,15 @@ class Session(SessionChannel):
     async def _answer_start(self, name: bytes, want_reply: bool, error: Exception | None) -> None:
         if error is None:
             self._started = True
+            if self._no_agent and self.interactive:
+                # OpenSSH's client wants no reply to its request for an ssh-agent, so it cannot say this itself.
+                self.notice(f"containerssh: {self._no_agent}")
         elif name == b"subsystem" or isinstance(error, Rejected | ProtocolError):
             if not isinstance(error, ProtocolError):
                 self._tell(error)
                 await asyncio.sleep(_READ_FIRST)
         else:
-            # A failure reply would end OpenSSH's client with words of its own and a status that means "no connection".
+            # On a failure reply, OpenSSH's client would print a generic message and exit with 255 without the reason.
             self._tell(error)
             if want_reply:
                 self._channel.reply(True)

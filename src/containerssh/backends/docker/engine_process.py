@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from abc import ABC, abstractmethod
 from contextlib import suppress
 
-from containerssh.backends.docker.engine_error import Cure, EngineError
+from containerssh.backends.docker.engine_error import Cure, EngineError, one_line
 from containerssh.backends.docker.exec_client import End
 from containerssh.backends.docker.frames import STDERR, AttachedInput, Demultiplexer
 from containerssh.backends.docker.wire import Wire
@@ -24,7 +25,8 @@ _FIRST_LOOK, _SLOWEST_LOOK = 0.01, 1.0
 _PATIENCE = 60.0
 """For how many seconds an engine that is away is asked again how a program ended."""
 _SIZE_TRIES = 8
-_NOT_RUN = (b"OCI runtime exec failed: exec failed:", b"OCI runtime exec failed: runc exec failed:")
+_NOT_RUN = re.compile(rb"OCI runtime exec failed: (?:runc )?exec failed:.*", re.DOTALL)
+_WHY_NOT_RUN = re.compile(r'.*exec: "(?P<program>[^"]*)": (?:stat \S+: )?(?P<why>[^:"]+)(?:: unknown)?')
 
 
 class Pipe(ByteReader):
@@ -214,9 +216,10 @@ class EngineProcess(ABC):
             while pieces is not None:
                 for number, data in pieces:
                     # The engine tells that there is no such program on standard output, in the program's place.
-                    failed = not begun and not self._terminal and data.startswith(_NOT_RUN)
-                    stream, begun = STDERR if failed else number, True
-                    await (self._err if stream == STDERR else self._out).put(data)
+                    failed = not begun and _NOT_RUN.fullmatch(data) is not None
+                    begun = True
+                    to_error = number == STDERR or (failed and not self._terminal)
+                    await (self._err if to_error else self._out).put(self._not_run(data) if failed else data)
                 pieces = await self.pieces()
         except (OSError, ProtocolError) as exc:
             text = f"the engine's stream of the program broke ({exc})"
@@ -227,3 +230,17 @@ class EngineProcess(ABC):
         self._drained.set()
         await self._out.end(error)
         await self._err.end(error)
+
+    def _not_run(self, data: bytes) -> bytes:
+        """A line for the user instead of the engine's words, which go to the log."""
+        text = one_line(data.decode("utf-8", "replace"))
+        logger.debug(Event(DockerCode.EXEC, f"The engine could not start the program: {text}"))
+        end = "\r\n" if self._terminal else "\n"
+        return f"containerssh: {not_run(text)}{end}".encode()
+
+
+def not_run(text: str) -> str:
+    """What a user is told instead of *text*, an engine's line about a program that it could not start."""
+    if found := _WHY_NOT_RUN.fullmatch(text):
+        return f"{found['program']}: {found['why']}"
+    return "The program could not be started."
