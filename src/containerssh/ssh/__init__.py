@@ -4,8 +4,8 @@ import ctypes.util
 import sys
 
 _find_library = ctypes.util.find_library
-# At its import asyncssh looks for two libraries by running ldconfig, a compiler and a linker, which delays the start.
-# They would bring sntrup761 and the UMACs, none of which is offered.
+# On import, asyncssh searches for two libraries by running ldconfig, a compiler and a linker, which delays the start.
+# They provide sntrup761 and the UMACs, none of which is offered.
 ctypes.util.find_library = lambda name: None
 # Nor does it load what it can do without, each of which takes a while: Kerberos, since ours is in a process of its own,
 # and X.509, whose certificates for SSH are not offered.

@@ -1,10 +1,10 @@
-"""asyncssh's connection, bent to our needs: what clients ask for. How bytes flow is
-:mod:`containerssh.ssh.flow`'s, how keys are exchanged :mod:`containerssh.ssh.key_exchange`'s.
+"""asyncssh's connection, adapted: authentication, global requests and the opening of channels. The flow of data is in
+:mod:`containerssh.ssh.flow`, key exchanges in :mod:`containerssh.ssh.key_exchange`.
 
-What is changed, and why:
+What differs from the library, and why:
 
-* Authentication and global requests are ours: the library would answer before a handler was asked, and would mix the
-  names of attempts.
+* Authentication and global requests are handled by the front: the library would answer before a handler was asked, and
+  would mix up the user names of successive attempts.
 * Sessions and forwards are opened and refused by the front.
 
 :mod:`containerssh.ssh.selfcheck` refuses a library that lacks what is overridden here.
@@ -53,11 +53,11 @@ class AuthRequest:
     method: bytes
     payload: bytes
     head: bytes
-    """Everything before *payload*, as signatures cover it."""
+    """Everything before *payload*; signatures cover it."""
 
     @property
     def offered_as(self) -> bytes:
-        """The name under which the method is offered; it may have a second one."""
+        """The name under which the method is offered, which may differ from the requested one."""
         return _OTHER_NAMES.get(self.method, self.method)
 
     @property
@@ -67,7 +67,7 @@ class AuthRequest:
 
 
 class _Answers:
-    """Takes INFO_RESPONSE messages (RFC 4256 section 3.4) where the library looks for an authentication in progress."""
+    """Receives INFO_RESPONSE messages (RFC 4256 section 3.4), in place of the library's authentication object."""
 
     def __init__(self, connection: AdapterConnection) -> None:
         self._connection = connection
@@ -76,7 +76,7 @@ class _Answers:
         if pkttype != _MSG_USERAUTH_INFO_RESPONSE:
             return False
         count = packet.get_uint32()
-        # Each answer takes four bytes at least, so the packet itself limits a count that lies.
+        # Each answer takes at least four bytes, so the packet's size limits a wrong count.
         answers = [packet.get_string() for _ in range(count)]
         packet.check_end()
         self._connection.front.auth_answers(answers)
@@ -90,7 +90,7 @@ class _Answers:
 
 
 class _Tokens(_Answers):
-    """The same for the messages of a GSSAPI exchange (RFC 4462 section 3)."""
+    """Receives the messages of a GSSAPI exchange (RFC 4462 section 3) in the same way."""
 
     def __init__(self, connection: AdapterConnection, exchange: Exchange) -> None:
         super().__init__(connection)
@@ -101,7 +101,10 @@ class _Tokens(_Answers):
 
 
 class AdapterConnection(KexConnection):
-    """A TCP connection; :attr:`front` is told what the client asks, and answers with the methods of the first part."""
+    """
+    A TCP connection. It passes the client's requests to :attr:`front`, which answers with the methods of the first
+    part.
+    """
 
     def __init__(
         self,
@@ -129,28 +132,30 @@ class AdapterConnection(KexConnection):
     @property
     def host_key(self) -> bytes | None:
         """
-        The host key, or its certificate, as the client was shown it; None where its key exchange needs none. Nobody who
-        logs in has been shown another.
+        The host key or certificate presented to the client; None where the key exchange needs none. No client
+        is presented another one before it logs in.
         """
         return self._signer.public_data if self._signer else None
 
     @property
     def client_version(self) -> str:
-        """The client's identification string; empty before it came."""
+        """The client's identification string; empty until it arrives."""
         return str(self.get_extra_info("client_version", ""))
 
     def auth_failed(self, methods: Sequence[str], *, partial: bool = False) -> None:
-        """The last request failed, or was right and is not enough (*partial*); *methods* can continue."""
+        """
+        Answer USERAUTH_FAILURE; with *partial*, the method succeeded but more are required. *methods* can continue.
+        """
         self._auth = None
         names = NameList([name.encode() for name in methods])
         self.send_packet(constants.MSG_USERAUTH_FAILURE, names, Boolean(partial))
 
     def auth_key_acceptable(self, algorithm: bytes, blob: bytes) -> None:
-        """The key asked about would be accepted with a signature."""
+        """Answer that the queried key is acceptable (USERAUTH_PK_OK)."""
         self.send_packet(_MSG_USERAUTH_PK_OK, String(algorithm), String(blob))
 
     def auth_ask(self, instruction: str, questions: Sequence[tuple[str, bool]]) -> None:
-        """Put questions; the answers come through ``front.auth_answers``."""
+        """Send prompts; the answers arrive through ``front.auth_answers``."""
         self._auth = cast(Any, _Answers(self))
         prompts = b"".join(String(text) + Boolean(echo) for text, echo in questions)
         self.send_packet(
@@ -163,7 +168,7 @@ class AdapterConnection(KexConnection):
         )
 
     def auth_gssapi(self, exchange: Exchange) -> None:
-        """Messages of a GSSAPI authentication are for *exchange*, until the request is answered or another comes."""
+        """Route GSSAPI messages to *exchange* until the request is answered or replaced."""
         self._auth = cast(Any, _Tokens(self, exchange))
 
     def auth_message(self, kind: int, field: bytes) -> None:
@@ -171,7 +176,7 @@ class AdapterConnection(KexConnection):
         self.send_packet(kind, String(field))
 
     def auth_succeeded(self) -> None:
-        """The client is logged in: from here on it may open channels."""
+        """Answer USERAUTH_SUCCESS; the client may open channels from now on."""
         self._auth = self.ticket_context = None
         self.send_packet(constants.MSG_USERAUTH_SUCCESS)
         self._auth_in_progress = False
@@ -205,7 +210,7 @@ class AdapterConnection(KexConnection):
         if service != b"ssh-connection":
             raise DisconnectError(constants.DISC_SERVICE_NOT_AVAILABLE, "Unexpected service in auth request")
         if self._auth_complete:
-            # RFC 4252 section 5.1: silently ignored, as long as the client cannot know better.
+            # RFC 4252 section 5.1: silently ignored until the client has received USERAUTH_SUCCESS.
             if self._auth_final:
                 raise DisconnectError(constants.DISC_PROTOCOL_ERROR, "Unexpected userauth request")
             return
@@ -223,7 +228,7 @@ class AdapterConnection(KexConnection):
         self.front.forwarding.global_requested(name, want_reply, packet.get_remaining_payload())
 
     def answer_to(self, name: bytes, payload: bytes) -> bytes | None:
-        """The answer to a global request that is not about forwarding; None is a failure."""
+        """The reply to a global request that does not concern forwarding; None means failure."""
         if name == b"keepalive@openssh.com":
             return b""
         if name == b"no-more-sessions@openssh.com":
@@ -234,7 +239,7 @@ class AdapterConnection(KexConnection):
         return None
 
     def answer_request(self, answer: bytes | None) -> None:
-        """Answer the oldest global request that wants an answer; None is a failure."""
+        """Answer the oldest global request that wants a reply; None means failure."""
         if not self._transport:
             return
         if answer is None:
@@ -254,10 +259,10 @@ class AdapterConnection(KexConnection):
                 return None
             asked.add(blob)
             key = keys[blob]
-            # An RSA key proves itself with the algorithm of the key exchange, if that used it.
+            # For an RSA key, the signature algorithm of the key exchange is used if that was RSA.
             signer = self._signer
             used = plain_name(signer.algorithm) if signer and signer.key is key else key.algorithms[0]
-            # Made once: signatures take time, and a client can ask without end.
+            # Cached: signatures are expensive, and a client may repeat the request.
             if (key, used) not in self._proofs:
                 signed = String("hostkeys-prove-00@openssh.com") + String(self.session_id) + String(blob)
                 self._proofs[key, used] = String(key.sign(signed, used))
@@ -298,13 +303,14 @@ class AdapterConnection(KexConnection):
 
     @property
     def _own_window(self) -> int:
-        # A few windows are large, for speed; all of them together stay bounded.
+        # A few channels get large windows, for throughput; their total is bounded.
         count = len(self._channels)
         return 1024 * (2048 if count < 4 else 256 if count < 16 else 64)
 
     def forward_channel(self, number: int | None = None, window: int = 0, packet_size: int = 0) -> AdapterChannel:
         """
-        A channel for a forward that the client has asked for, or without *number* one to ask the client for.
+        Create a channel for a forward requested by the client or, without *number*, one to be opened towards the
+        client.
 
         Raises:
             asyncssh.ChannelOpenError: the connection is closed.

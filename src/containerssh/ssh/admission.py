@@ -1,6 +1,6 @@
-"""Which connections are let in: numbers in all and by source, random early drop, penalties for failures.
+"""Admission of connections: limits in total and per source, random early drop, penalties for failures.
 
-Pure bookkeeping; times are seconds of any clock that only goes forwards, and are passed in.
+Pure bookkeeping; times are seconds of a monotonic clock and are passed as arguments.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ TOO_MANY_FAILURES = "Too many failed logins from your address. Try again later."
 
 @dataclass
 class Refused(Exception):
-    """The connection is not let in."""
+    """The connection is refused."""
 
     code: SSHCode
     text: str = TOO_MANY
-    """What its user is told."""
+    """The text for the user."""
 
 
 @dataclass(eq=False)
 class Ticket:
-    """The place of a connection that was let in; goes back with :meth:`Door.left`."""
+    """An admitted connection; returned with :meth:`Door.left`."""
 
     address: Source
     prefix: Source
@@ -40,31 +40,32 @@ class Ticket:
     newcomer: bool = True
     inside: bool = True
     instead_of: Ticket | None = None
-    """The connection that has to make room for this one; its own ticket is back already."""
+    """The connection that must be closed to make room for this one; its own ticket is already returned."""
     owner: object = None
-    """For the server to find its connection again."""
+    """The server's own object for this connection."""
 
 
 class Door:
     """
-    Counts the connections of a server, and remembers who failed; of several processes, what all of them have.
+    Counts the connections of a server, across all its processes, and records failures.
 
-    Random early drop is each process's own, with its part of the limit: it can send away only those whom it has.
+    Random early drop is local to each process, with its share of the limit: a process can close only its own
+    connections.
     """
 
     def __init__(
         self, limits: Admission, *, chance: Callable[[], float] = random.random, shared: SharedCounts | None = None
     ) -> None:
-        """*chance* gives numbers from 0 to below 1, *shared* is what other processes count."""
+        """*chance* returns random numbers in [0, 1); *shared* holds the counts of other processes."""
         self._limits = limits
         self._chance = chance
         self._shared = shared
         self._all = 0
-        # Whoever waits longest comes first.
+        # The longest waiting first.
         self._newcomers: dict[Ticket, None] = {}
         self._by_source: Counter[Source] = Counter()
         self._newcomers_by_source: Counter[Source] = Counter()
-        # Sources that the shared table has no room for: others do not see their connections here.
+        # Sources that did not fit into the shared table; other processes do not see their connections.
         self._unshared: set[Source] = set()
         self._penalties = self._penalty_box(limits.penalties) if limits.penalties else None
 
@@ -75,7 +76,7 @@ class Door:
         return self._all
 
     def use(self, limits: Admission) -> None:
-        """Apply other limits to those who come from now on; who failed is remembered."""
+        """Apply new limits to future connections; recorded failures are kept."""
         self._limits = limits
         if limits.penalties is None:
             self._penalties = None
@@ -86,7 +87,7 @@ class Door:
 
     def enter(self, host: str, now: float) -> Ticket:
         """
-        Let a connection from *host* in, perhaps ``instead_of`` another that has not logged in yet.
+        Admit a connection from *host*, possibly ``instead_of`` another that has not logged in yet.
 
         Raises:
             Refused: a limit is reached, or the source has failed too often.
@@ -95,7 +96,7 @@ class Door:
         ticket = Ticket(address, prefix, penalised, is_within(host, self._limits.allow))
         if not ticket.exempt and self._penalties and self._penalties.is_refused(penalised, now):
             raise Refused(SSHCode.LIMIT_PENALTY, TOO_MANY_FAILURES)
-        # Counted first: of two processes that count at the same moment, neither overlooks the other.
+        # Count before checking, so that two processes that do so simultaneously see each other.
         self._count(1)
         if not ticket.exempt:
             self._newcomers[ticket] = None
@@ -130,7 +131,7 @@ class Door:
             self.left(ticket.instead_of)
 
     def _check_source(self, source: Source, *limits: tuple[int, SSHCode]) -> None:
-        """*limits* are those on its connections and on its newcomers, each with its code."""
+        """*limits*: the limit on the source's connections and that on its unauthenticated ones, each with its code."""
         own = self._by_source[source], self._newcomers_by_source[source]
         others = self._shared.of_others(source) if self._shared else (0, 0)
         for (most, code), here, there in zip(limits, own, others, strict=True):
@@ -140,7 +141,7 @@ class Door:
 
     def _whom_to_send_away(self, ticket: Ticket) -> Ticket:
         """
-        The newcomer that has waited longest among those of the network that has most of them.
+        The longest waiting unauthenticated connection of the network that has most of them.
 
         Raises:
             Refused: that network is the ticket's own.
@@ -152,8 +153,8 @@ class Door:
         return next(newcomer for newcomer in self._newcomers if counted[newcomer.prefix] == most)
 
     def _refusal_rate(self) -> float:
-        """How likely somebody has to go: 0 before *start*, then from *rate* up to 1 at *full*."""
-        # Without the one that it is about.
+        """The probability that a connection is dropped: 0 below *start*, then from *rate* up to 1 at *full*."""
+        # Not counting the new connection.
         limits, count = self._limits, len(self._newcomers) - 1
         start, full = limits.unauthenticated_start, limits.unauthenticated_full
         if not full or count < min(start, full):
@@ -164,7 +165,7 @@ class Door:
         return rate + (1 - rate) * (count - start) / (full - start)
 
     def logged_in(self, ticket: Ticket) -> None:
-        """The connection is no newcomer any more; a second call does nothing."""
+        """The connection is authenticated; a second call does nothing."""
         if ticket.newcomer:
             ticket.newcomer = False
             if not ticket.exempt:
@@ -173,7 +174,7 @@ class Door:
                     self._count_source(source, 0, -1)
 
     def left(self, ticket: Ticket) -> None:
-        """The connection is over; a second call does nothing."""
+        """The connection has ended; a second call does nothing."""
         if not ticket.inside:
             return
         ticket.inside = False
@@ -200,13 +201,16 @@ class Door:
                 self._unshared.add(source)
 
     def punish(self, ticket: Ticket, penalty: timedelta, now: float) -> bool:
-        """Remember a failure of the ticket's source; whether the source is refused from here on."""
+        """Record a failure of the ticket's source; return whether the source is refused from now on."""
         if self._penalties is None or ticket.exempt:
             return False
         return self._penalties.add(ticket.penalised, penalty.total_seconds(), now)
 
     def _sources(self, host: str) -> tuple[Source, Source, Source]:
-        """The address, its prefix, and what a penalty is for: whoever has one IPv6 address has its whole network."""
+        """
+        The address, its prefix, and the source to penalise: for IPv6 the prefix, since a client usually controls a
+        whole network.
+        """
         try:
             address = ipaddress.ip_address(host)
         except ValueError:
@@ -214,17 +218,17 @@ class Door:
         bits, number = address.max_prefixlen, int(address)
         length = self._limits.prefix_ipv4 if address.version == 4 else self._limits.prefix_ipv6
         whole = (address.version, bits, number)
-        # A prefix has keys of its own, even if it is as long as an address: nothing must be counted twice.
+        # Prefixes and addresses have distinct keys even at full length, so that nothing is counted twice.
         prefix = (-address.version, length, number >> (bits - length))
         return whole, prefix, whole if address.version == 4 else prefix
 
 
 class PenaltyBox:
-    """Sources that failed, each with the time until which its penalties run."""
+    """The sources that failed, each with the time at which its penalty expires."""
 
     def __init__(self, penalties: Penalties) -> None:
         self.use(penalties)
-        # The one that failed longest ago comes first, so making room takes no search.
+        # Ordered by the time of the last failure, so that eviction needs no search.
         self._until: dict[Source, float] = {}
         self._refused: set[Source] = set()
 
@@ -232,13 +236,13 @@ class PenaltyBox:
         return len(self._until)
 
     def use(self, penalties: Penalties) -> None:
-        """Apply other limits from now on."""
+        """Apply new limits from now on."""
         self._threshold = penalties.threshold.total_seconds()
         self._longest = penalties.longest.total_seconds()
         self._most = penalties.sources
 
     def is_refused(self, source: Source, now: float) -> bool:
-        """Whether *source* has crossed the threshold, and not yet served its time."""
+        """Whether *source* has crossed the threshold and its penalty has not expired."""
         if source not in self._refused:
             return False
         if self._until[source] > now:
@@ -247,14 +251,14 @@ class PenaltyBox:
         return False
 
     def add(self, source: Source, seconds: float, now: float) -> bool:
-        """Add to what *source* has gathered; whether it is refused now."""
+        """Add to the penalty of *source*; return whether it is refused now."""
         was_refused = self.is_refused(source, now)
         if seconds <= 0:
             return was_refused
         until = min(max(self._until.pop(source, now), now) + seconds, now + self._longest)
         self._make_room(now)
         self._until[source] = until
-        # What was gathered has to pass as a whole: a source that is refused does not come in again half-way.
+        # The whole penalty must expire before a refused source is admitted again.
         if was_refused or until - now >= self._threshold:
             self._refused.add(source)
             return True
@@ -263,7 +267,7 @@ class PenaltyBox:
     def _make_room(self, now: float) -> None:
         while len(self._until) >= self._most:
             self._forget(next(iter(self._until)))
-        # Two served penalties for each new one: the table shrinks again without ever being searched.
+        # Remove up to two expired entries per new one: the table shrinks without a full scan.
         for source in [source for source, _ in zip(self._until, range(2), strict=False)]:
             if self._until[source] <= now:
                 self._forget(source)
@@ -278,7 +282,7 @@ def is_within(host: str, networks: Sequence[IPNetwork]) -> bool:
     if not networks:
         return False
     try:
-        # A zone index says through which interface; networks have none.
+        # A zone index only names the interface.
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False

@@ -1,7 +1,7 @@
-"""Which algorithms are offered, and which names the configuration may ask for (``config.md`` section ssh).
+"""The algorithms that are offered, and the names that the configuration may use (``config.md`` section ssh).
 
-The default lists hold nothing weak. What upstream accepted and is weak today (CBC, RC4, SHA-1, finite-field groups) is
-offered only when the configuration names it.
+The defaults contain nothing weak. Algorithms that upstream accepts and that are weak today (CBC, RC4, SHA-1,
+finite-field groups) are offered only if the configuration names them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from containerssh.core.errors import ConfigError
 
 
 class Kind(StrEnum):
-    """What a list of algorithms is for: the key of the configuration's ``ssh`` section."""
+    """The kinds of algorithm lists, by their key in the configuration's ``ssh`` section."""
 
     CIPHERS = "ciphers"
     KEX = "kex"
@@ -42,7 +42,7 @@ HOST_KEY_ALGORITHMS = {
     "ecdsa-sha2-nistp521": ("ecdsa-sha2-nistp521",),
     "ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256"),
 }
-"""Key type to the signature algorithms offered for it; SHA-1 signatures are not made."""
+"""Key types and the signature algorithms offered for them; SHA-1 signatures are never made."""
 
 CLIENT_SIGNATURES = (
     "ssh-ed25519",
@@ -54,20 +54,20 @@ CLIENT_SIGNATURES = (
     "rsa-sha2-512",
     "rsa-sha2-256",
 )
-"""Signatures accepted from clients, as ``server-sig-algs`` (RFC 8308 section 3.1) tells them."""
+"""Signature algorithms accepted from clients, sent as ``server-sig-algs`` (RFC 8308 section 3.1)."""
 
 
 def accepted(kind: Kind) -> tuple[str, ...]:
-    """Every name that the configuration may use for *kind*, strong ones first."""
+    """Every name that the configuration may use for *kind*, strong algorithms first."""
     return DEFAULTS[kind] + _ON_REQUEST[kind]
 
 
 def check(names: Sequence[str] | None, kind: Kind) -> list[str]:
     """
-    The names to offer; None asks for the defaults.
+    The names to offer; None selects the defaults.
 
     Raises:
-        ConfigError: a name is unknown or cannot be had with the installed libraries, or the list is empty.
+        ConfigError: a name is unknown or unsupported by the installed libraries, or the list is empty.
     """
     if names is None:
         return [name for name in DEFAULTS[kind] if name in _available(kind)]

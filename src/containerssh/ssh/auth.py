@@ -1,9 +1,9 @@
 """Authentication of one connection (RFC 4252, RFC 4256), from the client's requests to a login.
 
-Each request is judged by itself: nothing of an attempt that failed, or that the client gave up for a newer one, reaches
-the login. Where several methods must succeed, what they have earned so far belongs to one user name, and is forgotten
-with a request for another one (RFC 4252 section 5). A public key is judged once for each name, and becomes a login only
-through a request of that same name whose signature by that same key is good.
+Each request is judged independently: nothing of an attempt that failed or was superseded affects the login. If several
+methods are required, the intermediate result belongs to one user name and is discarded by a request for another (RFC
+4252 section 5). A public key is judged once for each user name, and results in a login only after a request for the
+same name with a valid signature by the same key.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ _QUESTIONS_MAX = 32
 
 
 class TooManyTries(ContainerSSHError):
-    """The client has used up its tries."""
+    """The client has exceeded the permitted number of attempts."""
 
     default_user_message = "Too many authentication failures"
 
 
 @dataclass(frozen=True)
 class _KeyAcceptable:
-    """The answer to a question about a key (RFC 4252 section 7)."""
+    """The answer to a public key query (RFC 4252 section 7)."""
 
     algorithm: bytes
     blob: bytes
 
 
 class Authentication(Prompts):
-    """Scope: from the first request to the login. :meth:`requested` and :meth:`answered` are called from outside."""
+    """Scope: from the first request to the login. The adapter calls :meth:`requested` and :meth:`answered`."""
 
     def __init__(self, link: AdapterConnection, limits: Limits, banner: str) -> None:
         self._link = link
@@ -70,7 +70,7 @@ class Authentication(Prompts):
         self._judging: asyncio.Timeout | None = None
         self._answers: asyncio.Future[list[bytes]] | None = None
         self._judged: dict[tuple[str, bytes], Login | AuthFailed] = {}
-        # The question about a key is followed by a signature with it.
+        # A public key query is followed by a request with a signature.
         self._last_key: ClientKey | None = None
         self._partial: PartialSuccess | None = None
         self._partial_name = b""
@@ -79,14 +79,14 @@ class Authentication(Prompts):
         self._calls = 0
         self._free = True
         self.refused = False
-        """Whether a credential was judged, and found wrong."""
+        """Whether a credential was judged and found wrong."""
         self.unavailable = False
-        """Whether an attempt could not be judged, which is no fault of the client's."""
+        """Whether an attempt could not be judged because the authenticator was unavailable."""
 
     # -- from the adapter -------------------------------------------------------------------------
 
     def requested(self, request: AuthRequest) -> None:
-        """The client asks; a request that still waits or is being judged is given up (RFC 4252 section 5.1)."""
+        """A request arrived; it supersedes a request that is waiting or in progress (RFC 4252 section 5.1)."""
         if self._banner:
             self._link.banner(self._banner)
             self._banner = ""
@@ -100,7 +100,7 @@ class Authentication(Prompts):
             self._judging = None
 
     def answered(self, answers: list[bytes]) -> None:
-        """The client answers questions."""
+        """The answers to prompts arrived."""
         if self._answers is not None and not self._answers.done():
             self._answers.set_result(answers)
 
@@ -108,10 +108,10 @@ class Authentication(Prompts):
 
     async def run(self, network: NetworkHandler, meta: ConnectionMetadata) -> Login:
         """
-        Judge requests until one is a login. The client is told of each result, the good one included.
+        Process requests until one results in a login. The client receives each result, the final success included.
 
         Raises:
-            TooManyTries: the connection must end.
+            TooManyTries: the connection must be closed.
         """
         while True:
             await self._arrived.wait()
@@ -122,7 +122,7 @@ class Authentication(Prompts):
                 raise _too_many(SSHCode.LIMIT_AUTH_REQUESTS, "too many authentication requests")
             result = await self._judge_until_newer(network, meta, request)
             if self._arrived.is_set():
-                # Even a yes that has come is void: the client does not wait for it any more.
+                # Discard even a success: the client has given up this request.
                 self._count_failure()
                 continue
             match result:
@@ -145,7 +145,7 @@ class Authentication(Prompts):
                     self._link.auth_failed(self._can_continue(network))
 
     def _describe_success(self, request: AuthRequest) -> tuple[str, dict[str, str]]:
-        """As :func:`_describe`, and with which key."""
+        """Like :func:`_describe`, with the key that was used."""
         title, labels = _describe(request)
         by_key = request.offered_as == AuthMethod.PUBLIC_KEY.encode() and self._last_key
         return title, {**labels, **(by_key.labels if by_key else {})}
@@ -160,7 +160,7 @@ class Authentication(Prompts):
     async def _judge_until_newer(
         self, network: NetworkHandler, meta: ConnectionMetadata, request: AuthRequest
     ) -> Login | PartialSuccess | _KeyAcceptable | None:
-        """As :meth:`_judge`; interrupted when a newer request arrives."""
+        """Like :meth:`_judge`, but cancelled when a newer request arrives."""
         try:
             async with asyncio.timeout(None) as self._judging:
                 return await self._judge(network, meta, request)
@@ -175,7 +175,7 @@ class Authentication(Prompts):
             raise _too_many(SSHCode.LIMIT_AUTH_TRIES, "too many authentication failures")
 
     def _call(self) -> None:
-        """An authenticator is about to be asked."""
+        """Count a call of an authenticator."""
         self._calls += 1
         if self._calls > self._limits.auth_calls:
             raise _too_many(
@@ -185,7 +185,7 @@ class Authentication(Prompts):
     async def _judge(
         self, network: NetworkHandler, meta: ConnectionMetadata, request: AuthRequest
     ) -> Login | PartialSuccess | _KeyAcceptable | None:
-        """A login or a step to it, "sign it", or None for a refusal, which is logged here."""
+        """Return a login, a partial success, an acceptable key, or None for a refusal, which is logged here."""
         if request.username != self._partial_name:
             self._partial = None
         if request.method == b"none":
@@ -241,7 +241,9 @@ class Authentication(Prompts):
     async def _ask(
         self, network: NetworkHandler, attempt: AuthAttempt, method: AuthMethod, request: AuthRequest
     ) -> Login | _KeyAcceptable:
-        """The handler's answer to a request; raises what that raises, and ProtocolError for a malformed one."""
+        """
+        The handler's result for a request; passes on its errors, and raises ProtocolError for a malformed request.
+        """
         match method:
             case AuthMethod.PASSWORD:
                 return await self._password(network, attempt, request)
@@ -249,7 +251,7 @@ class Authentication(Prompts):
                 return await self._public_key(network, attempt, request)
             case AuthMethod.KEYBOARD_INTERACTIVE:
                 fields = Fields(request.payload)
-                fields.string(), fields.string()  # language and submethods, which are no use (RFC 4256 section 3.1)
+                fields.string(), fields.string()  # language and submethods, both ignored (RFC 4256 section 3.1)
                 fields.end()
                 self._call()
                 return await network.authenticate_interactive(attempt, self)
@@ -328,17 +330,17 @@ def _too_many(code: SSHCode, explanation: str) -> TooManyTries:
 
 
 def _describe(request: AuthRequest) -> tuple[str, dict[str, str]]:
-    """How the log calls the request's method, and the labels of its line."""
+    """The description of the request's method for the log, and the labels of the log line."""
     name, label = _NAMES[AuthMethod(request.offered_as.decode("ascii"))]
     return f"{name} authentication", {"username": from_wire(request.username), "method": label}
 
 
 def read_username(raw: bytes) -> str:
     """
-    The name as the client gave it: not normalised, so that everybody down the line sees the same.
+    The user name as the client sent it: not normalised, so that every component sees the same name.
 
     Raises:
-        AuthFailed: nobody can be called so.
+        AuthFailed: the name is invalid.
     """
     try:
         name = raw.decode("utf-8")
@@ -351,9 +353,9 @@ def read_username(raw: bytes) -> str:
     return name
 
 
-# Overrides of the writing direction: they make one name look like another.
+# Bidirectional control characters make one name look like another.
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 DISCONNECT_CODE = constants.DISC_PROTOCOL_ERROR
-"""What OpenSSH's and upstream's servers answer to the last try."""
+"""The disconnect code that OpenSSH's and upstream's servers use after the last attempt."""

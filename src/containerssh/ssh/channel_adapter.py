@@ -1,9 +1,9 @@
-"""asyncssh's session channel with its requests, its flow control and its end in our hands.
+"""asyncssh's session channel with its own handling of requests, flow control and closing.
 
-* Requests go to the front as they are, and are answered when it says so.
-* Nothing is sent while the connection cannot take it, whatever window the client granted.
-* The end comes in the order data, EOF, exit status, CLOSE. A client that closes its side after it saw our EOF still
-  gets the status; the library would send CLOSE at once.
+* Requests are passed to the front unparsed, and answered when the front says so.
+* Nothing is sent while the connection cannot take it, whatever window the client has granted.
+* A channel ends in the order data, EOF, exit status, CLOSE. A client that closes its side after EOF still receives the
+  exit status; the library would send CLOSE at once.
 """
 
 from __future__ import annotations
@@ -35,18 +35,21 @@ _STDERR = constants.EXTENDED_DATA_STDERR
 _HEAD = struct.Struct(">II")
 _EXTENDED_HEAD = struct.Struct(">III")
 PACKET_MIN = 256
-"""The smallest maximum of a packet that a client may have: below, each byte of output would cost a packet of ours."""
+"""
+The smallest maximum packet size that a client may set: with a smaller one, output would need a packet for each few
+bytes.
+"""
 _PIECES = 16
 _SMALL = 4096
 _JOINED = 32768
 
 
 class AdapterChannel(SSHServerChannel[bytes]):
-    """A channel, of a session or a forward; :attr:`front` is told what the client sends."""
+    """The channel of a session or a forward; it passes what the client sends to :attr:`front`."""
 
     __slots__ = places(SSHServerChannel)
 
-    # The base class, which knows only its own connection class, drops it at the end all the same.
+    # None after the end; the base class declares its own connection class only.
     _conn: AdapterConnection | None  # type: ignore[assignment]  # ours makes no other channels
     front: Front
 
@@ -61,7 +64,7 @@ class AdapterChannel(SSHServerChannel[bytes]):
         *,
         is_forward: bool = False,
     ) -> None:
-        """*number* is the client's, None for a channel that :meth:`open` asks the client for."""
+        """*number* is the client's channel number; None for a channel that :meth:`open` opens towards the client."""
         super().__init__(
             conn,
             loop,
@@ -89,11 +92,11 @@ class AdapterChannel(SSHServerChannel[bytes]):
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be sent any more."""
+        """Whether the channel can no longer send."""
         return self._send_state in {"close_pending", "closed"} or self._conn is None
 
     def confirm(self) -> None:
-        """Answer the client's open request: it may use the channel now."""
+        """Confirm the client's open request."""
         if self._conn is not None and self._unanswered:
             assert self._send_chan is not None
             assert self._recv_chan is not None
@@ -104,18 +107,18 @@ class AdapterChannel(SSHServerChannel[bytes]):
             self._recv_state = "open"
 
     def refuse(self, code: int, reason: str) -> None:
-        """Answer the client's open request with a failure; the channel is gone."""
+        """Refuse the client's open request; the channel is closed."""
         if self._conn is not None and self._unanswered and self._send_chan is not None:
             self._conn.refuse_channel(self._send_chan, code, reason)
             self._cleanup()
 
     async def open(self, kind: bytes, fields: bytes) -> None:
         """
-        Ask the client for the channel (RFC 4254 section 5.1). When cancelled, it is closed as soon as the client has
-        answered.
+        Open the channel towards the client (RFC 4254 section 5.1). If cancelled, the channel is closed as soon as the
+        client has answered.
 
         Raises:
-            asyncssh.ChannelOpenError: the client refuses, or has gone.
+            asyncssh.ChannelOpenError: the client refuses, or has disconnected.
         """
         await self._open(kind, fields)
 
@@ -130,16 +133,16 @@ class AdapterChannel(SSHServerChannel[bytes]):
         return self._send_state == "closed" and self._recv_state == "closed" and self._send_chan is not None
 
     def reply(self, ok: bool) -> None:
-        """Answer the oldest request that wants an answer."""
+        """Answer the oldest request that wants a reply."""
         if not self.closed:
             self.send_packet(constants.MSG_CHANNEL_SUCCESS if ok else constants.MSG_CHANNEL_FAILURE)
 
     def put(self, data: bytes, *, stderr: bool = False) -> bool:
         """
-        Send *data*; whether there is room for more. If not, ``front.resume_writing`` follows.
+        Send *data*; return whether there is room for more. If not, ``front.resume_writing`` is called later.
 
         Raises:
-            BrokenPipeError: the channel, or our direction of it, is closed.
+            BrokenPipeError: the channel, or its outgoing direction, is closed.
         """
         if self._send_state != "open":
             raise BrokenPipeError("the channel is closed")
@@ -154,13 +157,13 @@ class AdapterChannel(SSHServerChannel[bytes]):
             and conn is not None
             and conn.ready
         ):
-            # A keystroke, mostly: the same as below in fewer steps.
+            # The fast path for small data such as keystrokes; equivalent to the code below.
             self._send_window -= size
             conn.send_data(constants.MSG_CHANNEL_DATA, _HEAD.pack(self._send_chan, size), data)
             return True
         datatype = _STDERR if stderr else None
         if len(self._out) > _PIECES and self._out[-1][1] == datatype and len(self._out[-1][0]) < _SMALL:
-            # Many small writes that wait would cost far more memory than their bytes.
+            # Join small writes: many separate objects would need far more memory than their bytes.
             self._out[-1] = (memoryview(bytes(self._out[-1][0]) + data), datatype)
         else:
             self._out.append((memoryview(data), datatype))
@@ -174,20 +177,20 @@ class AdapterChannel(SSHServerChannel[bytes]):
         return not self._send_paused
 
     def end_output(self) -> None:
-        """Send EOF once everything put before has left."""
+        """Send EOF after all data written so far."""
         if self._send_state == "open":
             self._send_state = "eof_pending"
             self.flush()
 
     def finish(self, request: bytes, *fields: bytes) -> None:
-        """Once everything has left: EOF, the request that tells how the program ended, CLOSE."""
+        """After all data: send EOF, the request that reports the exit status or signal, and CLOSE."""
         self._final = (request, *fields)
         if self._send_state == "open":
             self._send_state = "eof_pending"
         self.flush()
 
     def close_after_output(self) -> None:
-        """Once everything has left: EOF, CLOSE."""
+        """After all data: send EOF and CLOSE."""
         self._final = ()
         if self._send_state == "open":
             self._send_state = "eof_pending"
@@ -205,11 +208,11 @@ class AdapterChannel(SSHServerChannel[bytes]):
 
     @property
     def waiting(self) -> bool:
-        """Whether something is left to send."""
+        """Whether unsent data is left."""
         return bool(self._out)
 
     def flush(self) -> None:
-        """Send what window and connection allow."""
+        """Send as much as the window and the connection allow."""
         conn = self._conn
         if conn is None:
             return
@@ -256,14 +259,14 @@ class AdapterChannel(SSHServerChannel[bytes]):
 
     # -- what the library calls ---------------------------------------------------------------------
 
-    # The library's name for the same.
+    # The library's name for this method.
     _flush_send_buf = flush
 
     def _pause_resume_writing(self) -> None:
         """Called by the library's constructor only; :meth:`flush` does its work."""
 
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
-        """A fault in one channel ends that channel; a breach of the protocol ends the connection, as ever."""
+        """An internal error in a channel closes that channel; a protocol error closes the connection."""
         try:
             return super().process_packet(pkttype, pktid, packet)
         except (DisconnectError, PacketDecodeError):
@@ -273,7 +276,7 @@ class AdapterChannel(SSHServerChannel[bytes]):
             return True
 
     def take(self, data: bytes) -> None:
-        """Take the bytes of a CHANNEL_DATA packet; faults are handled as in :meth:`process_packet`."""
+        """Process the data of a CHANNEL_DATA packet; errors are handled as in :meth:`process_packet`."""
         if self._recv_state != "open":
             raise ProtocolError("Channel not open for sending")
         if len(data) > self._recv_window:
@@ -291,7 +294,7 @@ class AdapterChannel(SSHServerChannel[bytes]):
             self._failed(exc)
 
     def grow(self, count: int) -> None:
-        """The client takes *count* bytes more; faults are handled as in :meth:`process_packet`."""
+        """Process a WINDOW_ADJUST of *count* bytes; errors are handled as in :meth:`process_packet`."""
         try:
             self._grow(count)
         except DisconnectError:
@@ -316,7 +319,7 @@ class AdapterChannel(SSHServerChannel[bytes]):
         if not self._recv_paused:
             self._deliver_data(data, datatype)
         elif self._recv_buf and len(self._recv_buf[-1][0]) < _JOINED:
-            # A window full of one-byte packets must not take a hundred times its size.
+            # Join small packets: a window of one-byte packets would take a hundred times its size in memory.
             last = self._recv_buf[-1][0]
             self._recv_buf[-1] = (last + data, None)
         else:
@@ -365,13 +368,13 @@ class AdapterChannel(SSHServerChannel[bytes]):
         self._recv_buf = []
         self._recv_state = "close_pending"
         if self._send_state == "eof" and self.front.running:
-            # Both directions of data are over, so the client closes; how the program ends is still to be told.
+            # The client closes because both directions have ended; the exit status is still to be sent.
             self.front.eof_received()
             return
         self._close_both()
 
     def _deliver_last(self) -> None:
-        """What came before CLOSE still goes to where it was meant for (RFC 4254 section 5.3): a window at most."""
+        """Deliver data that arrived before CLOSE (RFC 4254 section 5.3): at most a window."""
         for data, _ in self._recv_buf:
             self.front.data_received(data)
         if self._recv_state != "eof":

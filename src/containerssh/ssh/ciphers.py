@@ -1,8 +1,8 @@
-"""The two ciphers that most clients use, with fewer copies.
+"""AES-GCM and ChaCha20-Poly1305, which most clients use, with fewer copies.
 
-asyncssh copies a packet five times on its way through a cipher, and makes three cipher objects for each packet under
-ChaCha20. Here a packet is sealed and opened with one copy, and objects that are cheap to keep are kept. What goes over
-the wire is the same: AES-GCM as in RFC 5647, ChaCha20-Poly1305 as in OpenSSH's PROTOCOL.chacha20poly1305.
+asyncssh copies a packet five times on its way through a cipher, and creates three cipher objects for each ChaCha20
+packet. Here a packet is encrypted or decrypted with one copy, and small cipher objects are reused. The wire format is
+the same: AES-GCM as in RFC 5647, ChaCha20-Poly1305 as in OpenSSH's PROTOCOL.chacha20poly1305.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _KEPT_OBJECTS = 16
 
 class PacketCipher(Encryption):
     """
-    One direction of a connection, from one NEWKEYS to the next.
+    The cipher of one direction of a connection, from one NEWKEYS to the next.
 
-    The library's own three methods are here for the packets that it handles itself.
+    The library's own three methods remain for packets that the library handles itself.
     """
 
     def __init__(self) -> None:
@@ -39,18 +39,20 @@ class PacketCipher(Encryption):
 
     @abstractmethod
     def seal(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, ...]:
-        """What to send for *packet* (padding length, payload, padding), in pieces; *header* is its length."""
+        """Encrypt *packet* (padding length, payload, padding) into the pieces to send; *header* is its length field."""
 
     @abstractmethod
     def length(self, seq: int, header: bytes) -> int:
-        """The length of the packet that begins with the four bytes *header*; not authenticated yet."""
+        """The packet length in the four bytes *header*; not yet authenticated."""
 
     @abstractmethod
     def open(self, seq: int, header: bytes, rest: memoryview) -> bytes | None:
-        """The packet whose encrypted length is *header*; *rest* ends with the tag. None: it is not authentic."""
+        """
+        Decrypt the packet whose encrypted length is *header*; *rest* ends with the tag. None if authentication fails.
+        """
 
     def give_back(self, packet: bytes) -> None:
-        """:meth:`decrypt_packet`, called next, shall return this packet, which was opened already."""
+        """Make the next call of :meth:`decrypt_packet` return *packet*, which is already decrypted."""
         self._opened = packet
 
     def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:
@@ -77,7 +79,7 @@ class AesGcm(PacketCipher):
         self._count = int.from_bytes(iv[4:], "big")
 
     def _make(self) -> AESGCM:
-        """The directions that were used last keep theirs; for all idle connections it would be 2.5 KiB each."""
+        """Create the cipher object. Only recently used directions keep theirs, since each takes 2.5 KiB."""
         made = self._object = AESGCM(self._key)
         _kept.append(self)
         if len(_kept) > _KEPT_OBJECTS:
@@ -149,7 +151,9 @@ class ChaChaPoly(PacketCipher):
 
 
 def keep_state(encryption: Encryption | None) -> Encryption | None:
-    """A :class:`PacketCipher` that goes on where the library's object is; objects of other ciphers as they are."""
+    """
+    A :class:`PacketCipher` that continues from the state of the library's object; other ciphers are returned unchanged.
+    """
     cipher = getattr(encryption, "_cipher", None)
     if isinstance(encryption, GCMEncryption) and isinstance(cipher, GCMCipher):
         return AesGcm(cipher._key, cipher._iv)

@@ -1,4 +1,4 @@
-"""Keys and certificates that clients show, and what they sign (RFC 4252 section 7)."""
+"""Clients' public keys and certificates, and verification of their signatures (RFC 4252 section 7)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from containerssh.ssh.requests import Fields
 
 @dataclass(frozen=True)
 class ClientKey:
-    """A key or certificate with the signature algorithm that it came with; made by :func:`read_key`."""
+    """A key or certificate and the signature algorithm of its request; created by :func:`read_key`."""
 
     algorithm: bytes
     key: PublicKey
@@ -30,10 +30,10 @@ class ClientKey:
     _public: SSHKey
 
     def verified(self, message: bytes, signature: bytes) -> bool:
-        """Whether *signature* is the key's, of *message*."""
+        """Whether *signature* is a valid signature of *message* by this key."""
         try:
             used = Fields(signature).string()
-            # The request names the algorithm and so does the signature: a weaker one must not slip in.
+            # The signature must use the algorithm named in the request, not a weaker one.
             named = plain_name(from_wire(self.algorithm))
             return used.decode("ascii") == named and self._public.verify(message, signature)
         except (ProtocolError, LibraryError, ValueError):
@@ -41,11 +41,11 @@ class ClientKey:
 
     def check_presence(self, restrictions: Restrictions, signature: bytes) -> None:
         """
-        Look whether somebody was at the security key that made *signature*, which has been verified. Other keys cannot
-        tell, and are not asked (sshd_config(5), PubkeyAuthOptions).
+        Check the user presence and verification flags of a security key's *signature*, which must have been verified.
+        Other key types carry no flags and pass (sshd_config(5), PubkeyAuthOptions).
 
         Raises:
-            AuthFailed: nobody was, or nobody whom it knew, and the login needs that.
+            AuthFailed: the login requires a flag that is not set.
         """
         if not is_security_key(self.key.algorithm):
             return
@@ -60,12 +60,12 @@ class ClientKey:
 
     @property
     def labels(self) -> dict[str, str]:
-        """For the log."""
+        """The labels of log lines."""
         if self.certificate is None:
             return {"fingerprint": self.key.fingerprint}
         return {
             "fingerprint": fingerprint(self.certificate.key),
-            # Of any length, by the authority's choice, and in one line.
+            # The key id is chosen by the authority; shorten it to one line.
             "certificate": self.certificate.name[:256],
             "serial": str(self.certificate.serial),
             "authority": fingerprint(self.certificate.authority),
@@ -77,7 +77,7 @@ def read_key(algorithm: bytes, blob: bytes) -> ClientKey:
     The key or certificate of a request.
 
     Raises:
-        AuthFailed: it cannot be read, or does not fit the signature algorithm it came with.
+        AuthFailed: it is malformed, or does not match the signature algorithm.
     """
     name = from_wire(algorithm)
     base = plain_name(name)
@@ -86,7 +86,7 @@ def read_key(algorithm: bytes, blob: bytes) -> ClientKey:
     try:
         certificate = read_certificate(blob) if is_certificate(name) else None
         if base.startswith("rsa-sha2-") and certificate is None:
-            # Before the library makes a number of what may be a quarter of a million bytes.
+            # Check lengths before the library parses a number of possibly 256 KiB.
             fields = Reader(blob)
             fields.string()
             read_rsa(fields)
@@ -100,6 +100,6 @@ def read_key(algorithm: bytes, blob: bytes) -> ClientKey:
     if kind != ("ssh-rsa" if base.startswith("rsa-sha2-") else base):
         raise AuthFailed(SSHCode.AUTH_FAILED, "the key does not fit its algorithm")
     if public.public_data != (certificate.key if certificate else blob):
-        # A key that may be written in two ways has two fingerprints, of which a list of revoked keys knows one.
+        # Reject non-canonical encodings: they have another fingerprint, which a revocation list would not contain.
         raise AuthFailed(SSHCode.AUTH_FAILED, "the key is not encoded as keys are")
     return ClientKey(algorithm, PublicKey(from_wire(Fields(blob).string()), blob), certificate, public)

@@ -1,6 +1,6 @@
-"""One TCP connection: a task of its own, which makes every handler call of it.
+"""One TCP connection: a task that makes all handler calls of the connection in order.
 
-``docs/design.md``, "The life of a login", is what it follows.
+See ``docs/design.md``, "The life of a login".
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How long the bad news waits for a session to be told in, and then for the client to leave by itself.
+# How long to wait for a session in which to report a failed login, and then for the client to disconnect by itself.
 _TELLING = 3.0
-# How long a client whose last program ended because of a stop may take to leave by itself.
+# How long a client may take to disconnect by itself after a stop has ended its last program.
 _LEAVING = 1.0
 _STOPPED = "The server is shutting down"
 
 
 class Connection:
-    """A TCP connection, from accept to end; the adapter calls the methods of the first part."""
+    """A TCP connection, from accept to its end; the adapter calls the methods of the first part."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Connection:
         self.ticket = ticket
         ticket.owner = self
         self.connected_once = False
-        # Whether its end says nothing about its client.
+        # Whether the client must not be penalised for the end of this connection.
         self._stopping = False
         self._limits_reached: set[SSHCode] = set()
         self._options = options
@@ -99,7 +99,7 @@ class Connection:
         self._registry.add(self)
 
     def lost(self, error: Exception | None) -> None:
-        """The client is gone, or was sent away."""
+        """The TCP connection is closed."""
         self._error = self._error or error
         self._left.set()
         self._told.set()
@@ -111,7 +111,7 @@ class Connection:
         self.task.add_done_callback(self._part)
 
     def broken(self, error: BaseException | None) -> None:
-        """The library met a fault in itself or in us; it will close this connection."""
+        """An internal error occurred in the library or the adapter; the library closes the connection."""
         if error is not None and self.authenticated:
             text = f"The connection ended because of a fault in the server ({describe(error)})"
             self._context.run(logger.error, Event(GeneralCode.UNKNOWN_ERROR, text), exc_info=error)
@@ -121,7 +121,7 @@ class Connection:
         self._context.run(logger.log, level, event)
 
     def limit_reached(self, code: SSHCode, text: str) -> None:
-        """Count it; log it with this connection's labels, once."""
+        """Count a reached limit, and log it once with this connection's labels."""
         count(code)
         if code not in self._limits_reached:
             self._limits_reached.add(code)
@@ -131,7 +131,7 @@ class Connection:
         self._auth.requested(request)
 
     async def exchange_keys(self, token: bytes, digest: bytes) -> ExchangedKeys:
-        """A key exchange by a ticket. Raises AuthFailed, AuthUnavailable."""
+        """Perform a GSSAPI key exchange. Raises AuthFailed, AuthUnavailable."""
         if self._network is None:
             self._entered = Flag()
             await self._entered.wait()
@@ -163,13 +163,13 @@ class Connection:
         self.log(logging.DEBUG, Event(code, f"A channel was refused: {why}", type=from_wire(kind[:256])))
 
     def next_channel(self) -> int:
-        """The number of a new channel in the log."""
+        """The number of a new channel, for the log."""
         number = self._channel_count
         self._channel_count += 1
         return number
 
     def session_opened(self, channel: AdapterChannel) -> Session:
-        """A session channel was asked for; it is confirmed or refused by the session's own task."""
+        """A session channel was requested; the session's own task confirms or refuses it."""
         number, limits = self.next_channel(), self._options.limits
         session = Session(channel, number, self._login, self._meta.connection_id, limits, self.limit_reached)
         if self._stopping:
@@ -182,14 +182,17 @@ class Connection:
             self._sessions.first = session
             session.on_interactive = self._sessions.show_notice
             channel.confirm()
-        # Created outside of the connection's task, so its labels have to be handed over.
+        # Called outside the connection's task, so its context must be passed explicitly.
         self._sessions.start(session, self._context)
         return session
 
     # -- called by the server ----------------------------------------------------------------------------
 
     async def stop(self, grace: float) -> None:
-        """Ask programs to end; say goodbye when they have, or after *grace* seconds; return when all is over."""
+        """
+        Terminate programs, disconnect when they have ended or after *grace* seconds, and return when the connection is
+        closed.
+        """
         self._stopping = True
         if self._login.done() and not self._login.cancelled() and not self._login.exception():
             handler = self._login.result()
@@ -197,12 +200,12 @@ class Connection:
                 async with asyncio.timeout(grace):
                     for session in self._sessions:
                         session.server_stops(_STOPPED, grace)
-                    # First the sessions, whose programs get a TERM, then what else the login runs.
+                    # First the programs of sessions, then everything else that the login runs.
                     for terminate in [*(session.terminate for session in self._sessions), handler.terminate]:
                         await self._terminate(terminate)
                     if self._sessions:
                         await self._first_of(self._sessions.idle, self._left)
-                        # Told of its program's end and the server's at once, a client reports the latter.
+                        # Given the exit status and a DISCONNECT together, a client would report only the latter.
                         async with asyncio.timeout(_LEAVING):
                             await self._left.wait()
         if not self.task.done():
@@ -210,7 +213,7 @@ class Connection:
             await asyncio.wait((self.task,))
 
     def make_room(self) -> None:
-        """Send the client away: another is let in in its place."""
+        """Disconnect the client because another is admitted in its place."""
         self._stopping = True
         self._error = ConnectionAbortedError("there are too many connections")
         self._link.end(TOO_MANY, constants.DISC_TOO_MANY_CONNECTIONS)
@@ -291,7 +294,7 @@ class Connection:
             self._link.end(exc.user_message, DISCONNECT_CODE)
             return
         except asyncio.CancelledError:
-            # The scope was closed: the client left, or its time was over.
+            # The scope was closed: the client disconnected, or its time limit was reached.
             self._handshake_failed(network, self._error or ConnectionResetError("the client left"))
             raise
         if self._stopping or self._registry.closed:
@@ -314,7 +317,7 @@ class Connection:
             logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
 
     def _punish(self) -> None:
-        """A connection that came to nothing counts against its source, unless that was our own fault."""
+        """Penalise the source of a connection that ended without a login, unless the cause was on the server's side."""
         penalties = self._options.admission.penalties
         if penalties is None or self.authenticated or self._stopping or self._auth.unavailable:
             return
@@ -331,7 +334,7 @@ class Connection:
         began = self._loop.time()
         try:
             async with network.login(login, self._sessions) as handler:
-                # From here on the client's leaving is waited for; until now it interrupted.
+                # From here on the task waits for the client to disconnect; before, a disconnect cancelled it.
                 self._scope = None
                 logger.debug(Event(SSHCode.HANDSHAKE_SUCCESSFUL, "SSH handshake successful"))
                 self._sessions.settled()
@@ -351,10 +354,13 @@ class Connection:
             await self._login_failed(network, exc)
 
     async def _login_failed(self, network: NetworkHandler, error: Exception) -> None:
-        """Tell the user, in a session if there is one, and with the DISCONNECT; the whole story goes to the log."""
+        """
+        Report a failed login: to the user in a session, if there is one, and in the DISCONNECT; the details go to the
+        log.
+        """
         reason = error.event().text if isinstance(error, ContainerSSHError) else describe(error)
         fault = None if isinstance(error, ContainerSSHError) else error
-        # The manual explains what to do by the error's own code, which the line's does not tell.
+        # The log line has a general code; the manual explains the error's own code.
         details = {**error.event().labels, "cause": error.code.value} if isinstance(error, ContainerSSHError) else {}
         logger.error(
             Event(SSHCode.BACKEND_REJECTED_HANDSHAKE, f"The backend rejected the login: {reason}", **details),
@@ -363,11 +369,11 @@ class Connection:
         self._handshake_failed(network, error)
         self._sessions.settled()
         self._login.set_exception(LoginFailed(error))
-        self._login.exception()  # seen, also if no session asks for it
+        self._login.exception()  # mark as retrieved
         with suppress(TimeoutError):
             async with asyncio.timeout(_TELLING):
                 await self._told.wait()
-                # OpenSSH leaves by itself after its only session; a shared connection stays.
+                # OpenSSH disconnects by itself after its only session, unless the connection is shared.
                 await self._left.wait()
         self._link.end(user_line(message_of(error), self._meta.connection_id))
         await self._end_sessions()
@@ -378,8 +384,8 @@ class Connection:
 
     def _part(self, _: asyncio.Task[None]) -> None:
         """
-        Both sides are done with each other. What leads back here goes, so that all of the connection is freed at once:
-        the collector of garbage would look for it among everything that other connections keep.
+        Break reference cycles when both sides have finished, so that the connection's memory is freed at once rather
+        than by the garbage collector, which would have to scan the objects of all connections.
         """
         del self._link, self._auth, self.forwarding
         self._sessions.first = self.ticket.owner = None

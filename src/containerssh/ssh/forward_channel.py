@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 
 class ForwardChannel(DirectReader, DirectWriter, ByteStream):
-    """The front's side of a forward's channel; the adapter calls the first methods."""
+    """The front's side of a forward's channel; the adapter calls the methods of the first part."""
 
     running = False
-    """Nothing of it is still to be told once both directions are closed."""
+    """A forward has nothing to send after both directions have ended."""
 
     def __init__(self, channel: AdapterChannel, gone: Callable[[ForwardChannel], None]) -> None:
-        """*gone* is called when the channel has ended on both sides, or with the connection."""
+        """*gone* is called when both sides of the channel have closed, or the connection has ended."""
         self.channel = channel
         self.left: Flag = Flag()
         self._gone = gone
@@ -34,7 +34,7 @@ class ForwardChannel(DirectReader, DirectWriter, ByteStream):
     # -- called by the adapter ---------------------------------------------------------------------------
 
     def requested(self, name: bytes, want_reply: bool, payload: bytes) -> None:
-        """Forwards know no requests (RFC 4254 section 7.2 defines none)."""
+        """Forwarded channels support no requests (RFC 4254 section 7.2 defines none)."""
         del name, payload
         if want_reply:
             self.channel.reply(False)
@@ -59,7 +59,7 @@ class ForwardChannel(DirectReader, DirectWriter, ByteStream):
         self._gone(self)
 
     def log(self, level: int, event: Event, error: BaseException | None = None) -> None:
-        """Log with the labels of whoever opened the channel."""
+        """Log with the labels of the opener of the channel."""
         self._context.run(logger.log, level, event, exc_info=error)
 
     # -- ByteStream ---------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""The forwards of one connection: channels either side opens, listeners, and the order of answers to global requests.
+"""The forwards of one connection: channels opened by either side, listeners, and the order of replies to global
+requests.
 
-A channel is confirmed when its target is connected, and only then (OpenSSH does so too). Answers to global requests
-have no numbers, so they come in the order of the requests (RFC 4254 section 4): one that takes time holds up those
-behind it, and nothing else.
+A channel is confirmed only when its target is connected, as in OpenSSH. Replies to global requests carry no numbers, so
+they are sent in the order of the requests (RFC 4254 section 4): a slow request delays those behind it, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ Connect = Callable[[ConnectionHandler], Awaitable[ByteStream]]
 
 
 class Forwarding:
-    """Scope: one connection; :meth:`close` ends it."""
+    """The forwards of one connection; :meth:`close` ends them."""
 
     def __init__(
         self, front: Connection, link: AdapterConnection, login: asyncio.Future[ConnectionHandler], limits: Limits
@@ -68,10 +69,10 @@ class Forwarding:
         self._settling: list[asyncio.Future[None]] = []
         self._closed = False
         self.context = contextvars.copy_context()
-        """Whose labels the log lines have; the front sets it once the client is logged in."""
+        """The context of log labels; the front sets it after the login."""
 
     async def close(self) -> None:
-        """The connection has ended, or its container is about to."""
+        """End all forwards, when the connection or its container ends."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -84,7 +85,7 @@ class Forwarding:
     # -- channels that the client opens ---------------------------------------------------------------------
 
     def channel_requested(self, kind: bytes, payload: bytes, number: int, window: int, packet_size: int) -> None:
-        """The client asks for a channel that is no session; *payload* is what follows the general fields."""
+        """The client opens a channel other than a session; *payload* is what follows the general fields."""
         if kind not in (_TCP, _UNIX):
             self._refuse(kind, number, constants.OPEN_UNKNOWN_CHANNEL_TYPE, "Unknown channel type")
             return
@@ -131,7 +132,7 @@ class Forwarding:
             logger.debug(error.event())
             return constants.OPEN_ADMINISTRATIVELY_PROHIBITED, error.user_message
         if isinstance(error, ContainerSSHError):
-            # A target that is not there is the client's affair.
+            # An unreachable target is an error of the client, not of the server.
             logger.debug(error.event())
             return constants.OPEN_CONNECT_FAILED, error.user_message
         text = f"{doing} because of a fault in the server ({describe(error)})"
@@ -148,10 +149,10 @@ class Forwarding:
 
     async def open(self, kind: str, fields: bytes) -> ByteStream:
         """
-        Ask the client for a channel; whoever asks closes the stream.
+        Open a channel towards the client; the caller closes the stream.
 
         Raises:
-            Rejected: the client refuses, or too many are open.
+            Rejected: the client refuses, or too many channels are open.
             ConnectionError: the connection has ended.
         """
         if self._closed:
@@ -165,7 +166,7 @@ class Forwarding:
             try:
                 await forward.channel.open(kind.encode(), fields)
             except asyncio.CancelledError:
-                # The channel's number is the client's to give back: it counts until it has answered.
+                # The channel counts until the client has answered: only then is its number free again.
                 forward.channel.cut()
                 raise
         except ChannelOpenError as exc:
@@ -189,7 +190,7 @@ class Forwarding:
     # -- global requests ---------------------------------------------------------------------------------------
 
     def global_requested(self, name: bytes, want_reply: bool, payload: bytes) -> None:
-        """A global request; it is answered after those before it."""
+        """A global request arrived; it is answered after those before it."""
         if self._closed:
             return
         if not self._answering and name not in _GLOBAL:
@@ -229,8 +230,8 @@ class Forwarding:
 
     async def settled(self) -> None:
         """
-        Returns when all global requests so far are answered. A program that a client starts finds the forwards that the
-        client has asked for before; OpenSSH's server works on one request after another, so users rely on it.
+        Wait until all global requests so far are answered. A program that the client starts then finds the forwards it
+        has requested before; users rely on this because OpenSSH's server processes requests one after another.
         """
         if self._answering:
             waiter = asyncio.get_running_loop().create_future()
@@ -257,7 +258,7 @@ class Forwarding:
         return None
 
     async def _listen(self, name: bytes, address: bytes, port: int) -> bytes:
-        # A path and a host with the same letters are two things; no port is negative.
+        # Distinguishes a path from a host of the same name; real ports are never negative.
         is_unix = name.startswith(b"streamlocal")
         key = (address, -1 if is_unix else port)
         if key in self._listeners and key[1]:
@@ -297,7 +298,7 @@ class Forwarding:
     # -- the task's surroundings ----------------------------------------------------------------------------
 
     async def _handler(self) -> ConnectionHandler:
-        """The login's; raises BackendError where there is none."""
+        """The login's handler; raises BackendError if there is none."""
         try:
             return await asyncio.shield(self._login)
         except LoginFailed as exc:
@@ -314,7 +315,7 @@ class Forwarding:
 
 
 def _target(kind: bytes, payload: bytes) -> tuple[Connect, str]:
-    """How to connect to what the client asks for, and its name for the log; raises ProtocolError."""
+    """The connect function for the requested target, and the target's name for the log; raises ProtocolError."""
     if kind == _UNIX:
         path = requests.parse_direct_unix(payload)
         return (lambda handler: handler.connect_unix(path)), path

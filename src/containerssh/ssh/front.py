@@ -1,4 +1,4 @@
-"""What the adapter's channels tell, and whom."""
+"""The callbacks of the adapter's channels."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from containerssh.core.messages import Event
 
 
 class Front(Protocol):
-    """Our side of a channel: a session, or a forward's stream."""
+    """The front's side of a channel: a session, or a forward's stream."""
 
     @property
     def running(self) -> bool:
-        """Whether something is still to be told to the client once both directions of data are over."""
+        """Whether something must still be sent to the client after both directions of data have ended."""
 
     def requested(self, name: bytes, want_reply: bool, payload: bytes) -> None:
         """A channel request arrived."""
@@ -21,23 +21,23 @@ class Front(Protocol):
         """Bytes arrived."""
 
     def eof_received(self) -> None:
-        """The client sends nothing more."""
+        """EOF arrived."""
 
     def resume_writing(self) -> None:
-        """There is room again."""
+        """The channel accepts output again."""
 
     def finished(self) -> None:
         """Everything was sent, CLOSE included."""
 
     def closed_by_peer(self) -> None:
-        """The channel is gone, by the client or with the connection. Nothing is told after that."""
+        """The channel was closed, by the client or with the connection. No other call follows."""
 
     def log(self, level: int, event: Event, error: BaseException | None = None) -> None:
         """Log with the channel's labels."""
 
 
 class _Nobody:
-    """Whom a channel tells that is gone: it leads nowhere, so that both sides of the channel can be freed at once."""
+    """The front of a channel that has ended. It holds no references, so both sides of the channel are freed at once."""
 
     running = False
 

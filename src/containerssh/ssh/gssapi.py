@@ -1,4 +1,4 @@
-"""The messages of a GSSAPI authentication (RFC 4462 section 3); what the tokens say is for the authenticator."""
+"""The messages of a GSSAPI authentication (RFC 4462 section 3); the authenticator interprets the tokens."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ MIC = 66
 
 _MECHANISMS = 16
 _MECHANISM_BYTES = 128
-# A ticket of Active Directory can have 48 KiB.
+# An Active Directory ticket can have 48 KiB.
 _FIELD_BYTES = 64 * 1024
-# A client that wants no token of ours sends its integrity code right behind its own.
+# A client that expects no further token sends its MIC right after its own token.
 _AHEAD = 2
 
 
 class Link(Protocol):
-    """What sends messages, and passes on to ``received`` those that come in meanwhile."""
+    """Sends messages, and passes incoming ones to ``received``."""
 
     @property
     def session_id(self) -> bytes: ...
@@ -50,10 +50,10 @@ class _Message:
 
 
 class Exchange(GSSAPIExchange):
-    """The exchange of one request: *head* is the request up to its method's name, *payload* what follows."""
+    """The exchange of one request: *head* is the request up to the method's name, *payload* what follows."""
 
     def __init__(self, link: Link, head: bytes, payload: bytes) -> None:
-        """Raises ProtocolError, AuthFailed: the list of mechanisms is malformed, or too long."""
+        """Raises ProtocolError or AuthFailed if the list of mechanisms is malformed or too long."""
         self._link = link
         self._message = String(link.session_id) + head
         self._mechanisms = read_mechanisms(payload)
@@ -63,7 +63,7 @@ class Exchange(GSSAPIExchange):
     # -- from the adapter ---------------------------------------------------------------------------
 
     def received(self, kind: int, packet: SSHPacket) -> bool:
-        """Take a message of the client; False if its type is none of a client's."""
+        """Process a message of the client; False if its type is not one that clients send."""
         if kind == EXCHANGE_COMPLETE:
             field = b""
         elif kind in (TOKEN, ERROR_TOKEN, MIC):
@@ -71,7 +71,7 @@ class Exchange(GSSAPIExchange):
         else:
             return False
         packet.check_end()
-        # One more than there is room for says no more than that the client talks out of turn.
+        # Messages beyond the capacity are dropped: the client sends them out of turn, and the attempt fails anyway.
         with suppress(asyncio.QueueFull):
             self._arrived.put_nowait(_Message(kind, field))
         return True
@@ -95,7 +95,10 @@ class Exchange(GSSAPIExchange):
         self._link.auth_message(ERROR_TOKEN, token)
 
     async def _exchange(self, kind: int, field: bytes, wanted: int) -> bytes:
-        """Send a message, an empty token excepted; the field of the client's answer, which has to be *wanted*."""
+        """
+        Send a message, unless the token is empty; return the field of the client's answer, which must be of type
+        *wanted*.
+        """
         if field:
             self._link.auth_message(kind, field)
         message = await self._arrived.get()
@@ -111,13 +114,13 @@ class Exchange(GSSAPIExchange):
 
 
 class Continued(GSSAPIExchange):
-    """The request of a client that has exchanged keys by GSSAPI (``gssapi-keyex``, section 4)."""
+    """A request of a client that has exchanged keys by GSSAPI (``gssapi-keyex``, section 4)."""
 
     def __init__(self, link: Link, head: bytes, payload: bytes) -> None:
         """
         Raises:
             ProtocolError: the payload is malformed.
-            AuthFailed: the client has done no such thing.
+            AuthFailed: the keys of this connection were not exchanged by GSSAPI.
         """
         fields = Fields(payload)
         code = fields.string()
@@ -147,7 +150,7 @@ class Continued(GSSAPIExchange):
         return self._proof
 
     def tell_error(self, token: bytes) -> None:
-        """There is nobody who would take it."""
+        """Does nothing: the method has no error tokens."""
 
 
 def _settled() -> AuthFailed:
@@ -160,7 +163,7 @@ def read_mechanisms(payload: bytes) -> Sequence[bytes]:
 
     Raises:
         ProtocolError: the payload is malformed.
-        AuthFailed: there are more, or longer ones, than any client has.
+        AuthFailed: there are too many identifiers, or one is too long.
     """
     fields = Fields(payload)
     count = fields.uint32()

@@ -1,4 +1,4 @@
-"""Host keys: reading those the administrator gave, making those that are missing."""
+"""Host keys: loading configured keys, and generating missing ones."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _SLOW: Mapping[str, tuple[str, dict[str, int]]] = {"ssh_host_rsa_key": ("ssh-rsa
 
 @dataclass(frozen=True)
 class HostKey:
-    """A private host key, perhaps with a certificate."""
+    """A private host key, optionally with a certificate."""
 
     key: asyncssh.SSHKey
     certificate: bytes = b""
-    """The wire encoding of the key's certificate, as clients get it; empty for none."""
+    """The wire encoding of the key's certificate, as presented to clients; empty for none."""
     valid: tuple[int, int] = (0, 0)
-    """When the certificate holds: seconds of the epoch, the end not included."""
+    """The validity of the certificate: seconds since the epoch, the end excluded."""
 
     @property
     def type(self) -> str:
@@ -50,16 +50,16 @@ class HostKey:
 
     @property
     def algorithms(self) -> tuple[str, ...]:
-        """The signature algorithms offered with this key, the preferred first."""
+        """The signature algorithms offered with this key, in order of preference."""
         return HOST_KEY_ALGORITHMS[self.type]
 
     @property
     def certificate_algorithms(self) -> tuple[str, ...]:
-        """Those offered with its certificate, if it has one."""
+        """The algorithms offered with its certificate, if it has one."""
         return tuple(certificate_name(name) for name in self.algorithms) if self.certificate else ()
 
     def public_data(self, algorithm: str) -> bytes:
-        """What a client is shown for one of these algorithms: the key, or the certificate."""
+        """The key or certificate that is presented for one of these algorithms."""
         return self.certificate if is_certificate(algorithm) else self.blob
 
     @property
@@ -69,7 +69,7 @@ class HostKey:
 
     @property
     def authorized_key(self) -> str:
-        """``type base64`` of the public half, as in a known_hosts file."""
+        """``type base64`` of the public key, as in a known_hosts file."""
         return self.key.export_public_key("openssh").decode("ascii").strip()
 
     def sign(self, data: bytes, algorithm: str) -> bytes:
@@ -79,11 +79,11 @@ class HostKey:
 
 def load_host_keys(sources: Iterable[str]) -> list[HostKey]:
     """
-    The keys of *sources*, each a key's text or the path of a file; one key of a type.
+    Load the keys of *sources*, each the text of a key or the path of a file; at most one key of each type.
 
     Raises:
         ConfigError: a source cannot be read, is encrypted, is not a private key, or is of a type that is not offered;
-            two keys are of one type; or there is none at all.
+            two keys have the same type; or *sources* is empty.
     """
     keys: dict[str, HostKey] = {}
     for number, source in enumerate(sources):
@@ -103,12 +103,12 @@ def load_host_keys(sources: Iterable[str]) -> list[HostKey]:
 
 def with_certificates(keys: Sequence[HostKey], sources: Iterable[str]) -> list[HostKey]:
     """
-    *keys* with the certificates of *sources*, each a certificate's text or the path of a file.
+    Add the certificates of *sources*, each the text of a certificate or the path of a file, to *keys*.
 
-    One that fits no key, or does not hold now, is told to the log: clients go on with the plain key.
+    A certificate that matches no key or is not currently valid is logged; clients then get the plain key.
 
     Raises:
-        ConfigError: a source cannot be read, or is not a host's certificate.
+        ConfigError: a source cannot be read, or is not a host certificate.
     """
     certified = {key.blob: key for key in keys}
     for number, source in enumerate(sources):
@@ -130,13 +130,13 @@ def with_certificates(keys: Sequence[HostKey], sources: Iterable[str]) -> list[H
 
 def generate_host_keys(folder: Path, *, without_slow: bool = False) -> Sequence[HostKey]:
     """
-    The keys kept in *folder*: Ed25519, ECDSA and RSA (3072 bits). Those that are missing are made, mode 0600; the RSA
-    key, which takes some tenths of a second, is left out instead *without_slow*.
+    Load the keys in *folder*: Ed25519, ECDSA and RSA (3072 bits). Missing keys are generated with mode 0600; with
+    *without_slow*, the RSA key, which takes some tenths of a second, is left out.
 
-    Two servers that start at the same time end up with the same keys.
+    Servers that start at the same time end up with the same keys.
 
     Raises:
-        ConfigError: *folder* cannot be used, or holds a key that cannot be read.
+        ConfigError: *folder* is unusable, or contains an unreadable key.
     """
     wanted = _QUICK if without_slow else {**_QUICK, **_SLOW}
     try:
@@ -153,12 +153,12 @@ def generate_host_keys(folder: Path, *, without_slow: bool = False) -> Sequence[
 
 
 def lacks_host_keys(folder: Path) -> bool:
-    """Whether :func:`generate_host_keys` would make some."""
+    """Whether :func:`generate_host_keys` would generate keys."""
     return not all((folder / name).exists() for name in (*_QUICK, *_SLOW))
 
 
 def _publish(path: Path, content: bytes) -> None:
-    """Put *content* at *path* whole, unless somebody else was faster."""
+    """Create *path* with *content* atomically, unless it exists."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -186,13 +186,13 @@ def _load(source: str, where: str) -> asyncssh.SSHKey:
             raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: the file {text!r} cannot be read") from exc
         where = f"{where} ({text})"
     try:
-        # Whether an RSA key's factors are primes takes a tenth of a second to find out; a signature shows what matters.
+        # The full check of an RSA key (primality) takes a tenth of a second; a test signature is sufficient.
         key = asyncssh.import_private_key(data, unsafe_skip_rsa_key_validation=True)
         if key.get_algorithm() == "ssh-rsa" and not _signs(key):
             raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: the key's signatures are wrong")
         return key
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError) as exc:
-        # The library has no type of its own for this.
+        # The library has no public type for this.
         if isinstance(exc, asyncssh.KeyEncryptionError) or "passphrase" in str(exc).lower():
             raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: the key is encrypted; a server's must not be") from exc
         raise ConfigError(CoreCode.CONFIG_ERROR, f"{where}: not a private key that can be read") from exc

@@ -1,11 +1,13 @@
-"""The key exchange of asyncssh's connection, bent to our needs.
+"""The key exchange of asyncssh's connection, adapted.
 
-What is changed, and why:
+What differs from the library, and why:
 
-* A limit on the time and the number of key exchanges; no rereading of host keys at each login.
-* A host key signs with the algorithm agreed in its own connection; the library keeps it in an object shared by all.
-* A guessed first packet of a key exchange is judged as RFC 4253 section 7 says, or as the ``kexguess2`` extension says.
-* Speed: clients of one kind say the same, and so do we. What follows from it is worked out once, by the library.
+* The time and the number of key exchanges are limited; host keys are not reloaded at each login.
+* A host key signs with the algorithm negotiated in its own connection; the library stores it in an object shared by all
+  connections.
+* A guessed first packet of a key exchange is handled according to RFC 4253 section 7, or the ``kexguess2`` extension.
+* Speed: clients of the same kind send the same lists, so the result of a negotiation is computed once, by the library,
+  and cached.
 """
 
 from __future__ import annotations
@@ -37,14 +39,14 @@ if TYPE_CHECKING:
 
 _KEXGUESS2 = b"kexguess2@matt.ucc.asn.au"
 _COOKIE = 16
-# OpenSSH's lists have a KiB and a half.
+# OpenSSH's lists take 1.5 KiB.
 _REMEMBERED_BYTES = 4096
 _REMEMBERED = 64
 
 
 @dataclass(eq=False)
 class _Signer:
-    """A host key with the signature algorithm of one connection."""
+    """A host key and the signature algorithm of one connection."""
 
     key: HostKey
     algorithm: str
@@ -59,30 +61,30 @@ class _Signer:
 
 @dataclass(frozen=True)
 class _Agreement:
-    """What follows from a client's lists and ours (RFC 4253 section 7.1)."""
+    """The result of a negotiation (RFC 4253 section 7.1)."""
 
     kex: bytes
     host_key: tuple[HostKey, str]
     ciphers: tuple[bytes, bytes]
-    """From the client, to the client; as the next two."""
+    """Client to server, server to client; the next two likewise."""
     macs: tuple[bytes, bytes]
     compression: tuple[bytes, bytes]
     wrong_guess: bool
-    """Whether the client's first packet of the key exchange is to be ignored."""
+    """Whether the client's first key exchange packet is to be ignored."""
     extensions: bool
-    """Whether the client wants to hear of ours (RFC 8308)."""
+    """Whether the client accepts EXT_INFO (RFC 8308)."""
     strict: bool
-    """Whether it knows OpenSSH's strict key exchange."""
+    """Whether the client supports OpenSSH's strict key exchange."""
 
 
 @dataclass
 class _Remembered:
-    """What the first connections of a server have worked out for those after them."""
+    """Results of earlier connections of a server that later ones reuse."""
 
     lists: bytes = b""
-    """Our own KEXINIT from behind its cookie."""
+    """The server's own KEXINIT after the cookie."""
     agreements: dict[bytes, _Agreement] = field(default_factory=dict)
-    """By the client's lists."""
+    """Negotiation results by the client's lists."""
 
     def add(self, lists: bytes, agreement: _Agreement) -> None:
         if len(lists) <= _REMEMBERED_BYTES:
@@ -93,21 +95,21 @@ class _Remembered:
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """What a server tells each of its clients alike; made by :func:`prepare`."""
+    """The algorithms and host keys that a server offers to every client; created by :func:`prepare`."""
 
     library: SSHServerConnectionOptions
     keys: Mapping[bytes, HostKey]
-    """By the names of their signature algorithms, those that come with a certificate first."""
+    """Host keys by signature algorithm, those with a certificate first."""
     signatures: Sequence[bytes]
-    """The algorithms that clients may sign with."""
+    """The signature algorithms accepted from clients."""
     announced: bytes
-    """The host keys as HOSTKEYS-00 lists them (OpenSSH's PROTOCOL, section 2.5)."""
+    """The host keys in the encoding of HOSTKEYS-00 (OpenSSH's PROTOCOL, section 2.5)."""
     certified: Mapping[bytes, HostKey]
-    """By the names of the algorithms that come with a certificate, whether it holds now or not."""
+    """Host keys by certificate algorithm, whether or not the certificate is currently valid."""
     remembered: _Remembered = field(default_factory=_Remembered)
 
     def at(self, now: float) -> Offer:
-        """The same with the certificates that hold at the moment *now*, in seconds of the epoch, and no others."""
+        """The same offer with only the certificates that are valid at *now*, in seconds since the epoch."""
         hold = {name: key for name, key in self.certified.items() if key.valid[0] <= now < key.valid[1]}
         offered = [name for name in self.keys if name in self.certified]
         if list(hold) == offered:
@@ -124,7 +126,7 @@ async def prepare(
     macs: Sequence[str],
     signatures: Sequence[str],
 ) -> Offer:
-    """What connections of a server with these options are made with."""
+    """Create the offer of a server with these options."""
     version = options.server_version.removeprefix("SSH-2.0-")
     library: SSHServerConnectionOptions = await SSHServerConnectionOptions.construct(
         config=None,
@@ -159,7 +161,7 @@ async def prepare(
 
 
 class KexConnection(FlowConnection):
-    """A TCP connection, as far as its key exchanges are concerned."""
+    """The key exchanges of a TCP connection."""
 
     def __init__(
         self,
@@ -178,14 +180,14 @@ class KexConnection(FlowConnection):
         self._client_guessed = False
         self._by_tickets = options.exchange_by_tickets
         self.ticket_context: object | None = None
-        """What the first key exchange has left for whoever judges the login, if it was by a ticket."""
+        """The security context of the first key exchange, if it was a GSSAPI one, for authentication."""
 
     def _get_extra_kex_algs(self) -> list[bytes]:
         return [*super()._get_extra_kex_algs(), *(NAMES if self._by_tickets else ()), _KEXGUESS2]
 
     def _process_kexinit(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
         if self._session_id and not self._auth_complete:
-            # A stranger could have us compute signatures for as long as it may take to log in.
+            # An unauthenticated client could make the server compute signatures during the whole login grace time.
             raise DisconnectError(constants.DISC_PROTOCOL_ERROR, "Another key exchange before the login")
         if self._session_id and not self._kexinit_sent:
             self._client_rekeys()
@@ -194,7 +196,7 @@ class KexConnection(FlowConnection):
         if agreement is not None:
             self._agree(agreement, packet)
             return
-        # Read here as well: what is wrong in it must be found before the library acts on it.
+        # Parsed here as well, so that errors are found before the library acts on it.
         copy = SSHPacket(lists)
         self._client_kex, _, to_us, to_client = (copy.get_namelist() for _ in range(4))
         for _ in range(6):
@@ -202,7 +204,7 @@ class KexConnection(FlowConnection):
         self._client_guessed = copy.get_boolean()
         copy.get_uint32()
         copy.check_end()
-        # A client with which we have nothing in common has found out as well, and is about to leave.
+        # A client without common algorithms detects this as well and disconnects.
         self._choose_alg("key exchange", self._kex_algs, self._client_kex)
         self._choose_alg("encryption", self._enc_algs, to_us)
         self._choose_alg("encryption", self._enc_algs, to_client)
@@ -215,8 +217,8 @@ class KexConnection(FlowConnection):
 
     def _exchanges_by_ticket(self) -> bool:
         """
-        Whether the client would rather exchange keys by GSSAPI than by what the library has chosen, which does not know
-        of these methods. Then that is what is begun.
+        Whether the client prefers a GSSAPI key exchange to the method that the library, which does not know these
+        methods, has chosen; if so, the GSSAPI exchange is begun.
         """
         name = next((name for name in self._client_kex if name in (*NAMES, *self._kex_algs)), b"")
         if name not in NAMES:
@@ -230,11 +232,11 @@ class KexConnection(FlowConnection):
 
     @property
     def left(self) -> bool:
-        """Whether the connection has ended, or is about to."""
+        """Whether the connection has ended or is being closed."""
         return self._transport is None
 
     def keys_exchanged(self, context: object) -> None:
-        """Keys were exchanged by a ticket, and this is left."""
+        """A GSSAPI key exchange is complete; keep its security *context*."""
         if not self._session_id:
             self.ticket_context = context
 
@@ -254,13 +256,13 @@ class KexConnection(FlowConnection):
         self._offer.remembered.add(lists, agreement)
 
     def _agree(self, agreement: _Agreement, packet: SSHPacket) -> None:
-        """As the library did with the same lists; a connection's first key exchange."""
+        """Apply the cached result of a negotiation with the same lists, for a connection's first key exchange."""
         if self._kex:
             raise ProtocolError("Key exchange already in progress")
         if agreement.strict and self._recv_seq != 0:
             raise ProtocolError("Strict key exchange violation: KEXINIT was not the first packet")
         self._client_kexinit = packet.get_full_payload()
-        # Sent with our version already.
+        # Already sent together with the version.
         self._kexinit_sent = False
         self._can_send_ext_info = agreement.extensions
         self._strict_kex = agreement.strict
@@ -295,7 +297,7 @@ class KexConnection(FlowConnection):
         return True
 
     def get_server_host_key(self) -> SSHKeyPair | None:
-        # All that the key exchange wants is the public half and a signature.
+        # The key exchange needs only the public key and a signature.
         return cast("SSHKeyPair | None", self._signer)
 
     def _send_version(self) -> None:
@@ -326,11 +328,11 @@ class KexConnection(FlowConnection):
 
     def send_newkeys(self, k: bytes, h: bytes) -> None:
         super().send_newkeys(k, h)
-        # All that was wanted for the key exchange alone goes.
+        # Free what only the key exchange needed.
         self._client_kexinit = self._server_kexinit = b""
         self._client_kex = ()
         self._extensions_to_send.clear()
-        # The predictable start of a CBC packet is what an IGNORE packet hides (RFC 4253 section 9.3.1).
+        # An IGNORE packet protects the predictable IV of CBC (RFC 4253 section 9.3.1).
         self._quiet = not self._enc_alg_sc.endswith(b"-cbc")
         if self._rekey_timer:
             self._rekey_timer.cancel()
@@ -345,7 +347,9 @@ class KexConnection(FlowConnection):
 
 
 def _run_through(work: Coroutine[Any, Any, None]) -> None:
-    """The library's methods may wait for others, but those of a server's key exchange never do: no task is needed."""
+    """
+    Run a coroutine that never suspends, without a task: the library's key exchange methods of a server never wait.
+    """
     try:
         work.send(None)
     except StopIteration:

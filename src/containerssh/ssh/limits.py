@@ -1,4 +1,4 @@
-"""What happens when a limit is reached: it is counted, and named by a code of its own.
+"""Reached limits: each is counted and logged with its own message code.
 
 ``docs/limits.md`` lists the limits; their values are in :mod:`containerssh.ssh.options`.
 """
@@ -19,7 +19,7 @@ from containerssh.core.metrics import LIMITS
 logger = logging.getLogger(__name__)
 
 BYTES_FOR_A_REKEY = 256 * 1024
-"""The traffic that justifies another key exchange."""
+"""The traffic in bytes that permits another key exchange."""
 
 
 def count(code: SSHCode) -> None:
@@ -37,16 +37,16 @@ def _label(code: SSHCode) -> str:
 
 
 def limit_reached(code: SSHCode, text: str) -> None:
-    """Count, and log with the labels of the scope."""
+    """Count a reached limit, and log it with the labels of the scope."""
     count(code)
     logger.info(Event(code, text))
 
 
 class Rekeyings:
     """
-    How often a client begins another key exchange of a connection, each of which costs us a signature and more.
+    Limits the key exchanges that a client begins, since each costs the server a signature.
 
-    Those that its traffic justifies are free, and so many in a minute besides.
+    Those justified by traffic are free, and a fixed number per minute is allowed besides.
     """
 
     def __init__(self, per_minute: int, now: float) -> None:
@@ -56,7 +56,7 @@ class Rekeyings:
         self._traffic = 0
 
     def begins(self, now: float, traffic: int) -> bool:
-        """Another one begins at *now* (seconds), after *traffic* bytes in all; whether that may be."""
+        """A key exchange begins at *now* (seconds), after *traffic* bytes in total; return whether it is allowed."""
         if traffic - self._traffic >= BYTES_FOR_A_REKEY:
             self._traffic = traffic
             return True
@@ -91,7 +91,7 @@ def limited_time(
 
 
 def log_reached() -> None:
-    """Say which limits were reached since the start; nothing when there were none."""
+    """Log which limits were reached since the start, if any."""
     totals = {dict(labels)["limit"]: value for (name, labels), value in counters.snapshot().items() if name == LIMITS}
     if totals:
         text = "Limits that were reached since the start: " + ", ".join(f"{k} {v}" for k, v in sorted(totals.items()))

@@ -1,9 +1,9 @@
-"""Packets past the library's general way, which is made for every kind of packet, cipher and compression.
+"""A fast path for packets, bypassing the library's general one, which supports every kind of packet, cipher and
+compression.
 
-Under the ciphers that :mod:`containerssh.ssh.ciphers` keeps, what is sent outside of key exchanges is handled here. Of
-what arrives it is what transfers consist of (CHANNEL_DATA in one direction, WINDOW_ADJUST for the other), what clients
-send with each key that is typed so that nobody can count them (IGNORE, PING), and the requests of logins. Everything
-else still takes the library's way.
+With the ciphers of :mod:`containerssh.ssh.ciphers`, all packets sent outside key exchanges take it. Of the incoming
+packets, those that make up transfers (CHANNEL_DATA, WINDOW_ADJUST), those that clients send to obscure keystroke timing
+(IGNORE, PING), and authentication requests take it. All others are left to the library.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _SMALL = 1024
 _RANDOM = 4096
 MSG_PING = 192
 """OpenSSH's PROTOCOL, section 1.9."""
-# Those that the library, too, hands to the connection whatever state it is in; those that need a login.
+# Messages that the library passes to the connection in every state; messages that require a login.
 _ANY_TIME = frozenset({constants.MSG_IGNORE, constants.MSG_SERVICE_REQUEST, constants.MSG_USERAUTH_REQUEST})
 _LOGGED_IN = frozenset({MSG_PING})
 
 
 class _Padding:
-    """Random bytes, fetched many at a time: the system's call for a few costs as much as a small packet."""
+    """Random padding bytes, fetched in bulk: a system call for a few bytes costs as much as a small packet."""
 
     def __init__(self) -> None:
         self._bytes = b""
@@ -54,7 +54,7 @@ _HEADS = [bytes((number,)) for number in range(256)]
 
 
 class PacketConnection(SSHServerConnection):
-    """The library's connection with a short way for channel data, in both directions."""
+    """The library's connection with a fast path for channel data in both directions."""
 
     __slots__ = places(SSHServerConnection)
 
@@ -67,7 +67,7 @@ class PacketConnection(SSHServerConnection):
         self._next_recv_encryption = keep_state(self._next_recv_encryption)
 
     def send_data(self, kind: int, head: bytes, data: bytes | memoryview) -> None:
-        """Send a packet of channel data, of which *head* is what stands between *kind* and the bytes (RFC 4254 5.2)."""
+        """Send a channel data packet; *head* is what stands between *kind* and the data (RFC 4254 section 5.2)."""
         cipher = self._send_encryption
         if not isinstance(cipher, PacketCipher) or not self._kex_complete or self._rekey_due:
             self.send_packet(kind, head, bytes(data))
@@ -75,7 +75,7 @@ class PacketConnection(SSHServerConnection):
         pieces = self._sealed(cipher, len(head) + len(data), kind, head, data)
         transport = self._transport
         if len(data) < _SMALL and not self._out and transport is not None and not transport.is_closing():
-            # A keystroke's echo does not wait for what else this turn of the loop may bring.
+            # Small data, such as the echo of a keystroke, is sent at once instead of at the end of the loop iteration.
             transport.write(b"".join(pieces))
             return
         *first, last = pieces
@@ -84,7 +84,9 @@ class PacketConnection(SSHServerConnection):
         self._send(last)
 
     def send_directly(self, kind: int, fields: tuple[bytes, ...]) -> bool:
-        """Send a packet that the library would neither hold back nor compress; False: that is for the library to do."""
+        """
+        Send a packet on the fast path; False if the library must send it (during key exchanges or with compression).
+        """
         cipher = self._send_encryption
         if (
             not isinstance(cipher, PacketCipher)
@@ -101,8 +103,8 @@ class PacketConnection(SSHServerConnection):
         return True
 
     def _sealed(self, cipher: PacketCipher, length: int, kind: int, *fields: bytes | memoryview) -> tuple[bytes, ...]:
-        """The next packet as it goes over the wire, in pieces; *length* is that of all *fields*."""
-        # RFC 4253 section 6; the length itself is not counted, as both ciphers send it separately.
+        """The next packet in encrypted form, in pieces; *length* is the total length of *fields*."""
+        # RFC 4253 section 6, without the length field, which both ciphers encrypt or authenticate separately.
         padding = -(length + 2) % self._send_blocksize
         if padding < 4:
             padding += self._send_blocksize
@@ -120,7 +122,7 @@ class PacketConnection(SSHServerConnection):
         )
 
     def _recv_pkthdr(self) -> bool:
-        """Take all complete packets that have a short way; leave the next other one to the library."""
+        """Process complete packets on the fast path; leave the first other packet to the library."""
         cipher = self._recv_encryption
         if not isinstance(cipher, PacketCipher):
             return super()._recv_pkthdr()
@@ -153,11 +155,11 @@ class PacketConnection(SSHServerConnection):
         return False
 
     def turn_over(self) -> bool:
-        """Whether what else was received has to wait, because other connections come first."""
+        """Whether remaining received data must wait because other connections come first."""
         return False
 
     def _take_channels(self, packet: bytes) -> bool:
-        """Whether *packet* was data for a channel, or window; if not, nothing was done with it."""
+        """Process CHANNEL_DATA and WINDOW_ADJUST; return False, without effect, for other packets."""
         if len(packet) < _HEAD.size:
             return False
         padding, kind, number, size = _HEAD.unpack_from(packet)
@@ -176,7 +178,7 @@ class PacketConnection(SSHServerConnection):
         return True
 
     def _take_message(self, packet: bytes) -> bool:
-        """The same for a message to the connection itself."""
+        """The same for messages to the connection itself."""
         if len(packet) < 2 or not packet[0]:
             return False
         kind = packet[1]

@@ -1,8 +1,8 @@
-"""Clients whose host is gone: found with TCP's own means, so that a client that only sleeps is left in peace.
+"""Detection of clients whose host is unreachable, by TCP alone, so that suspended clients are not disconnected.
 
-The kernel asks hosts that are silent (keepalive), but goes on for a quarter of an hour where something was sent and not
-confirmed; its switch for that, TCP_USER_TIMEOUT, would also cut clients that are alive and read nothing for a while, a
-suspended ``ssh`` for one. Their hosts do answer, and that is what is looked at here.
+TCP keepalive probes idle hosts, but a connection with unacknowledged data lives on for a quarter of an hour.
+TCP_USER_TIMEOUT would also close connections of clients that are alive but read nothing for a while, such as a
+suspended ``ssh``. Their hosts still acknowledge probes, which TCP_INFO shows.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from contextlib import suppress
 from datetime import timedelta
 
 _PROBES = 4
-# struct tcp_info (linux/tcp.h): retransmits and probes without an answer, and milliseconds since the last confirmation.
+# struct tcp_info (linux/tcp.h): unanswered retransmits and probes, and milliseconds since the last acknowledgement.
 _UNANSWERED = struct.Struct("=2xBB")
 _LAST_ACK_RECEIVED = struct.Struct("=56xI")
 _UNANSWERED_MIN = 2
-# Bytes that the peer has confirmed, and that it has sent.
+# Bytes that the peer has acknowledged, and that it has sent.
 _TRAFFIC = struct.Struct("=120xQQ")
 
 
 def watch(sock: socket.socket, limit: timedelta) -> None:
-    """Let the kernel ask whether the peer's host is still there, so that it notices within *limit* that it is not."""
+    """Enable TCP keepalive on *sock* so that an unreachable peer is detected within *limit*."""
     seconds = limit.total_seconds()
     if not seconds or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    # A third of the time in silence, the rest for the questions.
+    # A third of the time idle, the rest for the probes.
     idle = max(1, int(seconds / 3))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
@@ -36,17 +36,17 @@ def watch(sock: socket.socket, limit: timedelta) -> None:
 
 def acknowledge(sock: socket.socket) -> None:
     """
-    Confirm at once what was read, instead of with what is sent next or after the kernel's 40 ms.
+    Acknowledge received data at once (TCP_QUICKACK), instead of with the next data sent or after the kernel's 40 ms.
 
-    OpenSSH's client turns Nagle's algorithm off only for terminals: a packet that follows another without an answer in
-    between, as twice in each key exchange, waits until the one before is confirmed.
+    OpenSSH's client disables Nagle's algorithm only for terminals: a packet that follows another without an answer in
+    between, as happens twice in each key exchange, waits for the acknowledgement of the first.
     """
     with suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def traffic(sock: socket.socket) -> int:
-    """The bytes of the connection in both directions; 0 where the kernel does not tell."""
+    """The number of bytes transferred in both directions; 0 if the kernel does not report it."""
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TRAFFIC.size)
     except OSError:
@@ -55,7 +55,7 @@ def traffic(sock: socket.socket) -> int:
 
 
 def is_gone(sock: socket.socket, limit: timedelta) -> bool:
-    """Whether the peer's host has left everything unanswered for *limit*."""
+    """Whether the peer's host has not responded for *limit*."""
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK_RECEIVED.size)
     except OSError:

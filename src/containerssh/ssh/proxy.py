@@ -1,7 +1,7 @@
-"""The PROXY protocol, versions 1 and 2: how a proxy in front of the server says whose connection it brings.
+"""The PROXY protocol, versions 1 and 2, by which a proxy in front of the server passes on the client's address.
 
-After HAProxy's specification (``proxy-protocol.txt``), from the receiver's side. The header is read to its last byte
-and not one further, so that what follows is the client's own.
+Follows HAProxy's specification (``proxy-protocol.txt``), receiver's side. Exactly the header is read, so everything
+after it is the client's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from containerssh.core.metadata import SocketAddress
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 V1_MAX = 107
 V2_MAX = 4096
-"""What may follow the 16 bytes of a version 2 header: addresses, and more (certificates, say) that is passed over."""
+"""The maximum of bytes after the 16 bytes of a version 2 header: addresses and extensions (TLVs), which are ignored."""
 
 _V2_FIXED = 16
 _FIRST = len(SIGNATURE)
@@ -29,10 +29,10 @@ _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
 
 def missing(header: bytes) -> int:
     """
-    How many bytes are known to be missing of a header that begins like this; 0 if it is whole.
+    How many more bytes the header needs at least; 0 if it is complete.
 
     Raises:
-        ProtocolError: this is not a PROXY header, or too long a one.
+        ProtocolError: this is not a PROXY header, or it is too long.
     """
     if header[:1] == _V1[:1]:
         return _missing_v1(header)
@@ -62,10 +62,10 @@ def _missing_v1(header: bytes) -> int:
 
 def parse(header: bytes) -> SocketAddress | None:
     """
-    The client's address of a whole header; None when the proxy speaks for itself, or does not know.
+    The client's address in a complete header; None for a connection of the proxy itself, or an unknown address.
 
     Raises:
-        ProtocolError: the header does not follow the specification.
+        ProtocolError: the header violates the specification.
     """
     return _parse_v1(header) if header.startswith(_V1) else _parse_v2(header)
 
@@ -128,10 +128,10 @@ def _parse_v2(header: bytes) -> SocketAddress | None:
 
 async def read_header(sock: socket.socket, *, within: timedelta) -> SocketAddress | None:
     """
-    Read the header that *sock* begins with, and nothing after it; the client's address as :func:`parse` has it.
+    Read exactly the header at the beginning of *sock*; return the client's address like :func:`parse`.
 
     Raises:
-        ProtocolError: there is none, or it is broken, late or cut short.
+        ProtocolError: the header is missing, malformed, incomplete or late.
     """
     loop = asyncio.get_running_loop()
     header = b""

@@ -1,4 +1,4 @@
-"""Sending away clients that are not let in: a word to the client, a few lines to the log."""
+"""Refusing clients: a message to the client, and rate-limited log lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 LOG_EVERY = 60.0
 """Seconds between two log lines about refusals for the same reason."""
 
-# A socket that is closed with unread bytes in it resets the connection, and the client may lose our last words.
+# Closing a socket with unread data resets the connection, and the client may lose the message.
 _LINGER = 2.0
 _LINGERING_MAX = 64
 _UNREAD_MAX = 64 * 1024
@@ -39,9 +39,9 @@ _MEANINGS = {
 
 def goodbye(version: str, text: str) -> bytes:
     """
-    Our identification and an unencrypted DISCONNECT (RFC 4253 sections 4.2 and 11.1).
+    The server's identification and an unencrypted DISCONNECT (RFC 4253 sections 4.2 and 11.1).
 
-    OpenSSH and PuTTY show its text to their users; a line before the identification they would not.
+    OpenSSH and PuTTY show its text to the user; they would not show a line before the identification.
     """
     payload = Byte(constants.MSG_DISCONNECT) + UInt32(constants.DISC_TOO_MANY_CONNECTIONS) + String(text) + String("")
     padding = 8 - (5 + len(payload)) % 8
@@ -51,7 +51,7 @@ def goodbye(version: str, text: str) -> bytes:
 
 
 class Refusals:
-    """Tells clients and the log of refusals; :meth:`close` it when no more follow."""
+    """Reports refusals to clients and the log; call :meth:`close` when no more follow."""
 
     def __init__(self, version: str, *, log_every: float = LOG_EVERY) -> None:
         self.server_version = version
@@ -60,7 +60,7 @@ class Refusals:
         self._silent: dict[SSHCode, tuple[int, asyncio.TimerHandle]] = {}
 
     async def close(self) -> None:
-        """Log what was not logged yet; nobody lingers after this."""
+        """Log outstanding counts and close all sockets."""
         for code, (_, timer) in list(self._silent.items()):
             timer.cancel()
             self._summary(code, last=True)
@@ -70,10 +70,10 @@ class Refusals:
             await asyncio.wait(self._lingering)
 
     def refuse(self, sock: socket.socket, peer: SocketAddress, why: Refused) -> None:
-        """Say goodbye to the client of *sock*, which is closed; count and log the refusal."""
+        """Send the reason to the client of *sock* and close it; count and log the refusal."""
         self.note(why.code, peer)
         with suppress(OSError):
-            # The first bytes of a connection always fit into the system's buffer.
+            # The first bytes of a connection always fit into the socket's send buffer.
             sock.send(goodbye(self.server_version, why.text))
             sock.shutdown(socket.SHUT_WR)
             if len(self._lingering) < _LINGERING_MAX:
@@ -109,7 +109,7 @@ class Refusals:
 
 
 async def _drain(sock: socket.socket) -> None:
-    """Read and forget until the client closes, for a short time; then close."""
+    """Discard input until the client closes, for a limited time; then close."""
     loop = asyncio.get_running_loop()
     with sock, suppress(OSError, TimeoutError):
         async with asyncio.timeout(_LINGER):

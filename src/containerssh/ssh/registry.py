@@ -1,4 +1,4 @@
-"""The connections that a server has at this moment."""
+"""The current connections of a server."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 class Registry:
-    """The connections of a server, and the door that they came through."""
+    """The connections of a server, and the admission limits that they count against."""
 
     def __init__(self, door: Door) -> None:
         self.all: set[Connection] = set()
         self.door = door
         self.closed = False
-        """Whether the server stops: nobody logs in any more."""
+        """Whether the server is stopping: no more logins."""
 
     def add(self, connection: Connection) -> None:
         self.all.add(connection)

@@ -1,4 +1,4 @@
-"""The requests of a channel that wait for those before them."""
+"""The queue of channel requests that wait for earlier ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from containerssh.ssh.options import Limits
 
 
 class Request(NamedTuple):
-    """A CHANNEL_REQUEST (RFC 4254 section 5.4); *payload* is what follows the wish for a reply."""
+    """A CHANNEL_REQUEST (RFC 4254 section 5.4); *payload* is what follows ``want reply``."""
 
     name: bytes
     want_reply: bool
@@ -20,18 +20,18 @@ class Request(NamedTuple):
 
 
 class RequestQueue:
-    """Requests in order, as many as a client may have waiting."""
+    """A bounded queue of requests."""
 
     __slots__ = ("_limits", "_requests", "_size")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        # Mostly empty, and an empty deque takes ten times as much.
+        # A list: usually empty, and an empty deque takes ten times the memory.
         self._requests: list[Request] = []
         self._size = 0
 
     def put(self, request: Request) -> bool:
-        """Let it wait; False: too much waits already. A new size of the window stands for the one before it."""
+        """Enqueue *request*; False if the queue is full. A window-change replaces the one before it."""
         if request.name == b"window-change" and self._requests and not request.want_reply:
             last = self._requests[-1]
             if last[:2] == request[:2]:
@@ -44,7 +44,7 @@ class RequestQueue:
         return True
 
     def take(self) -> Request | None:
-        """The one that has waited longest; None if none does."""
+        """Dequeue the oldest request; None if there is none."""
         if not self._requests:
             return None
         request = self._requests.pop(0)

@@ -1,7 +1,7 @@
-"""Payloads of channel requests, from bytes to values (RFC 4254 section 6, RFC 4335).
+"""Parsers for the payloads of channel requests (RFC 4254 section 6, RFC 4335).
 
-A payload that is cut short, has bytes left over, or holds what no program could be given is a :class:`ProtocolError`:
-the request is refused, and nothing else happens.
+A payload that is truncated, has trailing bytes, or contains values that no program could receive raises
+:class:`ProtocolError`; the request is refused.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _TERM_BYTES = 256
 _MODES_BYTES = 4096
 _COOKIE_DIGITS = 2048
 MOST_NAME = 1024
-"""The longest name of a host, or path of a socket, that is passed on."""
-# A terminal of the kernel counts its rows and columns in 16 bits.
+"""The maximum length of a host name or socket path."""
+# The kernel stores a terminal's rows and columns in 16 bits.
 _SIZE_MAX = 0xFFFF
 
 
 class Fields(Reader):
-    """Reads the fields of a payload one after another; raises ProtocolError."""
+    """Reads the fields of a payload in order; raises ProtocolError."""
 
     def malformed(self, why: str) -> Exception:
         return malformed(why)
@@ -36,7 +36,7 @@ class Env:
 
 
 def parse_env(payload: bytes) -> Env:
-    """A variable; names that no environment can hold are refused (empty, ``=``, NUL, line ends)."""
+    """An environment variable; invalid names are refused (empty, ``=``, NUL, line ends)."""
     fields = Fields(payload)
     name, value = fields.string(), fields.string()
     fields.end()
@@ -68,7 +68,7 @@ def parse_size(payload: bytes) -> WindowSize:
 
 
 def parse_text(payload: bytes) -> str:
-    """The one string of ``exec``, ``subsystem`` and ``signal``; no program can be given a NUL."""
+    """The string of ``exec``, ``subsystem`` and ``signal``; NUL is refused."""
     fields = Fields(payload)
     text = fields.string()
     fields.end()
@@ -78,7 +78,7 @@ def parse_text(payload: bytes) -> str:
 
 
 def parse_x11(payload: bytes) -> X11Request:
-    """RFC 4254 section 6.3.1. The cookie is a secret: no error repeats it."""
+    """An X11 request (RFC 4254 section 6.3.1). The cookie is a secret and never part of an error."""
     fields = Fields(payload)
     single, protocol, cookie, screen = fields.boolean(), fields.string(), fields.string(), fields.uint32()
     fields.end()
@@ -92,7 +92,9 @@ def parse_x11(payload: bytes) -> X11Request:
 
 
 def parse_direct_tcp(payload: bytes) -> tuple[str, int]:
-    """Host and port of a ``direct-tcpip`` (RFC 4254 section 7.2); where it comes from is the client's word only."""
+    """
+    Host and port of a ``direct-tcpip`` (RFC 4254 section 7.2); the originator is ignored, as it cannot be trusted.
+    """
     fields = Fields(payload)
     host, port = fields.string(), fields.uint32()
     fields.string()
@@ -118,7 +120,7 @@ def parse_direct_unix(payload: bytes) -> str:
 
 
 def parse_listen(payload: bytes, *, has_port: bool) -> tuple[bytes, int]:
-    """The address of a request to listen or to stop it (RFC 4254 section 7.1), or a path and no port."""
+    """The address of a request to start or stop listening (RFC 4254 section 7.1), or a socket path and no port."""
     fields = Fields(payload)
     address = fields.string()
     port = fields.uint32() if has_port else 0

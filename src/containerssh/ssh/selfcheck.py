@@ -1,4 +1,4 @@
-"""Whether the installed asyncssh is the one whose private parts are overridden here."""
+"""Check that the installed asyncssh has the private interfaces that the adapter overrides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from containerssh.ssh.places import constructor_names
 LOWEST = (2, 24, 1)
 BELOW = (2, 25)
 
-# Name to parameters, in order: what is overridden or called, and is not documented.
+# Undocumented methods that are overridden or called: name and parameters in order.
 _CONNECTION = {
     "_choose_alg": ("self", "alg_type", "local_algs", "remote_algs"),
     "_cleanup": ("self", "exc"),
@@ -73,7 +73,7 @@ _KEY_EXCHANGE = {
     "_parse_client_key": ("self", "packet"),
     "send_packet": ("self", "pkttype", "args"),
 }
-# Attributes that the constructors set.
+# Attributes set by the constructors.
 _CONNECTION_FIELDS = (
     "_auth", "_auth_complete", "_auth_final", "_auth_in_progress", "_can_send_ext_info", "_channels",
     "_client_kexinit", "_cmp_alg_cs", "_cmp_alg_sc", "_deferred_packets", "_enc_alg_cs", "_enc_alg_sc",
@@ -94,10 +94,10 @@ _CHANNEL_FIELDS = (
 
 def check_library(version: str = asyncssh.__version__) -> None:
     """
-    Compare the library with what the adapter needs.
+    Check the library against the needs of the adapter.
 
     Raises:
-        ConfigError: it is of another version, or lacks something; the text says what, and what to install.
+        ConfigError: the version differs or an interface is missing; the text says which, and what to install.
     """
     numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
     if not LOWEST <= numbers < BELOW:
@@ -120,7 +120,7 @@ def check_library(version: str = asyncssh.__version__) -> None:
 
 
 def missing_methods(owner: type, names: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Which of *names* are no methods of *owner* with these parameters."""
+    """The *names* that are not methods of *owner* with these parameters."""
     result = []
     for name, parameters in names.items():
         method = getattr(owner, name, None)

@@ -1,4 +1,4 @@
-"""The SSH server: listening, taking connections in, stopping."""
+"""The SSH server: listening, accepting connections, stopping."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ from containerssh.ssh.shared_counts import SharedCounts
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 128
-# Between two tries to accept while the system refuses, for want of descriptors say.
+# The delay between attempts to accept while the system fails, for example without free descriptors.
 _ACCEPT_PAUSE = 0.5
 _INTRODUCTIONS_MAX = 1000
-# Where nobody is looked for, how soon that may change.
+# How often to look for a changed limit while detection of unreachable clients is off.
 _NO_LOOK = 30.0
 
 
 @dataclass(frozen=True)
 class ListeningServer:
-    """A server that takes connections."""
+    """A server that accepts connections."""
 
     addresses: Sequence[SocketAddress]
 
     @property
     def port(self) -> int:
-        """The port of the first address; all have the same."""
+        """The port of the first address; all addresses have the same."""
         return self.addresses[0].port
 
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """Options that were looked at: what new connections get."""
+    """Validated options for new connections."""
 
     options: ServerOptions
     keys: Sequence[HostKey]
@@ -61,7 +61,7 @@ class Settings:
     ciphers: Sequence[str]
     macs: Sequence[str]
     offer: Offer | None = None
-    """The same as connections are made with it."""
+    """The offer of algorithms and host keys made from the options."""
 
     @classmethod
     def of(cls, options: ServerOptions) -> Settings:
@@ -75,14 +75,14 @@ class Settings:
         )
 
     async def prepared(self) -> Settings:
-        """The same with ``offer``."""
+        """These settings with ``offer``."""
         offer = await prepare(self.options, self.keys, self.kex, self.ciphers, self.macs, CLIENT_SIGNATURES)
         return replace(self, offer=offer)
 
 
 async def listen(host: str, port: int) -> list[socket.socket]:
     """
-    Sockets that listen on every address of *host* (empty: on all interfaces); whoever calls closes them.
+    Create listening sockets for every address of *host* (empty: all interfaces); the caller closes them.
 
     Raises:
         BackendError: an address cannot be bound.
@@ -99,10 +99,10 @@ async def listen(host: str, port: int) -> list[socket.socket]:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                # "::" alone serves IPv4 as well, as upstream does; beside an IPv4 socket it must not.
+                # "::" alone also accepts IPv4, as upstream's server does; beside an IPv4 socket it must not.
                 both = len(found) == 1 and address[0] == "::"
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
-            # One port for all addresses, also where the system picks it.
+            # The same port for all addresses, even if the system selects it.
             sock.bind((address[0], port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0), *address[2:]))
             sock.listen(_BACKLOG)
     except OSError as exc:
@@ -114,14 +114,14 @@ async def listen(host: str, port: int) -> list[socket.socket]:
 
 
 class SSHServer:
-    """The server; :meth:`serving` is its life."""
+    """The server; :meth:`serving` is its lifetime."""
 
     def __init__(self, handler: ServerHandler, options: ServerOptions, shared: SharedCounts | None = None) -> None:
         """
         *shared* is the table of all processes that listen on the same port.
 
         Raises:
-            ConfigError: an option cannot be used, or the installed asyncssh is not one that this was written for.
+            ConfigError: an option is invalid, or the installed asyncssh is unsupported.
         """
         check_library()
         self._handler = handler
@@ -136,40 +136,40 @@ class SSHServer:
 
     @property
     def connections(self) -> Collection[Connection]:
-        """The connections at this moment, those that have not logged in yet included."""
+        """The current connections, those that have not logged in yet included."""
         return self._connections.all
 
     @property
     def accepting(self) -> bool:
-        """Whether it takes connections in."""
+        """Whether the server accepts connections."""
         return bool(self._accepting) and not any(task.done() for task in self._accepting)
 
     async def prepare(self, options: ServerOptions) -> Settings:
         """
-        Look at other options for :meth:`use`.
+        Validate new options for :meth:`use`.
 
         Raises:
-            ConfigError: one cannot be used.
+            ConfigError: an option is invalid.
         """
         settings = await asyncio.to_thread(Settings.of, options)
         return await settings.prepared()
 
     def use(self, settings: Settings) -> None:
-        """Give *settings* to new connections; those that are there keep theirs. Where it listens does not change."""
+        """Use *settings* for new connections; existing ones keep theirs. The listening addresses do not change."""
         self._settings = settings
         self._door.use(settings.options.admission)
         self._refusals.server_version = settings.options.server_version
 
     def hurry(self) -> None:
-        """Stop without any grace, now or when it comes to that."""
+        """Stop without a grace period, now or when stopping begins."""
         self._hurried.set()
 
     @asynccontextmanager
     async def serving(self, sockets: Sequence[socket.socket] = ()) -> AsyncIterator[ListeningServer]:
         """
-        Listen and serve, on *sockets* if some are given; they are closed at the end. Leaving stops it: no more
-        connections, a TERM to every program, after ``shutdown_grace`` a disconnect to every client; it returns when the
-        scopes of all handlers are left.
+        Listen and serve, on *sockets* if any are given; they are closed at the end. Leaving the scope stops the server:
+        it accepts no more connections, sends TERM to all programs, disconnects all clients after ``shutdown_grace``,
+        and returns when the scopes of all handlers have been left.
 
         Raises:
             BackendError: an address cannot be bound.
@@ -196,7 +196,7 @@ class SSHServer:
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        # Watched all the time; the loop's own call would watch it anew for each connection.
+        # Registered permanently; the loop's sock_accept would register it again for each connection.
         arrived = Flag()
         loop.add_reader(listener, arrived.set)
         try:
@@ -206,7 +206,7 @@ class SSHServer:
                 try:
                     sock, address = listener.accept()
                 except (BlockingIOError, InterruptedError):
-                    # Another process was quicker, or the client has left.
+                    # Another process has accepted the connection, or the client has disconnected.
                     continue
                 except OSError as exc:
                     loop.remove_reader(listener)
@@ -228,14 +228,14 @@ class SSHServer:
             task = asyncio.create_task(self._be_introduced(sock, peer))
             self._introductions.add(task)
             task.add_done_callback(self._introductions.discard)
-            # Its own last words are not said when it is cancelled before its first step.
+            # A task that is cancelled before its first step does not run its own clean-up.
             task.add_done_callback(lambda done: sock.close() if done.cancelled() else None)
         else:
             sock.close()
             self._log_seldom(logging.WARNING, SSHCode.PROXY_REFUSED, "Too many connections await a PROXY header")
 
     async def _be_introduced(self, sock: socket.socket, proxy_address: SocketAddress) -> None:
-        """Let a trusted proxy say whose connection this is."""
+        """Read the client's address from a trusted proxy's header."""
         try:
             client = await proxy.read_header(sock, within=self._settings.options.proxy_header_within)
         except ProtocolError as exc:
@@ -249,7 +249,7 @@ class SSHServer:
             await self._take_in(sock, client or proxy_address)
 
     async def _take_in(self, sock: socket.socket, peer: SocketAddress) -> None:
-        """Serve the connection *sock*, which is *peer*'s, if there is room for it."""
+        """Serve the connection *sock* of *peer*, if the limits admit it."""
         loop = asyncio.get_running_loop()
         try:
             ticket = self._door.enter(peer.host, loop.time())
@@ -296,7 +296,7 @@ class SSHServer:
                 connection.end_if_gone(limit)
 
     def _log_seldom(self, level: int, code: Code, text: str, **labels: str) -> None:
-        """Log, unless there was a line with this code a moment ago: a stranger must not fill the log."""
+        """Log at most one line per code and interval, so that clients cannot flood the log."""
         if code is SSHCode.PROXY_REFUSED:
             count(SSHCode.PROXY_REFUSED)
         now = asyncio.get_running_loop().time()

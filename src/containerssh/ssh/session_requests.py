@@ -1,4 +1,4 @@
-"""What a client may ask of a session, and when (RFC 4254 section 6)."""
+"""The requests of a session, and when each is allowed (RFC 4254 section 6)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from containerssh.ssh.options import Limits
 
 
 class SessionRequests:
-    """The requests of one session, from bytes to calls of its handler."""
+    """Translates the requests of one session into calls of its handler."""
 
     __slots__ = ("_env_bytes", "_env_count", "_env_refused", "_limit_reached", "_limits", "asked", "pty")
 
@@ -26,17 +26,17 @@ class SessionRequests:
         self._env_bytes = 0
         self._env_refused = False
         self.asked: set[str] = set()
-        """Which kinds of channels to the client the handler may open: ``x11``, ``agent``."""
+        """The kinds of channels towards the client that the handler may open: ``x11``, ``agent``."""
         self.pty = False
-        """Whether there is a terminal."""
+        """Whether a terminal was allocated."""
 
     async def perform(self, handler: SessionHandler, name: bytes, payload: bytes, *, started: bool) -> None:
         """
-        Do what the client asks; *started* says whether a program was started before.
+        Perform a request; *started* says whether a program was started before.
 
         Raises:
-            Rejected, ProtocolError: not here, or not now.
-            BackendError: it could not be done.
+            Rejected, ProtocolError: the request is not allowed, or not at this time.
+            BackendError: the request failed.
         """
         match name:
             case b"shell" | b"exec" | b"subsystem" | b"env" | b"pty-req" if started:
@@ -56,7 +56,7 @@ class SessionRequests:
                 self._env_count += 1
                 self._env_bytes += len(payload)
                 if self._env_count > self._limits.env_count or self._env_bytes > self._limits.env_bytes:
-                    # Once a session, and not for each of a flood.
+                    # Log once per session.
                     if not self._env_refused:
                         self._env_refused = True
                         self._limit_reached(SSHCode.LIMIT_ENV, "The client sets too many variables, or too large ones")
@@ -89,12 +89,12 @@ class SessionRequests:
 
 
 def exit_status_fields(status: int) -> tuple[bytes, bytes]:
-    """The name and the payload of the request that tells an exit status (section 6.10)."""
+    """The name and the payload of an ``exit-status`` request (section 6.10)."""
     return b"exit-status", UInt32(status & 0xFFFFFFFF)
 
 
 def exit_signal_fields(name: str, core: bool, message: str) -> tuple[bytes, bytes]:
-    """The same for a death by signal."""
+    """The same for ``exit-signal``."""
     return b"exit-signal", String(name) + (b"\1" if core else b"\0") + String(message) + String("")
 
 

@@ -1,4 +1,4 @@
-"""The sessions of a connection, each with a task of its own."""
+"""The sessions of a connection, each with its own task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Sessions(Notices):
-    """Those that run. The connection ends them before it ends itself."""
+    """The running sessions. The connection ends them before it ends itself."""
 
     __slots__ = ("_notice", "_settled", "_tasks", "first", "idle")
 
@@ -27,7 +27,7 @@ class Sessions(Notices):
         self._tasks: dict[Session, asyncio.Task[None]] = {}
         self._notice: str | None = None
         self.first: Session | None = None
-        """There is always a first one: nobody has to wait for it, and it hears of a failure best."""
+        """The first session, which shows progress and a failed login."""
         self.idle = Flag()
         """Set when the last one has ended."""
 
@@ -35,7 +35,7 @@ class Sessions(Notices):
         return len(self._tasks)
 
     def __iter__(self) -> Iterator[Session]:
-        """As they are now: some may end while they are gone through."""
+        """Iterate over a snapshot: sessions may end during the iteration."""
         return iter(list(self._tasks))
 
     def start(self, session: Session, context: contextvars.Context) -> None:
@@ -46,30 +46,30 @@ class Sessions(Notices):
         task.add_done_callback(lambda _: self._ended(session, context))
 
     def notice(self, text: str) -> None:
-        """Show *text* to the user who waits for a container, as soon as there is a terminal to show it on."""
+        """Show *text* to the user who waits for a container, once there is a terminal to show it on."""
         self._notice = None if self._settled else text
         if self.first is not None and self.first.interactive:
             self.show_notice()
 
     def show_notice(self) -> None:
-        """The first session has become an interactive one."""
+        """Show a pending notice: the first session has become interactive."""
         if self.first is not None and self._notice is not None:
             self.first.notice(self._notice)
             self._notice = None
 
     def settled(self) -> None:
-        """The login is ready, or has failed: nobody waits any more."""
+        """Drop pending notices: the login is ready or has failed."""
         self._settled = True
         self._notice = None
 
     def tell(self, text: str) -> None:
-        """Tell the users of all interactive sessions."""
+        """Show *text* to the users of all interactive sessions."""
         for session in self:
             if session.running and session.interactive:
                 session.notice(f"\r\ncontainerssh: {text}")
 
     async def end(self) -> None:
-        """Their channels are gone; returns when they have ended."""
+        """Wait until all sessions have ended, after their channels are closed."""
         for session in self:
             session.closed_by_peer()
         if self._tasks:

@@ -1,9 +1,9 @@
-"""What the processes of one server tell each other about who is connected and who failed: a table in shared memory.
+"""The shared table in which the processes of one server count connections and failures per source.
 
-Each process writes a region of its own and reads all of them, so nobody waits for anybody, and what a killed process
-counted is cleared with its region. A region has a fixed number of places, in buckets of eight; which bucket a source
-has depends on a secret of the server, so that nobody can choose addresses that meet in one. Single words are written
-and read whole; that is enough, since whoever counts itself first and looks at the others then never lets too many in.
+Each process writes its own region and reads all of them, without locks; the region of a killed process is cleared. A
+region has a fixed number of entries, in buckets of eight. A secret of the server determines the bucket of a source, so
+that clients cannot choose addresses that collide. Single words are read and written atomically. This suffices: a
+process that counts itself first and checks the others afterwards never admits too many.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from hashlib import blake2b
 from containerssh.ssh.options import Penalties
 
 Source = tuple[int, int, int] | str
-"""IP version (negative: a prefix, not an address), length in bits, the bits; the text of what is not an IP address."""
+"""
+The IP version (negative for a prefix), the length in bits, and the bits; or the text of what is not an IP address.
+"""
 
 _WORD = 8
-# Of the header and of each region: what is before its places. A cache line at least, for each has another writer.
+# The size of the header, and of each region's header: at least a cache line, since each has a different writer.
 _HEAD = 8
 _SECRET = slice(4, 8)
-# Two words for each place: whose it is (0: nobody's), and its counts or its time.
+# Two words per entry: the key (0: free), and the counts or the time.
 _BUCKET = 16
 _FEWEST, _MOST = 1 << 10, 1 << 20
 _LOW = 0xFFFFFFFF
@@ -33,18 +35,18 @@ _LOW = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Size:
-    """Of a table; numbers of places are powers of two."""
+    """The size of a table; numbers of entries are powers of two."""
 
     processes: int
     places: int
-    """In each region, for sources that are connected."""
+    """Entries per region for connected sources."""
     penalties: int
-    """In each region, for sources that failed."""
+    """Entries per region for sources that failed."""
 
     @classmethod
     def of(cls, processes: int, connections: int, sources: int) -> Size:
-        """For so many connections (0: any number) and remembered failures in all."""
-        # Each connection has two sources, and nearly every bucket must have a free place.
+        """The size for a number of processes, connections (0: unlimited) and remembered failures."""
+        # Each connection has two sources, and nearly every bucket must have a free entry.
         return cls(processes, _places(8 * connections or _MOST), _places(2 * sources))
 
     @property
@@ -53,7 +55,7 @@ class Size:
 
     @property
     def bytes(self) -> int:
-        """Of the table; memory is taken only for what is used."""
+        """The size of the table in bytes; the kernel allocates only pages that are used."""
         return _WORD * (_HEAD + self.processes * self.region_words)
 
     def region(self, number: int) -> int:
@@ -67,15 +69,15 @@ def _places(wanted: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class SharedTable:
-    """The table, for the one who starts the processes; made by :func:`shared_table`."""
+    """The table as seen by the process that starts the others; created by :func:`shared_table`."""
 
     descriptor: int
-    """For :meth:`SharedCounts.attach`."""
+    """The file descriptor for :meth:`SharedCounts.attach`."""
     size: Size
     _words: memoryview[int]
 
     def clear(self, number: int) -> None:
-        """Process *number* has ended, and with it all its connections. Who failed there is remembered."""
+        """Clear the connection counts of process *number*, which has ended. Recorded failures are kept."""
         start = self.size.region(number)
         length = _HEAD + 2 * self.size.places
         self._words[start : start + length] = memoryview(bytes(_WORD * length)).cast("Q")
@@ -84,10 +86,10 @@ class SharedTable:
 @contextmanager
 def shared_table(size: Size) -> Iterator[SharedTable]:
     """
-    A new table, gone with the last process that has it.
+    Create a table; its memory is freed with the last process that uses it.
 
     Raises:
-        OSError: the system has no memory for it.
+        OSError: the memory cannot be allocated.
     """
     descriptor = os.memfd_create("containerssh-counts")
     try:
@@ -102,7 +104,7 @@ def shared_table(size: Size) -> Iterator[SharedTable]:
 
 
 class SharedCounts:
-    """The table, for one of the processes."""
+    """The table as seen by one of the processes."""
 
     def __init__(self, words: memoryview[int], number: int) -> None:
         self._words = words
@@ -114,7 +116,7 @@ class SharedCounts:
 
     @classmethod
     def attach(cls, descriptor: int, number: int) -> SharedCounts:
-        """As process *number*; closes *descriptor*."""
+        """Map the table as process *number*; closes *descriptor*."""
         try:
             return cls(memoryview(mmap.mmap(descriptor, 0)).cast("Q"), number)
         finally:
@@ -125,15 +127,18 @@ class SharedCounts:
         return self.size.processes
 
     def put_total(self, connections: int) -> None:
-        """How many connections this process has."""
+        """Set the number of connections of this process."""
         self._words[self._own] = connections
 
     def total_of_others(self) -> int:
-        """How many the others have."""
+        """The number of connections of the other processes."""
         return sum(self._words[region] for region in self._others)
 
     def put(self, source: Source, connections: int, newcomers: int) -> bool:
-        """How many connections, and of them newcomers, this process has from *source*; False: there is no room."""
+        """
+        Set the number of connections, and of unauthenticated ones, that this process has from *source*; False if there
+        is no room.
+        """
         words, counts = self._words, connections << 32 | newcomers
         place = self._where.get(source)
         if place is None:
@@ -145,7 +150,7 @@ class SharedCounts:
             if place is None:
                 return False
             self._where[source] = place
-            # The key comes last, and goes first: who finds it finds counts that belong to it.
+            # The key is written last and cleared first, so that readers never see counts of another source.
             words[place + 1] = counts
             words[place] = key
         elif counts:
@@ -156,7 +161,7 @@ class SharedCounts:
         return True
 
     def of_others(self, source: Source) -> tuple[int, int]:
-        """How many connections, and of them newcomers, the others have from *source*."""
+        """The number of connections, and of unauthenticated ones, that the other processes have from *source*."""
         key, bucket = self._find(source, self.size.places)
         words, found = self._words, 0
         for region in self._others:
@@ -168,7 +173,7 @@ class SharedCounts:
         return found >> 32, found & _LOW
 
     def penalty(self, source: Source) -> tuple[int, bool]:
-        """Until when the penalties of *source* run, in milliseconds; whether a process refuses it until then."""
+        """The time in milliseconds until which *source* has penalties, and whether a process refuses it until then."""
         key, bucket = self._find(source, self.size.penalties)
         words, until, refused = self._words, 0, False
         for region in (self._own, *self._others):
@@ -181,7 +186,7 @@ class SharedCounts:
         return until, refused
 
     def put_penalty(self, source: Source, until: int, *, refused: bool) -> None:
-        """Remember that, instead of what this process would have forgotten first among its neighbours."""
+        """Store a penalty, replacing the entry of its bucket that expires first if none is free."""
         key, bucket = self._find(source, self.size.penalties)
         words = self._words
         start = self._own + _HEAD + 2 * self.size.places + bucket
@@ -194,31 +199,31 @@ class SharedCounts:
         words[place] = key
 
     def _find(self, source: Source, places: int) -> tuple[int, int]:
-        """The key of *source*, never 0, and where its bucket begins."""
+        """The key of *source*, never 0, and the first entry of its bucket."""
         digest = blake2b(repr(source).encode(), digest_size=16, key=self._secret).digest()
         bucket = int.from_bytes(digest[8:], "little") % (2 * places // _BUCKET)
         return int.from_bytes(digest[:8], "little") or 1, bucket * _BUCKET
 
 
 class SharedPenalties:
-    """A :class:`~containerssh.ssh.admission.PenaltyBox` that all processes have together."""
+    """A :class:`~containerssh.ssh.admission.PenaltyBox` shared by all processes."""
 
     def __init__(self, penalties: Penalties, shared: SharedCounts) -> None:
         self._shared = shared
         self.use(penalties)
 
     def use(self, penalties: Penalties) -> None:
-        """Apply other limits from now on."""
+        """Apply new limits from now on."""
         self._threshold = round(penalties.threshold.total_seconds() * 1000)
         self._longest = round(penalties.longest.total_seconds() * 1000)
 
     def is_refused(self, source: Source, now: float) -> bool:
-        """Whether *source* has crossed the threshold, and not yet served its time."""
+        """Whether *source* has crossed the threshold and its penalty has not expired."""
         until, refused = self._shared.penalty(source)
         return refused and until > now * 1000
 
     def add(self, source: Source, seconds: float, now: float) -> bool:
-        """Add to what *source* has gathered; whether it is refused now."""
+        """Add to the penalty of *source*; return whether it is refused now."""
         moment = int(now * 1000)
         until, was_refused = self._shared.penalty(source)
         was_refused = was_refused and until > moment

@@ -1,4 +1,4 @@
-"""The three streams of a session channel, with flow control to the client's window and back."""
+"""The three streams of a session channel, with flow control against the client's window."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from containerssh.ssh.channel_adapter import AdapterChannel
 
 
 class ChannelReader(DirectReader):
-    """What the client sends. At most a chunk and a packet are held here, the rest of the window by the adapter."""
+    """Input from the client. It holds at most one chunk and one packet; the adapter holds the rest of the window."""
 
     def __init__(self, channel: AdapterChannel) -> None:
         self._channel = channel
-        # Made when it is needed, which with most programs is never: an empty one takes 0.8 KiB.
+        # Created on demand, which most programs never need: an empty one takes 0.8 KiB.
         self._pieces: deque[bytes] | None = None
         self._size = 0
         self._eof = False
@@ -26,7 +26,7 @@ class ChannelReader(DirectReader):
         self._refused = False
 
     def feed(self, data: bytes) -> None:
-        """Bytes have arrived."""
+        """Append received data."""
         if self._take is not None and not self._pieces and not self._refused:
             if not self._take(data):
                 self._refused = True
@@ -41,12 +41,12 @@ class ChannelReader(DirectReader):
         self._wake()
 
     def feed_eof(self) -> None:
-        """The client sends nothing more."""
+        """EOF arrived."""
         self._eof = True
         self._wake()
 
     def fail(self) -> None:
-        """The channel is gone."""
+        """The channel was closed."""
         self._broken = True
         self._wake()
 
@@ -58,7 +58,7 @@ class ChannelReader(DirectReader):
                 raise ConnectionResetError("the client closed the channel")
             self._waiter = asyncio.get_running_loop().create_future()
             waiter = self._waiter
-            # May feed at once what the adapter holds.
+            # This may deliver data held by the adapter at once.
             self._channel.resume_reading()
             await waiter
         data = self._pieces.popleft()
@@ -109,7 +109,10 @@ class ChannelReader(DirectReader):
 
 
 class ChannelWriter(DirectWriter):
-    """Output to the client; waits until the program's start was answered, and while the client has no room."""
+    """
+    Output to the client; waits until the request that starts the program is answered, and while the client's window is
+    full.
+    """
 
     def __init__(self, channel: AdapterChannel, ended: Callable[[], None], *, stderr: bool) -> None:
         self._channel = channel
@@ -127,7 +130,7 @@ class ChannelWriter(DirectWriter):
         self.resume()
 
     def resume(self) -> None:
-        """There is room again."""
+        """The channel accepts output again."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -135,13 +138,13 @@ class ChannelWriter(DirectWriter):
             self._on_room()
 
     def fail(self) -> None:
-        """The channel is gone."""
+        """The channel was closed."""
         self._gone = True
         self._ended = _nothing
         self.resume()
 
     async def started(self) -> None:
-        """Returns once output may be sent, or the channel is gone."""
+        """Wait until output may be sent or the channel is closed."""
         while not self._is_started and not self._gone:
             await self._wait()
 
@@ -184,4 +187,4 @@ class ChannelWriter(DirectWriter):
 
 
 def _nothing() -> None:
-    """Nobody waits for the end of output that goes nowhere."""
+    """Does nothing: the callback for output that is discarded."""

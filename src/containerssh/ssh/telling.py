@@ -1,4 +1,4 @@
-"""What a user is told, where something went wrong."""
+"""Error messages for users."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from containerssh.core.errors import ContainerSSHError, describe
 
 
 def user_line(message: str, connection_id: str) -> str:
-    """What a user reads when something failed; the reference is the log's ``connectionId``."""
+    """The line that a user sees when something failed; the reference number is the log's ``connectionId``."""
     return f"containerssh: {message} (reference {connection_id})"
 
 
 class LoginFailed(Exception):
-    """There is no container for the sessions of this connection, because of *error*."""
+    """The sessions of this connection have no container, because of *error*."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(describe(error))
@@ -19,7 +19,7 @@ class LoginFailed(Exception):
 
 
 def message_of(error: Exception) -> str:
-    """What a user may know of *error*."""
+    """The part of *error* that may be shown to users."""
     return error.user_message if isinstance(error, ContainerSSHError) else ContainerSSHError.default_user_message
 
 

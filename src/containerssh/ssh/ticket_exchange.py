@@ -1,4 +1,4 @@
-"""Exchanges of keys by GSSAPI with Kerberos (RFC 4462 section 2, RFC 8732): a ticket proves who the server is."""
+"""GSSAPI key exchange with Kerberos (RFC 4462 section 2, RFC 8732): the server authenticates by the client's ticket."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from containerssh.core.errors import AuthFailed, AuthUnavailable
 _INIT, _COMPLETE, _ERROR = 30, 32, 34
 _FAILURE = 13 << 16
 """GSS_S_FAILURE (RFC 2744 section 3.9.1)."""
-# The base64 of the MD5 of the mechanism's identifier, 1.2.840.113554.1.2.2 in DER (RFC 4462 section 2).
+# Base64 of the MD5 of the mechanism's OID, 1.2.840.113554.1.2.2 in DER (RFC 4462 section 2).
 _MECHANISM = b"toWM5Slw5Ew8Mqkay+al2g=="
 _CURVES: Mapping[bytes, tuple[Any, ...]] = {
     b"gss-curve25519-sha256-" + _MECHANISM: (Curve25519DH,),
     b"gss-nistp256-sha256-" + _MECHANISM: (ECDH, b"nistp256"),
 }
 NAMES: Sequence[bytes] = tuple(_CURVES)
-"""The methods; no finite-field groups, as elsewhere."""
+"""The key exchange methods; finite-field groups are excluded, as elsewhere."""
 
 
 class TicketExchange(_KexECDH):
-    """The server's side of one exchange."""
+    """The server's side of one key exchange."""
 
     def __init__(self, name: bytes, connection: Any) -> None:
         super().__init__(name, connection, sha256, *_CURVES[name])
@@ -46,7 +46,7 @@ class TicketExchange(_KexECDH):
     async def _exchange(self, token: bytes) -> None:
         connection = cast(Any, self._conn)
         secret = self._compute_server_shared()
-        # Without a host key, which is optional: OpenSSH's client in Debian 12 ends when it is shown one.
+        # No host key, which is optional: OpenSSH's client in Debian 12 aborts if it receives one.
         digest = self._compute_hash(b"", secret)
         try:
             exchanged = await connection.front.exchange_keys(token, digest)
