@@ -1,1 +1,1 @@
-"""What a login runs in: one package per kind of container."""
+"""The backends: one package per kind of container."""

@@ -1,4 +1,4 @@
-"""How the command of an ``exec`` request becomes an argument list (``ssh.md`` section 7.2)."""
+"""Conversion of the command of an ``exec`` request into an argument list (``ssh.md`` section 7.2)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _PATHS = ("/", "./", "../")
 
 
 def is_blank(command: str) -> bool:
-    """Whether there is no command at all, which asks for the shell."""
+    """Whether *command* is blank, which requests the shell."""
     return not command.strip(" \t\r\n")
 
 
 def arguments(command: str) -> tuple[str, ...]:
     """
-    What to execute. A path with plain or quoted words is executed as it stands, so that an image without a shell can
-    run it; everything else is the shell's.
+    The argument list to execute. A command that consists of a path and plain or quoted words is executed directly, so
+    that it works in an image without a shell; anything else is passed to the shell.
     """
     words = split(command)
     if words and words[0].startswith(_PATHS):
@@ -29,7 +29,7 @@ def arguments(command: str) -> tuple[str, ...]:
 
 
 def split(command: str) -> list[str] | None:
-    """The words of *command* as a shell would see them; None where only a shell knows what is meant."""
+    """The words of *command* as a shell would split them; None if it uses other shell syntax."""
     words: list[str] = []
     word: list[str] | None = None
     characters = iter(command)
@@ -78,7 +78,7 @@ def _double_quoted(characters: Iterator[str]) -> str | None:
             escaped = next(characters, None)
             if escaped is None or escaped == "\n":
                 return None
-            # Inside double quotes a backslash is itself unless it hides something that has a meaning there.
+            # Inside double quotes, a backslash is literal unless it precedes a special character.
             text.append(escaped if escaped in '$`"\\' else "\\" + escaped)
             continue
         text.append(character)

@@ -1,4 +1,4 @@
-"""What all container backends share: sessions that run through the agent's link."""
+"""Code shared by all container backends: sessions that run through the agent's link."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ class Execution:
 
     shell_command: Sequence[str]
     subsystems: Mapping[str, str]
-    """The program for each name, without arguments."""
+    """The program for each subsystem name, without arguments."""
     command_start: timedelta
     signal: timedelta
     window: timedelta
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables of the login; the channel's own win."""
+    """Variables of the login; those set on the channel take precedence."""
     leftovers: Leftovers = "hangUp"
     started: Code | None = None
-    """Logged for each program."""
+    """The code of a message that is logged for each started program."""
 
 
 def expiry_labels(login: Login, container_stop: timedelta) -> dict[str, str]:
     """
-    For each of the login's containers, if the login may not last for ever: until when at most somebody may use the
-    container (RFC 3339, by our clock), and the seconds from the login's begin to then. *container_stop* is how long its
-    removal may take.
+    The labels of a login's containers if the duration of the login is limited: the latest time at which a container may
+    be in use (RFC 3339, by the server's clock), and the seconds from the start of the login until then.
+    *container_stop* is the time that the removal may take.
     """
     if login.span is None:
         return {}
@@ -71,7 +71,7 @@ def expiry_labels(login: Login, container_stop: timedelta) -> dict[str, str]:
 
 
 class ContainerConnection(ConnectionHandler):
-    """A login whose container and link exist already; the backend closes them."""
+    """A login with a running container and an open link; the backend closes both."""
 
     def __init__(self, link: AgentLink, execution: Execution) -> None:
         self._link = link
@@ -107,11 +107,11 @@ class ContainerConnection(ConnectionHandler):
 
 class ContainerSession(SessionHandler):
     """
-    One program and its channel.
+    A session: one program and its channel.
 
-    The program's end is reported when it has ended and its output has been passed on. As with OpenSSH's server, the
-    output is over when nobody can write to it any more; but where a program has left another one in the background
-    that holds the output open and is silent, the session ends after a moment instead of hanging.
+    The exit status is reported when the program has exited and its output has been transferred. As in OpenSSH's server,
+    the output ends when no process has it open any more. However, if a background process keeps the output open without
+    writing, the session ends after a short time instead of hanging.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class ContainerSession(SessionHandler):
         channel: SessionChannel,
         forwards: ContainerForwards | None = None,
     ) -> None:
-        """Without *forwards* there is no agent in the container that could listen there."""
+        """*forwards* is None if the container has no agent that could listen there."""
         self._link = link
         self._forwards = forwards
         self._execution = execution
@@ -134,7 +134,7 @@ class ContainerSession(SessionHandler):
         self._process: RunningProgram | None = None
         self._carrying: asyncio.Task[None] | None = None
         self._report: FileReport | None = None
-        """Of our own SFTP server, whose standard error is not for the client."""
+        """The report of the built-in SFTP server, whose standard error is not sent to the client."""
         self._losing: asyncio.Task[None] | None = None
 
     async def set_env(self, name: str, value: str) -> None:
@@ -224,15 +224,15 @@ class ContainerSession(SessionHandler):
 
     async def terminate(self) -> None:
         if self._process is not None and not self._told_to_end:
-            # Once: its session and its login both ask, and a program may do something each time.
+            # Only once, although both the session and the login request it: a program may handle each signal.
             self._told_to_end = True
-            # It may have ended just now, or the link: then there is nobody to ask.
+            # The program or the link may just have ended.
             with suppress(ContainerSSHError):
                 async with _answered_within(self._execution.signal, "signal TERM"):
                     await self._process.signal("TERM")
 
     async def close(self) -> None:
-        """Stop passing bytes on, and end the program if it still runs."""
+        """Stop transferring data, and kill the program if it still runs."""
         for task in (self._carrying, self._losing):
             if task is not None:
                 task.cancel()
@@ -286,10 +286,10 @@ class ContainerSession(SessionHandler):
         return self._process
 
     async def _carry(self, process: RunningProgram) -> None:
-        """Pass bytes on until the program has ended, and tell the channel how."""
+        """Transfer data until the program has exited, and report its exit status to the channel."""
         feeding = asyncio.create_task(_feed(self._channel.stdin, process.stdin))
         output = _Output(process.stdout, None if self._report is not None else process.stderr, self._channel)
-        # A client that has gone is the front's to notice.
+        # The front handles a disconnected client.
         with suppress(ConnectionError):
             try:
                 outcome = await process.wait()
@@ -317,7 +317,9 @@ class ContainerSession(SessionHandler):
 
 
 async def _hang_up(process: RunningProgram, report: FileReport) -> None:
-    """Let our SFTP server know that its client has gone, and hear what it had still open."""
+    """
+    Close the input of the built-in SFTP server after the client has gone, and read its report on files still open.
+    """
     try:
         if isinstance(process.stdout, ByteStream):
             await process.stdout.close()
@@ -327,7 +329,7 @@ async def _hang_up(process: RunningProgram, report: FileReport) -> None:
 
 
 class _Output:
-    """The pumps for standard output and standard error."""
+    """The tasks that copy standard output and standard error."""
 
     def __init__(self, stdout: ByteReader, stderr: ByteReader | None, channel: SessionChannel) -> None:
         self._copies = [Pump(stdout, channel.stdout)]
@@ -338,15 +340,15 @@ class _Output:
 
     async def drained(self) -> None:
         """
-        Returns when all pumps have ended, or when they have had nothing to do for a moment. Call it once the program
-        has ended: all that it wrote is on its way by then (the agent sees to it).
+        Wait until all output tasks have ended, or have been idle for a short time. To be called after the program has
+        exited; the agent has then sent all that the program wrote.
         """
         while True:
             before = self._moved
             _, pending = await asyncio.wait(self._pumps, timeout=_GRACE)
             if not pending:
                 return
-            # After a pause of the whole server the timer comes before what has arrived meanwhile.
+            # If the whole server was suspended, the timer fires before pending data is processed.
             for copy in self._copies:
                 copy.look()
             if self._moved == before and sum(copy.idle for copy in self._copies) == len(pending):
@@ -358,7 +360,7 @@ class _Output:
 
 
 async def _end(pumps: Collection[asyncio.Task[None]], channel: SessionChannel) -> None:
-    """A program may close its output and go on; an SSH channel has one end of file for both streams."""
+    """Send EOF once both streams have ended: an SSH channel has a single end of file for both."""
     await asyncio.wait(pumps)
     with suppress(ConnectionError):
         await channel.stdout.write_eof()
@@ -366,7 +368,7 @@ async def _end(pumps: Collection[asyncio.Task[None]], channel: SessionChannel) -
 
 
 async def _run(copy: Pump) -> None:
-    # A stream that breaks is the link's or the client's end; both show elsewhere.
+    # A broken stream means that the link or the client has gone; both are handled elsewhere.
     with suppress(ConnectionError):
         await copy.run()
 
@@ -377,7 +379,7 @@ async def _feed(source: ByteReader, target: ByteWriter) -> None:
 
 
 def _standard(signal: ExitSignal) -> ExitSignal:
-    """Names beside those of RFC 4254 section 6.10 need a domain."""
+    """Add a domain to signal names that RFC 4254 section 6.10 does not define."""
     return signal if signal.name in SIGNALS else replace(signal, name=f"{signal.name}@containerssh.io")
 
 

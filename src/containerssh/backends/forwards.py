@@ -1,4 +1,4 @@
-"""Forwards of a login, and where programs in its container find the client's ssh-agent and displays."""
+"""The forwards of a login, and the variables that point its programs to the client's ssh-agent and displays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DISPLAYS = 16
 
 
 class ContainerForwards:
-    """What one login forwards; everything ends with the container's link."""
+    """The forwards of one login; all of them end with the container's link."""
 
     def __init__(self, link: AgentLink) -> None:
         self._forwards = link.forwards
@@ -43,8 +43,8 @@ class ContainerForwards:
 
     async def agent(self, channel: SessionChannel) -> Mapping[str, str]:
         """
-        Variables for programs that are to use the client's ssh-agent. All sessions share one socket, which stays until
-        the login ends: editors remember it beyond the session that they found it in.
+        The variables for programs that use the client's ssh-agent. All sessions share one socket, which exists until
+        the login ends: editors keep using it after the session in which they found it.
         """
         async with self._making:
             if self._agent is None:
@@ -57,8 +57,8 @@ class ContainerForwards:
 
     async def display(self, request: X11Request, channel: SessionChannel) -> Mapping[str, str]:
         """
-        Variables for programs that are to open windows on the client's display. Sessions with the same cookie share
-        one, which stays until the login ends; one for a single connection is nobody else's.
+        The variables for programs that open windows on the client's display. Sessions with the same cookie share a
+        display, which exists until the login ends; a display for a single connection is not shared.
         """
         async with self._making:
             listener = self._displays.get(request)

@@ -1,4 +1,4 @@
-"""What a login would get of a backend, without starting anything; for ``config explain``."""
+"""Descriptions of what a backend would start for a login, without starting it; for ``config explain``."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from containerssh.config.sshproxy import SSHProxyConfig
 from containerssh.core.metadata import Login
 
 FILE_MODE = 0o600
-"""Of the files that webhooks send, in all backends."""
+"""The mode of the files that webhooks send, in all backends."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What would be started."""
+    """A description of the container that would be started."""
 
     target: Mapping[str, str]
-    """What it is and where, in words, by what they are about."""
+    """Descriptions by topic."""
     variables: Sequence[str] = ()
-    """Names of variables that programs find there, without those that the image brings."""
+    """The names of environment variables of programs, without those of the image."""
     takes_files: bool = True
-    """Whether files of the webhooks are written there."""
+    """Whether files from webhooks are written to the container."""
 
 
 def outline(backend: str, config: AppConfig, login: Login) -> Outline:
-    """That of *backend*, which is no ``auto``."""
+    """The outline of *backend*, which must not be ``auto``."""
     match backend:
         case "docker":
             return _docker(config.docker, login)

@@ -1,4 +1,4 @@
-"""Logins without the server's own agent, whoever starts their programs: an engine or a cluster."""
+"""Logins without the gateway's guest agent, whose programs the engine or the cluster starts."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from containerssh.core.streams import ByteStream
 
 @dataclass(eq=False)
 class PlainConnection(ConnectionHandler):
-    """A login; whoever makes it closes what it was given, after the last session."""
+    """A login; its creator closes the arguments after the last session."""
 
     open_programs: Callable[[], AbstractAsyncContextManager[Programs]]
-    """The scope of what starts a session's program: the login's container, or in session mode one of its own."""
+    """The scope of a session's program: in the login's container, or in session mode in its own container."""
 
     execution: Execution
 
     refusal: Code
-    """The message code of what cannot be done without the server's own agent."""
+    """The message code for features that need the guest agent."""
 
     forwards: UpstreamForwards | None = None
-    """Through the image's agent, where there is one; the maker closes them."""
+    """Forwards through the image's agent, if it has one; the creator closes them."""
 
     takes_variables: bool = True
-    """Whether programs can get a client's variables."""
+    """Whether programs can receive environment variables from a client."""
 
     _sessions: set[ContainerSession] = field(default_factory=set, init=False)
 
@@ -65,7 +65,7 @@ class PlainConnection(ConnectionHandler):
         await asyncio.gather(*(session.terminate() for session in self._sessions))
 
     def forwards_for(self, what: str) -> UpstreamForwards:
-        """Raises Rejected where there are none."""
+        """The forwards; raises Rejected if there are none."""
         if self.forwards is None:
             raise self.needs_agent(what)
         return self.forwards
@@ -76,7 +76,7 @@ class PlainConnection(ConnectionHandler):
 
 
 class PlainSession(ContainerSession):
-    """A session whose program the engine or the cluster starts."""
+    """A session whose program is started by the engine or the cluster."""
 
     def __init__(self, programs: Programs, channel: SessionChannel, connection: PlainConnection) -> None:
         super().__init__(programs, connection.execution, channel)

@@ -1,4 +1,4 @@
-"""What a session needs of whoever starts its program: the guest agent's link, or the engine itself."""
+"""The interface through which sessions start programs: implemented by the guest agent's link and by engines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from containerssh.core.streams import ByteReader, ByteWriter
 
 
 class RunningProgram(Protocol):
-    """A program that runs inside; see :class:`~containerssh.agent.process.AgentProcess` for the meaning of each."""
+    """A running program; :class:`~containerssh.agent.process.AgentProcess` documents the methods."""
 
     @property
     def stdin(self) -> ByteWriter: ...
@@ -36,5 +36,5 @@ class Programs(Protocol):
     """Starts programs in one container."""
 
     async def start(self, program: Program) -> RunningProgram:
-        """Raises BackendError: it cannot be started."""
+        """Start *program*; raises BackendError if that fails."""
         ...

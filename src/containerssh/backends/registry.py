@@ -1,4 +1,4 @@
-"""The backends of this server, by the names that ``backend:`` takes."""
+"""The backends of this server, by the names used in ``backend:``."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class DockerLogins:
-    """The docker backend with the section that belongs to it."""
+    """The docker backend and its configuration section."""
 
     backend: DockerBackend
     host: str = ""
-    """Another engine than the configured one, found by ``auto``."""
+    """The address of the engine that ``auto`` found, if not the configured one."""
 
     def login(
         self, login: Login, config: AppConfig, notices: Notices
@@ -49,7 +49,7 @@ class DockerLogins:
 
 @dataclass(eq=False)
 class OCILogins:
-    """The oci backend with the section that belongs to it."""
+    """The oci backend and its configuration section."""
 
     backend: OCIBackend
 
@@ -61,7 +61,7 @@ class OCILogins:
 
 @dataclass(eq=False)
 class KubernetesLogins:
-    """The kubernetes backend with the section that belongs to it."""
+    """The kubernetes backend and its configuration section."""
 
     backend: KubernetesBackend
 
@@ -78,8 +78,8 @@ ByName = Mapping[str, Logins]
 @dataclass(eq=False)
 class Backends:
     """
-    All backends that this version has; open it with :meth:`opened`. One that nobody asks for is not even imported: that
-    would take a fifth of the start.
+    All available backends; created by :meth:`opened`. A backend is imported on first use, since importing all would
+    take a fifth of the start-up time.
     """
 
     instance: Instance
@@ -92,7 +92,7 @@ class Backends:
     @classmethod
     @asynccontextmanager
     async def opened(cls, instance: Instance) -> AsyncIterator[Backends]:
-        """The backends for the server's life; their connections are closed at the end."""
+        """The backends for the lifetime of the server; their connections are closed at the end."""
         backends = cls(instance)
         try:
             yield backends
@@ -130,15 +130,15 @@ class Backends:
 
     async def choose(self, config: AppConfig) -> ByName:
         """
-        The backends by their names. If ``auto`` is configured, what it means here is settled: Docker where it answers,
-        else Podman, else the embedded backend.
+        The backends by name. If ``auto`` is configured, it is resolved: to Docker if it responds, otherwise Podman,
+        otherwise the embedded backend.
 
         Raises:
             BackendError: the configured backend is ``auto`` and none works.
-            ConfigError: files that the chosen backend's section names cannot be used.
+            ConfigError: files named in the chosen backend's section cannot be used.
         """
         named = _Named(self, await self._choose(config) if config.backend == "auto" else None)
-        named.get(config.backend)  # now, and not at the first login
+        named.get(config.backend)  # fail now rather than at the first login
         if config.backend == "kubernetes" and not config.configserver.url:
             await self.kubernetes.check(config.kubernetes)
         return named
@@ -165,11 +165,11 @@ class Backends:
 
     async def reap(self, config: AppConfig, by_name: ByName) -> None:
         """
-        Remove what instances that died on this machine left; what cannot be removed is left to the next call. *by_name*
-        is what :meth:`choose` found for *config*.
+        Remove the containers and files of dead instances on this machine; failures are left to the next call. *by_name*
+        is the result of :meth:`choose` for *config*.
 
-        An instance is forgotten by the second call that finds it dead: its engine may still have been busy creating a
-        container at the first one.
+        An instance is forgotten at the second call that finds it dead: at the first, its engine may still have been
+        creating a container.
         """
         dead = self.instance.dead()
         on_docker = isinstance(by_name.get(config.backend), DockerLogins)
@@ -188,7 +188,7 @@ class Backends:
             await self.docker.reap_outlived(config)
             self._engine_away = False
         except BackendError as exc:
-            # Nothing hangs on it: another look comes soon. Whoever has just started the server wants to know.
+            # Not critical, since the next call retries. An administrator who starts the server should see it.
             self._tell_away(exc)
 
     async def _collect_images(self, config: AppConfig) -> None:
@@ -200,7 +200,7 @@ class Backends:
             logger.debug(Event(OCICode.CONTAINER_REMOVE_FAILED, text))
 
     async def _reap_pods(self, config: AppConfig, dead: Collection[str]) -> int | None:
-        """How many pods were removed; None where a cluster could not be asked."""
+        """Remove pods; return their number, or None if a cluster did not respond."""
         if config.backend != "kubernetes" and self._kubernetes is None:
             return 0
         try:
@@ -210,17 +210,17 @@ class Backends:
             return None
 
     async def _reap_containers(self, config: AppConfig, by_name: ByName, dead: Collection[str]) -> int | None:
-        """How many containers were removed; None where an engine could not be asked."""
+        """Remove containers; return their number, or None if an engine did not respond."""
         removed = 0
         try:
             removed += await self.oci.reap(config.oci)
         except BackendError as exc:
             if config.backend == "oci":
                 raise
-            # Where its helper cannot run, the dead had no containers of it either.
+            # If the helper process cannot run here, dead instances had no oci containers either.
             logger.debug(exc.event())
         configured = config.backend not in ("oci", "kubernetes")
-        # A login's own configuration may have named another engine, also to the server that died.
+        # The configuration of a login may have named other engines, also for the dead instance.
         if configured or self.docker.has_work_elsewhere(dead):
             try:
                 removed += await self.docker.reap(_engine(config, by_name) if configured else None)
@@ -230,7 +230,7 @@ class Backends:
         return removed
 
     def _forget(self, dead: Collection[str], removed: int) -> None:
-        """Forget those that an earlier call has found dead as well, unless the cluster still has pods of theirs."""
+        """Forget instances that an earlier call also found dead, unless the cluster still has pods of theirs."""
         new = [dead_id for dead_id in dead if dead_id not in self._cleared]
         before = self._cleared.intersection(dead)
         outlived = self._kubernetes.outlived if self._kubernetes is not None else set()
@@ -243,7 +243,7 @@ class Backends:
             logger.log(NOTICE, Event(BackendCode.REAPED, text))
 
     def _tell_away(self, error: BackendError) -> None:
-        """Once, until the engine has answered again."""
+        """Log that the engine does not respond; once, until it has responded again."""
         logger.log(logging.DEBUG if self._engine_away else logging.WARNING, error.event())
         self._engine_away = True
 
@@ -281,7 +281,7 @@ def _engine(config: AppConfig, by_name: ByName) -> DockerConfig:
 
 
 def _engines(config: AppConfig) -> list[str]:
-    """Where to look for an engine; empty stands for the configured address."""
+    """The engine addresses to try; empty stands for the configured one."""
     if config.docker.connection.host != DEFAULT_HOST:
         return [""]
     sockets = ["/run/podman/podman.sock"]

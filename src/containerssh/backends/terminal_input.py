@@ -1,4 +1,4 @@
-"""The input of a program on a terminal that somebody else than the guest agent has opened."""
+"""Terminal input of a program whose terminal an engine or cluster has opened."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _END_OF_FILE = b"\x04"
 
 class TerminalInput(ByteWriter):
     """
-    What is typed on a terminal. Its end is the end-of-file character, as on any terminal: engines and clusters
-    take the end of the stream for the end of the output as well.
+    Input to a terminal. EOF is sent as the end-of-file character (Ctrl-D): engines and clusters would treat the end of
+    the stream as the end of the output as well.
     """
 
     def __init__(self, inner: ByteWriter) -> None:
@@ -26,5 +26,5 @@ class TerminalInput(ByteWriter):
     async def write_eof(self) -> None:
         if not self._ended:
             self._ended = True
-            # In the middle of a line the character only hands over what there is of it.
+            # Within a line, the first character only flushes the line; the second signals EOF.
             await self._inner.write(_END_OF_FILE * 2 if self._in_line else _END_OF_FILE)

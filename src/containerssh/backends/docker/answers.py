@@ -1,4 +1,4 @@
-"""What the engine answers, as values."""
+"""Replies of the Engine API as values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from containerssh.core.codes import DockerCode
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Who answers, as ``/_ping`` tells."""
+    """The engine's name and API versions, from ``/_ping``."""
 
     server: str
     api: tuple[int, int]
@@ -32,27 +32,27 @@ class Image:
 
     id: str
     architecture: str
-    """As Go names it: ``amd64``, ``arm64``."""
+    """In Go's naming: ``amd64``, ``arm64``."""
 
 
 @dataclass(frozen=True)
 class ContainerState:
-    """How a container is."""
+    """The state of a container."""
 
     running: bool
     exit_code: int
     error: str
-    """Why the engine could not start it, in its words."""
+    """The engine's error message if it could not start the container."""
     has_terminal: bool
     host: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """The HostConfig that the engine took over."""
+    """The HostConfig that the engine applied."""
     runtime: str = ""
-    """The runtime that Podman really uses; empty on Docker."""
+    """The runtime that Podman uses; empty on Docker."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the engine answered to *doing*; Podman's bodies are not always JSON."""
+    """The reply to *doing*; Podman's bodies are not always JSON."""
 
     status: int
     body: bytes = field(repr=False)
@@ -61,17 +61,17 @@ class Reply:
 
     def object(self) -> dict[str, Any]:
         """
-        The object that it says.
+        The body as a JSON object.
 
         Raises:
-            EngineError: it says something else.
+            EngineError: the body is not a JSON object.
         """
         found: dict[str, Any] = parse(self.body, dict, self.code, self.doing)
         return found
 
 
 def parse(data: bytes, kind: type, code: DockerCode, doing: str) -> Any:
-    """The JSON of *data*, whose outermost value is a *kind*; raises EngineError."""
+    """Parse *data* as JSON whose outermost value is of type *kind*; raises EngineError."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -82,13 +82,13 @@ def parse(data: bytes, kind: type, code: DockerCode, doing: str) -> Any:
 
 
 def text_of(reply: Mapping[str, Any], name: str) -> str:
-    """The text called *name*; empty where there is none."""
+    """The string in the field *name*; empty if missing."""
     value = reply.get(name)
     return value if isinstance(value, str) else ""
 
 
 def identifier(reply: Any, code: DockerCode) -> str:
-    """An id fit for a path; raises EngineError."""
+    """An id that is safe in a URL path; raises EngineError."""
     value = text_of(reply, "Id") if isinstance(reply, dict) else ""
     if not (0 < len(value) <= 128 and value.isascii() and value.isalnum()):
         raise EngineError(code, "the engine's answer has no proper id", status=200)

@@ -40,7 +40,7 @@ _NOTE = "docker engine "
 
 
 class DockerBackend:
-    """Starts containers through Docker engines; the server has one of it."""
+    """Starts containers through Docker engines; a server has one instance."""
 
     name = "docker"
 
@@ -58,11 +58,11 @@ class DockerBackend:
     @asynccontextmanager
     async def login(self, login: Login, config: DockerConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
         """
-        A login's scope: its container runs inside, and is gone afterwards.
+        The scope of a login: its container runs inside, and is removed at the end.
 
         Raises:
             ConfigError: the engine's certificates cannot be used.
-            BackendError: there is no container; the text has the engine's words.
+            BackendError: the container could not be started; the text contains the engine's message.
         """
         self._warn(config)
         engine = await self._engines.get(config.connection, config.timeouts.http)
@@ -88,33 +88,33 @@ class DockerBackend:
 
     async def probe(self, config: DockerConfig) -> str:
         """
-        Which engine answers, in words.
+        Describe the engine that responds.
 
         Raises:
-            ConfigError, BackendError: none does.
+            ConfigError, BackendError: no engine responds.
         """
         engine = await self._engines.get(config.connection, config.timeouts.http)
         return f"{await engine.client.ping()} at {engine.client.endpoint.url}"
 
     async def import_image(self, config: DockerConfig, name: str, archive: bytes) -> None:
         """
-        Make an image called *name* of the root file system in *archive* (tar).
+        Create the image *name* from the root file system in *archive* (tar).
 
         Raises:
-            ConfigError, BackendError: there is no engine, or it refuses.
+            ConfigError, BackendError: the engine does not respond or refuses.
         """
         engine = await self._engines.get(config.connection, config.timeouts.http)
         await engine.client.import_image(name, archive)
 
     async def reap(self, config: DockerConfig | None) -> int:
         """
-        Remove the containers of this machine's dead instances from the configured engine (None: there is none), from
-        those that this process has used, and from those that the dead have used; how many there were. Others' are not
-        touched. Whoever calls forgets the instances, when all backends are through.
+        Remove the containers of this machine's dead instances; return their number. Searches the configured engine
+        (None: none is configured), the engines that this process has used, and those that the dead instances have used.
+        The caller forgets the instances after all backends have finished.
 
         Raises:
-            BackendError: an engine does not answer, or a container could not be removed; the other engines were looked
-                at all the same.
+            BackendError: an engine does not respond, or a container could not be removed; the other engines were
+                processed nevertheless.
         """
         dead = set(self._instance.dead())
         removed = 0
@@ -135,12 +135,12 @@ class DockerBackend:
 
     async def reap_outlived(self, config: DockerConfig | None) -> None:
         """
-        Remove containers that have outlived the longest time of their logins, and that no login of a living instance
-        can still have, from the configured engine (None: there is none) and from those that this process has used; see
-        :class:`Outlived`.
+        Remove containers that are older than the maximum duration of their logins and cannot belong to a login of a
+        living instance, from the configured engine (None: none is configured) and from those that this process has
+        used; see :class:`Outlived`.
 
         Raises:
-            BackendError: an engine does not answer, or a container could not be removed.
+            BackendError: an engine does not respond, or a container could not be removed.
         """
         where: dict[str, Engine] = {}
         found: dict[str, Mapping[str, str]] = {}
@@ -161,7 +161,7 @@ class DockerBackend:
             raise failure
 
     async def _places(self, config: DockerConfig | None, dead: Collection[str] = ()) -> list[Engine]:
-        """The engines that may have containers of ours."""
+        """The engines that may have containers of this server or of *dead* instances."""
         http = (config or DockerConfig.default()).timeouts.http
         connections = [config.connection] if config is not None else []
         connections += [connection for dead_id in dead for connection in _noted(self._instance, dead_id)]
@@ -169,19 +169,20 @@ class DockerBackend:
         return list({engine.client.endpoint.url: engine for engine in [*asked, *self._engines.known()]}.values())
 
     def has_work_elsewhere(self, dead: Collection[str]) -> bool:
-        """Whether there may be containers on engines that are not the configured one."""
+        """Whether engines other than the configured one may have containers."""
         return bool(self._engines.known()) or any(any(_noted(self._instance, dead_id)) for dead_id in dead)
 
     def _leave_note(self, config: DockerConfig) -> None:
         """
-        For the next process, should this one be killed. Not with a private key: that was not given to us to be kept.
+        Record the engine's address for the next process, in case this one is killed. Omitted for engines with a private
+        key, which must not be stored.
         """
         if config.connection not in self._noted and not config.connection.key.get_secret_value():
             self._noted.add(config.connection)
             self._instance.note(_NOTE + config.connection.model_dump_json(include={"host", "cacert"}))
 
     async def close(self) -> None:
-        """After the last login: one more try to remove what is left, then the kept connections are closed."""
+        """Clean up after the last login: retry failed removals once, then close idle connections."""
         if self._janitor is not None:
             self._janitor.cancel()
             await asyncio.wait([self._janitor])
@@ -192,7 +193,7 @@ class DockerBackend:
         await self._engines.close()
 
     def _warn(self, config: DockerConfig) -> None:
-        """Once for each set of such keys: they may come with every answer of a config server."""
+        """Warn about ignored keys, once for each set: they may occur in every response of a config server."""
         if config is self._looked_at:
             return
         self._looked_at = config
@@ -220,7 +221,7 @@ class DockerBackend:
         try:
             await container.remove()
         except EngineError as exc:
-            # The engine understood, and refuses: it would refuse again.
+            # The engine refused, and would do so again.
             logger.warning(exc.event())
         self._left.discard(container)
         self._held.discard(container.launch)

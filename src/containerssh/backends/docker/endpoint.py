@@ -1,4 +1,4 @@
-"""Where the engine listens, and how to connect there."""
+"""The address of an engine, and connecting to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from containerssh.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An engine's address, understood."""
+    """The parsed address of an engine."""
 
     url: str
     socket: str
@@ -27,12 +27,12 @@ class Endpoint:
     host: str
     port: int
     base: str
-    """What stands before every path of the API."""
+    """The prefix of every API path."""
     tls: ssl.SSLContext | None
 
     @property
     def is_local(self) -> bool:
-        """A unix socket: the engine is likely to see our files."""
+        """Whether the address is a unix socket, so that the engine probably shares the file system."""
         return bool(self.socket)
 
     @property
@@ -44,10 +44,10 @@ class Endpoint:
 
     async def connect(self, *, half_close: bool = False) -> Wire:
         """
-        A new connection; close it with ``Wire.abort``. With *half_close* its writing side can be ended alone.
+        Open a connection; close it with ``Wire.abort``. With *half_close*, its writing side can be closed separately.
 
         Raises:
-            OSError: nobody listens there, or TLS failed.
+            OSError: the connection or TLS failed.
         """
         if self.socket:
             reader, writer = await asyncio.open_unix_connection(self.socket, limit=HEAD_LIMIT)
@@ -66,7 +66,7 @@ class Endpoint:
 
 def open_endpoint(config: DockerConnectionConfig) -> Endpoint:
     """
-    The engine that *config* names. Blocks for some milliseconds when certificates are read.
+    The endpoint of *config*. Reading certificates blocks for some milliseconds.
 
     Raises:
         ConfigError: the certificates cannot be used.
@@ -97,7 +97,7 @@ def _tls(config: DockerConnectionConfig) -> ssl.SSLContext:
 
 @contextmanager
 def _in_memory(text: str) -> Iterator[str]:
-    """A file that only this process can open: Python's TLS reads certificates from files alone."""
+    """A temporary in-memory file: Python's TLS loads certificates only from files."""
     descriptor = os.memfd_create("containerssh", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:

@@ -1,4 +1,4 @@
-"""One engine, and what is remembered about it while the server runs."""
+"""One engine, and the information cached about it while the server runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REMEMBERED = 64
 
 
 class Engine:
-    """A client, the images, and the way the agent gets in."""
+    """The client and images of an engine, and how the agent enters its containers."""
 
     def __init__(self, client: ExecClient) -> None:
         self.client = client
@@ -35,7 +35,7 @@ class Engine:
         self._checked: dict[str, list[str]] = {}
 
     def uses_socket(self, config: DockerExecutionConfig) -> bool:
-        """Whether the agent dials back over a socket that is mounted into the container."""
+        """Whether the agent dials back over a unix socket that is mounted into the container."""
         if config.agent_transport != "auto":
             return config.agent_transport == "socket"
         why = "its socket is local" if self._sees_our_files else "it does not see our files"
@@ -43,16 +43,19 @@ class Engine:
         return self._sees_our_files
 
     def cannot_see_our_files(self) -> None:
-        """The engine did not find a folder of ours: it is on another machine, or we are in a container ourselves."""
+        """
+        Record that the engine did not find a host folder: it runs on another machine, or the gateway runs in a
+        container.
+        """
         self._sees_our_files = False
 
     async def check(self, container: str, host: Mapping[str, Any]) -> None:
         """
-        Compare a new container with what was asked for in *host* (HostConfig). Podman drops some keys without a word;
-        a limit that is missing is logged, once for each *host*.
+        Compare a new container with the requested *host* (HostConfig). Podman silently drops some keys; a missing
+        resource limit is logged, once for each *host*.
 
         Raises:
-            EngineError: a wall is missing that the configuration has between the guest and the machine.
+            EngineError: a configured isolation setting was not applied.
         """
         if not (await self.client.info()).is_podman:
             return
@@ -76,7 +79,7 @@ class Engine:
             raise EngineError(DockerCode.CONTAINER_CREATE_FAILED, text)
 
     def is_news(self, what: str) -> bool:
-        """Whether *what* has not been asked about this engine before: some things are worth telling once."""
+        """Whether this is the first call with *what* for this engine: some messages are logged once per engine."""
         news = what not in self._news
         self._news.add(what)
         return news
@@ -93,7 +96,7 @@ class Engine:
 
 
 class Engines:
-    """The engines that logins were sent to: the file's, and those that a config server named."""
+    """The engines of all logins: the configured one, and those named by a config server."""
 
     def __init__(self) -> None:
         self._engines: dict[tuple[DockerConnectionConfig, timedelta], Engine] = {}
@@ -111,15 +114,15 @@ class Engines:
             endpoint = await asyncio.to_thread(open_endpoint, connection)
             engine = self._engines.setdefault(key, Engine(ExecClient(endpoint, http_limit)))
             if len(self._engines) > _REMEMBERED:
-                # Logins that still use it keep it; its kept connections are only a saving.
+                # Logins that still use it keep their reference; only its idle connections are lost.
                 await self._engines.pop(next(iter(self._engines))).client.close()
         return engine
 
     def known(self) -> list[Engine]:
-        """Those that somebody asked for, each address once."""
+        """All engines in use, each address once."""
         return list({engine.client.endpoint.url: engine for engine in self._engines.values()}.values())
 
     async def close(self) -> None:
-        """Close what no login uses."""
+        """Close idle connections."""
         while self._engines:
             await self._engines.popitem()[1].client.close()

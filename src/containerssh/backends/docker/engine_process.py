@@ -1,4 +1,4 @@
-"""A program whose streams are the engine's: an exec, or in session mode a container's main program."""
+"""A program whose streams come from the engine: an exec or, in session mode, a container's main program."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ logger = logging.getLogger(__name__)
 
 _FIRST_LOOK, _SLOWEST_LOOK = 0.01, 1.0
 _PATIENCE = 60.0
-"""For how many seconds an engine that is away is asked again how a program ended."""
+"""How long in seconds an unreachable engine is retried for the exit code of a program."""
 _SIZE_TRIES = 8
 _NOT_RUN = re.compile(rb"OCI runtime exec failed: (?:runc )?exec failed:.*", re.DOTALL)
 _WHY_NOT_RUN = re.compile(r'.*exec: "(?P<program>[^"]*)": (?:stat \S+: )?(?P<why>[^:"]+)(?:: unknown)?')
 
 
 class Pipe(ByteReader):
-    """What one end puts in, the other reads; one piece waits at a time."""
+    """A stream between two tasks that buffers one piece of data."""
 
     def __init__(self) -> None:
         self._pieces: asyncio.Queue[bytes | ConnectionError] = asyncio.Queue(1)
         self._last: bytes | ConnectionError | None = None
 
     async def put(self, data: bytes) -> None:
-        """Pass *data* on; waits for the reader."""
+        """Write *data*; waits for the reader."""
         if data:
             await self._pieces.put(data)
 
     async def end(self, error: ConnectionError | None = None) -> None:
-        """Nothing follows, or the stream broke with *error*."""
+        """Signal EOF, or that the stream broke with *error*."""
         await self._pieces.put(error or b"")
 
     async def read(self) -> bytes:
@@ -57,10 +57,10 @@ class Pipe(ByteReader):
 
 class EngineProcess(ABC):
     """
-    The running program, for :class:`~containerssh.backends.programs.RunningProgram`.
+    A running program, see :class:`~containerssh.backends.programs.RunningProgram`.
 
-    Its end is known from the end of its output, after which the engine is asked for the exit code: it has no other way
-    to tell. That it died of a signal cannot be told from an exit code of 128 and more.
+    The engine reports the end of a program only through the end of its output, after which its exit code is queried.
+    Death by a signal cannot be distinguished from an exit code of 128 or more.
     """
 
     stdin: ByteWriter
@@ -83,11 +83,11 @@ class EngineProcess(ABC):
 
     @abstractmethod
     async def look(self) -> End:
-        """How the program is. Raises EngineError."""
+        """Query the state of the program. Raises EngineError."""
 
     @abstractmethod
     async def set_size(self, size: WindowSize) -> None:
-        """Set the terminal's size. Raises EngineError, also when the program has not begun or is over."""
+        """Set the size of the terminal. Raises EngineError, also if the program has not started or has ended."""
 
     @abstractmethod
     async def signal(self, name: str) -> None:
@@ -95,12 +95,11 @@ class EngineProcess(ABC):
 
     @abstractmethod
     async def kill_program(self) -> None:
-        """End the program, if there is a way. Raises BackendError."""
+        """Kill the program, if possible. Raises BackendError."""
 
     def begin(self, first: list[tuple[int, bytes]], size: WindowSize | None) -> None:
         """
-        Begin to pass its output on: *first* has been read already. *size* is still to be set, as soon as the engine
-        lets it.
+        Start transferring output; *first* has been read already. *size* is applied as soon as the engine allows it.
         """
         self._tasks.append(asyncio.create_task(self._pump(first)))
         if size is not None:
@@ -108,7 +107,7 @@ class EngineProcess(ABC):
 
     async def pieces(self) -> list[tuple[int, bytes]] | None:
         """
-        The next output by stream; None at its end.
+        The next output, by stream; None at its end.
 
         Raises:
             ConnectionError, ProtocolError: the engine's stream broke.
@@ -122,10 +121,10 @@ class EngineProcess(ABC):
 
     async def wait(self) -> int | ExitSignal:
         """
-        The exit code, once the output has ended and the program too.
+        Wait for the end of the program and its output; return the exit code.
 
         Raises:
-            BackendError: the stream broke, or the engine does not say how the program ended.
+            BackendError: the stream broke, or the engine does not report how the program ended.
         """
         await self._drained.wait()
         if self._broken is not None:
@@ -136,10 +135,10 @@ class EngineProcess(ABC):
 
     async def ended(self) -> End:
         """
-        How the program is once it does not run any more; asks again and again until then.
+        Poll until the program has ended; return its state.
 
         Raises:
-            EngineError: the engine does not say.
+            EngineError: the engine does not report it.
         """
         pause, waited = _FIRST_LOOK, 0.0
         while True:
@@ -156,13 +155,16 @@ class EngineProcess(ABC):
             pause = min(1.5 * pause, _SLOWEST_LOOK)
 
     async def set_first_size(self, size: WindowSize) -> None:
-        """Set the terminal's size, as soon as the engine lets it; it answers a start before the program is there."""
+        """
+        Set the initial size of the terminal as soon as the engine allows it: it may answer a start before the program
+        runs.
+        """
         pause = 0.005
         for _ in range(_SIZE_TRIES):
             try:
                 return await self.set_size(size)
             except EngineError as exc:
-                # Not there yet, or gone already.
+                # Not started yet, or already ended.
                 logger.debug(Event(DockerCode.EXEC_RESIZE_FAILED, exc.explanation))
             await asyncio.sleep(pause)
             if self._drained.is_set():
@@ -172,22 +174,22 @@ class EngineProcess(ABC):
 
     async def resize(self, size: WindowSize) -> None:
         """
-        Set the terminal's size. A program that is just starting, or has just ended, is not an error.
+        Set the size of the terminal. It is not an error if the program is just starting or has just ended.
 
         Raises:
-            BackendError: the engine does not answer.
+            BackendError: the engine does not respond.
         """
         if self._terminal and not self._drained.is_set():
             await self.set_first_size(size)
 
     async def send_break(self, milliseconds: int) -> None:
-        """Raises Rejected: the engine has no such thing."""
+        """Raises Rejected: engines do not support breaks."""
         del milliseconds
         text = "a break needs the guest agent, which this server works without"
         raise Rejected(AgentCode.REQUEST_FAILED, text, user_message=text)
 
     async def kill(self) -> None:
-        """End the program if it still runs and there is a way to, and give the streams back. Safe to call twice."""
+        """Kill the program if it still runs and that is possible, and close the streams. A second call does nothing."""
         try:
             if not self._over:
                 with suppress(ContainerSSHError):
@@ -196,7 +198,7 @@ class EngineProcess(ABC):
             await self.release()
 
     async def release(self) -> None:
-        """Give the streams back, whatever becomes of the program. Safe to call twice."""
+        """Close the streams without ending the program. A second call does nothing."""
         self._over = True
         self._wire.abort()
         for task in self._tasks:
@@ -205,7 +207,7 @@ class EngineProcess(ABC):
 
     @property
     def over(self) -> bool:
-        """Whether its end is known."""
+        """Whether the program is known to have ended."""
         return self._over
 
     async def _pump(self, first: list[tuple[int, bytes]]) -> None:
@@ -215,7 +217,7 @@ class EngineProcess(ABC):
             begun = False
             while pieces is not None:
                 for number, data in pieces:
-                    # The engine tells that there is no such program on standard output, in the program's place.
+                    # If the program does not exist, the engine writes an error message to standard output instead.
                     failed = not begun and _NOT_RUN.fullmatch(data) is not None
                     begun = True
                     to_error = number == STDERR or (failed and not self._terminal)
@@ -232,7 +234,7 @@ class EngineProcess(ABC):
         await self._err.end(error)
 
     def _not_run(self, data: bytes) -> bytes:
-        """A line for the user instead of the engine's words, which go to the log."""
+        """Replace the engine's message by a line for the user, and log the message."""
         text = one_line(data.decode("utf-8", "replace"))
         logger.debug(Event(DockerCode.EXEC, f"The engine could not start the program: {text}"))
         end = "\r\n" if self._terminal else "\n"
@@ -240,7 +242,7 @@ class EngineProcess(ABC):
 
 
 def not_run(text: str) -> str:
-    """What a user is told instead of *text*, an engine's line about a program that it could not start."""
+    """The text for the user in place of *text*, the engine's message about a program that it could not start."""
     if found := _WHY_NOT_RUN.fullmatch(text):
         return f"{found['program']}: {found['why']}"
     return "The program could not be started."

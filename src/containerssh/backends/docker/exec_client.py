@@ -1,4 +1,4 @@
-"""The Engine API's part about programs: execs in a container, and the streams, signals and ends of both kinds."""
+"""The Engine API for programs: execs, and the streams, signals and state of execs and main programs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from containerssh.core.codes import DockerCode
 from containerssh.core.requests import WindowSize
 
 CONSOLE_SIZE_API = (1, 42)
-"""From here on an exec can be given its terminal's size before it starts."""
+"""The first API version in which an exec's terminal size can be set before it starts."""
 
 
 @dataclass(frozen=True)
 class End:
-    """How a program is: *exit_code* means something once it does not run any more."""
+    """The state of a program; *exit_code* is valid once *running* is false."""
 
     running: bool
     exit_code: int
 
 
 class ExecClient(EngineClient):
-    """What plain execs need beside what the guest agent needs; errors and limits as for the others."""
+    """The requests that plain execs need in addition to those of the guest agent; same errors and limits."""
 
     async def create_program(
         self,
@@ -40,7 +40,7 @@ class ExecClient(EngineClient):
         size: WindowSize | None = None,
         terminal: bool = False,
     ) -> str:
-        """Prepare *command* in a running container, its three streams attached; the exec's id."""
+        """Create an exec of *command* in a running container, with its three streams attached; return the exec's id."""
         body: dict[str, Any] = {
             "Cmd": list(command),
             "Env": [f"{name}={value}" for name, value in env.items()],
@@ -60,8 +60,8 @@ class ExecClient(EngineClient):
 
     async def start_program(self, exec_id: str, *, size: WindowSize | None = None, terminal: bool = False) -> Wire:
         """
-        Start it; the connection with its streams. Without a terminal the output comes in frames. Abort it at the end,
-        which does not end the program.
+        Start the exec; return the connection with its streams. Without a terminal, the output is multiplexed in frames.
+        Abort the connection at the end, which does not end the program.
         """
         body: dict[str, Any] = {"Detach": False, "Tty": terminal}
         if await self._takes_size(size):
@@ -72,21 +72,21 @@ class ExecClient(EngineClient):
         return await self._hijacked(DockerCode.EXEC_ATTACH_FAILED, "starting the program", request)
 
     async def resize_program(self, exec_id: str, size: WindowSize) -> None:
-        """Set its terminal's size."""
+        """Set the size of the exec's terminal."""
         await self._resize(f"/exec/{exec_id}/resize", size)
 
     async def inspect_program(self, exec_id: str) -> End:
-        """How it is."""
+        """The state of the exec."""
         code, doing = DockerCode.EXIT_CODE_FAILED, "asking for the program's exit code"
         async with self._soon(code, doing):
             reply = (await self._call(code, doing, "GET", f"/exec/{exec_id}/json")).object()
         exit_code = reply.get("ExitCode")
         known = isinstance(exit_code, int) and not isinstance(exit_code, bool)
-        # Podman has -1, and Docker null, for one that has not ended.
+        # While it runs, Podman reports -1 and Docker null.
         return End(reply.get("Running") is True or not known, exit_code if isinstance(exit_code, int) else -1)
 
     async def attach_main(self, container: str) -> Wire:
-        """The streams of a container's main program; as for :meth:`start_program`."""
+        """Attach to the streams of a container's main program, like :meth:`start_program`."""
         query = {"stream": "1", "stdin": "1", "stdout": "1", "stderr": "1"}
         request = Request("POST", await self._target(f"/containers/{container}/attach", query), UPGRADE)
         return await self._hijacked(DockerCode.CONTAINER_ATTACH_FAILED, "attaching to the container", request)
@@ -102,7 +102,7 @@ class ExecClient(EngineClient):
             await self._call(code, doing, "POST", f"/containers/{container}/kill", {"signal": name})
 
     async def main_user(self, container: str) -> str:
-        """The user of its main program, as the configuration or the image names it; empty for root."""
+        """The user of the main program, as the configuration or the image names it; empty for root."""
         code, doing = DockerCode.CONTAINER_START_FAILED, "looking at the container"
         async with self._soon(code, doing):
             answer = await self._call(code, doing, "GET", f"/containers/{container}/json")
@@ -111,7 +111,7 @@ class ExecClient(EngineClient):
         return user if isinstance(user, str) else ""
 
     async def has_file(self, container: str, path: str) -> bool:
-        """Whether *path* exists in the container, which need not run."""
+        """Whether *path* exists in the container, which need not be running."""
         code, doing = DockerCode.CONTAINER_START_FAILED, f"looking for {path} in the container"
         async with self._soon(code, doing):
             target = await self._target(f"/containers/{container}/archive", {"path": path})
@@ -131,6 +131,6 @@ class ExecClient(EngineClient):
 
 
 def _console_size(size: WindowSize | None) -> list[int]:
-    """Rows and columns as the engine takes them; 0 stands for unknown."""
+    """Rows and columns in the engine's format; 0 means unknown."""
     assert size is not None
     return [min(max(size.rows, 0), 0xFFFF), min(max(size.columns, 0), 0xFFFF)]

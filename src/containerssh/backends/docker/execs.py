@@ -1,4 +1,4 @@
-"""Programs by plain exec in a running container: with the agent that the image brings, or without any."""
+"""Programs by plain exec in a running container, with or without an agent in the image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from containerssh.core.requests import WindowSize
 logger = logging.getLogger(__name__)
 
 _MOST_BEFORE_PID = 64 * 1024
-"""How many bytes of standard error may come before the process id."""
+"""The maximum of bytes on standard error before the process id."""
 _WORDS = 2000
 _PIECES = 16
 _LAST_WORDS = 1.0
@@ -32,26 +32,26 @@ _COMMAND_NOT_RUN = (126, 127)
 
 @dataclass(frozen=True)
 class Execs:
-    """Starts programs in *container*, which runs."""
+    """Starts programs in *container*, which must be running."""
 
     client: ExecClient
     container: EngineContainer
     agent: str = ""
-    """The path of the image's agent; empty to work without."""
+    """The path of the image's agent; empty to work without one."""
 
     async def start(self, program: Program) -> EngineProcess:
         """
-        Start a program; returns when the engine says that it runs, and where there is an agent, when that has reported
-        the process id. Call ``kill`` when done with it.
+        Start a program; returns when the engine reports that it runs and, with an agent, the agent has reported the
+        process id. Call ``kill`` at the end.
 
         Raises:
-            BackendError: it cannot be started.
-            ProtocolError: there is no agent where one should be, or not a proper one.
+            BackendError: the program cannot be started.
+            ProtocolError: the agent is missing or does not follow the protocol.
         """
         check(program)
         command = tuple(program.argv)
         size = program.pty.size if program.pty is not None else None
-        # The program shall not run before its terminal has a size: an agent waits where the engine cannot be told.
+        # The terminal needs its size before the program runs; with an old API the agent waits for it.
         wait = bool(self.agent) and size is not None and (await self.client.info()).api < CONSOLE_SIZE_API
         if self.agent:
             command = upstream.console(self.agent, command, wait=wait)
@@ -75,10 +75,10 @@ class Execs:
 
     async def run(self, command: tuple[str, ...], stdin: bytes = b"") -> tuple[int, str]:
         """
-        Run a command of the image's agent to its end: the exit code, and what it said on standard error.
+        Run a command of the image's agent to completion; return the exit code and standard error.
 
         Raises:
-            BackendError, ProtocolError: it could not be run.
+            BackendError, ProtocolError: the command could not be run.
         """
         process = await self._begun(Program(command), command)
         words = bytearray()
@@ -120,7 +120,7 @@ class Execs:
 
         try:
             exec_id = await persist(create, on_error=_drop)
-            # Not tried again: it may be running after an answer that was lost.
+            # Not retried: the program may be running although the reply was lost.
             wire = await client.start_program(exec_id, size=size, terminal=terminal)
         except EngineError as exc:
             if exc.status == 409 and (reason := await self.container.ended()) is not None:
@@ -131,7 +131,10 @@ class Execs:
         return ExecProcess(self, exec_id, wire, terminal=terminal)
 
     async def _first_output(self, process: ExecProcess, reader: upstream.PidReader) -> list[tuple[int, bytes]]:
-        """Read on until the process id is known; what came with it. Text for standard error may overtake it."""
+        """
+        Read until the process id is known; return the output read so far. Standard error text may precede the process
+        id.
+        """
         first: list[tuple[int, bytes]] = []
         cause: ProtocolError | None = None
         size = 0
@@ -157,7 +160,7 @@ class Execs:
         return first
 
     async def _no_pid(self, process: ExecProcess, seen: bytes, first: list[tuple[int, bytes]]) -> BackendError:
-        """Why there is no process id: mostly the engine says in the agent's place that there is no agent."""
+        """The error for a missing process id: usually the engine reports on the stream that there is no agent."""
         told = [seen, *(data for _, data in first)]
         status = -1
         with suppress(OSError, ProtocolError, EngineError, TimeoutError):
@@ -191,7 +194,7 @@ class ExecProcess(EngineProcess):
         return await self._execs.client.inspect_program(self._id)
 
     async def let_go(self, size: WindowSize) -> None:
-        """Tell the waiting agent to go on, once the terminal has its size."""
+        """Tell the waiting agent to continue, once the terminal has its size."""
         await self.set_first_size(size)
         with suppress(ConnectionError):
             await self.stdin.write(upstream.GO)
@@ -201,11 +204,11 @@ class ExecProcess(EngineProcess):
 
     async def signal(self, name: str) -> None:
         """
-        Send a signal to the program itself; its group gets none, as the image's agent has no way to.
+        Send a signal to the program itself, not its process group, which the image's agent does not support.
 
         Raises:
             Rejected: there is no agent.
-            BackendError: it was not delivered.
+            BackendError: the signal was not delivered.
         """
         if self.pid is None:
             text = "signals need the guest agent, which this server works without"
@@ -221,7 +224,7 @@ class ExecProcess(EngineProcess):
             )
 
     async def kill_program(self) -> None:
-        # Where the stream has ended the program has too, or its end is nobody's business any more.
+        # After the end of the stream the program has ended, or its end no longer matters.
         if self.pid is not None:
             await self.signal("KILL")
         else:
@@ -230,7 +233,7 @@ class ExecProcess(EngineProcess):
 
 
 def check(program: Program) -> None:
-    """Raises BackendError for what cannot be a program."""
+    """Raises BackendError if *program* cannot be started by the engine."""
     if not program.argv:
         raise start_failed(program, "no command")
     if any("\0" in text for text in (*program.argv, *program.env, *program.env.values())):
@@ -238,7 +241,7 @@ def check(program: Program) -> None:
     try:
         "".join((*program.argv, *program.env, *program.env.values())).encode()
     except UnicodeEncodeError:
-        # The engine takes JSON, which has no place for other bytes.
+        # JSON cannot represent non-UTF-8 bytes.
         raise start_failed(program, "without the guest agent a command has to be valid UTF-8") from None
 
 

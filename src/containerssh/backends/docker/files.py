@@ -1,4 +1,4 @@
-"""Files for a container that has no agent: through the engine, before the container starts."""
+"""Writing files into a container without an agent, through the engine before the container starts."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _HIGHEST_ID = 0xFFFFFFFF
 
 async def write_files(client: ExecClient, container: str, files: Mapping[str, Value[bytes]]) -> None:
     """
-    Write *files*, path to content, for the container's user alone (mode 0600); missing folders are made, as root's.
-    One that cannot be written is a warning.
+    Write *files* (path to content), readable only by the container's user (mode 0600); missing folders are created and
+    belong to root. A file that cannot be written is logged as a warning.
     """
     try:
         owner = owner_of(await client.main_user(container))
@@ -42,10 +42,10 @@ async def write_files(client: ExecClient, container: str, files: Mapping[str, Va
 
 def owner_of(user: str) -> tuple[int, int]:
     """
-    The ids that the engine's text *user* (``1000``, ``1000:100``, ``root``, empty) stands for.
+    The user and group ids of the engine's *user* (``1000``, ``1000:100``, ``root``, empty).
 
     Raises:
-        ValueError: that would have to be looked up in the container.
+        ValueError: a name that only the container can resolve.
     """
     if user in ("", "root", "root:root"):
         return 0, 0
@@ -56,7 +56,7 @@ def owner_of(user: str) -> tuple[int, int]:
 
 
 def archive(path: str, content: bytes, owner: tuple[int, int]) -> bytes:
-    """A tar archive with the one file, to be unpacked at ``/``. Raises ValueError for an impossible path."""
+    """A tar archive with a single file, to be unpacked at ``/``. Raises ValueError for an invalid path."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or "\0" in path:
         raise ValueError("this is not a valid path of a file")

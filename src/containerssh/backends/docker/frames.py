@@ -17,9 +17,10 @@ _KEPT = 500
 
 
 class Demultiplexer:
-    """Takes the engine's frames apart: a header of stream number, three zeros and the length, then the bytes.
+    """
+    Demultiplexes the engine's frames: a header of stream number, three zero bytes and the length, then the data.
 
-    Bytes of a frame are passed on as they arrive, so a frame's length (up to 4 GiB) costs no memory.
+    Data is passed on as it arrives, so a frame's length (up to 4 GiB) costs no memory.
     """
 
     def __init__(self) -> None:
@@ -29,10 +30,10 @@ class Demultiplexer:
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """
-        The stream number and the bytes of each piece in *data*.
+        Process *data*; yield the stream number and the bytes of each piece.
 
         Raises:
-            ProtocolError: a frame belongs to no stream.
+            ProtocolError: a frame has an unknown stream number.
         """
         position = 0
         while position < len(data):
@@ -57,12 +58,12 @@ class Demultiplexer:
 
     @property
     def between_frames(self) -> bool:
-        """Whether the bytes so far end with a whole frame."""
+        """Whether the data so far ends at a frame boundary."""
         return not self._left and not self._header
 
 
 class AttachedOutput(ByteReader):
-    """What the process writes to its standard output; its standard error goes to *on_error* (at most CHUNK bytes)."""
+    """The process's standard output; its standard error is passed to *on_error* (at most CHUNK bytes each)."""
 
     def __init__(self, wire: Wire, on_error: Callable[[bytes], None]) -> None:
         self._reader = wire.reader
@@ -70,7 +71,7 @@ class AttachedOutput(ByteReader):
         self._frames = Demultiplexer()
         self._ready: list[bytes] = []
         self.beginning = bytearray()
-        """The first of it, for an error's text."""
+        """The beginning of the output, for error messages."""
 
     async def read(self) -> bytes:
         while not self._ready:
@@ -111,7 +112,7 @@ class AttachedInput(ByteWriter):
             return
         self._ended = True
         with suppress(OSError, RuntimeError):
-            # asyncio cannot end one direction of TLS; a stream that nobody can end must not stay open.
+            # asyncio cannot close one direction of TLS; close the connection, or the program might wait for ever.
             if self._writer.can_write_eof():
                 self._writer.write_eof()
             else:
@@ -119,7 +120,7 @@ class AttachedInput(ByteWriter):
 
 
 class Attached:
-    """A hijacked connection to a process without a terminal. Close it where it was opened."""
+    """A hijacked connection to a process without a terminal. The opener closes it."""
 
     def __init__(self, wire: Wire, on_error: Callable[[bytes], None]) -> None:
         self._wire = wire
@@ -130,11 +131,11 @@ class Attached:
 
     @property
     def words(self) -> str:
-        """The first of its output and the last of its standard error, where the engine keeps neither."""
+        """The beginning of the output and the end of standard error, for engines that keep no logs."""
         return (bytes(self.output.beginning) + self._errors).decode("utf-8", "replace")
 
     async def close(self) -> None:
-        """Give the connection back; the process does not end by that. Safe to call twice."""
+        """Close the connection, which does not end the process. A second call does nothing."""
         self._wire.writer.close()
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(1):

@@ -1,4 +1,4 @@
-"""TLS whose writing side can end while the other goes on, which asyncio's cannot: for a program's end of input."""
+"""TLS connections that can be half-closed, which asyncio does not support; needed for EOF on a program's input."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _HANDSHAKE_LIMIT = 60.0
 
 async def open_tls(host: str, port: int, context: ssl.SSLContext) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """
-    A connection to *host* that has shaken hands. The writer's ``write_eof`` sends TLS's close_notify (RFC 8446 section
-    6.1, which lets the peer go on writing); a clean end of the peer's is ``b""`` for the reader.
+    Open a TLS connection to *host*. The writer's ``write_eof`` sends close_notify (RFC 8446 section 6.1), after which
+    the peer may continue to write; the peer's close_notify is read as ``b""``.
 
     Raises:
-        OSError: nobody listens there, or the certificate is not the host's (``ssl.SSLError``).
+        OSError: the connection failed, or the certificate is not valid for the host (``ssl.SSLError``).
     """
     raw_reader, raw_writer = await asyncio.open_connection(host, port, limit=HEAD_LIMIT)
     reader = asyncio.StreamReader(limit=HEAD_LIMIT)
@@ -41,8 +41,8 @@ class _Transport(asyncio.Transport):
     """
     TLS over a pair of plain streams.
 
-    What arrives is decrypted at once and to the last byte, so that no record waits when the writing side is ended:
-    OpenSSL would take it for an error.
+    Received data is decrypted at once and completely, so that no record is pending when the writing side is closed:
+    OpenSSL would treat that as an error.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class _Transport(asyncio.Transport):
         self._closing = False
 
     async def shake_hands(self) -> None:
-        """Raises OSError."""
+        """Perform the TLS handshake. Raises OSError."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -79,7 +79,7 @@ class _Transport(asyncio.Transport):
                 return await self._send()
 
     def begin(self) -> None:
-        """Begin to pass on what arrives."""
+        """Start reading."""
         self._reading = asyncio.create_task(self._read())
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
@@ -99,7 +99,7 @@ class _Transport(asyncio.Transport):
         if self._ended or self._closing:
             return
         self._ended = True
-        # It sends our part, and wants to read the peer's, which comes when it comes.
+        # This sends close_notify; it then asks to read the peer's, which may arrive much later.
         with suppress(ssl.SSLError):
             self._tls.unwrap()
         self._flush()
@@ -156,7 +156,7 @@ class _Transport(asyncio.Transport):
                     break
                 await self._may_read.wait()
             else:
-                # Without close_notify somebody on the way may have cut it off.
+                # Without close_notify, the stream may have been truncated by an attacker.
                 error = ConnectionResetError("the engine's TLS connection was cut off")
         except OSError as exc:
             error = exc
@@ -166,12 +166,12 @@ class _Transport(asyncio.Transport):
             self._lose(error)
 
     def _decrypt(self) -> bool:
-        """Pass on all that has arrived; whether the peer has ended its side."""
+        """Decrypt all received data; return whether the peer has closed its side."""
         while True:
             try:
                 data = self._tls.read(CHUNK)
             except ssl.SSLWantReadError:
-                # A key update may want an answer.
+                # A key update may require a response.
                 if self._outgoing.pending:
                     self._flush()
                 return False

@@ -1,4 +1,4 @@
-"""Which image a login gets: looked up, and pulled where the policy says so."""
+"""The images of logins: lookup, and pulling according to the policy."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ _NOTICE_EVERY = timedelta(seconds=1)
 
 @dataclass
 class _Pull:
-    """A pull that several logins may wait for."""
+    """A pull that several logins may be waiting for."""
 
     task: asyncio.Task[None]
     watchers: list[Callable[[PullProgress], None]] = field(default_factory=list)
 
 
 class ImageStore:
-    """The images of one engine. What it has is remembered for half a minute; a create request finds out the rest."""
+    """
+    The images of one engine. The list is cached for half a minute; a stale entry shows when a container is created.
+    """
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
@@ -46,10 +48,10 @@ class ImageStore:
 
     async def ready(self, reference: ImageReference, config: DockerExecutionConfig, notices: Notices) -> Image:
         """
-        The image, pulled if the policy of *config* asks for it; the user sees how far that is.
+        The image, pulled if the policy of *config* requires it, with progress messages for the user.
 
         Raises:
-            EngineError: there is no such image, or it cannot be pulled.
+            EngineError: the image does not exist or cannot be pulled.
         """
         policy = config.image_pull_policy
         logger.debug(Event(DockerCode.IMAGE_PULL_NEEDED_CHECKING, f"Pull policy of {reference.text}: {policy}"))
@@ -70,7 +72,7 @@ class ImageStore:
         return image
 
     def forget(self, reference: ImageReference) -> None:
-        """The engine says that it has no such image any more."""
+        """Remove a cached image that the engine no longer has."""
         self._known.pop(reference.text, None)
 
     async def _look(self, reference: ImageReference) -> Image | None:
@@ -98,7 +100,7 @@ class ImageStore:
             show = _Show(reference, notices)
             pull.watchers.append(show)
             try:
-                # The task is shared: one login that leaves must not end it for the others.
+                # The task is shared: a login that is cancelled must not cancel it for others.
                 await asyncio.shield(pull.task)
             finally:
                 pull.watchers.remove(show)
@@ -128,13 +130,13 @@ class ImageStore:
         _, platform, credentials = key
         work = self._client.pull(reference, platform=platform, credentials=credentials, progress=progress)
         task = asyncio.create_task(work)
-        # Whoever waits gets the error; when all of them have left nobody needs it.
+        # The waiting logins receive the error; without any, it is not needed.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return _Pull(task, watchers)
 
 
 class _Show:
-    """Tells one user how far a pull is, not too often."""
+    """Shows the progress of a pull to one user, at a limited rate."""
 
     def __init__(self, reference: ImageReference, notices: Notices) -> None:
         self._reference = reference

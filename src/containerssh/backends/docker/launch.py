@@ -1,4 +1,4 @@
-"""What the engine is asked to create for a login."""
+"""The body of the request that creates a login's container."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from containerssh.core.requests import can_be_variable
 logger = logging.getLogger(__name__)
 
 LABEL_INSTANCE = "containerssh_instance"
-"""Which server process the container belongs to: what a dead one left can be told from what a living one uses."""
+"""The server process that the container belongs to, to distinguish containers of dead instances."""
 LABEL_LAUNCH = "containerssh_launch"
-"""Unlike for every create request: finds the container whose id was lost with the reply."""
+"""Unique for each create request; identifies a container whose id was lost with the reply."""
 
 _BOUNDED_LOG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
 
 
 def agent_is_main(config: DockerExecutionConfig) -> bool:
     """
-    Whether our agent takes the place of the idle command: where that is an agent that waits, which is the default.
-    In session mode there is no idle command.
+    Whether the guest agent replaces the idle command: if that is an agent that only waits, as by default. In session
+    mode there is no idle command.
     """
     command = config.idle_command
     waits = command == DEFAULT_IDLE_COMMAND or command[:2] == (config.agent_path, "wait-signal")
@@ -44,9 +44,9 @@ def create_body(
     attached: bool = False,
 ) -> dict[str, Any]:
     """
-    The body of a create request: the configured structures, with our labels, the environment, and *command* as the
-    main program's. *expiry* is more labels, *mount* one more mount; *attached*: its streams will be used, so it has no
-    terminal.
+    The body of a create request: the configured structures, labels, environment, and *command* as the main program.
+    *expiry* contains additional labels, *mount* an additional mount. With *attached*, the streams are used, so the
+    container gets no terminal.
     """
     container, host, network = config.engine_structures()
     container["Cmd"] = list(command)
@@ -74,12 +74,12 @@ def create_body(
 
 def environment(config: DockerExecutionConfig, login: Login) -> list[str]:
     """
-    The container's variables: the configured ones, then the metadata if it is to be exposed, then the login's
-    environment; a later one takes the place of an earlier one (``webhooks.md`` section 7).
+    The container's environment: the configured variables, then the metadata if enabled, then the login's environment;
+    later values override earlier ones (``webhooks.md`` section 7).
     """
     variables: dict[str, str] = {}
     for entry in config.container.get("Env", []):
-        # Without a value an entry takes the image's variable of that name away.
+        # An entry without a value removes the image's variable.
         name, _, _ = entry.partition("=")
         if name:
             variables[name] = entry

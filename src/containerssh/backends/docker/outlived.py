@@ -1,4 +1,4 @@
-"""Which containers have outlived the longest time of their logins (``docs/operation.md``, "What a crash leaves")."""
+"""Detection of containers that outlived their logins (``docs/operation.md``, "What a crash leaves")."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from containerssh.core.instance import Instance
 
 class Outlived:
     """
-    Tells containers that nobody has any more from those that a living login may still have, though clocks may be wrong
-    and may be set at any time.
+    Distinguishes abandoned containers from those that a living login may still have, even if clocks are wrong or
+    change.
 
-    * Ours: we know which containers we hold, so no clock can deceive us about the others.
-    * Of another instance that the state folder knows: it lives, and looks after its own; or it is dead, and then its
-      containers go without regard to their time.
-    * Of an instance that the state folder does not know, on another machine or long forgotten: only if its time is over
-      by our clock, and if we have also seen it for longer than its login may last, by a clock that nobody sets.
+    * Containers of this instance: it knows which containers it holds, independently of any clock.
+    * Containers of another instance in the state folder: if it lives, it cleans up itself; if it is dead, its
+      containers are removed regardless of their age.
+    * Containers of an instance that is not in the state folder (on another machine, or forgotten long ago): only if
+      they have expired by the server's clock, and this process has seen them for longer than their login may last by a
+      monotonic clock.
     """
 
     def __init__(self, instance: Instance) -> None:
@@ -30,8 +31,8 @@ class Outlived:
         self, found: Mapping[str, Mapping[str, str]], held: Collection[str], now: datetime, monotonic: float
     ) -> Iterator[str]:
         """
-        Those of *found* (ids, each with its labels) that have. *found* is all that the engine has, asked for since the
-        last call; *held* are the launches of the containers that this instance holds, *monotonic* is in seconds.
+        The containers of *found* (id to labels) that are abandoned. *found* must list all containers of the engine,
+        queried since the last call; *held* are the launch ids that this instance holds; *monotonic* is in seconds.
         """
         self._first_seen = {container: self._first_seen.get(container, monotonic) for container in found}
         for container, labels in found.items():

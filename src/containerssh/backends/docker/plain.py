@@ -1,4 +1,4 @@
-"""Logins without the server's own agent: programs by the engine's exec, or in session mode as main programs."""
+"""Logins without the guest agent: programs run by the engine's exec or, in session mode, as main programs."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ logger = logging.getLogger(__name__)
 
 
 class PlainStart(Start):
-    """A container whose main program is the configured idle command, or one program of the user's."""
+    """Starts a container whose main program is the configured idle command or a user's program."""
 
     @asynccontextmanager
     async def run_idle(self, within: timedelta, agent: str | None) -> AsyncIterator[Execs]:
         """
-        A started container for the login, with its files in it: what starts programs there. It is removed at the end.
-        *agent* is the path of the image's agent, empty for none; None to use it if the image has it.
+        The scope of a started container with the login's files; yields the object that starts programs in it. The
+        container is removed at the end. *agent* is the path of the image's agent, empty for none, None to use it if the
+        image has it.
 
         Raises:
-            BackendError: it could not be started within *within*.
+            BackendError: the container could not be started within *within*.
         """
         files = self.login.files
         async with AsyncExitStack() as undo:
@@ -65,13 +66,13 @@ class PlainStart(Start):
 
     @asynccontextmanager
     async def run_main(self) -> AsyncIterator[MainPrograms]:
-        """What starts one program as the main one of a container, which is removed at the end."""
+        """The scope of a container for a single main program; it is removed at the end."""
         async with AsyncExitStack() as undo:
             yield MainPrograms(self, undo)
 
     async def create_main(self, undo: AsyncExitStack, program: Program) -> EngineContainer:
         """
-        A container that will run *program* when it is started; *undo* removes it.
+        Create a container whose main program is *program*; *undo* removes it.
 
         Raises:
             BackendError: the engine refuses.
@@ -87,7 +88,7 @@ class PlainStart(Start):
         return container
 
     async def start_main(self, container: EngineContainer) -> None:
-        """Raises EngineError: its program cannot be run."""
+        """Start the container. Raises EngineError if its program cannot be run."""
         await self._persist(container.start)
 
     async def _write_files_inside(self, execs: Execs) -> None:
@@ -105,7 +106,7 @@ class PlainStart(Start):
 
 
 class MainPrograms:
-    """Starts one program, with a container around it."""
+    """Starts one program as the main program of a container."""
 
     def __init__(self, start: PlainStart, undo: AsyncExitStack) -> None:
         self._start = start
@@ -113,7 +114,7 @@ class MainPrograms:
 
     async def start(self, program: Program) -> EngineProcess:
         """
-        Make a container for *program* and start it; returns when it runs.
+        Create and start a container for *program*; returns when it runs.
 
         Raises:
             BackendError: it cannot be started.
@@ -136,7 +137,7 @@ class MainPrograms:
 
 
 class MainProcess(EngineProcess):
-    """A container's main program. Signals reach it as process 1, which ignores what it does not handle but KILL."""
+    """A container's main program. It runs as process 1, which ignores signals that it does not handle, except KILL."""
 
     def __init__(self, client: ExecClient, container: str, wire: Wire, *, terminal: bool) -> None:
         super().__init__(wire, terminal=terminal)
@@ -156,7 +157,7 @@ class MainProcess(EngineProcess):
         await self._client.signal_main(self._container, name)
 
     async def kill_program(self) -> None:
-        """Its container goes in a moment, and it with that."""
+        """Does nothing: the removal of the container kills the program."""
 
 
 _MISSING = "there are no exit signals, breaks, terminal modes, forwards or built-in SFTP"
@@ -173,11 +174,11 @@ _WITHOUT = {
 @asynccontextmanager
 async def plain_login(start: Start, way: str, *, why: str = "") -> AsyncIterator[ConnectionHandler]:
     """
-    A login's scope without the server's own agent. *way*: ``image``, ``none``, or ``auto`` for the image's agent if it
-    has one; *why* is what kept the server's own out.
+    The scope of a login without the guest agent. *way*: ``image``, ``none``, or ``auto`` to use the image's agent if
+    there is one; *why* explains why the guest agent cannot be used.
 
     Raises:
-        BackendError: there is no container.
+        BackendError: the container could not be started.
     """
     plain = PlainStart(
         start.engine, start.instance, start.config, start.login, start.notices, start.on_left, start.held
@@ -199,14 +200,14 @@ async def plain_login(start: Start, way: str, *, why: str = "") -> AsyncIterator
 
 
 def keeps_agent_out(error: EngineError) -> bool:
-    """Whether *error* says that this engine does not let the server's agent into a container."""
+    """Whether *error* means that this engine does not allow the guest agent in a container."""
     if error.code == DockerCode.AGENT_KEPT_OUT:
         return error.status is not None
     return error.code == DockerCode.CONTAINER_CREATE_FAILED and error.status == 403
 
 
 def execution_of(config: DockerConfig) -> Execution:
-    """What sessions need to know."""
+    """The settings that sessions need."""
     execution, timeouts = config.execution, config.timeouts
     return Execution(
         shell_command=execution.shell_command,
@@ -221,7 +222,7 @@ def execution_of(config: DockerConfig) -> Execution:
 
 
 def _tell(start: PlainStart, way: str, why: str) -> None:
-    """What works and what does not: once for each engine and way as a warning, else for debugging."""
+    """Log which features are available: a warning once for each engine and way, otherwise for debugging."""
     cause = f"The engine keeps the server's agent out ({why}), so" if why else "By the configuration"
     text = f"{cause} {_WITHOUT[way]}"
     level = logging.WARNING if start.engine.is_news(f"{way} {bool(why)}") else logging.DEBUG

@@ -1,4 +1,4 @@
-"""Connections to one engine, kept for the next request."""
+"""A pool of connections to one engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _IDLE_SECONDS = 20.0
 
 
 class Pool:
-    """Close it at the end."""
+    """Keeps idle connections; close it at the end."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -21,11 +21,11 @@ class Pool:
 
     async def ask(self, request: Request, *, kept: bool = True) -> tuple[Wire, Head]:
         """
-        Send *request* on a kept connection, or a new one; a kept one may prove closed, which costs a second try. Give
-        the connection back, or abort it.
+        Send *request* on an idle connection or a new one; if an idle connection turns out to be closed, a new one is
+        tried. The caller returns the connection or aborts it.
 
         Raises:
-            ProtocolError, OSError: there is no answer.
+            ProtocolError, OSError: no reply was received.
         """
         loop = asyncio.get_running_loop()
         while self._idle and kept:
@@ -36,15 +36,15 @@ class Pool:
             try:
                 return wire, await self._send(wire, request)
             except OSError:
-                # A request that changes something may have arrived: only its sender knows whether to ask again.
+                # A request with side effects may have been processed: only the caller knows whether to retry.
                 if wire.answered or request.method == "POST":
                     raise
-        # A connection for one exchange alone becomes a stream, whose input may end before its output.
+        # A connection that will be hijacked needs half-close.
         wire = await self._endpoint.connect(half_close=not kept)
         return wire, await self._send(wire, request)
 
     def give_back(self, wire: Wire, head: Head) -> None:
-        """The answer with *head* has been read to its end."""
+        """Return a connection after the reply with *head* has been read completely."""
         if self._closed or not head.keeps_alive or not wire.is_fresh():
             wire.abort()
             return
@@ -53,7 +53,7 @@ class Pool:
         self._idle.append((wire, asyncio.get_running_loop().time()))
 
     def close(self) -> None:
-        """Close what nobody uses; what is in use closes when it is given back."""
+        """Close idle connections; connections in use are closed when they are returned."""
         self._closed = True
         while self._idle:
             self._idle.pop()[0].abort()

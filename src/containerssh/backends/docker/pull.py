@@ -1,4 +1,4 @@
-"""The stream of messages that a pull answers with."""
+"""The stream of progress messages of a pull."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class _Layer:
 
 
 class PullProgress:
-    """Reads a pull's messages: how far it is, and the error it may end with."""
+    """Parses the messages of a pull: its progress, and its error if it fails."""
 
     def __init__(self) -> None:
         self.error = ""
-        """The engine's words, once the pull has failed. The status of the reply says nothing: it was sent before."""
+        """The engine's error message if the pull failed. The HTTP status is sent before that is known."""
         self._layers: dict[str, _Layer] = {}
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
         """
-        Take the next bytes of the stream, cut anywhere.
+        Process the next bytes of the stream, split at any point.
 
         Raises:
-            ProtocolError: this is not a stream of JSON objects, one a line.
+            ProtocolError: the stream does not consist of JSON objects, one per line.
         """
         for line in self._lines(data):
             try:
@@ -45,13 +45,13 @@ class PullProgress:
             self._take(message)
 
     def end(self) -> None:
-        """The stream has ended: a last line may lack its end."""
+        """Process the end of the stream; the last line may lack a line end."""
         if self._rest:
             self.feed(b"\n")
 
     @property
     def percent(self) -> int | None:
-        """How much of what is known so far has been downloaded; None: nothing is known yet."""
+        """The percentage of the known total that has been downloaded; None while it is unknown."""
         total = sum(layer.total for layer in self._layers.values())
         if not total:
             return None

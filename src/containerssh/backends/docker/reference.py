@@ -1,4 +1,4 @@
-"""Names of images: what the engine's paths and pulls may be made of."""
+"""Image references: validation and parsing."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _LENGTH_LIMIT = 512
 
 @dataclass(frozen=True)
 class ImageReference:
-    """An image's name as configured, and as a registry knows it (the rules of the ``docker`` command)."""
+    """An image reference as configured and in its normalised form (by the rules of the ``docker`` command)."""
 
     text: str
-    """As configured; safe in a path."""
+    """As configured; safe in a URL path."""
     repository: str
-    """With the registry's name, ``docker.io/library/busybox``; empty for an image's id."""
+    """With the registry, as in ``docker.io/library/busybox``; empty for an image id."""
     tag: str
     """The tag, or the digest where there is one."""
 
@@ -36,10 +36,10 @@ class ImageReference:
 @lru_cache(128)
 def parse_reference(text: str) -> ImageReference:
     """
-    Understand an image's name.
+    Parse an image reference.
 
     Raises:
-        BackendError: no image can have this name.
+        BackendError: the reference is invalid.
     """
     if _IDENTIFIER.fullmatch(text):
         return ImageReference(text, "", "")

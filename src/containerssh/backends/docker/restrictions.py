@@ -1,4 +1,4 @@
-"""What an engine silently left out of the limits it was asked for: Podman does that, Docker refuses or warns."""
+"""Detection of restrictions that an engine silently dropped: Podman does that, Docker refuses or warns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LIMITS = ("Memory", "PidsLimit", "NanoCpus", "CpuQuota", "CpusetCpus")
 
 
 def walls_left_out(wanted: Mapping[str, Any], found: ContainerState) -> list[str]:
-    """Keys of the HostConfig *wanted* that keep a guest inside, and that the container *found* is without."""
+    """The isolation keys of the HostConfig *wanted* that were not applied to the container *found*."""
     keys = []
     runtime = wanted.get("Runtime")
     if runtime and PurePath(runtime).name != PurePath(found.runtime or _text(found.host.get("Runtime"))).name:
@@ -25,7 +25,7 @@ def walls_left_out(wanted: Mapping[str, Any], found: ContainerState) -> list[str
 
 
 def limits_left_out(wanted: Mapping[str, Any], found: ContainerState) -> list[str]:
-    """Keys of the HostConfig *wanted* that bound what a guest may use, and that the container *found* is without."""
+    """The resource limits of the HostConfig *wanted* that were not applied to the container *found*."""
     has = {**found.host, "NanoCpus": found.host.get("NanoCpus") or found.host.get("CpuQuota")}
     keys = [key for key in _LIMITS if wanted.get(key) and wanted[key] != -1 and not has.get(key)]
     names = {

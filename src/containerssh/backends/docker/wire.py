@@ -1,4 +1,4 @@
-"""HTTP/1.1 as the engine speaks it (RFC 9112): one exchange after another on a connection, every length bounded."""
+"""An HTTP/1.1 client for the engine (RFC 9112): sequential exchanges on a connection, with limits on all lengths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from containerssh.core.errors import ProtocolError
 from containerssh.core.streams import CHUNK
 
 HEAD_LIMIT = 64 * 1024
-"""The most bytes of a status line and its headers, and what the stream buffers while nobody reads."""
+"""The maximum size in bytes of a status line and headers, and of the stream's read buffer."""
 
 _HEADERS_LIMIT = 200
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?")
@@ -24,7 +24,7 @@ _LENGTH = re.compile(r"[0-9]{1,15}")
 
 @dataclass(frozen=True)
 class Request:
-    """A request; *target* is already escaped."""
+    """A request; *target* must be escaped."""
 
     method: str
     target: str
@@ -34,7 +34,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Head:
-    """A reply without its body; header names are in lower case, repeated ones joined by commas."""
+    """The head of a response; header names are lower-case, repeated headers are joined by commas."""
 
     status: int
     headers: Mapping[str, str]
@@ -43,10 +43,10 @@ class Head:
 
 def parse_head(data: bytes) -> Head:
     """
-    A status line and headers, with the empty line that ends them.
+    Parse a status line and headers, including the empty line that ends them.
 
     Raises:
-        ProtocolError: this is not HTTP/1.
+        ProtocolError: the data is not an HTTP/1 response.
     """
     lines = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
     status = _STATUS.fullmatch(lines[0])
@@ -68,10 +68,11 @@ def parse_head(data: bytes) -> Head:
 
 def body_length(head: Head, method: str) -> int | None:
     """
-    How many bytes follow *head*: a number, -1 for chunks, None for all until the end (RFC 9112 section 6.3).
+    The length of the body that follows *head*: a number, -1 for chunked, None for all data until the connection closes
+    (RFC 9112 section 6.3).
 
     Raises:
-        ProtocolError: the headers contradict one another.
+        ProtocolError: the headers are contradictory.
     """
     if method == "HEAD" or head.status < 200 or head.status in (204, 304):
         return 0
@@ -88,22 +89,22 @@ def body_length(head: Head, method: str) -> int | None:
 
 
 class Wire:
-    """A connection to the engine. Close it, or hand it back to the pool, where it was taken."""
+    """A connection to the engine. The user closes it or returns it to the pool."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
         self.answered = False
-        """Whether the current exchange has had a byte of its answer."""
+        """Whether any byte of the current response has been received."""
         self._spoiled = False
 
     async def ask(self, request: Request) -> Head:
         """
-        Send *request* and get the head of its answer, which may come before all of a large body was sent: then it is
-        a refusal, and the rest stays unsent.
+        Send *request* and return the head of the response. It may arrive before a large body is sent completely; it is
+        then a refusal, and the rest of the body is not sent.
 
         Raises:
-            ProtocolError: the answer is not HTTP.
+            ProtocolError: the response is not HTTP.
             OSError: the connection broke.
         """
         if len(request.body) <= CHUNK:
@@ -145,10 +146,10 @@ class Wire:
 
     async def head(self) -> Head:
         """
-        The head of the answer; interim answers (100) are skipped.
+        Read the head of the response; interim responses (1xx) are skipped.
 
         Raises:
-            ProtocolError: it is not HTTP, or too long.
+            ProtocolError: the response is not HTTP, or its head is too long.
             OSError: the connection broke.
         """
         while True:
@@ -166,11 +167,11 @@ class Wire:
 
     async def body(self, head: Head, method: str) -> AsyncGenerator[bytes]:
         """
-        The pieces of the body, at most CHUNK bytes each.
+        Read the body in pieces of at most CHUNK bytes.
 
         Raises:
-            ProtocolError: the framing is wrong.
-            OSError: the connection broke before the body's end.
+            ProtocolError: the framing is invalid.
+            OSError: the connection broke before the end of the body.
         """
         length = body_length(head, method)
         if length is None:
@@ -191,11 +192,11 @@ class Wire:
             raise _broken("the engine's answer has too many trailers")
 
     def is_fresh(self) -> bool:
-        """Whether it can be used for another exchange: nobody closed it so far."""
+        """Whether the connection can be used for another exchange, that is, has not been closed."""
         return not (self._spoiled or self.reader.at_eof() or self.writer.is_closing())
 
     def abort(self) -> None:
-        """Close at once, unsent bytes are dropped; safe to call twice."""
+        """Close at once; unsent data is dropped. A second call does nothing."""
         with suppress(Exception):
             self.writer.transport.abort()
 
@@ -230,7 +231,7 @@ class Wire:
 
 async def read_all(pieces: AsyncIterator[bytes], limit: int) -> bytes:
     """
-    A whole body.
+    Read a complete body.
 
     Raises:
         ProtocolError: it is longer than *limit* bytes.
