@@ -1,4 +1,4 @@
-"""The Engine API (https://docs.docker.com/reference/api/engine/), as far as a login needs it."""
+"""The Engine API (https://docs.docker.com/reference/api/engine/): the requests that a login needs."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _OUTPUT_LIMIT = 64 * 1024
 
 class EngineClient(Exchanges):
     """
-    Talks to one engine.
+    A client of one engine.
 
-    Every method raises :class:`EngineError` with the code of what it was doing. What may take longer than a question
-    (create, start, pull, remove) is limited by the caller.
+    Every method raises :class:`EngineError` with the code of its operation. The caller limits the time of operations
+    that may take long (create, start, pull, remove).
     """
 
     # -- images ------------------------------------------------------------------------------------------
 
     async def inspect_image(self, image: ImageReference) -> Image | None:
-        """The image, if the engine has it."""
+        """Information about the image; None if the engine does not have it."""
         path = f"/images/{quote(image.text, safe='/:@')}/json"
         code, doing = DockerCode.IMAGE_LISTING_FAILED, f"looking for the image {image.text}"
         async with self._soon(code, doing):
@@ -50,7 +50,7 @@ class EngineClient(Exchanges):
         progress: Callable[[PullProgress], None],
     ) -> None:
         """
-        Pull *image*; returns when the engine has all of it.
+        Pull *image*; returns when the pull is complete.
 
         *credentials* is the value of ``X-Registry-Auth``, or empty. *progress* is called as messages arrive.
         """
@@ -67,13 +67,13 @@ class EngineClient(Exchanges):
                 progress(report)
             report.end()
         if report.error:
-            # Podman has tried three times by itself.
+            # Podman itself retries three times.
             final = (await self.info()).is_podman
             cure = Cure.NOTHING if final else _cure_of_pull(report.error)
             raise counted(EngineError(code, f"{doing} failed: {report.error}", status=200, cure=cure))
 
     async def import_image(self, name: str, archive: bytes) -> None:
-        """Make an image called *name* of the root file system in *archive* (tar)."""
+        """Create the image *name* from the root file system in *archive* (tar)."""
         doing, code = f"making the image {name}", DockerCode.IMAGE_PULL_FAILED
         target = await self._target("/images/create", {"fromSrc": "-", "repo": name})
         request = Request("POST", target, {"Content-Type": "application/x-tar"}, archive)
@@ -88,7 +88,7 @@ class EngineClient(Exchanges):
     # -- containers --------------------------------------------------------------------------------------
 
     async def create_container(self, body: Mapping[str, Any], *, name: str, platform: str) -> str:
-        """Create a container; its id."""
+        """Create a container; return its id."""
         query = {key: value for key, value in (("name", name), ("platform", platform)) if value}
         answer = await self._call(
             DockerCode.CONTAINER_CREATE_FAILED, "creating the container", "POST", "/containers/create", query, body
@@ -96,12 +96,12 @@ class EngineClient(Exchanges):
         return identifier(answer.object(), DockerCode.CONTAINER_CREATE_FAILED)
 
     async def start_container(self, container: str) -> None:
-        """Start it; returns when its main program runs (or could not be run: that is an error)."""
+        """Start the container; returns when its main program runs. It is an error if the program cannot be run."""
         code, doing = DockerCode.CONTAINER_START_FAILED, "starting the container"
         await self._call(code, doing, "POST", f"/containers/{container}/start", accept=(304,))
 
     async def inspect_container(self, container: str) -> ContainerState | None:
-        """How it is; None when there is no such container."""
+        """The state of the container; None if it does not exist."""
         code, doing = DockerCode.CONTAINER_START_FAILED, "looking at the container"
         async with self._soon(code, doing):
             answer = await self._call(code, doing, "GET", f"/containers/{container}/json", accept=(404,))
@@ -122,7 +122,7 @@ class EngineClient(Exchanges):
         )
 
     async def container_output(self, container: str, *, terminal: bool, lines: int = 20) -> str:
-        """The last lines that it wrote; empty when they were not kept."""
+        """The last lines of the container's output; empty if it is not logged."""
         query = {"stdout": "1", "stderr": "1", "tail": str(lines)}
         request = Request("GET", await self._target(f"/containers/{container}/logs", query))
         data = bytearray()
@@ -135,7 +135,10 @@ class EngineClient(Exchanges):
         return data.decode("utf-8", "replace")
 
     async def remove_container(self, container: str) -> bool:
-        """Kill and remove it with its anonymous volumes; False when the engine is already at it. Gone is removed."""
+        """
+        Kill and remove the container and its anonymous volumes; True if it is gone, False if a removal is already in
+        progress.
+        """
         answer = await self._call(
             DockerCode.CONTAINER_REMOVE_FAILED,
             "removing the container",
@@ -147,7 +150,7 @@ class EngineClient(Exchanges):
         return answer.status != 409
 
     async def list_containers(self, label: str) -> dict[str, Mapping[str, str]]:
-        """Containers with *label* (``name`` or ``name=value``), running or not: their ids and their labels."""
+        """The containers with *label* (``name`` or ``name=value``), running or not: ids and labels."""
         query = {"all": "1", "filters": json.dumps({"label": [label]})}
         doing, code = "listing containers", DockerCode.CONTAINER_REMOVE_FAILED
         async with self._soon(code, doing):
@@ -162,7 +165,7 @@ class EngineClient(Exchanges):
         return found
 
     async def put_archive(self, container: str, path: str, archive: bytes) -> None:
-        """Unpack *archive* (tar) below *path* in the container, which need not run."""
+        """Unpack *archive* (tar) below *path* in the container, which need not be running."""
         doing, code = "putting files into the container", DockerCode.AGENT_KEPT_OUT
         target = await self._target(f"/containers/{container}/archive", {"path": path})
         request = Request("PUT", target, {"Content-Type": "application/x-tar"}, archive)
@@ -171,7 +174,7 @@ class EngineClient(Exchanges):
             raise refusal(code, doing, head.status, data)
 
     async def attach_container(self, container: str, on_error: Callable[[bytes], None]) -> Attached:
-        """The streams of its main program, which has no terminal. Close the result."""
+        """Attach to the main program, which has no terminal. The caller closes the result."""
         query = {"stream": "1", "stdin": "1", "stdout": "1", "stderr": "1"}
         target = await self._target(f"/containers/{container}/attach", query)
         request = Request("POST", target, UPGRADE)
@@ -181,7 +184,7 @@ class EngineClient(Exchanges):
     # -- programs beside the main one --------------------------------------------------------------------
 
     async def create_exec(self, container: str, command: tuple[str, ...], *, attached: bool) -> str:
-        """Prepare *command* in a running container; its id."""
+        """Create an exec of *command* in a running container; return its id."""
         body: dict[str, Any] = {"Cmd": list(command)}
         if attached:
             body |= {"AttachStdin": True, "AttachStdout": True, "AttachStderr": True}
@@ -195,7 +198,7 @@ class EngineClient(Exchanges):
         return identifier(answer.object(), DockerCode.EXEC_CREATE_FAILED)
 
     async def start_exec(self, exec_id: str) -> None:
-        """Start it detached."""
+        """Start the exec detached."""
         await self._call(
             DockerCode.EXEC_ATTACH_FAILED,
             "starting the agent",
@@ -205,7 +208,7 @@ class EngineClient(Exchanges):
         )
 
     async def attach_exec(self, exec_id: str, on_error: Callable[[bytes], None]) -> Attached:
-        """Start it and get its streams. Close the result."""
+        """Start the exec and attach to its streams. The caller closes the result."""
         body = json.dumps({"Detach": False, "Tty": False}).encode()
         headers = {**UPGRADE, "Content-Type": "application/json"}
         request = Request("POST", await self._target(f"/exec/{exec_id}/start"), headers, body)

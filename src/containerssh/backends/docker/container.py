@@ -1,4 +1,4 @@
-"""One container, from the request to create it until it is certainly gone."""
+"""One container, from the create request to its confirmed removal."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ T = TypeVar("T")
 _PAUSE = 0.5
 _TRIES = 3
 _ABSENCE = 10.0
-"""Seconds for which an engine that is being restarted does not listen."""
+"""How long in seconds an engine that is restarting may be unreachable."""
 _LISTS_AFTER = (0.0, 1.0, 3.0)
 
 
 async def persist(once: Callable[[], Awaitable[T]], *, on_error: Callable[[EngineError], None]) -> T:
     """
-    The result of *once*, tried again while that can help; the caller limits the time.
+    Call *once*, and retry while that can help; return its result. The caller limits the time.
 
     Raises:
-        EngineError: the engine refused, failed inside for the third time, or has not listened for ten seconds.
+        EngineError: the engine refused, had an internal error for the third time, or was unreachable for ten seconds.
     """
     failures = 0
     loop = asyncio.get_running_loop()
@@ -56,24 +56,25 @@ async def persist(once: Callable[[], Awaitable[T]], *, on_error: Callable[[Engin
 
 
 class EngineContainer:
-    """A container that may or may not exist: the reply to the create request can be lost."""
+    """A container that may or may not exist, because the reply to the create request can be lost."""
 
     def __init__(self, client: EngineClient) -> None:
         self.client = client
         self.launch = secrets.token_hex(16)
-        """The value of its label ``containerssh_launch``."""
+        """The value of the container's label ``containerssh_launch``."""
         self.id = ""
         self.attached: Attached | None = None
-        """The main program's streams, if it is us who read them."""
+        """The main program's streams, if this process reads them."""
         self._attempt: asyncio.Task[str] | None = None
         self._lost = False
 
     async def create(self, body: Mapping[str, Any], *, name: str, platform: str) -> None:
         """
-        One try to create it. When cancelled, the request goes on: :meth:`remove` waits for what comes of it.
+        Try once to create the container. On cancellation the request continues, and :meth:`remove` waits for its
+        result.
 
         Raises:
-            EngineError: it was refused, or nobody knows.
+            EngineError: the request was refused, or its result is unknown.
         """
         if self._lost:
             await self._sweep()
@@ -86,12 +87,12 @@ class EngineContainer:
             raise
 
     async def start(self) -> None:
-        """One try to start it."""
+        """Try once to start the container."""
         logger.debug(Event(DockerCode.CONTAINER_START, "Starting the container", containerId=self.id))
         await self.client.start_container(self.id)
 
     async def ended(self) -> EngineError | None:
-        """The reason why it does not run, with the end of its output; None while it runs."""
+        """The reason why the container does not run, with the end of its output; None while it runs."""
         state = await self.client.inspect_container(self.id)
         if state is not None and state.running:
             return None
@@ -111,7 +112,7 @@ class EngineContainer:
 
     async def remove(self) -> None:
         """
-        Remove it, however far it came; tries again until cancelled, since nobody else would.
+        Remove the container, in whatever state it is; retries until cancelled.
 
         Raises:
             EngineError: the engine refuses.
@@ -130,7 +131,7 @@ class EngineContainer:
             logger.debug(Event(DockerCode.CONTAINER_REMOVE_SUCCESSFUL, text, containerId=self.id))
 
     def give_up(self) -> None:
-        """The server ends: nobody waits for an engine that does not answer."""
+        """Stop retrying, because the server ends."""
         if self._attempt is not None:
             self._attempt.cancel()
 
@@ -141,7 +142,7 @@ class EngineContainer:
             pause = min(2 * pause, _PAUSE)
 
     async def _sweep_late(self) -> None:
-        # The engine may still be creating what it was asked for when the connection broke.
+        # The engine may still be processing the create request of a broken connection.
         for pause in _LISTS_AFTER:
             await asyncio.sleep(pause)
             if await self._sweep():

@@ -66,8 +66,8 @@ def create_body(
     if mount is not None:
         host["Mounts"] = [*host.get("Mounts", []), dict(mount)]
     if not host.get("LogConfig", {}).get("Type"):
-        # A guest can write to its main program's output, which the engine keeps on the host's disk. What we read
-        # ourselves it need not keep at all, and doing so takes half of the speed.
+        # A guest can write to its main program's output, which the engine logs to the host's disk. Attached streams
+        # need no log, which would halve their throughput.
         host["LogConfig"] = {"Type": "none"} if attached else _BOUNDED_LOG
     return {**container, "HostConfig": host, "NetworkingConfig": network}
 

@@ -1,4 +1,4 @@
-"""Starting a container with the agent in it, and getting the agent's link."""
+"""Starting a container with the guest agent in it, and connecting to the agent."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 UPLOADED_AGENT = ".containerssh/agent"
-"""Where the agent lies in a container that cannot see our files, below ``/``."""
+"""The path of the agent, relative to ``/``, in a container that cannot access the gateway's files."""
 
 _FIRST_LOOK = 0.1
 _SLOWEST_LOOK = 0.5
 _AGENT_LINES = 50
 _STREAM_BEFORE_STATE = 1.0
-"""Seconds for which a busy Podman still calls a container running after the end of its stream."""
+"""How long in seconds a busy Podman may still report a container as running after the end of its stream."""
 _SILENT_ENGINE = timedelta(seconds=2)
 
 
 class _SocketUseless(Exception):
-    """The agent cannot come by socket; *lasting*: it never will on this engine."""
+    """The agent cannot be reached through a socket; *lasting*: on this engine in general."""
 
     def __init__(self, why: str, *, lasting: bool) -> None:
         super().__init__(why)
@@ -59,7 +59,7 @@ class _SocketUseless(Exception):
 
 @dataclass
 class Start:
-    """One container for *login*; :meth:`run` is its life."""
+    """Starts one container for *login*; :meth:`run` is its lifetime."""
 
     engine: Engine
     instance: Instance
@@ -67,11 +67,11 @@ class Start:
     login: Login
     notices: Notices
     on_left: Callable[[EngineContainer], None]
-    """Told about a container that could not be removed in time."""
+    """Called with a container that could not be removed in time."""
     held: set[str] = field(default_factory=set)
-    """The ``launch`` of each container that somebody here still sees to."""
+    """The ``launch`` id of each container that this process still manages."""
     patience: timedelta = timedelta(seconds=10)
-    """After this an image's entrypoint is taken to ignore its arguments, which are the agent's command."""
+    """The time after which the image's entrypoint is assumed to ignore its arguments, which are the agent's command."""
     _last: EngineError | None = field(default=None, init=False)
     _agent_lines: int = field(default=0, init=False)
     _ends: float = field(default=0.0, init=False)
@@ -79,7 +79,8 @@ class Start:
     @asynccontextmanager
     async def run(self, within: timedelta) -> AsyncIterator[AgentLink]:
         """
-        A started container, with the login's files in it: its agent's link. It is removed at the end.
+        The scope of a started container with the login's files; yields the link to its agent. The container is removed
+        at the end.
 
         Raises:
             BackendError: it could not be started within *within*.
@@ -92,15 +93,15 @@ class Start:
             yield link
 
     def again(self) -> Self:
-        """The same for another container."""
+        """A copy for another container."""
         return replace(self)
 
     async def prepare(self) -> None:
         """
-        Session mode's part of the login: the image is there.
+        In session mode, prepare the login: make sure that the image exists.
 
         Raises:
-            BackendError: it cannot be had.
+            BackendError: the image is not available.
         """
         within = self.config.timeouts.container_start
         async with time_limit(within, partial(self._late, within)):
@@ -135,7 +136,7 @@ class Start:
         return await self._persist(lambda: self.engine.images.ready(reference, execution, self.notices))
 
     async def _kept(self, undo: AsyncExitStack, start: Callable[[AsyncExitStack], Awaitable[T]]) -> T:
-        """What *start* opens is closed at once when it fails, else by *undo*."""
+        """Run *start*; what it opens is closed at once if it fails, otherwise by *undo*."""
         async with AsyncExitStack() as opened:
             result = await start(opened)
             undo.push_async_callback(opened.pop_all().aclose)
@@ -163,7 +164,7 @@ class Start:
             if not is_main:
                 await self._persist(begin_beside)
         except EngineError as exc:
-            # Docker misses the folder that it shall mount. Podman makes an empty one, and then misses the agent there.
+            # Docker reports a missing mount source. Podman creates an empty folder, and does not find the agent in it.
             if _misses(exc, str(back.folder), "permission denied") or _misses(exc, back.command[0]):
                 raise _SocketUseless(exc.explanation, lasting=True) from exc
             raise
@@ -172,7 +173,7 @@ class Start:
         except EngineError as exc:
             kept = f"{MOUNT_POINT}/socket" in exc.explanation or _misses(exc, back.command[0])
             if exc.code == DockerCode.CONTAINER_ENDED and kept:
-                # Some runtimes and policies keep containers from the host's sockets; or an init missed the agent.
+                # Some runtimes and policies block the host's sockets; or an init did not find the agent.
                 raise _SocketUseless(exc.explanation, lasting=False) from exc
             raise
         undo.push_async_callback(finish, link.close, within=self.config.timeouts.signal)
@@ -226,8 +227,8 @@ class Start:
         changes: Mapping[str, object] | None = None,
     ) -> EngineContainer:
         """
-        A container whose main program is *agent*, or else the configured idle command; *undo* removes it. *changes* are
-        laid over the body of the request.
+        Create a container whose main program is *agent*, or the configured idle command; *undo* removes it. *changes*
+        override fields of the request body.
         """
         execution = self.config.execution
         container = EngineContainer(self.engine.client)
@@ -249,7 +250,7 @@ class Start:
         except EngineError as exc:
             if exc.status != 404 or "no such image" not in exc.explanation.lower():
                 raise
-            # The image went away since it was looked up.
+            # The image was removed since it was looked up.
             self.engine.images.forget(parse_reference(execution.image))
             await self._image()
             await self._persist(create)
@@ -262,14 +263,14 @@ class Start:
             try:
                 await container.remove()
             except BaseException:
-                # Refused, or out of time: the backend goes on trying, since nobody else will.
+                # Refused or timed out: the backend retries in the background.
                 self.on_left(container)
                 raise
             self.held.discard(container.launch)
 
         within = self.config.timeouts.container_stop
         if not container.id and asyncio.get_running_loop().time() >= self._ends:
-            # The engine has said nothing, and the user waits to hear of it.
+            # The engine has not responded, and the user is waiting for an error message.
             within = min(within, _SILENT_ENGINE)
         await finish(remove, within=within)
 
@@ -279,7 +280,7 @@ class Start:
         link: Callable[[], Awaitable[AgentLink]],
         begin_beside: Callable[[], Awaitable[None]] | None = None,
     ) -> AgentLink:
-        """The result of *link*, unless the container ends meanwhile: then the reason is told at once."""
+        """The result of *link*; if the container exits meanwhile, the reason is raised at once."""
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch(container, begin_beside))
@@ -305,7 +306,7 @@ class Start:
                 begin_beside = None
 
     async def _reason(self, container: EngineContainer, errors: BaseExceptionGroup[BaseException]) -> BaseException:
-        """The one error to tell: the container's own end explains that the agent does not answer."""
+        """The error to report: the exit of the container explains why the agent does not respond."""
         for error in errors.exceptions:
             if isinstance(error, EngineError) or not isinstance(error, Exception):
                 return error
@@ -333,12 +334,12 @@ class Start:
             return await persist(once, on_error=remember)
         except EngineError as exc:
             if exc.absent:
-                # Nobody is there who could remove a container either: that goes on behind the user's back.
+                # The engine is unreachable, so the removal continues in the background.
                 self._ends = asyncio.get_running_loop().time()
             raise
 
     async def _write_files(self, link: AgentLink) -> None:
-        """A file that cannot be written is a warning, as upstream: the login goes on."""
+        """Write the login's files. As in upstream, a file that cannot be written is only a warning."""
         limit = self.config.timeouts.command_start
         for path, content in self.login.files.items():
             logger.debug(Event(DockerCode.FILE_WRITE, "Writing a file", path=path))
@@ -351,7 +352,7 @@ class Start:
 
 
 def agent_archive(binary: Path) -> bytes:
-    """A tar archive with the agent, to be unpacked at ``/``."""
+    """A tar archive with the agent's binary, to be unpacked at ``/``."""
     content = binary.read_bytes()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -361,7 +362,7 @@ def agent_archive(binary: Path) -> bytes:
         entry = tarfile.TarInfo(UPLOADED_AGENT)
         entry.size, entry.mode = len(content), 0o755
         archive.addfile(entry, io.BytesIO(content))
-    # Without the padding behind the end: Podman's reader leaves before it, and the rest then breaks its pipe.
+    # Without trailing padding: Podman stops reading before it, and sending the rest would fail.
     return buffer.getvalue()[: archive.offset]
 
 

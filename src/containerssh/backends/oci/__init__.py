@@ -1,7 +1,7 @@
 """The embedded backend: containers by crun or runc, without a daemon.
 
-The gateway itself mounts nothing. A helper process of ours (:mod:`.worker`), started once and told what to do over a
-socket (:mod:`.launcher`), forks a child for each container; the child makes a mount namespace of its own, puts the
-container's files together there and becomes the runtime. When the runtime ends, the kernel takes every mount with it,
-however it ended. Without root the helper lives in a user namespace, where all of this works just the same.
+The gateway itself mounts nothing. A helper process (:mod:`.worker`), started once and controlled over a socket
+(:mod:`.launcher`), forks a child for each container. The child creates a mount namespace, assembles the container's
+files in it, and executes the runtime. When the runtime ends for any reason, the kernel removes the mounts with the
+namespace. Without root, the helper runs in a user namespace, where all of this works in the same way.
 """

@@ -1,6 +1,6 @@
 # Plain system calls: this runs in a child between fork and exec.
 # ruff: noqa: PTH101, PTH102, PTH112, PTH116, PTH123
-"""How the helper process (:mod:`.worker`) puts a container's files and namespaces together."""
+"""Assembly of a container's files and namespaces in the helper process (:mod:`.worker`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FIRST_USER_NAMESPACE = 0xEFFF_FFFD
 
 
 def new_user_namespace(base: int, size: int, owner: int = 0) -> int:
-    """A descriptor of a new user namespace with the map 0 -> *base*, made by the user *owner*."""
+    """Create a user namespace with the map 0 -> *base*, owned by the user *owner*; return a descriptor."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -43,17 +43,19 @@ def new_user_namespace(base: int, size: int, owner: int = 0) -> int:
 
 
 def hide_unified() -> None:
-    """crun up to 1.8 refuses hybrid control groups. With another file system here it uses those of version 1, and the
-    folders that it makes here nevertheless go away with the mount."""
+    """
+    Hide the unified hierarchy from crun up to 1.8, which refuses hybrid control groups. With another file system
+    mounted there it uses version 1; folders that it creates there disappear with the mount.
+    """
     syscalls.mount("none", "/sys/fs/cgroup/unified", "tmpfs", 0, "size=64k")
 
 
 def assemble(order: dict[str, Any]) -> None:
     """
-    Put a container's files together below ``order["at"]``, a folder that every user can reach.
+    Assemble a container's files below ``order["at"]``, a folder that is accessible to every user.
 
-    There: ``root`` (its overlay, or the copy), and ``0``, ``1``... for everything that is bound into it. All are opened
-    first, with the gateway's rights and before anything is mounted over them.
+    It then contains ``root`` (the overlay, or the copy), and ``0``, ``1``... for everything that is bind-mounted. All
+    sources are opened first, with the gateway's privileges and before anything is mounted over them.
     """
     at, container, base = order["at"], order["container"], order["base"]
     bound = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source in order["binds"]]
@@ -65,7 +67,7 @@ def assemble(order: dict[str, Any]) -> None:
         os.mkdir(folder, 0o700)
     syscalls.mount(f"/proc/self/fd/{own}", f"{at}/own", "", syscalls.MS_BIND)
     if namespace := order.get("user_namespace"):
-        # Made before the mounts: what the image is shifted by is the container's own map.
+        # Created before the mounts, since idmapped mounts use the container's own map.
         order["namespace_fd"] = new_user_namespace(*namespace)
         if "idmap" in order:
             order["idmap_fd"] = order["namespace_fd"]
@@ -87,10 +89,10 @@ def assemble(order: dict[str, Any]) -> None:
 
 def _mount_user_namespace(place: str, descriptor: int) -> None:
     """
-    Where the runtime finds what the container shall have, made by a user of its own.
+    Create the container's user namespace, with its own owner, and bind it to *place* for the runtime.
 
-    The kernel charges what all users of a namespace hold (inotify instances, timers, message queues...) to the user who
-    made it as well. If that were root, one guest could use up what root and all other guests may have.
+    The kernel also charges what the users of a namespace hold (inotify instances, timers, message queues...) to the
+    owner of the namespace. If root were the owner, one guest could exhaust the limits of root and of all other guests.
     """
     os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     syscalls.mount(f"/proc/self/fd/{descriptor}", place, "", syscalls.MS_BIND)
@@ -105,7 +107,7 @@ def _mount_root(storage: str, at: str, root: str, base: int) -> None:
     for folder in ("upper", "work"):
         os.mkdir(f"{at}/own/{folder}", 0o700)
     os.chown(f"{at}/own/upper", found.st_uid, found.st_gid)
-    # Some tools make images whose root only root may enter: no other user could start a program there.
+    # Some tools create images whose root folder only root may enter; other users could not start programs there.
     mode = found.st_mode & 0o1777 | 0o555
     os.chmod(f"{at}/own/upper", mode)
     os.chown(f"{at}/own/work", base, base)
@@ -113,7 +115,7 @@ def _mount_root(storage: str, at: str, root: str, base: int) -> None:
     if os.stat("/proc/self/ns/user").st_ino != _FIRST_USER_NAMESPACE:
         options += ",userxattr"
     try:
-        # Nothing in there outlives the container: its sync calls need not reach the disk (Linux 5.10).
+        # The data does not outlive the container, so sync calls need not reach the disk (Linux 5.10).
         syscalls.mount("overlay", root, "overlay", syscalls.MS_NODEV, f"{options},volatile")
     except OSError:
         syscalls.mount("overlay", root, "overlay", syscalls.MS_NODEV, options)

@@ -1,4 +1,4 @@
-"""The ``oci`` backend: a container for each login (or session), made by crun or runc."""
+"""The ``oci`` backend: a container for each login or session, run by crun or runc."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _FIND_LIMIT = timedelta(seconds=60)
 
 
 class OCIBackend:
-    """Containers without a daemon. Close it when the last login has ended."""
+    """Runs containers without a daemon. Close it after the last login has ended."""
 
     name = "oci"
 
@@ -58,23 +58,23 @@ class OCIBackend:
         self, login: Login, config: OCIConfig, notices: Notices
     ) -> AbstractAsyncContextManager[ConnectionHandler]:
         """
-        A container that lives as long as the scope; in session mode, one for each session.
+        The scope of a login's container; in session mode, each session has its own.
 
         Raises:
-            BackendError: it could not be started.
+            BackendError: the container could not be started.
         """
         return (self.container if config.mode is OCIMode.CONNECTION else self._sessions)(login, config, notices)
 
     @asynccontextmanager
     async def _sessions(self, login: Login, config: OCIConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
-        # What can be wrong with image or configuration is found here, where the user is still to be told why.
+        # Errors of the image or the configuration must be found here, while the user can still be told.
         async with time_limit(config.timeouts.container_start, lambda: _too_slow(config)):
             await self._prepare(login, config, notices)
         yield SessionModeConnection(partial(self.container, login, config, notices))
 
     @asynccontextmanager
     async def container(self, login: Login, config: OCIConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
-        """One container, ready for sessions; gone at the end."""
+        """The scope of one container, ready for sessions; it is removed at the end."""
         async with AsyncExitStack() as undo:
             async with time_limit(config.timeouts.container_start, lambda: _too_slow(config)):
                 self._expect_moves()
@@ -86,25 +86,25 @@ class OCIBackend:
                 link = await undo.enter_async_context(open_container(machine.host, spec))
             await _write_files(link, login, spec)
             container_id, connection = spec.id, ContainerConnection(link, _execution(config, spec))
-            # What it was made from would be kept for as long as it runs.
+            # Free the inputs, which would otherwise be kept as long as the container runs.
             del login, notices, spec, machine, image, link
             yield connection
             logger.debug(Event(OCICode.CONTAINER_REMOVE, "Removing the container", containerId=container_id))
 
     async def probe(self, config: OCIConfig) -> str:
         """
-        Which runtime works here.
+        Describe the runtime that works here.
 
         Raises:
-            BackendError: none does; the text says what is missing and how to get it.
+            BackendError: none does; the text says what is missing and how to install it.
         """
         machine = await self._machine(config)
         return str(machine.host.runtime)
 
     async def reap(self, config: OCIConfig) -> int:
         """
-        Remove what dead instances of this machine left: containers, their files, control groups. Whoever calls it
-        forgets the instance afterwards (:meth:`Instance.forget`).
+        Remove what dead instances of this machine left: containers, their files, control groups. The caller forgets the
+        instances afterwards (:meth:`Instance.forget`).
 
         Raises:
             BackendError: the helper process does not start.
@@ -118,7 +118,7 @@ class OCIBackend:
 
     async def collect(self, config: OCIConfig) -> None:
         """
-        Remove unpacked images that nobody has used for ``imageExpiry``, where this server uses unpacked images.
+        Remove unpacked images that have not been used for ``imageExpiry``, if this server uses unpacked images.
 
         Raises:
             BackendError: the helper process has ended.
@@ -128,7 +128,7 @@ class OCIBackend:
                 await machine.store.collect(config.image_expiry)
 
     async def close(self) -> None:
-        """End the helper process, and with it whatever still runs."""
+        """End the helper process, and with it all running containers."""
         for finding in list(self._finding.values()):
             finding.cancel()
             await asyncio.wait((finding,))
@@ -138,19 +138,22 @@ class OCIBackend:
             for machine in self._machines.values():
                 machine.close()
             self._machines.clear()
-            for data in self._data:  # also where no runtime worked, so that there never was a machine
+            for data in self._data:  # also if no runtime worked and there is no machine
                 with suppress(OSError):
                     (data / "containers" / self._instance.id).rmdir()
         await asyncio.to_thread(cgroups.kill_and_remove, self._instance.id)
 
     def _expect_moves(self) -> None:
-        """While the container is being described, the kernel can wait for what starting it would have to wait for."""
+        """
+        Trigger the kernel's RCU grace period while the container is being prepared, so that its start need not wait for
+        it.
+        """
         uses_groups = any(machine.host.runtime.cgroups for machine in self._machines.values())
         if uses_groups and (self._moves is None or self._moves.done()):
             self._moves = asyncio.get_running_loop().run_in_executor(None, cgroups.expect_moves)
 
     async def _machine(self, config: OCIConfig) -> Machine:
-        """What works here. It is found out once, also when those who asked first have left meanwhile."""
+        """The result of probing this machine. Probed once, even if the first callers are cancelled meanwhile."""
         key = (config.runtime, data_folder(self._instance, config))
         machine = self._machines.get(key)
         if machine is not None and self._launcher is not None and self._launcher.alive:
@@ -172,10 +175,10 @@ class OCIBackend:
     def _found(self, key: tuple[str, Path], finding: asyncio.Task[Machine]) -> None:
         del self._finding[key]
         if not finding.cancelled():
-            finding.exception()  # perhaps nobody waits for it any more
+            finding.exception()  # mark as retrieved, in case all callers were cancelled
 
     async def _running_launcher(self) -> Launcher:
-        """The helper process, started when there is none, and again when it died."""
+        """The helper process; started on first use, and again after it died."""
         if self._launcher is None or not self._launcher.alive:
             await self._undo.aclose()
             self._machines.clear()
@@ -189,7 +192,7 @@ class OCIBackend:
         limits = machine.limits(config)
         image = await machine.store.get(config, notices.notice)
         place = await machine.placement.place(image, config)
-        # In a thread: a hostile image's files can be long.
+        # In a thread: files of a hostile image can be large.
         user = await asyncio.to_thread(find_user, image.root, config.user or image.config.user)
         number = next(self._numbers)
         spec = ContainerSpec(
@@ -220,7 +223,7 @@ def _nothing_found() -> BackendError:
 
 
 def _annotations(login: Login, instance: Instance) -> dict[str, str]:
-    """What the docker backend has as labels."""
+    """The annotations, equal to the docker backend's labels."""
     return {
         "containerssh_connection_id": login.connection_id,
         "containerssh_ip": login.remote_address.host,
@@ -230,7 +233,10 @@ def _annotations(login: Login, instance: Instance) -> dict[str, str]:
 
 
 def _environment(login: Login, config: OCIConfig, spec: ContainerSpec) -> dict[str, str]:
-    """Later ones win: every login's own, the image's, the configured, the webhooks' (``webhooks.md`` section 7)."""
+    """
+    The container's environment. In increasing precedence: the login's, the image's, the configured, the webhooks'
+    variables (``webhooks.md`` section 7).
+    """
     user, root = spec.user, spec.image.root
     environment = {"PATH": DEFAULT_PATH, "HOSTNAME": spec.hostname, "HOME": user.home, "SHELL": shell_of(root, user)}
     if user.name:
@@ -245,7 +251,7 @@ def _environment(login: Login, config: OCIConfig, spec: ContainerSpec) -> dict[s
 
 
 def own_environment(login: Login, config: OCIConfig) -> dict[str, str]:
-    """The part of a login's variables that does not come from the image, nor from where it runs."""
+    """The variables of a login that come neither from the image nor from its surroundings."""
     environment: dict[str, str] = dict(entry.partition("=")[::2] for entry in config.env)
     if config.expose_auth_metadata_as_env:
         environment |= {name: value.value for name, value in login.metadata.items()}
@@ -266,7 +272,7 @@ def _execution(config: OCIConfig, spec: ContainerSpec) -> Execution:
 
 
 async def _write_files(link: AgentLink, login: Login, spec: ContainerSpec) -> None:
-    """Files from the webhooks; one that cannot be written is a warning, as upstream has it."""
+    """Write files from the webhooks. As in upstream, a file that cannot be written is only a warning."""
     for path, content in login.files.items():
         try:
             async with asyncio.timeout(spec.config.timeouts.command_start.total_seconds()):

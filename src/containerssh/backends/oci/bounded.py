@@ -1,4 +1,4 @@
-"""Tools that write as much as a stranger's image says, held to a size."""
+"""Running tools under a size limit for what they write, since an untrusted image determines it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from containerssh.core.codes import OCICode
 from containerssh.core.errors import BackendError
 
 _LOOK_AGAIN = 0.25
-# Looking takes longer the more files there are: a tenth of the time is enough.
+# Measuring takes longer the more files there are; spend at most a tenth of the time on it.
 _SHARE = 10
 
 
@@ -20,11 +20,11 @@ async def run_bounded(
     launcher: Launcher, argv: Sequence[str], environment: Mapping[str, str], folder: Path, most: int
 ) -> Ended:
     """
-    Run a program to its end; killed when there are more than *most* bytes in *folder* (0: no limit), or when the caller
-    is cancelled. It is looked at a few times a second, so a little more can have been written by then.
+    Run a program to completion; it is killed when *folder* contains more than *most* bytes (0: no limit), or when the
+    caller is cancelled. The size is measured a few times per second, so it may be exceeded slightly.
 
     Raises:
-        BackendError: it became too much.
+        BackendError: the limit was exceeded.
     """
     if not most:
         return await launcher.execute(argv, environment)
@@ -41,7 +41,10 @@ async def run_bounded(
 
 
 async def _look(launcher: Launcher, folder: Path, most: int) -> float:
-    """Seconds that it took. In the helper, since folders in there may be closed to us."""
+    """
+    Measure *folder*; return the seconds that this took. Done by the helper, since the gateway may not have access to
+    all folders.
+    """
     loop = asyncio.get_running_loop()
     began = loop.time()
     ended = await launcher.call("bound", folder=str(folder), most=most)

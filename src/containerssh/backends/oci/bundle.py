@@ -15,7 +15,7 @@ from containerssh.config.values import CAPABILITIES
 from containerssh.core.codes import OCICode
 from containerssh.core.errors import BackendError
 
-# Docker's default set, the most that a container gets unless asked for.
+# Docker's default set, the maximum unless more is configured.
 _DEFAULT = (
     "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID "
     "SYS_CHROOT"
@@ -24,7 +24,7 @@ DEFAULT_CAPABILITIES = tuple(_DEFAULT.split())
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# Files and folders below /proc and /sys that tell of the host, or reach it.
+# Files and folders below /proc and /sys that reveal or affect the host.
 _MASKED = (
     "/proc/acpi /proc/asound /proc/interrupts /proc/kcore /proc/keys /proc/kmsg /proc/kpagecgroup /proc/kpagecount "
     "/proc/kpageflags /proc/latency_stats /proc/sched_debug /proc/scsi /proc/timer_list /proc/timer_stats "
@@ -32,19 +32,19 @@ _MASKED = (
 )
 _READ_ONLY = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger"
 
-# When the whole machine runs out of memory, guests die before the server does.
+# If the machine runs out of memory, guests are killed before the server.
 _FIRST_TO_GO = 300
 
 _CPU_PERIOD = 100_000
 
-# All containers of a machine together have some 3000 (/proc/sys/kernel/pty): one must not take them all.
+# All containers of a machine share some 3000 terminals (/proc/sys/kernel/pty): one must not use them all.
 _MOST_TERMINALS = 256
 _LARGEST_SETTING = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What control groups shall hold a container to; None: no limit."""
+    """The resource limits to be enforced by control groups; None: no limit."""
 
     memory: int | None
     pids: int | None
@@ -54,7 +54,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class IdMap:
-    """Container id 0 is *base* in the helper's user namespace, and so on for *size* ids."""
+    """The id map: container id 0 is *base* in the helper's user namespace, for *size* consecutive ids."""
 
     base: int
     size: int
@@ -62,7 +62,7 @@ class IdMap:
 
 @dataclass(frozen=True)
 class BundleSpec:
-    """All that a ``config.json`` is made from, apart from the configuration itself."""
+    """The inputs of a ``config.json``, apart from the configuration itself."""
 
     root: str
     argv: Sequence[str]
@@ -72,14 +72,14 @@ class BundleSpec:
     hostname: str
     id_map: IdMap | None
     user_namespace: str | None
-    """Where the runtime finds a user namespace with this map; None: it makes one."""
+    """The path of an existing user namespace with this map; None: the runtime creates one."""
     cgroup: str | None
-    """The path of its control group; None where there are none to be had."""
+    """The path of the container's control group; None if control groups are unavailable."""
     limits: Limits
     mounts: Sequence[tuple[str, str, bool]]
-    """Outside (as the runtime sees it), inside, read-only: beyond the configured binds."""
+    """Mounts beyond the configured binds: source (as the runtime sees it), target, read-only."""
     binds: Sequence[str]
-    """What stands outside for each of the configured binds."""
+    """The sources of the configured binds."""
     annotations: Mapping[str, str]
 
 
@@ -97,7 +97,7 @@ def write_bundle(folder: Path, config: OCIConfig, spec: BundleSpec) -> None:
 
 
 def runtime_config(config: OCIConfig, spec: BundleSpec) -> dict[str, Any]:
-    """The configuration as the runtime specification has it."""
+    """The ``config.json`` document of the runtime specification."""
     capabilities = wanted_capabilities(config, devices_are_guarded=bool(spec.id_map or spec.cgroup))
     namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")]
     if config.network is OCINetwork.NONE:
@@ -129,10 +129,10 @@ def runtime_config(config: OCIConfig, spec: BundleSpec) -> dict[str, Any]:
 
 def wanted_capabilities(config: OCIConfig, *, devices_are_guarded: bool = True) -> list[str]:
     """
-    Docker's set, minus ``capDrop``, plus ``capAdd``, with ``CAP_``.
+    Docker's default capabilities, minus ``capDrop``, plus ``capAdd``, with ``CAP_``.
 
-    *devices_are_guarded*: whether a user namespace or a control group keeps the container from devices that it makes
-    files for. Without either, making them takes a ``capAdd``.
+    *devices_are_guarded*: whether a user namespace or a control group prevents the use of device files that the
+    container creates. Without either, ``CAP_MKNOD`` requires a ``capAdd``.
     """
     usual = set(DEFAULT_CAPABILITIES) - (set() if devices_are_guarded else {"MKNOD"})
     wanted = set() if "ALL" in config.cap_drop else usual - set(config.cap_drop)
@@ -141,7 +141,7 @@ def wanted_capabilities(config: OCIConfig, *, devices_are_guarded: bool = True) 
 
 
 def _process(config: OCIConfig, spec: BundleSpec, capabilities: list[str]) -> dict[str, Any]:
-    # A program of another user than root holds none, as everywhere; what root may have bounds what setuid could give.
+    # Programs of other users than root have no capabilities; the bounding set limits what setuid programs can gain.
     held = capabilities if spec.user.uid == 0 else []
     process: dict[str, Any] = {
         "terminal": False,
@@ -173,10 +173,10 @@ def _mounts(config: OCIConfig, spec: BundleSpec) -> list[dict[str, Any]]:
     if config.network is OCINetwork.NONE:
         mounts.append(_mount("/sys", "sysfs", ["nosuid", "noexec", "nodev", "ro"]))
     else:
-        # A user namespace may not mount the host network's sysfs, and the host's own would tell too much.
+        # A user namespace cannot mount the host network's sysfs, and binding the host's own would reveal too much.
         mounts.append(_mount("/sys", "tmpfs", ["nosuid", "noexec", "nodev", "ro", "size=0"]))
     if spec.cgroup and config.network is OCINetwork.NONE:
-        # Programs look for their limits here.
+        # Programs read their limits here.
         mounts.append(_mount("/sys/fs/cgroup", "cgroup", ["nosuid", "noexec", "nodev", "relatime", "ro"]))
     for point, options in config.tmpfs.items():
         mounts.append(_mount(point, "tmpfs", [*filter(None, options.split(",")), "nosuid", "nodev"]))
@@ -214,7 +214,7 @@ def _seccomp(config: OCIConfig, capabilities: list[str]) -> dict[str, Any] | Non
     if config.seccomp == "default":
         return default_profile(capabilities)
     try:
-        # A config server can name it: to open a pipe, say, would hold everybody up.
+        # A config server can set the path: opening a named pipe, for example, would block the server.
         if not Path(config.seccomp).is_file():
             raise FileNotFoundError(config.seccomp)
         with Path(config.seccomp).open("rb") as file:

@@ -13,12 +13,12 @@ _NAME = "containerssh"
 
 
 def cgroup_path(instance_id: str, container_id: str) -> str:
-    """What the runtime is told."""
+    """The control group path for the runtime."""
     return f"/{_NAME}/{instance_id}/{container_id}"
 
 
 def kill_and_remove(*names: str) -> None:
-    """Kill what is left in the group of an instance (or of a container: instance, container), and remove it."""
+    """Kill all processes in the group of an instance (or a container: instance, container), and remove the group."""
     for top in _tops(*names):
         groups = [Path(folder) for folder, _, _ in os.walk(top, topdown=False)]
         for group in groups:
@@ -26,27 +26,27 @@ def kill_and_remove(*names: str) -> None:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
         for group in groups:
-            with suppress(OSError):  # a group with a process that is just dying: the next start tries again
+            with suppress(OSError):  # a process in the group is still exiting: the next start retries
                 group.rmdir()
 
 
 def expect_moves() -> None:
     """
-    Make moves between control groups fast for some 15 ms, which takes as long: call it in a thread.
+    Make moves between control groups fast for about 15 ms. Takes as long itself: call it in a thread.
 
-    Before it moves a process, the kernel waits until no processor is in an older section of RCU, unless it has done so
-    just now. This process is moved to where it is already, so nothing changes.
+    Before it moves a process, the kernel waits for an RCU grace period unless one has just passed. This moves the
+    process to its current group, so nothing changes.
     """
     for file in _own_groups():
         try:
             file.write_text("0")
-        except OSError:  # read-only, say
+        except OSError:  # for example a read-only file system
             continue
         return
 
 
 def _own_groups() -> Iterator[Path]:
-    """The lists of processes of the groups that this process is in (cgroups(7): hierarchy, controllers, path)."""
+    """The ``cgroup.procs`` files of this process's groups (cgroups(7): hierarchy, controllers, path)."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         folders = [_ROOT, _ROOT / "unified"] if not controllers else [_ROOT / controllers.removeprefix("name=")]

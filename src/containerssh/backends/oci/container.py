@@ -1,4 +1,4 @@
-"""One container: its folder, its files, the runtime that keeps it, and the link to the agent in it."""
+"""One container: its folder, its files, its runtime process, and the link to its agent."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ _numbers = count()
 
 @dataclass(frozen=True)
 class Place:
-    """How the files of an image become a container's: found out by trying (``backend.py``)."""
+    """How an image's files become a container's root, determined by trying (:mod:`.placement`)."""
 
     image: Image
-    """As the container sees it: shifted where mounts cannot do that."""
+    """The image as the container sees it: a shifted copy where mounts cannot shift owners."""
     storage: str
-    """``overlay``; ``copy`` where that does not work (without root before Linux 5.11)."""
+    """``overlay``, or ``copy`` where overlays are unavailable (without root before Linux 5.11)."""
     id_map: IdMap | None
     idmapped: bool
-    """Whether the image is mounted with shifted owners."""
+    """Whether the image is mounted with shifted owners (idmapped)."""
 
     def order(self, container: Path, at: str, binds: Sequence[str]) -> dict[str, object]:
-        """The part of an order to the helper that says how to put the files together."""
+        """The part of an order to the helper that describes the assembly of the files."""
         order: dict[str, object] = {
             "at": at,
             "container": str(container),
@@ -61,12 +61,12 @@ class Place:
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """What a container shall be."""
+    """The description of a container to be started."""
 
     id: str
     config: OCIConfig
     image: Image
-    """To look things up in: without root, files of the container's users may be closed to us in a shifted copy."""
+    """The original image, for lookups: without root, the gateway may lack access to files in a shifted copy."""
     place: Place
     user: User
     environment: Mapping[str, str]
@@ -75,13 +75,13 @@ class ContainerSpec:
     annotations: Mapping[str, str]
 
     def with_environment(self, environment: Mapping[str, str]) -> ContainerSpec:
-        """A copy with this environment."""
+        """A copy of this description with *environment*."""
         return replace(self, environment=environment)
 
 
 @dataclass(frozen=True)
 class Host:
-    """Where containers live on this machine."""
+    """The resources of this machine that containers use."""
 
     instance: Instance
     launcher: Launcher
@@ -90,35 +90,35 @@ class Host:
 
     @property
     def makes_user_namespaces(self) -> bool:
-        """Whether the helper makes containers' user namespaces, and not the runtime."""
+        """Whether the helper, not the runtime, creates the containers' user namespaces."""
         return self.launcher.ranges is None and self.runtime.joins_user_namespaces
 
     @property
     def state(self) -> Path:
-        """Where the runtime keeps its state of our containers."""
+        """The runtime's state folder of this instance's containers."""
         return self.instance.runtime / self.runtime.kind
 
     def container_folder(self, container_id: str) -> Path:
-        """Where a container's bundle and its changes live."""
+        """The folder of a container's bundle and its changes."""
         return self.data / "containers" / self.instance.id / container_id
 
 
 @asynccontextmanager
 async def open_container(host: Host, spec: ContainerSpec) -> AsyncIterator[AgentLink]:
     """
-    Start a container with the agent as its first process; gone, with all it wrote, at the end.
+    Start a container with the agent as its first process; it is removed with all its data at the end.
 
-    The caller limits the time of the start; each step of the end is limited by ``containerStop``.
+    The caller limits the start; ``containerStop`` limits each step of the removal.
 
     Raises:
-        BackendError: it did not start.
+        BackendError: the container did not start.
     """
     within = spec.config.timeouts.container_stop
     async with dial_back(host.instance.runtime, architecture()) as back:
         argv = [*_entrypoint(spec), *back.command]
         async with running(host, spec, argv, {MOUNT_POINT: back.folder}, within) as child:
             link = await _first(back.accept(), child)
-            # What is kept while it runs takes memory for each login.
+            # References kept while it runs would take memory for each login.
             del spec, argv, back
             yield link
 
@@ -132,7 +132,7 @@ def _entrypoint(spec: ContainerSpec) -> Sequence[str]:
 async def running(
     host: Host, spec: ContainerSpec, argv: Sequence[str], mounts: Mapping[str, Path], within: timedelta
 ) -> AsyncIterator[Child]:
-    """A container that runs *argv*, with *mounts* (inside, outside) bound read-only."""
+    """The scope of a container that runs *argv*, with *mounts* (inside, outside) bound read-only."""
     container_id = spec.id
     folder = host.container_folder(container_id)
     make_private(folder.parent)
@@ -155,7 +155,7 @@ async def running(
 async def _written(
     host: Host, spec: ContainerSpec, folder: Path, argv: Sequence[str], mounts: Mapping[str, Path]
 ) -> dict[str, object]:
-    """What is to run, as a bundle in *folder*; the order to the helper that runs it."""
+    """Write the bundle to *folder*; return the order to the helper that runs it."""
     if spec.place.storage == "copy":
         await _copy_root(host, spec, folder)
     own = {**_write_files(folder, spec), **mounts}
@@ -189,7 +189,7 @@ async def _written(
 
 
 def _user_namespace(host: Host, id_map: IdMap | None) -> list[int] | None:
-    """The user namespace that the helper makes: base, size, whose it is. None: the runtime makes one."""
+    """The user namespace that the helper creates: base, size, owner. None: the runtime creates one."""
     if id_map is None or not host.makes_user_namespaces:
         return None
     return [id_map.base, id_map.size, id_map.base + next(_numbers) % id_map.size]
@@ -202,7 +202,9 @@ async def _copy_root(host: Host, spec: ContainerSpec, folder: Path) -> None:
 
 
 def _write_files(folder: Path, spec: ContainerSpec) -> dict[str, Path]:
-    """What engines put over a few files of the image. They are bound there: nothing is ever written into an image."""
+    """
+    Write the files that engines mount over some files of the image. They are bind mounts: the image is never modified.
+    """
     hosts = f"127.0.0.1\tlocalhost {spec.hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     texts = {"/etc/hostname": f"{spec.hostname}\n", "/etc/hosts": hosts, "/etc/resolv.conf": ""}
     if spec.config.network is OCINetwork.HOST:
@@ -225,7 +227,7 @@ def _working_directory(spec: ContainerSpec) -> str:
 
 
 async def _first(accepting: Coroutine[None, None, AgentLink], child: Child) -> AgentLink:
-    """The agent's link; an error as soon as the container has ended instead."""
+    """The agent's link; raises an error as soon as the container has ended instead."""
     accept = asyncio.create_task(accepting)
     ended = asyncio.create_task(child.wait())
     try:
@@ -241,7 +243,7 @@ async def _first(accepting: Coroutine[None, None, AgentLink], child: Child) -> A
 
 
 async def _end(host: Host, container_id: str, child: Child) -> None:
-    """Kill the container; what the runtime did not clean up itself is cleaned up here."""
+    """Kill the container, and remove what the runtime has not removed."""
     await child.stop()
     state = host.state / container_id
     left = await asyncio.to_thread(_kill_what_is_left, host, container_id, state)
@@ -265,7 +267,7 @@ async def _remove(host: Host, folder: Path) -> None:
             return
         reason = ended.last_words
     else:
-        # Without root, only a helper can remove what belongs to the container's users; the next start will have one.
+        # Without root, only a helper can remove files of the container's users; the next start has one again.
         try:
             await asyncio.to_thread(trees.remove, str(folder))
         except OSError as exc:
@@ -276,7 +278,9 @@ async def _remove(host: Host, folder: Path) -> None:
 
 
 def kill_by_state(state: Path) -> bool:
-    """Kill the first process of the container whose state a runtime left in *state*, if it is still that process."""
+    """
+    Kill the first process of the container whose state a runtime left in *state*, if the process id was not reused.
+    """
     for name, pid_key, start_key in (
         ("status", "pid", "process-start-time"),  # crun
         ("state.json", "init_process_pid", "init_process_start"),  # runc

@@ -1,4 +1,4 @@
-"""A minimal image made of this machine's static busybox: for ``containerssh demo``, and for tests."""
+"""A minimal image built from the host's static busybox, for ``containerssh demo`` and tests."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _FILES = {
 
 def demo_image(state: Path) -> Path:
     """
-    The root file system below *state*, made when it is missing; give its path as ``oci.image``. Blocks for a moment.
+    Create the root file system below *state* if it is missing; its path is used as ``oci.image``. Blocks briefly.
 
     Raises:
         BackendError: there is no static busybox.
-        OSError: it cannot be made.
+        OSError: the files cannot be written.
     """
     place = state / "demo-image"
     if (place / "bin/busybox").exists():
@@ -59,7 +59,7 @@ def demo_image(state: Path) -> Path:
         try:
             fresh.rename(place)
         except OSError:
-            if not (place / "bin/busybox").exists():  # else another process was faster
+            if not (place / "bin/busybox").exists():  # otherwise another process has created it
                 raise
     finally:
         remove(str(fresh))
@@ -67,7 +67,7 @@ def demo_image(state: Path) -> Path:
 
 
 def demo_archive(image: Path) -> bytes:
-    """The same as a tar archive, for an engine; whoever made it, its files belong to root."""
+    """The image as a tar archive for an engine; all files belong to root."""
 
     def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = 1000 if entry.name == "./home/demo" else 0
@@ -82,7 +82,7 @@ def demo_archive(image: Path) -> bytes:
 
 def _static_busybox() -> Path:
     found = shutil.which("busybox", path="/bin:/usr/bin:/sbin:/usr/sbin:" + os.environ.get("PATH", os.defpath))
-    # A dynamic program names its loader, in the first page of the file.
+    # A dynamically linked program names its loader in the first page of the file.
     if found is None or b"/ld-" in Path(found).read_bytes()[:4096]:
         raise BackendError(OCICode.IMAGE_FAILED, "the demo needs a static busybox: apt install busybox-static")
     return Path(found)
