@@ -1,4 +1,4 @@
-"""Images: a folder is used as it is; everything else is fetched and unpacked once, into a store by content."""
+"""Images: a folder is used directly; any other source is fetched and unpacked once, into a content-addressed store."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _POLICIES = ("/etc/containers/policy.json", "~/.config/containers/policy.json")
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What an image says about how to run it."""
+    """An image's configuration: how to run it."""
 
     env: Mapping[str, str] = field(default_factory=dict)
     entrypoint: tuple[str, ...] = ()
@@ -49,10 +49,10 @@ class ImageConfig:
     @classmethod
     def parse(cls, document: object) -> ImageConfig:
         """
-        From an image's configuration document (OCI image specification, ``config.md``).
+        Parse an image's configuration document (OCI image specification, ``config.md``).
 
         Raises:
-            ValueError: something in it has another shape.
+            ValueError: a field has an unexpected type.
         """
         config = document.get("config") if isinstance(document, dict) else None
         if config is None:
@@ -63,7 +63,7 @@ class ImageConfig:
         user, folder = config.get("User") or "", config.get("WorkingDir") or ""
         if not isinstance(user, str) or not isinstance(folder, str) or "\0" in user + folder:
             raise ValueError("User or WorkingDir is not text")
-        # JSON can spell half a surrogate pair, which is not a character: raises a ValueError.
+        # JSON can contain a lone surrogate, which cannot be encoded: raises a ValueError.
         (user + folder).encode()
         return cls(env, _texts(config, "Entrypoint"), user, folder)
 
@@ -78,7 +78,7 @@ def _texts(config: dict[str, Any], key: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Image:
-    """An image, ready to be a container's lower layer."""
+    """An unpacked image, ready to be the lower layer of a container's root."""
 
     root: Path
     config: ImageConfig = ImageConfig()
@@ -98,15 +98,15 @@ class ImageStore:
 
     @property
     def scratch_folder(self) -> Path:
-        """Where this instance unpacks."""
+        """The folder in which this instance unpacks images."""
         return self._folder / "scratch" / self._instance_id
 
     async def get(self, config: OCIConfig, tell: Callable[[str], None]) -> Image:
         """
-        The configured image, fetched if need be; *tell* gets a line for the user when that takes a while.
+        The configured image, fetched if necessary; *tell* receives a line for the user if that takes a while.
 
         Raises:
-            BackendError: it does not exist, cannot be fetched, or is broken.
+            BackendError: the image does not exist, cannot be fetched, or is corrupt.
         """
         kind, source, name = parse_image(config.image)
         if kind is ImageKind.FOLDER:
@@ -121,10 +121,10 @@ class ImageStore:
 
     async def shifted(self, image: Image, base: int, size: int) -> Image:
         """
-        A copy of *image* that belongs to shifted owners, for where mounts cannot do that; made anew when it changed.
+        A copy of *image* with shifted owners, where mounts cannot shift them; renewed when the image has changed.
 
         Raises:
-            BackendError: it cannot be copied.
+            BackendError: the image cannot be copied.
         """
         signature = image.content or await asyncio.to_thread(_tree_signature, image.root)
         key = hashlib.sha256(f"{signature} {base} {size}".encode()).hexdigest()
@@ -137,7 +137,7 @@ class ImageStore:
         return Image(place, image.config, image.content)
 
     async def collect(self, longer_than: timedelta) -> None:
-        """Remove unpacked images that no server of this machine has used for so long."""
+        """Remove unpacked images that no server of this machine has used for *longer_than*."""
         seconds = longer_than.total_seconds()
         if not self.uses.unused(seconds):
             return
@@ -178,7 +178,7 @@ class ImageStore:
         return await self._fetch(key, f"docker://{reference}", config, config.auth, again=again)
 
     def _by_name(self, key: str) -> Image | None:
-        """What was unpacked for *key* (the hash of a source, not of the content)."""
+        """The image unpacked for *key* (the hash of a source, not of the content)."""
         try:
             content = (self._folder / "names" / key).read_text()
         except FileNotFoundError:
@@ -216,7 +216,7 @@ class ImageStore:
         return image
 
     async def _copy_layout(self, source: str, scratch: Path, most: int, auth: OCIAuth | None) -> str:
-        """Copy *source* to an OCI layout in *scratch*; the digest of its configuration."""
+        """Copy *source* to an OCI layout in *scratch*; return the digest of its configuration."""
         argv = [_tool("skopeo"), *_policy_options(), "copy", "--quiet"]
         if _is_loopback(source):
             argv.append("--src-tls-verify=false")
@@ -243,7 +243,7 @@ class ImageStore:
         try:
             fresh.rename(self._folder / "content" / content)
         except OSError:
-            if self._by_content(content) is None:  # another server was faster, under another name
+            if self._by_content(content) is None:  # otherwise another server has unpacked it, under another name
                 raise
 
     async def _run(self, argv: list[str], scratch: Path, most: int) -> Ended:
@@ -252,7 +252,7 @@ class ImageStore:
 
     @asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
-        """A folder on the store's file system, gone at the end; a crash leaves it to the reaper."""
+        """A temporary folder on the store's file system; after a crash, the reaper removes it."""
         make_private(self.scratch_folder)
         scratch = self.scratch_folder / secrets.token_hex(8)
         scratch.mkdir(mode=0o700)
@@ -263,7 +263,7 @@ class ImageStore:
 
     @asynccontextmanager
     async def _lock(self, key: str) -> AsyncIterator[None]:
-        """One server at a time works on *key*."""
+        """A lock between servers for the work on *key*."""
         make_private(self._folder / "locks")
         descriptor = os.open(self._folder / "locks" / key, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
@@ -295,7 +295,7 @@ def _folder_image(root: Path) -> Image:
 
 
 def _fingerprint(kind: ImageKind, source: Path, name: str) -> str:
-    """Changes when the layout or the archive does."""
+    """A fingerprint that changes when the layout or archive changes."""
     file = source / "index.json" if kind is ImageKind.LAYOUT else source
     try:
         found = file.stat()
@@ -306,7 +306,7 @@ def _fingerprint(kind: ImageKind, source: Path, name: str) -> str:
 
 
 def _policy_options() -> list[str]:
-    """skopeo refuses to work without a signature policy; where there is one, it holds."""
+    """skopeo requires a signature policy: use the system's if it exists, otherwise accept all images."""
     there = any(Path(policy).expanduser().exists() for policy in _POLICIES)
     return [] if there else ["--insecure-policy"]
 
@@ -329,7 +329,7 @@ def _registry(source: str) -> str:
 
 
 def _is_loopback(source: str) -> bool:
-    """Docker, too, lets a registry on this very machine speak plain HTTP."""
+    """Whether the registry runs on this machine; like Docker, such a registry may use plain HTTP."""
     host = _registry(source).partition(":")[0]
     return source.startswith("docker://") and (host == "localhost" or host.startswith("127."))
 
@@ -344,10 +344,10 @@ def _write_auth(scratch: Path, source: str, auth: OCIAuth) -> Path:
 
 def verify_layout(layout: Path) -> str:
     """
-    Check that every blob of the layout's one image has the digest that it is known by; its configuration's digest.
+    Verify the digest of every blob of the single image in the layout; return the digest of its configuration.
 
     Raises:
-        OSError, ValueError: a blob is missing, differs, or is not what it should be.
+        OSError, ValueError: a blob is missing, differs from its digest, or has an unexpected type.
     """
     index = _read_json(layout / "index.json")
     manifests = index.get("manifests") if isinstance(index, dict) else None

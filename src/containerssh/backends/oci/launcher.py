@@ -31,14 +31,14 @@ _END_LIMIT = 15.0
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child of the helper ended: its status (negative: a signal) and the last 8 KiB that it wrote."""
+    """How a child of the helper ended: its status (negative: a signal) and the last 8 KiB of its output."""
 
     status: int
     output: str
 
     @property
     def last_words(self) -> str:
-        """Output for an error's text."""
+        """The output in a form for error messages."""
         return self.output.strip() or (
             f"status {self.status}" if self.status >= 0 else f"killed by signal {-self.status}"
         )
@@ -46,26 +46,28 @@ class Ended:
 
 @dataclass(eq=False)
 class Child:
-    """A child of the helper."""
+    """A child process of the helper."""
 
     number: int
     launcher: Launcher
     ended: asyncio.Future[Ended]
 
     async def start(self, do: str, **order: object) -> None:
-        """``run`` a container, ``check`` whether its files can be put together, ``exec`` a program, ``call`` a function
-        of :mod:`.trees`."""
+        """
+        Start the child: ``run`` a container, ``check`` whether its files can be assembled, ``exec`` a program, or
+        ``call`` a function of :mod:`.trees`.
+        """
         await self.launcher.tell(self.number, do, **order)
 
     async def wait(self) -> Ended:
-        """How it ended; waiting can be given up and begun again."""
+        """Wait for the end of the child. May be cancelled and called again."""
         return await asyncio.shield(self.ended)
 
     async def stop(self) -> Ended:
         """
-        Kill the container, let the runtime clean up after it, and kill the runtime if that takes it over 5 s.
+        Kill the container, let the runtime clean up, and kill the runtime if that takes longer than 5 s.
 
-        For a child that is not a runtime: kill it.
+        A child that is not a runtime is killed.
         """
         for attempt in range(60):
             if self.ended.done():
@@ -77,14 +79,16 @@ class Child:
 
 @dataclass(frozen=True)
 class IdRanges:
-    """The ids that an ordinary user may give to user namespaces, from /etc/subuid and /etc/subgid."""
+    """
+    The user and group ids that an unprivileged user may map into user namespaces, from /etc/subuid and /etc/subgid.
+    """
 
     uids: tuple[int, int]
     gids: tuple[int, int]
 
     @property
     def size(self) -> int:
-        """Ids that a container can have: id 0 of the helper's namespace is the user itself, and stays out of it."""
+        """The number of ids of a container. Id 0 of the helper's namespace is the user itself and not included."""
         return min(self.uids[1], self.gids[1])
 
 
@@ -93,7 +97,7 @@ def id_ranges() -> IdRanges:
     The first range of this user in both files.
 
     Raises:
-        BackendError: there is none, or newuidmap is missing.
+        BackendError: there is no range, or newuidmap is missing.
     """
     user = _user_name()
     missing = [name for name in ("newuidmap", "newgidmap") if shutil.which(name) is None]
@@ -133,25 +137,25 @@ def _read_ranges(path: Path, user: str) -> list[tuple[int, int]]:
 
 @dataclass(eq=False)
 class Launcher:
-    """The helper process. Open it with :func:`open_launcher`."""
+    """The helper process, started by :func:`open_launcher`."""
 
     socket: socket.socket
     ranges: IdRanges | None
-    """The ids of a helper in a user namespace of its own; None for root's."""
+    """The ids of a helper in its own user namespace; None for root."""
     _children: dict[int, Child] = field(default_factory=dict)
     _numbers: int = 0
     _gone: BackendError | None = None
     _sending: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """asyncio knows one writer per socket."""
+    """asyncio supports only one writer per socket."""
 
     @property
     def alive(self) -> bool:
-        """Whether the helper can still be told anything; if not, its containers are gone as well."""
+        """Whether the helper still runs; if not, its containers have ended as well."""
         return self._gone is None
 
     def child(self) -> Child:
         """
-        A child to be: see to its :meth:`Child.stop` first, then start it.
+        Create a child: arrange for its :meth:`Child.stop` first, then start it.
 
         Raises:
             BackendError: the helper has ended.
@@ -165,10 +169,10 @@ class Launcher:
 
     async def tell(self, task: int, do: str, **order: object) -> None:
         """
-        Send one order; an ended helper is noticed elsewhere.
+        Send one order. If the helper has ended, nothing is raised; :meth:`listen` handles that.
 
         Raises:
-            BackendError: it is too long.
+            BackendError: the order is too long.
         """
         packet = json.dumps({"task": task, "do": do, **order}).encode()
         if len(packet) > _PACKET:
@@ -178,15 +182,15 @@ class Launcher:
                 await asyncio.get_running_loop().sock_sendall(self.socket, packet)
 
     async def execute(self, argv: Sequence[str], environment: Mapping[str, str], **order: object) -> Ended:
-        """Run a program to its end; killed when the caller is cancelled."""
+        """Run a program to completion; it is killed when the caller is cancelled."""
         return await self._to_end("exec", argv=list(argv), environment=dict(environment), **order)
 
     async def call(self, function: str, **arguments: object) -> Ended:
-        """Run a function of :mod:`.trees` to its end; killed when the caller is cancelled."""
+        """Run a function of :mod:`.trees` to completion; it is killed when the caller is cancelled."""
         return await self._to_end("call", function=function, arguments=arguments)
 
     async def check(self, **order: object) -> Ended:
-        """Whether ``run`` could put this container's files together; its status is then 0."""
+        """Check whether ``run`` could assemble this container's files; if so, the status is 0."""
         return await self._to_end("check", **order)
 
     async def _to_end(self, do: str, **order: object) -> Ended:
@@ -199,7 +203,7 @@ class Launcher:
                 await self.tell(child.number, "kill")
 
     async def listen(self) -> None:
-        """Take in what the helper reports, until it ends."""
+        """Process the reports of the helper until it ends."""
         loop = asyncio.get_running_loop()
         try:
             while packet := await loop.sock_recv(self.socket, _PACKET):
@@ -224,10 +228,10 @@ class Launcher:
 @asynccontextmanager
 async def open_launcher() -> AsyncIterator[Launcher]:
     """
-    Start the helper; at the end every container is killed and the helper waited for.
+    Start the helper; at the end, kill all containers and wait for the helper.
 
     Raises:
-        BackendError: it cannot be started, or this user may not make user namespaces.
+        BackendError: the helper cannot be started, or this user may not create user namespaces.
     """
     rootless = os.geteuid() != 0
     ranges = id_ranges() if rootless else None
@@ -272,7 +276,7 @@ async def _spawn(descriptor: int, *, rootless: bool) -> asyncio.subprocess.Proce
 
 
 def clean_environment() -> dict[str, str]:
-    """What the helper and the programs it runs see of our environment: no secrets."""
+    """The environment of the helper and its programs, without secrets."""
     kept = ("PATH", "HOME", "XDG_RUNTIME_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     environment.setdefault("PATH", os.defpath)

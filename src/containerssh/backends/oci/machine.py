@@ -1,4 +1,4 @@
-"""What works on this machine: the runtime chosen by starting a container with it, and what it can be held to."""
+"""The capabilities of this machine: a working runtime, and the limits that it can enforce."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HOST_FOLDERS = ("/bin", "/lib", "/lib64", "/usr")
 
 @dataclass(eq=False)
 class Machine:
-    """A runtime that works, and a data folder."""
+    """A working runtime and its data folder."""
 
     host: Host
     store: ImageStore
@@ -40,17 +40,17 @@ class Machine:
     _told: bool = field(default=False)
 
     def close(self) -> None:
-        """Remove the folders of this instance; one that still holds something is left to the reaper."""
+        """Remove the folders of this instance; a folder that is not empty is left to the reaper."""
         for folder in (self.host.container_folder("any").parent, self.store.scratch_folder):
             with suppress(OSError):
                 folder.rmdir()
 
     def limits(self, config: OCIConfig) -> Limits:
         """
-        The limits that will hold.
+        The limits that can be enforced.
 
         Raises:
-            BackendError: one that is configured cannot be enforced here.
+            BackendError: a configured limit cannot be enforced here.
         """
         wanted = config.resources
         if self.host.runtime.cgroups:
@@ -69,16 +69,16 @@ class Machine:
 
 
 def data_folder(instance: Instance, config: OCIConfig) -> Path:
-    """Where images and containers of this configuration live."""
+    """The folder of this configuration's images and containers."""
     return Path(config.data_directory) if config.data_directory else instance.state / "oci"
 
 
 async def find_machine(launcher: Launcher, instance: Instance, config: OCIConfig) -> Machine:
     """
-    The first runtime that really starts a container here; takes a tenth of a second or so.
+    Find the first runtime that can start a container here, by starting one; takes about a tenth of a second.
 
     Raises:
-        BackendError: none does; the text has the reason for each.
+        BackendError: none works; the text contains the reason for each.
     """
     data = data_folder(instance, config)
     for folder in (data, data / "containers", data / "containers" / instance.id):
@@ -93,7 +93,7 @@ async def find_machine(launcher: Launcher, instance: Instance, config: OCIConfig
         try:
             await _try(host, placement, config)
         except (ContainerSSHError, OSError) as exc:
-            # Runtimes write several lines.
+            # Runtimes write several lines of output.
             reasons.append(f"{runtime}: {' | '.join(describe(exc).splitlines())}")
             continue
         logger.info(Event(OCICode.RUNTIME, f"Containers are run by {runtime}", runtime=runtime.path))
@@ -110,7 +110,7 @@ def _trial(root: Path, config: OCIConfig) -> OCIConfig:
 
 
 async def _try(host: Host, placement: Placement, config: OCIConfig) -> None:
-    """Run the host's own ``true`` in a container as tight as all others."""
+    """Run the host's ``true`` in a container with the same restrictions as all others."""
     root = host.data / "try"
     root.mkdir(mode=0o755, exist_ok=True)
     trial = _trial(root, config)

@@ -1,4 +1,4 @@
-"""How an image becomes a container's root: the best way that works here, found out by trying each."""
+"""How an image becomes a container's root: the best way that works here, determined by trying."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Placement:
-    """Remembers what worked, per file system of an image and kind of user namespace."""
+    """Caches which way worked, by the file system of an image and the kind of user namespace."""
 
     def __init__(self, host: Host, store: ImageStore) -> None:
         self._host = host
@@ -28,7 +28,7 @@ class Placement:
 
     async def place(self, image: Image, config: OCIConfig) -> Place:
         """
-        Where and how *image* is a container's root.
+        The way in which *image* becomes a container's root.
 
         Raises:
             BackendError: no way works.
@@ -56,11 +56,11 @@ class Placement:
             return IdMap(wanted.base, wanted.size) if wanted.enabled else None
         if not wanted.enabled:
             raise BackendError(OCICode.CONFIG_ERROR, "userNamespace cannot be turned off without root")
-        # 0 of the helper's namespace is the server's own user: what containers have begins behind it.
+        # Id 0 of the helper's namespace is the server's own user; containers' ids start after it.
         return IdMap(1, min(wanted.size, ranges.size))
 
     def _ways(self, id_map: IdMap | None) -> list[tuple[str, bool]]:
-        shift = id_map is not None and self._host.launcher.ranges is None  # idmapped mounts are for root alone
+        shift = id_map is not None and self._host.launcher.ranges is None  # idmapped mounts require root
         return [*([("overlay", True)] if shift else []), ("overlay", False), ("copy", False)]
 
     async def _as(self, image: Image, id_map: IdMap | None, storage: str, idmapped: bool) -> Place:
@@ -69,7 +69,7 @@ class Placement:
         return Place(image, storage, id_map, idmapped)
 
     async def _try(self, place: Place) -> str | None:
-        """Why *place* does not work; None when it does."""
+        """The reason why *place* does not work; None if it does."""
         if place.storage == "copy":
             return None
         folder = self._host.container_folder(f"try-{token_hex(4)}")

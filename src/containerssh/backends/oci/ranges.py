@@ -1,4 +1,4 @@
-"""Which users outside a container's users are: a range of ids for each, where that costs nothing."""
+"""The host ids of containers' users: a separate range for each container, where that needs no copying."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from containerssh.config.oci import OCIConfig
 
 @dataclass
 class Ranges:
-    """The ranges of ids that this server's containers have at this moment. The first is for those that must share."""
+    """The id ranges of this server's running containers. The first range is for containers that must share one."""
 
     _taken: set[int] = field(default_factory=set)
 
     @contextmanager
     def own(self, place: Place, config: OCIConfig, host: Host) -> Iterator[Place]:
         """
-        *place* for a container of its own, until it is gone.
+        *place* with an id range of its own, while the scope is open.
 
-        Unchanged where the container's files would then be another user's: in folders of the host that outlive it, and
-        in copies of the image. When all ranges are taken, it is one that another container has as well.
+        Unchanged where the files' owners would differ between containers: in host folders that outlive the container,
+        and in copies of the image. If all ranges are in use, a range is shared with another container.
         """
         count = config.user_namespace.range_count
         shift = place.id_map is not None and place.idmapped and host.makes_user_namespaces
@@ -32,7 +32,7 @@ class Ranges:
             yield place
             return
         size = place.id_map.size
-        # Other servers of this machine draw from the same ones.
+        # Other servers of this machine use the same ranges.
         number = first = 1 + secrets.randbelow(count - 1)
         while (base := place.id_map.base + number * size) in self._taken:
             number = number % (count - 1) + 1

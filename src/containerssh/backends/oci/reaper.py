@@ -1,4 +1,4 @@
-"""Removing what dead instances left behind, and nothing else."""
+"""Removal of what dead instances left behind."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ logger = logging.getLogger(__name__)
 
 async def reap(launcher: Launcher, instance: Instance, data: Path, dead: Sequence[str]) -> int:
     """
-    Kill and remove the containers of *dead* instances, with their half-fetched images; how many containers there were.
+    Kill and remove the containers of *dead* instances, and their partly fetched images; return the number of
+    containers.
 
-    Their mounts need no removing: they ended with the processes that saw them. A helper process that survived its
-    gateway ends its containers itself; this is for when both were killed, or the machine went down.
+    Mounts need no removal: they ended with their namespaces. A helper that survives its gateway ends its containers
+    itself; this covers the case that both were killed, or the machine was shut down.
     """
     count = 0
     for identity in dead:

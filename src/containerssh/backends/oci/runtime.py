@@ -1,4 +1,4 @@
-"""Finding a runtime that works on this machine, by starting something with it."""
+"""Detection of installed runtimes, and how they must be called."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _SYS_RESOURCE = 24
 
 @dataclass(frozen=True)
 class Runtime:
-    """A runtime, and how it has to be called here."""
+    """A runtime and how to call it on this machine."""
 
     path: str
     kind: str
     """``crun`` or ``runc``."""
     version: str
     cgroups: bool
-    """Whether it can use control groups here: no limit holds without them."""
+    """Whether the runtime can use control groups here; without them, no limits are enforced."""
     hide_unified: bool
-    """Whether the hybrid control groups' version 2 has to be hidden from it."""
+    """Whether version 2 of a hybrid control group setup must be hidden from the runtime."""
 
     @property
     def joins_user_namespaces(self) -> bool:
-        """Whether a container's user namespace may be another user's than the runtime's."""
-        # runc sets limits (RLIMIT_*) from outside, which takes this capability, or to have made the namespace.
+        """Whether a container's user namespace may be owned by another user than the runtime's."""
+        # runc sets RLIMIT_* from outside, which requires CAP_SYS_RESOURCE or ownership of the namespace.
         return self.kind == "crun" or has_capability(_SYS_RESOURCE)
 
     def argv(self, state: Path, *arguments: str) -> list[str]:
-        """The command line for *arguments*, with its state below *state*."""
+        """The command line for *arguments*, with the runtime's state below *state*."""
         if self.kind == "runc":
             return [self.path, "--root", str(state), *arguments]
         manager = "cgroupfs" if self.cgroups else "disabled"
@@ -49,10 +49,10 @@ class Runtime:
 
 async def find_runtimes(launcher: Launcher, config: OCIConfig) -> list[Runtime]:
     """
-    What is installed of the runtimes that the configuration allows: first those that would have control groups.
+    The installed runtimes that the configuration allows, those that can use control groups first.
 
     Raises:
-        BackendError: there is none.
+        BackendError: none is installed.
     """
     names = ("crun", "runc") if config.runtime == "auto" else (config.runtime,)
     environment = clean_environment()
@@ -84,7 +84,7 @@ def _is_hybrid() -> bool:
 
 
 def swap_can_be_limited() -> bool:
-    """Whether the kernel counts swap: else a limit for it is an error."""
+    """Whether the kernel accounts swap; otherwise a swap limit would be an error."""
     return any(
         Path(path).exists()
         for path in ("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", "/sys/fs/cgroup/system.slice/memory.swap.max")
@@ -92,21 +92,21 @@ def swap_can_be_limited() -> bool:
 
 
 def has_capability(number: int) -> bool:
-    """Whether this process, and so its helper, has the capability (linux/capability.h)."""
+    """Whether this process, and hence its helper, has the capability (linux/capability.h)."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return bool(int(fields["CapEff"], 16) >> number & 1)
 
 
 def architecture() -> str:
-    """This machine's, by Go's name."""
+    """The architecture of this machine in Go's naming."""
     machine = platform.machine()
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
 
 def staging_folder(*used: Path) -> str:
     """
-    A folder that every user can reach, which containers' files can be put together in: inside a mount namespace of
-    their own, so that nothing is seen of it elsewhere. Nothing of *used* lies below it.
+    A folder accessible to every user, in which containers' files can be assembled: only inside their own mount
+    namespace, so that nothing is visible elsewhere. It contains none of *used*.
 
     Raises:
         BackendError: there is none.

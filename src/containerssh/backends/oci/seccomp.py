@@ -1,6 +1,7 @@
-"""The default seccomp profile: system calls that programs in a container need, and nothing that reaches around it.
+"""The default seccomp profile: it allows the system calls that programs in a container need, and no calls that affect
+the host.
 
-What is not named answers ENOSYS, so that a program tries something older; what is refused on purpose answers EPERM.
+Unknown system calls return ENOSYS, so that programs fall back to older ones; calls refused on purpose return EPERM.
 """
 
 from __future__ import annotations
@@ -95,15 +96,15 @@ BY_CAPABILITY = {
     "CAP_BPF": "bpf",
     "CAP_PERFMON": "perf_event_open",
 }
-"""Calls that a capability is of no use without; whoever adds the capability means them."""
+"""The system calls that a capability requires; they are allowed together with it."""
 
-# Families of sockets (linux/socket.h) that containers use; the rest is old code, or reaches the host (vsock).
+# Socket families (linux/socket.h) that containers use; others are legacy code, or reach the host (vsock).
 _FAMILIES = (1, 2, 10, 16, 17)  # unix, inet, inet6, netlink, packet
 
 # Every CLONE_NEW* flag (linux/sched.h).
 _NEW_NAMESPACES = 0x7E02_0000
 
-# Personalities (linux/personality.h): Linux, Linux 32, each also without address randomisation, and "which is it?".
+# Personalities (linux/personality.h): Linux and Linux32, with and without ADDR_NO_RANDOMIZE, and the query.
 _PERSONALITIES = (0x0, 0x0008, 0x0004_0000, 0x0004_0008, 0x0002_0000, 0x0002_0008, 0xFFFF_FFFF)
 
 _ARCHITECTURES = {
@@ -117,7 +118,7 @@ _ARCHITECTURES = {
 
 
 def default_profile(capabilities: Collection[str]) -> dict[str, Any]:
-    """The profile (``linux.seccomp`` of the OCI runtime specification) for a container with these capabilities."""
+    """The seccomp profile (``linux.seccomp`` of the OCI runtime specification) for a container with *capabilities*."""
     return _profile(frozenset(BY_CAPABILITY) & frozenset(capabilities), platform.machine())
 
 
@@ -131,7 +132,8 @@ def _profile(capabilities: frozenset[str], machine: str) -> dict[str, Any]:
     rules += [_allow("personality", 0, value) for value in _PERSONALITIES]
     rules += [_allow("socket", 0, family) for family in _FAMILIES]
     if "clone" not in granted:
-        # s390 has the flags in the second argument. clone3 hides them in memory, so it is absent: programs use clone.
+        # s390 has the flags in the second argument. clone3 passes them in memory, so it is not allowed: programs then
+        # use clone.
         flags = 1 if machine == "s390x" else 0
         rules.append(
             {

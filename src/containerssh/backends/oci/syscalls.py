@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 lacks. Linux only; all raise OSError with what was tried."""
+"""System calls that Python 3.11 lacks. Linux only; all raise OSError naming the call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
 _MOUNT_ATTR_IDMAP = 0x0010_0000
 
-# The same numbers on every architecture: they are younger than the common table (Linux 5.2 to 5.12).
+# New system calls (Linux 5.2 to 5.12) have the same number on every architecture.
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_OPENAT2 = 437
@@ -58,7 +58,7 @@ def _check(result: int, what: str) -> int:
 
 
 def unshare(flags: int) -> None:
-    """Move this process (of one thread) into new namespaces."""
+    """Move this single-threaded process into new namespaces."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
@@ -71,7 +71,7 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 
 
 def mount_idmapped(source: str, target: str, user_namespace: int) -> None:
-    """A bind mount in which every owner is shifted as in *user_namespace* (a descriptor); Linux 5.12."""
+    """Create a bind mount with owners shifted as in *user_namespace* (a descriptor); Linux 5.12."""
     tree = _check(
         _libc.syscall(
             ctypes.c_long(_SYS_OPEN_TREE),
@@ -106,7 +106,9 @@ def mount_idmapped(source: str, target: str, user_namespace: int) -> None:
 
 
 def open_in_root(root: int, path: str, flags: int) -> int:
-    """openat2(2), Linux 5.6: no link and no ``..`` of *path* leads out of the folder *root*."""
+    """
+    openat2(2), Linux 5.6, with RESOLVE_IN_ROOT: no symbolic link or ``..`` in *path* leads out of the folder *root*.
+    """
     how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     result = _libc.syscall(
         ctypes.c_long(_SYS_OPENAT2),
@@ -119,15 +121,15 @@ def open_in_root(root: int, path: str, flags: int) -> int:
 
 
 def become_subreaper() -> None:
-    """Orphans below this process become its children, so that none can get lost (prctl(2))."""
+    """Make orphaned descendants children of this process, so that all can be waited for (prctl(2))."""
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0), "prctl")
 
 
 def keep_capabilities() -> None:
-    """From here on, becoming another user takes none of this process's capabilities (capabilities(7))."""
+    """Keep this process's capabilities when it changes its user id (capabilities(7))."""
     _check(_libc.prctl(_PR_SET_SECUREBITS, ctypes.c_ulong(_SECBIT_NO_SETUID_FIXUP), 0, 0, 0), "prctl")
 
 
 def set_process_name(name: str) -> None:
-    """What ps shows; at most 15 bytes."""
+    """Set the process name shown by ps; at most 15 bytes."""
     _check(_libc.prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0), "prctl")

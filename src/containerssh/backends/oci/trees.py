@@ -1,9 +1,10 @@
-# Names relative to descriptors, which paths cannot say.
+# Names are relative to descriptors, which pathlib does not support.
 # ruff: noqa: PTH101, PTH106, PTH118, PTH208
-"""Whole folders: copied, given to shifted owners, removed. All of it on trees that a guest may have made.
+"""
+Copying, shifting the owners of, and removing whole folders, whose contents a guest may have created.
 
-Nothing here follows a symbolic link, recurses, or builds a path from names in the tree: a guest can nest folders deeper
-than either Python's stack or the kernel's longest path.
+Nothing here follows symbolic links, recurses, or builds paths from names in the tree: a guest can nest folders deeper
+than Python's stack or PATH_MAX allow.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import stat
 from pathlib import Path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# File systems are made with about one inode for as many bytes.
+# File systems typically have one inode for about this many bytes.
 _ENTRY = 16 * 1024
 
 
 def remove(folder: str) -> None:
-    """Remove *folder* and all that is in it; it need not exist. However deep: subfolders are moved up."""
+    """Remove *folder* and its contents; it need not exist. To handle any depth, subfolders are moved up first."""
     try:
         top = os.open(folder, _FOLDER)
     except FileNotFoundError:
@@ -47,7 +48,7 @@ def _unlink(name: str, folder: int) -> bool:
 
 
 def _hoist(name: str, top: int, count: int) -> int:
-    """Empty and remove the folder *name* of *top*; its subfolders become folders of *top*."""
+    """Empty and remove the folder *name* in *top*; its subfolders are moved to *top*."""
     try:
         inner = os.open(name, _FOLDER, dir_fd=top)
     except PermissionError:
@@ -71,7 +72,7 @@ def _move_up(name: str, folder: int, top: int, count: int) -> int:
         try:
             os.rename(name, f".removing-{count}", src_dir_fd=folder, dst_dir_fd=top)
         except OSError as exc:
-            # A guest may have taken the name; the next one is free, or the one after it.
+            # A guest may have used this name; try the following ones.
             if exc.errno not in (errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY):
                 raise
         else:
@@ -79,7 +80,10 @@ def _move_up(name: str, folder: int, top: int, count: int) -> int:
 
 
 def copy(source: str, target: str) -> None:
-    """Copy the folder *source* to the new folder *target*: links, owners and modes kept, no device or socket."""
+    """
+    Copy the folder *source* to the new folder *target*, with symbolic links, owners and modes, without devices and
+    sockets.
+    """
     shutil.copytree(source, target, symlinks=True, ignore=_special_files)
     for folder, folders, files in os.walk(target):
         original = os.path.join(source, os.path.relpath(folder, target))
@@ -98,10 +102,10 @@ def _special_files(folder: str, names: list[str]) -> list[str]:
 
 def shift(folder: str, base: int, size: int) -> None:
     """
-    Give what belongs to id n to *base* + n; the setuid bits, which that clears, are set again.
+    Change each owner id n to *base* + n; setuid bits, which chown clears, are restored.
 
     Raises:
-        ValueError: an owner is not below *size*.
+        ValueError: an owner id is not below *size*.
     """
     seen: set[tuple[int, int]] = set()
     for path, _, names, handle in os.fwalk(folder, follow_symlinks=False):
@@ -128,11 +132,11 @@ def _shift_one(path: str, name: str, handle: int, base: int, size: int, seen: se
 
 def bound(folder: str, most: int) -> None:
     """
-    Count what *folder* takes on its disk while others write in it. A disk has only so many inodes: each file
-    counts as at least 16 KiB.
+    Measure the disk usage of *folder* while others write to it. Each file counts as at least 16 KiB, because inodes are
+    limited as well.
 
     Raises:
-        ValueError: it is more than *most* bytes.
+        ValueError: the usage exceeds *most* bytes.
     """
     total, seen = 0, set()
     for _, folders, files, handle in os.fwalk(folder, follow_symlinks=False):
@@ -149,7 +153,7 @@ def bound(folder: str, most: int) -> None:
 
 
 def signature(folder: Path) -> str:
-    """A hash over names, kinds, sizes, owners and times of the whole tree: another one means that it was changed."""
+    """A hash over names, types, sizes, owners and times of the whole tree, to detect changes."""
     digest = hashlib.sha256()
     for path, folders, files in os.walk(folder):
         folders.sort()

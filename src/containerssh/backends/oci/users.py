@@ -1,4 +1,4 @@
-"""Who programs run as: names of the image's /etc/passwd and /etc/group; and paths inside an image, looked up safely."""
+"""Users of programs, resolved by the image's /etc/passwd and /etc/group; and safe lookup of paths inside an image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from containerssh.core.errors import BackendError
 _LARGEST = 1024 * 1024
 _LARGEST_ID = 2**32 - 2
 _MOST_GROUPS = 256
-# A path that the kernel takes (PATH_MAX). A longer one could not be entered, but would be looked up bit by bit.
+# The kernel's PATH_MAX. Longer paths could not be opened anyway, and resolving them would take long.
 _LONGEST_PATH = 4095
 
 
@@ -33,10 +33,10 @@ class User:
 
 def find_user(root: Path, wanted: str) -> User:
     """
-    The user ``name``, ``uid``, ``name:group`` ... of the image in *root*; empty means root.
+    Resolve ``name``, ``uid``, ``name:group`` ... in the image at *root*; empty means root.
 
     Raises:
-        BackendError: the image does not know the name.
+        BackendError: the image does not define the name.
     """
     name, _, group = (wanted or "0").partition(":")
     user = _find(root, name)
@@ -89,13 +89,16 @@ def _entries(root: Path, name: str, count: int) -> Iterator[list[str]]:
 
 
 def _read(root: Path, name: str) -> str:
-    """The beginning of a regular file of the image; nothing where there is none. Its links cannot lead out of it."""
+    """
+    Read the beginning of a regular file of the image; empty if it does not exist. Symbolic links cannot lead out of the
+    image.
+    """
     try:
         found = open_inside(root, name, os.O_PATH)
     except OSError:
         return ""
     try:
-        # An image can have a device there, and opening one is enough to make the host do something.
+        # The path may be a device node, and merely opening a device can have effects on the host.
         if not stat.S_ISREG(os.fstat(found).st_mode):
             return ""
         with Path(f"/proc/self/fd/{found}").open("rb") as file:
@@ -107,7 +110,7 @@ def _read(root: Path, name: str) -> str:
 
 
 def open_inside(root: Path, name: str, flags: int) -> int:
-    """A descriptor of *name* below *root*, which is / to every symbolic link on the way."""
+    """Open *name* below *root*, which is the root folder for all symbolic links on the way; return a descriptor."""
     folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return syscalls.open_in_root(folder, name, flags)
@@ -116,7 +119,7 @@ def open_inside(root: Path, name: str, flags: int) -> int:
 
 
 def has_program(root: Path, path: str) -> bool:
-    """Whether the image has the program *path*."""
+    """Whether the image contains the program *path*."""
     try:
         descriptor = open_inside(root, path, os.O_PATH)
     except OSError:
@@ -129,7 +132,7 @@ def has_program(root: Path, path: str) -> bool:
 
 
 def shell_of(root: Path, user: User) -> str:
-    """The user's own shell if the image has it, else /bin/bash, else /bin/sh."""
+    """The user's shell if it exists in the image, otherwise /bin/bash or /bin/sh."""
     for shell in (user.shell, "/bin/bash"):
         if shell.startswith("/") and has_program(root, shell):
             return shell
@@ -137,7 +140,7 @@ def shell_of(root: Path, user: User) -> str:
 
 
 def _exists(root: Path, path: str) -> bool:
-    """Whether there is anything at *path* itself, a link that leads nowhere included."""
+    """Whether *path* itself exists, dangling links included."""
     try:
         os.close(open_inside(root, path, os.O_PATH | os.O_NOFOLLOW))
     except OSError:
@@ -147,13 +150,13 @@ def _exists(root: Path, path: str) -> bool:
 
 def settle_folder(root: Path, path: str) -> str:
     """
-    Where a program starts that is to start in *path*: the same place, by a path without links in the image.
+    The path without symbolic links in the image of the working directory *path*.
 
-    runc up to 1.1.11 can be led out of the container by a working directory below /proc, which a link of the image
-    could name as well.
+    runc up to 1.1.11 can be led out of the container by a working directory below /proc, which a link in the image
+    could refer to.
 
     Raises:
-        BackendError: it lies below /proc, /sys or /dev, or is not a folder.
+        BackendError: the path is below /proc, /sys or /dev, or is not a folder.
     """
     if len(path) > _LONGEST_PATH:
         raise BackendError(

@@ -1,7 +1,7 @@
-"""Which unpacked images are in use, and since when others are not: several servers may share them.
+"""Tracks which unpacked images are in use and when the others were last used; several servers may share them.
 
-For each there is a file in ``used``: who has a container of the image holds a shared lock on it, and its time is that
-of the last use.
+For each image there is a file in ``used``. A server that has a container of the image holds a shared lock on the file,
+and its modification time is the time of the last use.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _KINDS = ("content", "shifted")
 
 
 class Uses:
-    """The uses of the images in one store."""
+    """Tracks the uses of the images in one store."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def touch(self, root: Path) -> None:
-        """The image at *root* was asked for: it will not be old for a while."""
+        """Record a use of the image at *root*."""
         if (file := self._file(root)) is not None:
             make_private(file.parent)
             os.close(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -37,7 +37,8 @@ class Uses:
     @contextmanager
     def hold(self, root: Path) -> Iterator[None]:
         """
-        Keep the image at *root* while there is a container of it; a folder that is not the store's is always kept.
+        Protect the image at *root* from removal while there is a container of it; folders outside the store are not
+        tracked.
 
         Raises:
             BackendError: it has just been removed.
@@ -57,12 +58,15 @@ class Uses:
             os.close(descriptor)
 
     def unused(self, longer_than: float) -> list[Path]:
-        """The folders of images that nobody has asked for in so many seconds."""
+        """The folders of images that have not been used for *longer_than* seconds."""
         return [place for place in self._places() if self._age(place) > longer_than]
 
     @asynccontextmanager
     async def taking(self, place: Path, longer_than: float) -> AsyncIterator[bool]:
-        """Whether *place* may be removed inside: no server has a container of it, and it is still unused."""
+        """
+        Lock *place* for removal; yields whether it may be removed: no server has a container of it, and it is still
+        unused.
+        """
         file = self._named(place)
         descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
@@ -79,7 +83,7 @@ class Uses:
                 yield from sorted((self._folder / kind).iterdir())
 
     def _age(self, place: Path) -> float:
-        """Of an image that is used for the first time since there are such files: none."""
+        """The age of an image without such a file is counted from now."""
         try:
             return time.time() - self._named(place).stat().st_mtime
         except FileNotFoundError:
@@ -108,8 +112,8 @@ async def collect(
     uses: Uses, folder: Path, scratch: Path, longer_than: float, rename: Callable[[Path, Path], Awaitable[bool]]
 ) -> list[Path]:
     """
-    Move the images that nobody has used in *longer_than* seconds from *folder* to *scratch*, by *rename*, and forget
-    their names; where they were.
+    Move images that have not been used for *longer_than* seconds from *folder* to *scratch* by *rename*, and delete
+    their records; return their former paths.
     """
     taken = []
     for place in uses.unused(longer_than):

@@ -1,21 +1,23 @@
 # Plain system calls: most of this runs in a child between fork and exec.
 # ruff: noqa: PTH208, PTH123, S606
-"""The helper process: mounts, starts and ends the containers of one gateway (see the package's own text).
+"""
+The helper process: mounts, starts and ends the containers of one gateway (see the package's docstring).
 
-It has one thread, does one thing at a time, and never waits: whatever may take long runs in a child. It speaks JSON,
-one object per packet, over the socket that it inherits:
+It is single-threaded and never blocks: anything that may take long runs in a child. It speaks JSON, one object per
+packet, over an inherited socket:
 
 - in: ``{"task": n, "do": "run"|"check"|"exec"|"call", ...}`` starts a child, ``{"task": n, "do": "stop"|"kill"}`` ends
-  it;
-- out: ``{"task": n, "ended": status, "output": the last of its output}``, once.
+it;
 
-When the gateway goes away, however that happens, the socket ends: all containers are killed, and this process ends.
-A container's output is a file on a small file system of its own, which is read once, at the end. It is no pipe: who
-writes to a pipe from memory of which a page is long in coming holds its lock, and with that whoever reads, even one who
-asked not to wait. Nor a socket, which takes descriptors along, whose closing can wait for as long (``SO_LINGER``).
+- out: ``{"task": n, "ended": status, "output": the end of its output}``, once.
 
-Without root it first moves into a user namespace, for which the gateway writes the maps: it says ``{"map": pid}`` and
-waits for ``{"mapped": true}``.
+When the gateway ends for any reason, the socket closes: the helper then kills all containers and exits. A container's
+output is a file on a small file system of its own, which is read once, at the end. It is not a pipe: a guest that
+writes to a pipe from memory whose pages are slow to load (userfaultfd, FUSE) holds the pipe's lock and blocks even a
+non-blocking reader. Nor is it a socket, which can carry descriptors whose closing can block (``SO_LINGER``).
+
+Without root, the helper first creates a user namespace, for which the gateway writes the id maps: it sends ``{"map":
+pid}`` and waits for ``{"mapped": true}``.
 """
 
 from __future__ import annotations
@@ -45,16 +47,17 @@ class _Task:
     number: int
     pid: int
     words: socket.socket
-    """What it says itself. Only we and the programs of the host that we start hold the other side; a container's
-    is closed before it starts."""
+    """
+    The error messages of the child itself. Only the helper and host programs that it starts hold the other end; it is
+    closed before a container starts.
+    """
     is_runtime: bool
     output: int | None = None
-    """The file that a container's output goes to, for reading: guests may have it open too, and do with it what they
-    like."""
+    """The file with a container's output, opened for reading; guests may have it open too and modify it in any way."""
     tail: bytearray = field(default_factory=bytearray)
 
     def hear(self) -> bool:
-        """Take what is there, keep the last of it; False at the end."""
+        """Read available data and keep the end of it; False at EOF."""
         try:
             data, files, _, _ = socket.recv_fds(self.words, 65_536, 1)
         except BlockingIOError:
@@ -68,7 +71,7 @@ class _Task:
         return bool(data)
 
     def close(self) -> bytes:
-        """Give all back; the last of its output, after its own words."""
+        """Close all descriptors; return the messages followed by the end of the output."""
         self.words.close()
         if self.output is None:
             return bytes(self.tail)
@@ -80,7 +83,7 @@ class _Task:
 
 
 class Worker:
-    """The helper process's one object."""
+    """The state of the helper process."""
 
     def __init__(self, gateway: socket.socket) -> None:
         self._gateway = gateway
@@ -89,7 +92,7 @@ class Worker:
         self._events = selectors.DefaultSelector()
 
     def enter_user_namespace(self) -> None:
-        """Become root in a user namespace that the gateway fills with the ids it may use."""
+        """Create a user namespace and become root in it; the gateway maps the ids that it may use."""
         syscalls.unshare(syscalls.CLONE_NEWUSER)
         self._say({"map": os.getpid()})
         if json.loads(self._gateway.recv(PACKET)) != {"mapped": True}:
@@ -99,7 +102,7 @@ class Worker:
         os.setresuid(0, 0, 0)
 
     def serve(self) -> None:
-        """Work until the gateway is gone; then end every child."""
+        """Process orders until the gateway has gone; then end all children."""
         woken, wakes = socket.socketpair()
         for end in (woken, wakes):
             end.setblocking(False)
@@ -129,12 +132,12 @@ class Worker:
             return b""
 
     def _hear(self, task: _Task) -> None:
-        # It may have ended in this very round of events, its descriptor closed or another's already.
+        # The task may have ended in the same batch of events; its descriptor may be closed or reused.
         if self._tasks.get(task.number) is task and not task.hear():
             self._events.unregister(task.words)
 
     def _say(self, message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # a gateway that is gone shows as the end of the socket
+        with contextlib.suppress(OSError):  # the end of the socket shows that the gateway has gone
             self._gateway.send(json.dumps(message).encode())
 
     # Children
@@ -181,7 +184,7 @@ class Worker:
                 self._ended(task, os.waitstatus_to_exitcode(status))
 
     def _ended(self, task: _Task, status: int) -> None:
-        # What it left is read, its end not waited for: what a program of the host left behind may hold the other side.
+        # Read what is available, without waiting for EOF: orphans of a host program may hold the other end.
         with contextlib.suppress(KeyError):
             self._events.unregister(task.words)
         for _ in range(16):
@@ -195,7 +198,7 @@ class Worker:
         self._say({"task": task.number, "ended": status, "output": output.decode(errors="replace")})
 
     def _kill_orphans(self) -> None:
-        """A child that is nobody's task lost its runtime: its container has no keeper any more."""
+        """Kill children without a task: their runtime has died, so nothing manages their container."""
         known = {task.pid for task in self._tasks.values()}
         for pid in _children(os.getpid()):
             if pid not in known:
@@ -214,14 +217,14 @@ class Worker:
             time.sleep(0.01)
 
     def _idmap(self, base: int, size: int) -> int:
-        """A descriptor of a user namespace with the map 0 -> *base*; made once."""
+        """A descriptor of a user namespace with the map 0 -> *base*; created once."""
         if (base, size) not in self._idmaps:
             self._idmaps[base, size] = new_user_namespace(base, size)
         return self._idmaps[base, size]
 
 
 def _children(pid: int) -> list[int]:
-    """The children of all threads: runc's is of whichever thread it was made by."""
+    """The children of all threads of *pid*: runc may fork from any of its threads."""
     children: list[int] = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -231,7 +234,9 @@ def _children(pid: int) -> list[int]:
 
 
 def _end(task: _Task, *, at_once: bool) -> None:
-    """A runtime is left to clean up after its container, whose first process is its child; the rest is killed."""
+    """
+    End a task: for a runtime, kill the container's first process and let the runtime clean up; kill other children.
+    """
     children = _children(task.pid) if task.is_runtime else []
     for child in children:
         _kill_child(child, task.pid)
@@ -241,7 +246,7 @@ def _end(task: _Task, *, at_once: bool) -> None:
 
 
 def _kill_child(pid: int, parent: int) -> None:
-    """Kill *pid*, if it is still the child of *parent*: numbers are given again, descriptors are not."""
+    """Kill *pid* if it is still a child of *parent*; uses a pidfd, since process ids are reused."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -293,9 +298,9 @@ def _become(action: str, order: dict[str, Any], words: socket.socket) -> NoRetur
 
 
 def _hand_over_output(path: str, words: socket.socket) -> None:
-    """Our output is the new file *path* from here on; the worker gets it for reading."""
+    """Redirect output to the new file *path*; send the worker a descriptor for reading."""
     output = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    # Whoever has it may also open it by the name /dev/stdout.
+    # Programs may also open it by the name /dev/stdout.
     os.fchmod(output, 0o666)
     reading = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     socket.send_fds(words, [b"\n"], [reading])
@@ -313,12 +318,12 @@ _CALLS: dict[str, Callable[..., None]] = {
 
 
 def main(descriptor: int, *, user_namespace: bool) -> None:
-    """The whole life of the helper process."""
+    """Run the helper process until the gateway has gone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the gateway decides when we end
     syscalls.set_process_name("containerssh-oci")
     syscalls.become_subreaper()
-    os.set_inheritable(descriptor, False)  # it was, to get here; nothing that we start may have it
+    os.set_inheritable(descriptor, False)  # inherited from the gateway; children must not inherit it
     worker = Worker(socket.socket(fileno=descriptor))
     if user_namespace:
         worker.enter_user_namespace()
