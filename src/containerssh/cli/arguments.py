@@ -1,4 +1,4 @@
-"""The command line's grammar: upstream's flags in Go's spelling (``config.md`` section 9), and our sub-commands."""
+"""The command line: upstream's flags in Go's syntax (``config.md`` section 9), and our sub-commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from containerssh import __version__
 
 SWITCHES = ("dump-config", "licenses", "healthcheck", "version", "help")
-"""Upstream's flags without a value (and ours beside them); Go takes one dash or two, and ``=true`` or ``=false``."""
+"""
+Upstream's flags without a value, and ours; as in Go, with one dash or two, and optionally ``=true`` or ``=false``.
+"""
 
 _FILE = "the configuration file (default: the one named by --config)"
 
@@ -18,7 +20,7 @@ _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 
 class UsageError(Exception):
-    """Invalid command line; the text is for the user, the exit status is 2."""
+    """An invalid command line; the text is for the user, the exit status is 2."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,15 +30,15 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
-    The namespace's ``action`` says what to do: serve, dump-config, licenses, healthcheck, demo, config-check,
+    Parse the command line. ``action`` in the result is serve, dump-config, licenses, healthcheck, demo, config-check,
     config-explain, config-schema, hash-password, remembered-list or remembered-revoke.
 
     Raises:
-        UsageError: with a text for the user.
+        UsageError: the command line is invalid.
         SystemExit: after ``--help`` or ``--version``.
     """
     parsed = _parser().parse_args(_settle(arguments))
-    # In upstream's priority.
+    # In upstream's order of precedence.
     switches = [name for name in ("dump-config", "licenses", "healthcheck") if getattr(parsed, name.replace("-", "_"))]
     if parsed.action is None:
         parsed.action = switches[0] if switches else "serve"
@@ -48,14 +50,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _settle(arguments: Sequence[str]) -> list[str]:
-    """Go's spellings of the top-level flags in argparse's."""
+    """Convert Go's spellings of the top-level flags to argparse's."""
     settled: list[str] = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         name, equals, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-"):
-            # A sub-command and what belongs to it.
+            # A sub-command and its arguments.
             return [*settled, argument, *rest]
         if name == "config":
             settled.append("--config=" + value if equals else "--config")

@@ -1,4 +1,4 @@
-"""``config check``: every mistake of a file at once, each with its place and what to write instead."""
+"""``config check``: all errors of a configuration file at once, each with its position and a correction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from containerssh.config.load import ConfigErrors, load
 
 
 def report(path: Path) -> int:
-    """Print the findings about *path* and the users file it names; 0 when the server would start with them."""
+    """
+    Print the findings about *path* and the users file that it names; return 0 if the server would start with them.
+    """
     about_file = check(path)
     users_path, about_users = _users_file(path)
     for finding in about_file:
@@ -29,7 +31,7 @@ def report(path: Path) -> int:
 
 
 def _users_file(path: Path) -> tuple[Path, Sequence[Finding]]:
-    """The users file that the configuration at *path* names, and what is wrong with it."""
+    """The users file named in the configuration at *path*, and the findings about it."""
     try:
         config = load(path, to_serve=False).config
     except ConfigErrors:

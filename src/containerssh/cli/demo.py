@@ -1,4 +1,4 @@
-"""``containerssh demo``: a server with one user, and a login with the real ``ssh``, in one command."""
+"""``containerssh demo``: starts a server with one user and logs in with the real ``ssh``, in one command."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from containerssh.core.errors import ContainerSSHError, describe
 from containerssh.core.instance import default_state_folder, make_private, open_instance
 
 START_LIMIT = 60.0
-"""Seconds that the server may take to listen, and the login to answer."""
+"""The time limit in seconds for the server to listen, and for the login."""
 
 _LOG_PATIENCE = 40
 _HARMLESS = ("debug", "info", "notice", "warning")
 
 EXIT_INTERRUPTED = 130
-"""As shells report a command that Ctrl-C ended."""
+"""The exit status that shells report for a command ended by Ctrl-C."""
 
 ENGINE_IMAGE = "containerssh-demo:latest"
 
@@ -42,12 +42,12 @@ QUESTION = 'echo "host name  $(hostname)"; echo "user       $(id)"; echo "kernel
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the text tells why and what would help."""
+    """The demo failed; the text explains the reason and a remedy."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What was asked for on the command line."""
+    """The options of the command line."""
 
     backend: str = "oci"
     image: str = ""
@@ -56,7 +56,7 @@ class Demo:
     stay: bool = False
 
     async def run(self) -> int:
-        """Run it to its end; the exit status."""
+        """Run the demo; return the exit status."""
         stay = self.stay or (sys.stdin.isatty() and not self.once)
         staying = False
         _cancel_when_interrupted()
@@ -85,7 +85,7 @@ class Demo:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Files written, port chosen: ready to start."""
+    """The prepared files and the port."""
 
     folder: Path
     backend: str
@@ -108,13 +108,13 @@ class _Prepared:
                 }
             }
         }
-        # JSON is YAML too, and needs no writer of its own.
+        # JSON is valid YAML.
         _write(folder / "users.yaml", users)
         _write(folder / "config.yaml", await _config(demo, folder, port))
         return cls(folder, demo.backend, port, password)
 
     def ssh(self, *rest: str) -> list[str]:
-        """The ssh command line that trusts this server only."""
+        """The ssh command line, which trusts only this server."""
         options = [
             "-i", f"{self.folder}/id_ed25519",
             "-o", "IdentitiesOnly=yes",
@@ -125,7 +125,7 @@ class _Prepared:
 
     @asynccontextmanager
     async def server(self) -> AsyncIterator[str]:
-        """The real server as a process of its own, ended with SIGTERM; which backend it has, in words."""
+        """Run the server as a separate process, ended with SIGTERM; yields a description of its backend."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "containerssh", "--config", str(self.folder / "config.yaml"),
             stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
@@ -163,7 +163,7 @@ class _Prepared:
         raise DemoError(f"the server did not listen within {START_LIMIT:g} s{await self._told()}")
 
     def _log(self) -> list[dict[str, Any]]:
-        """The whole lines that the server has logged so far."""
+        """The complete lines that the server has logged so far."""
         try:
             text = (self.folder / "server.log").read_text()
         except FileNotFoundError:
@@ -171,8 +171,8 @@ class _Prepared:
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     async def _told(self) -> str:
-        """The end of the log, for people."""
-        # A client may hear of a failure before the server's log is written.
+        """The end of the log in a readable form."""
+        # A client may see a failure before the server has written its log.
         for _ in range(_LOG_PATIENCE):
             if any(line["level"] not in _HARMLESS for line in self._log()):
                 break
@@ -210,7 +210,7 @@ def _busybox() -> Path:
 
 
 async def _bring(rootfs: Path, config: AppConfig) -> None:
-    """The same image for the engine, if the containers are to run on one."""
+    """Import the image into the engine, if the containers run on one."""
     with open_instance() as instance:
         async with Backends.opened(instance) as backends:
             logins = (await backends.choose(config))[config.backend]
@@ -257,7 +257,7 @@ async def _status(command: list[str]) -> int:
 
 
 def _cancel_when_interrupted() -> None:
-    """Let Ctrl-C, SIGTERM and a closed terminal cancel this task, once: it then removes what it made."""
+    """Make Ctrl-C, SIGTERM and SIGHUP cancel this task once, so that it cleans up."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""``config explain``: what a login would get and why."""
+"""``config explain``: shows what a login would get, and why."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ _LARGEST = 64 * 1024
 
 
 def report(parsed: argparse.Namespace) -> int:
-    """Print the explanation; 0 when the login would be let in, 1 when not, 2 when the file or a value is of no use."""
+    """
+    Print the explanation; return 0 if the login would be accepted, 1 if not, 2 if the file or an argument is invalid.
+    """
     try:
         question = _question(parsed)
         loaded = load(Path(parsed.file))
@@ -44,10 +46,10 @@ def report(parsed: argparse.Namespace) -> int:
 
 def _question(parsed: argparse.Namespace) -> Question:
     """
-    What was asked on the command line.
+    The question from the command line.
 
     Raises:
-        ValueError, OSError: a value cannot be used, or a file not be read.
+        ValueError, OSError: an argument is invalid, or a file cannot be read.
     """
     methods = tuple(dict.fromkeys(AuthMethod(name) for name in parsed.method))
     password: bytes | None = None
@@ -86,7 +88,7 @@ def _content(name: str) -> bytes:
 
 
 def _public_key(name: str) -> PublicKey:
-    """A key or a certificate as ``ssh-keygen`` writes it."""
+    """Read a public key or certificate in ``ssh-keygen``'s format."""
     words = _content(name).decode("ascii", "replace").split()
     try:
         blob = base64.b64decode(words[1], validate=True)

@@ -1,4 +1,4 @@
-"""``--licenses``: our licence, and those of the packages that are installed with us."""
+"""``--licenses``: the licences of this package and of the installed packages that it requires."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def licenses() -> str:
-    """The text as Markdown; needs no file in the current folder and no configuration."""
+    """The licences as Markdown; independent of configuration and current folder."""
     parts = ["# The ContainerSSH license", "", _own().strip(), "", "# What it is built on", ""]
     for name, dist in sorted(_closure("containerssh").items()):
         parts.append(f"- {name} {dist.version}: {_license_of(dist)}")
@@ -29,7 +29,7 @@ def _own() -> str:
 
 
 def _closure(root: str) -> dict[str, Distribution]:
-    """Every installed distribution that *root* needs, itself left out."""
+    """All installed distributions that *root* requires, directly or indirectly, without *root* itself."""
     found: dict[str, Distribution] = {}
     waiting = [root]
     while waiting:
@@ -37,7 +37,7 @@ def _closure(root: str) -> dict[str, Distribution]:
         try:
             dist = distribution(name)
         except PackageNotFoundError:
-            continue  # an extra that is not installed
+            continue  # an optional dependency that is not installed
         if name != root:
             found[name] = dist
         for requirement in dist.requires or []:

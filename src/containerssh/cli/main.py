@@ -12,7 +12,7 @@ from pathlib import Path
 from containerssh.cli import streams
 from containerssh.cli.arguments import UsageError, parse
 
-# Everything else is imported where it is needed: most commands need little of it.
+# Other modules are imported where they are needed: most commands need only a few.
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -20,14 +20,14 @@ EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is upstream's (``config.md`` section 9)."""
+    """Run the command line; return the exit status, which is upstream's (``config.md`` section 9)."""
     streams.settle()
     try:
         parsed = parse(sys.argv[1:] if arguments is None else arguments)
     except UsageError as exc:
         print(f"containerssh: {exc}", file=sys.stderr)
         return EXIT_USAGE
-    # Looking for plugins takes longer than anything else that reading a configuration does.
+    # Searching for pydantic plugins would dominate the time for reading a configuration.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         status = _ACTIONS[parsed.action](parsed)
@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except OSError as exc:
-        if not isinstance(exc, BrokenPipeError):  # whoever read our output has left, and needs no telling
+        if not isinstance(exc, BrokenPipeError):  # the reader of our output has closed the pipe
             _complain(exc)
-        # What is still buffered must not fail again at exit: the interpreter then flushes nothing.
+        # Prevent a second error when the interpreter flushes its buffers at exit.
         sys.stdout = None
         return EXIT_FAILURE
     return status
@@ -48,7 +48,7 @@ def _serve(parsed: argparse.Namespace) -> int:
         from containerssh.supervisor import supervise
 
         return supervise(Path(parsed.config), parsed.processes)
-    # What is made until the server listens stays: looking for garbage in it again and again is a tenth of the start.
+    # Objects created during the start are permanent; garbage collection would take a tenth of the start-up time.
     gc.disable()
     try:
         from containerssh.process import serve
@@ -67,7 +67,7 @@ def _dump_config(parsed: argparse.Namespace) -> int:
         loaded = load(Path(parsed.config), to_serve=False)
     except ConfigError as exc:
         return _complain(exc)
-    # In the encoding that the file is read in again, whatever the terminal's is.
+    # In the encoding in which configuration files are read, regardless of the locale.
     sys.stdout.buffer.write(dump_yaml(loaded.config).encode())
     return 0
 
@@ -126,7 +126,7 @@ def _hash_password(parsed: argparse.Namespace) -> int:
             print("containerssh: the two passwords differ", file=sys.stderr)
             return EXIT_FAILURE
     else:
-        # As UTF-8, which is what clients send, whatever the locale is.
+        # As UTF-8, as sent by clients, regardless of the locale.
         password = sys.stdin.buffer.readline().decode(errors="surrogateescape").rstrip("\n")
     if not password:
         print("containerssh: the password is empty", file=sys.stderr)

@@ -13,12 +13,12 @@ from containerssh.core.instance import default_state_folder
 
 
 def show(state: str, *, as_json: bool) -> int:
-    """List what is remembered in the folder *state* (empty: the default one); the exit status."""
+    """List the remembered keys in the folder *state* (empty: the default folder); return the exit status."""
     return _with(state, lambda store: _show(store, as_json=as_json))
 
 
 def revoke(state: str, username: str) -> int:
-    """Forget all of *username*, or everything if that is empty; the exit status."""
+    """Revoke all remembered keys of *username*, or of all users if it is empty; return the exit status."""
     return _with(state, lambda store: _say(store.revoke(username) if username else store.revoke_all()))
 
 
@@ -67,5 +67,5 @@ def _time(seconds: float) -> str:
 
 
 def _printable(text: str) -> str:
-    """Nothing that would do something to a terminal."""
+    """*text* without terminal control characters."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

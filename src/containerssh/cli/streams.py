@@ -1,4 +1,4 @@
-"""Standard input, output and error as a command needs them, whatever it was started with."""
+"""Makes standard input, output and error usable, however the command was started."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import sys
 
 def settle() -> None:
     """
-    Give the standard streams something behind them, and text that does not fit their encoding a way to be shown.
+    Open missing standard streams, and make output errors of their encoding non-fatal.
 
-    A descriptor below 3 that is closed would become the next socket's, and what is printed would go there.
+    If a descriptor below 3 were closed, the next socket would get its number and receive what is printed.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest that is free, so this very one; programs that are started need it as well.
+            # open() returns the lowest free descriptor, so this one; child processes need it as well.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdin = sys.stdin or _opened(0)
     sys.stdout = sys.stdout or _opened(1)

@@ -1,4 +1,4 @@
-"""``containerssh-testauthconfigserver``: webhooks to try the gateway with (``config.md`` section 9.4)."""
+"""``containerssh-testauthconfigserver``: webhooks for testing the gateway (``config.md`` section 9.4)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ USERS = ("foo", "busybox")
 
 def application(*, allow_all: bool) -> web.Application:
     """
-    Webhooks that let :data:`USERS` in with any password, any key and any answer; with *allow_all*, everybody with any
-    password or answer.
+    Webhooks that accept :data:`USERS` with any password, key and answer; with *allow_all*, all users with any password
+    or answer.
 
-    A login as ``busybox`` gets the image ``busybox``, anybody else what the configuration file says.
+    A login as ``busybox`` gets the image ``busybox``; other users get the configured image.
     """
 
     async def password(asked: PasswordRequest) -> Answer:
@@ -68,7 +68,7 @@ def application(*, allow_all: bool) -> web.Application:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM; the exit status."""
+    """Serve until SIGINT or SIGTERM; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="containerssh-testauthconfigserver",
         description="Webhooks that let foo and busybox in with any password, key or answer. For tries only.",

@@ -1,1 +1,1 @@
-"""Keys as OpenSSH writes them: public keys, certificates, lists of revoked keys, and who signed what."""
+"""OpenSSH's formats: public keys, certificates, key revocation lists, and signatures."""

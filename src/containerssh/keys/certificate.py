@@ -1,4 +1,4 @@
-"""OpenSSH's certificates (its PROTOCOL.certkeys): a key, who may use it and how, signed by an authority."""
+"""OpenSSH's certificates (its PROTOCOL.certkeys): a key with principals and constraints, signed by an authority."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from containerssh.keys.signatures import verify
 from containerssh.keys.wire import Malformed, Reader, string
 
 LARGEST = 64 * 1024
-"""Bytes of a certificate."""
+"""The maximum size of a certificate in bytes."""
 MOST_PRINCIPALS = 256
 MOST_OPTIONS = 64
 
@@ -38,36 +38,36 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate whose authority's signature is good; :func:`read_certificate` makes it."""
+    """A certificate with a valid signature by its authority; created by :func:`read_certificate`."""
 
     kind: Literal["user", "host"]
     key: bytes
-    """The plain key's wire encoding."""
+    """The wire encoding of the certified public key."""
     key_type: str
-    """Its type, ``ssh-ed25519``."""
+    """The type of the certified key, such as ``ssh-ed25519``."""
     authority: bytes
-    """The wire encoding of the key that signed."""
+    """The wire encoding of the authority's public key."""
     serial: int
     key_id: bytes
     principals: tuple[str, ...]
-    """Bytes that are not UTF-8 are kept as surrogates, which no user's name has."""
+    """Non-UTF-8 bytes are kept as surrogate escapes, which never match a user name."""
     valid_after: int
     valid_before: int
-    """Seconds of the epoch; this one is not in it any more."""
+    """The end of the validity, exclusive, in seconds since the epoch."""
     force_command: str | None
     sources: tuple[Network, ...] | None
-    """Networks that it may be used from; None for all."""
+    """The networks from which it may be used; None for all."""
     verify_required: bool
     extensions: frozenset[str]
 
     @property
     def name(self) -> str:
-        """The key id, fit for a log."""
+        """The key id, sanitised for logs."""
         text = self.key_id.decode("utf-8", "backslashreplace")
         return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
     def invalid(self, now: float) -> str:
-        """Why it does not hold at the moment *now*; empty if it does."""
+        """The reason why it is not valid at the time *now*; empty if it is valid."""
         if now < self.valid_after:
             return "the certificate is not valid yet"
         return "the certificate has expired" if now >= self.valid_before else ""
@@ -84,12 +84,12 @@ class Certificate:
 
 
 def is_certificate(algorithm: str) -> bool:
-    """Whether keys of this type, or signatures with this algorithm, come with a certificate."""
+    """Whether this key type or signature algorithm is one of certificates."""
     return _SUFFIX in algorithm
 
 
 def plain_name(algorithm: str) -> str:
-    """The name of the type, or the algorithm, without the certificate; other names as they are."""
+    """The key type or algorithm without the certificate suffix; other names are returned unchanged."""
     if not algorithm.endswith(_SUFFIX):
         return algorithm
     plain = algorithm.removesuffix(_SUFFIX)
@@ -97,20 +97,20 @@ def plain_name(algorithm: str) -> str:
 
 
 def certificate_name(plain: str) -> str:
-    """The type of certificates for keys of the type *plain*; the same for an algorithm."""
+    """The certificate type for the plain key type or algorithm *plain*."""
     return plain.removesuffix("@openssh.com") + _SUFFIX
 
 
 def read_certificate(blob: bytes) -> Certificate:
     """
-    What the certificate with the wire encoding *blob* says.
+    Parse the certificate with the wire encoding *blob* and verify its signature.
 
-    Nobody but its authority has said so: whether that is one to be trusted is for the caller to judge, and so is
-    whether it holds now and here.
+    The caller must check whether the authority is trusted, and whether the certificate is valid at this time and for
+    this client.
 
     Raises:
-        Malformed: it is none; its authority's signature is wrong, by a weak or an unusual key, or made with SHA-1; or
-            it has a critical option that is not known here, which must not be passed over.
+        Malformed: it is not a certificate; its signature is invalid, by a weak or unsupported key, or made with SHA-1;
+            or it contains an unknown critical option.
     """
     if len(blob) > LARGEST:
         raise Malformed("it is too long")
@@ -159,10 +159,10 @@ def read_certificate(blob: bytes) -> Certificate:
 
 def parse_certificate(text: str) -> tuple[bytes, Certificate]:
     """
-    The first certificate in *text*, as ssh-keygen writes it: its wire encoding, and what it says.
+    The first certificate in *text*, in ssh-keygen's format: its wire encoding and its contents.
 
     Raises:
-        Malformed: there is none, or it cannot be used.
+        Malformed: there is none, or it is invalid.
     """
     for line in text.splitlines():
         words = line.split(None, 2)
@@ -180,10 +180,10 @@ def parse_certificate(text: str) -> tuple[bytes, Certificate]:
 
 def parse_authorities(text: str) -> frozenset[bytes]:
     """
-    The wire encodings of the public keys in *text*, one in a line.
+    The wire encodings of the public keys in *text*, one per line.
 
     Raises:
-        Malformed: there is none; a line is not a key, or one that is too weak.
+        Malformed: there is no key, or a line contains an invalid or weak key.
     """
     found = set()
     for number, line in enumerate(text.split("\n"), 1):

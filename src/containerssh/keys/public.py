@@ -1,4 +1,4 @@
-"""Public keys: on the wire (RFC 4253 section 6.6, RFC 5656, RFC 8709, OpenSSH's PROTOCOL.u2f) and as text."""
+"""Public keys: wire encoding (RFC 4253 section 6.6, RFC 5656, RFC 8709, OpenSSH's PROTOCOL.u2f) and text format."""
 
 from __future__ import annotations
 
@@ -22,26 +22,25 @@ KEY_TYPES = frozenset(
 )
 LEAST_RSA_BITS = 2048
 MOST_RSA_BITS = 16384
-"""As OpenSSH has it: a longer one would only cost time."""
+"""The maximum of OpenSSH; larger keys only cost time."""
 MOST_EXPONENT_BITS = 32
-"""Everybody uses 65537; a long one would make each signature as costly to verify as to make."""
+"""The usual exponent is 65537; a long one makes verification as expensive as signing."""
 
 _POINT_BYTES = {"nistp256": 32, "nistp384": 48, "nistp521": 66}
 _BLANKS = re.compile(r"[ \t]+")
 
 
 def is_security_key(kind: str) -> bool:
-    """Whether keys of this type are kept by a FIDO authenticator; certificates' types included."""
+    """Whether this type is of FIDO security keys, or of certificates for them."""
     return kind.startswith("sk-")
 
 
 def read_fields(kind: str, reader: Reader) -> bytes:
     """
-    The fields of a key of this type that follow its name, with no word about whether the key is any good; as they are
-    written.
+    Read the fields of a key of this type that follow its name, without validating them; return their encoding.
 
     Raises:
-        Malformed: *kind* is none of :data:`KEY_TYPES`, or the data is cut off.
+        Malformed: *kind* is not in :data:`KEY_TYPES`, or the data is truncated.
     """
     if kind not in KEY_TYPES:
         raise Malformed(f"{kind[:60]!r} is not a known type of key")
@@ -51,11 +50,11 @@ def read_fields(kind: str, reader: Reader) -> bytes:
 
 def check_public_key(blob: bytes) -> str:
     """
-    Look at a key's wire encoding; its type.
+    Validate a key's wire encoding; return its type.
 
     Raises:
-        Malformed: it is of a type that is not known, a certificate for instance; it is not a key, or an RSA key that is
-            too short or too long.
+        Malformed: the type is unknown (or a certificate), the key is invalid, or the size of an RSA key is out of
+            range.
     """
     reader = Reader(blob)
     kind = reader.string().decode("ascii", "replace")
@@ -79,13 +78,13 @@ def check_public_key(blob: bytes) -> str:
 
 def read_rsa(fields: Reader) -> int:
     """
-    Look at the two numbers of an RSA key; the bits of its modulus.
+    Validate the numbers of an RSA key; return the size of its modulus in bits.
 
     Raises:
-        Malformed: they are not those of an RSA key, or such that to verify a signature would take long.
+        Malformed: the numbers are not valid, or verifying a signature would take too long.
     """
     exponent, modulus = fields.string(), fields.string()
-    # By their lengths first: a stranger's number may have a quarter of a million bytes.
+    # Check lengths first: an untrusted number may have 256 KiB.
     if len(exponent) > 1 + MOST_EXPONENT_BITS // 8 or len(modulus) > 1 + MOST_RSA_BITS // 8:
         raise Malformed("the numbers of the RSA key are too long")
     numbers = Reader(string(exponent) + string(modulus))
@@ -99,10 +98,10 @@ def read_rsa(fields: Reader) -> int:
 
 def decode_key(kind: str, encoded: str) -> bytes:
     """
-    The wire encoding of the key that is written as *kind* and *encoded* (base64).
+    The wire encoding of the key written as *kind* and *encoded* (base64).
 
     Raises:
-        Malformed: there is no such key; the text holds nothing of what was written but the type.
+        Malformed: the key is invalid; the message contains only the type.
     """
     try:
         blob = base64.b64decode(encoded, validate=True)
@@ -127,10 +126,10 @@ def _is_whole(kind: str, blob: bytes) -> bool:
 
 def parse_public_key(line: str) -> bytes | None:
     """
-    The wire encoding of the key in a line ``type base64 comment``; None for an empty line and for a comment.
+    The wire encoding of the key in a line ``type base64 comment``; None for an empty line or a comment.
 
     Raises:
-        Malformed: there is none.
+        Malformed: the line contains no valid key.
     """
     line = line.strip(" \t\r\n")
     if not line or line.startswith("#"):

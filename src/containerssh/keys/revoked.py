@@ -1,4 +1,4 @@
-"""Lists of revoked keys: OpenSSH's binary format (its PROTOCOL.krl), or text with a key or fingerprint in a line."""
+"""Key revocation lists: OpenSSH's binary format (its PROTOCOL.krl), or text with a key or fingerprint per line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from containerssh.keys.public import parse_public_key
 from containerssh.keys.wire import Malformed, Reader
 
 LARGEST = 4 << 20
-"""Bytes of a list."""
+"""The maximum size of a list in bytes."""
 
 MAGIC = b"SSHKRL\n\0"
 
@@ -35,7 +35,7 @@ class _Section(IntEnum):
 
 
 class _Part(IntEnum):
-    """Of the section about an authority's certificates."""
+    """Subsection types of the section about an authority's certificates."""
 
     SERIALS = 0x20
     SERIAL_RANGE = 0x21
@@ -46,7 +46,7 @@ class _Part(IntEnum):
 
 @dataclass(frozen=True)
 class _Bitmap:
-    """A bit for each serial number from *first* on; the last byte holds the first bits."""
+    """A bitmap of serial numbers starting at *first*; the last byte holds the lowest bits."""
 
     first: int
     bits: bytes
@@ -57,7 +57,7 @@ class _Bitmap:
 
 
 class _Ranges:
-    """Serial numbers in ranges, for a search in logarithmic time."""
+    """Ranges of serial numbers, searched in logarithmic time."""
 
     def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
         self._starts, self._ends = array("Q"), array("Q")
@@ -75,7 +75,7 @@ class _Ranges:
 
 @dataclass
 class _OfAuthority:
-    """What is revoked of one authority's certificates, while it is read; then as it is asked."""
+    """The revoked certificates of one authority; filled while parsing, then queried."""
 
     serials: array[int] = field(default_factory=lambda: array("Q"))
     ranges: list[tuple[int, int]] = field(default_factory=list)
@@ -84,7 +84,7 @@ class _OfAuthority:
     settled: _Ranges = field(default_factory=lambda: _Ranges(()))
 
     def settle(self) -> None:
-        """All is read."""
+        """Prepare for queries after parsing."""
         self.settled = _Ranges([*self.ranges, *((serial, serial) for serial in self.serials)])
         self.ranges, self.serials = [], array("Q")
 
@@ -104,13 +104,11 @@ class Revoked:
         self._keys: set[bytes] = set()
         self._sha1: set[bytes] = set()
         self._sha256: set[bytes] = set()
-        # By authority; the empty one stands for all.
+        # By authority; the empty key stands for all authorities.
         self._certificates: dict[bytes, _OfAuthority] = {}
 
     def why(self, key: bytes, certificate: Certificate | None = None) -> str:
-        """
-        Why a key, in its wire encoding, or a *certificate* for it must not log in; empty if it may.
-        """
+        """The reason why a key, in its wire encoding, or a *certificate* for it is revoked; empty if it is not."""
         if self._holds(key):
             return "the key is revoked"
         if certificate is None:
@@ -126,16 +124,16 @@ class Revoked:
     def _holds(self, key: bytes) -> bool:
         if key in self._keys or (self._sha256 and hashlib.sha256(key).digest() in self._sha256):
             return True
-        # The list's format has it; collisions only ever revoke more.
+        # The format uses SHA-1 here; a collision could only revoke additional keys.
         return bool(self._sha1) and hashlib.sha1(key, usedforsecurity=False).digest() in self._sha1
 
     @classmethod
     def parse(cls, content: bytes) -> Revoked:
         """
-        The list in a file.
+        Parse the contents of a file.
 
         Raises:
-            Malformed: it cannot be read as a whole, so that nobody can know what it revokes.
+            Malformed: any part is unreadable, so it is unknown what it revokes.
         """
         if len(content) > LARGEST:
             raise Malformed(f"it has more than {LARGEST >> 20} MiB")
@@ -172,7 +170,7 @@ class Revoked:
             reader.byte()
         if (version := reader.uint32()) != 1:
             raise Malformed(f"its format is of version {version}")
-        # Its own version, its date, its flags; a reserved field and a comment.
+        # The list's version, date, flags, a reserved field and a comment.
         reader.uint64(), reader.uint64(), reader.uint64()
         reader.string(), reader.string()
         while reader:
@@ -187,7 +185,7 @@ class Revoked:
                 case _Section.SHA256:
                     _collect(section, self._sha256, 32)
                 case _Section.SIGNATURE:
-                    # A signature by an authority, which OpenSSH gave up: who may write the file is what counts.
+                    # A signature by an authority, which OpenSSH no longer supports: the file's permissions protect it.
                     reader.string()
                 case _Section.EXTENSION:
                     _read_extension(section)

@@ -1,4 +1,4 @@
-"""Whether a signature is a key's (RFC 4253 section 6.6, RFC 8332, RFC 5656, RFC 8709, OpenSSH's PROTOCOL.u2f)."""
+"""Verification of signatures (RFC 4253 section 6.6, RFC 8332, RFC 5656, RFC 8709, OpenSSH's PROTOCOL.u2f)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from containerssh.keys.public import check_public_key, is_security_key
 from containerssh.keys.wire import Malformed, Reader
 
 TOUCHED = 0x01
-"""In a security key's flags: somebody was there and touched it (user presence)."""
+"""Flag of a security key's signature: the user touched it (user presence)."""
 VERIFIED = 0x04
-"""It knew who that was, by a PIN or a fingerprint (user verification)."""
+"""Flag: the user was verified by a PIN or a fingerprint (user verification)."""
 
 _RSA: dict[bytes, hashes.HashAlgorithm] = {b"rsa-sha2-256": hashes.SHA256(), b"rsa-sha2-512": hashes.SHA512()}
 _CURVES: dict[bytes, tuple[ec.EllipticCurve, hashes.HashAlgorithm]] = {
@@ -27,11 +27,11 @@ _CURVES: dict[bytes, tuple[ec.EllipticCurve, hashes.HashAlgorithm]] = {
 
 def verify(blob: bytes, message: bytes, signature: bytes) -> None:
     """
-    Look whether *signature* is that of *message* by the key with the wire encoding *blob*. SHA-1 does not count, nor
-    whether a security key was touched.
+    Verify that *signature* is a signature of *message* by the key with the wire encoding *blob*. SHA-1 signatures are
+    refused. The flags of security keys are not checked.
 
     Raises:
-        Malformed: it is not, or the key is none that :func:`check_public_key` accepts.
+        Malformed: the signature is invalid, or :func:`check_public_key` does not accept the key.
     """
     kind = check_public_key(blob)
     fields, signed = Reader(blob), Reader(signature)
@@ -62,10 +62,10 @@ def verify(blob: bytes, message: bytes, signature: bytes) -> None:
 
 def flags_of(signature: bytes) -> int:
     """
-    The flags in a security key's signature, which has been verified.
+    The flags of a security key's signature, which must have been verified.
 
     Raises:
-        Malformed: there are none.
+        Malformed: the signature has no flags.
     """
     fields = Reader(signature)
     fields.string(), fields.string()

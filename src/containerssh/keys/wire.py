@@ -1,18 +1,18 @@
-"""Fields of SSH's wire format (RFC 4251 section 5), read one after another."""
+"""A reader of fields in SSH's wire format (RFC 4251 section 5)."""
 
 from __future__ import annotations
 
 
 class Malformed(ValueError):
-    """The bytes are not what they should be; the text says why."""
+    """The data is malformed; the text explains why."""
 
 
 class Reader:
     """
-    Reads *data* from its start; true while there is more to read.
+    Reads the fields of *data* in order; true while unread data is left.
 
-    Every method raises :class:`Malformed`, or what a derived class has instead, where the data ends too early. Nothing
-    is set aside that a length claims and the data does not hold.
+    Every method raises :class:`Malformed` (or the error of a derived class) if the data is truncated. Memory is never
+    allocated for a claimed length that the data does not contain.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -24,11 +24,11 @@ class Reader:
 
     @property
     def taken(self) -> bytes:
-        """What was read so far."""
+        """The data read so far."""
         return self._data[: self._at]
 
     def malformed(self, why: str) -> Exception:
-        """The error to raise where the bytes are not what they should be."""
+        """The error to raise for malformed data."""
         return Malformed(why)
 
     def byte(self) -> int:
@@ -47,21 +47,21 @@ class Reader:
         return self._take(self.uint32())
 
     def natural(self) -> int:
-        """A ``mpint`` that is not negative, in its only form: another one would make another fingerprint of a key."""
+        """A non-negative ``mpint`` in canonical form: other forms would change the fingerprint of a key."""
         raw = self.natural_bytes()
         if raw[:1] == b"\0" and not raw[1:2] >= b"\x80":
             raise self.malformed("a number has needless zeros")
         return int.from_bytes(raw, "big")
 
     def natural_bytes(self) -> bytes:
-        """The same, as its bytes, the highest first."""
+        """A non-negative ``mpint`` as big-endian bytes."""
         raw = self.string()
         if raw and raw[0] & 0x80:
             raise self.malformed("a number is negative")
         return raw
 
     def end(self) -> None:
-        """Nothing may be left."""
+        """Check that no data is left."""
         if self:
             raise self.malformed("bytes are left over")
 
@@ -75,5 +75,5 @@ class Reader:
 
 
 def string(data: bytes) -> bytes:
-    """*data* as a ``string``."""
+    """Encode *data* as a ``string``."""
     return len(data).to_bytes(4, "big") + data

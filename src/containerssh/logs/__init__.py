@@ -1,1 +1,1 @@
-"""How log messages look and where they go (``observability.md`` sections 1 to 4)."""
+"""Log formats and destinations (``observability.md`` sections 1 to 4)."""

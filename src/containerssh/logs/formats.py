@@ -1,7 +1,7 @@
-"""A log message as one line (``observability.md`` section 3).
+"""The format of log lines (``observability.md`` section 3).
 
-Most text in a message comes from somebody else: names from clients, words from engines, guests and webhooks. Whatever
-it is, it stays on its line, moves no cursor and hides nothing: every character that is not printable is escaped.
+Most text in messages is untrusted: names from clients, messages of engines, guests and webhooks. To prevent log
+injection, all non-printable characters are escaped, so text stays on its line and cannot control a terminal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from containerssh.core.errors import ContainerSSHError
 from containerssh.core.messages import ALERT, EMERGENCY, NOTICE, Event, LabelValue, current_labels
 
 LONGEST_LINE = 64 * 1024
-"""Bytes, the line end included; longer texts are cut."""
+"""The maximum length of a line in bytes, including the line end; longer texts are truncated."""
 
 _LEVELS = (
     (EMERGENCY, "emerg"),
@@ -40,17 +40,17 @@ _MODULES = {
     "ssh": "ssh",
     "web.health": "health",
 }
-"""Upstream's module labels by our packages; elsewhere the label ``module`` of the scope or the message holds."""
+"""Upstream's module labels for our packages; other packages use the label ``module`` of the scope or the message."""
 
 _MOST_FRAMES = 12
 _LABEL_SHARE = 8
-"""How much shorter than the message each label must be."""
+"""The ratio between the maximum lengths of the message and of each label."""
 _CUT = "…"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A log message, before it is a line."""
+    """A log message before formatting."""
 
     time: float
     level: str
@@ -60,7 +60,7 @@ class Entry:
 
     @classmethod
     def of(cls, record: logging.LogRecord) -> Entry:
-        """From a record of the standard library, ours or a library's; to be called in the scope that logs."""
+        """Create an entry from a record of the standard library; must be called in the context that logs."""
         message: object = record.msg
         if isinstance(message, BaseException):
             message = _event_of(message)
@@ -85,7 +85,7 @@ class Entry:
 
 
 Format = Callable[[Entry], bytes]
-"""Makes an entry one line in UTF-8, line end included."""
+"""Formats an entry as one line of UTF-8, including the line end."""
 
 
 def level_name(number: int) -> str:
@@ -148,7 +148,7 @@ def timestamp(seconds: float) -> str:
     global _stamp
     whole = int(seconds)
     if _stamp[0] != whole:
-        # The zone's offset, as daylight saving time stands at that moment.
+        # The UTC offset at that time, with daylight saving time.
         offset = time.localtime(whole).tm_gmtoff
         shown = datetime.fromtimestamp(whole).astimezone().isoformat(timespec="seconds")
         _stamp = (whole, shown if offset else shown[:19] + "Z")
@@ -156,7 +156,7 @@ def timestamp(seconds: float) -> str:
 
 
 def _cut(value: LabelValue, limit: int) -> LabelValue:
-    """Texts no longer than *limit*, half surrogate pairs replaced, numbers such as JSON knows them."""
+    """Truncate text to *limit*, replace lone surrogates, and make numbers valid in JSON."""
     if isinstance(value, bool | int):
         return value
     if isinstance(value, float):
@@ -193,7 +193,7 @@ def _text_escape(character: str) -> str:
 
 
 def _shown(value: LabelValue) -> str:
-    """A label's value in the text format; in quotes where it could be taken for more than one label."""
+    """A label's value in the text format; quoted if it would be ambiguous otherwise."""
     if isinstance(value, bool):
         return "true" if value else "false"
     shown = _escape(str(value), _text_escape)
@@ -216,6 +216,6 @@ def _module(logger: str) -> str | None:
 
 
 def _where(trace: TracebackType | None) -> str:
-    """The innermost frames of a traceback, innermost first, without source text: that may hold a secret."""
+    """The innermost frames of a traceback, innermost first, without source text, which may contain secrets."""
     frames = traceback.extract_tb(trace)[-_MOST_FRAMES:]
     return " < ".join(f"{'/'.join(Path(f.filename).parts[-2:])}:{f.lineno} {f.name}" for f in reversed(frames))

@@ -1,4 +1,4 @@
-"""Where log lines go: a writer that never holds up the server, whatever becomes of the disk."""
+"""Log destinations, and a writer thread that never blocks the server when a destination does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from containerssh.core.codes import LogCode
 from containerssh.core.errors import ConfigError
 
 MOST_WAITING = 16 * 1024 * 1024
-"""Bytes that may wait for a destination that is stuck; what does not fit is lost, counted and told."""
+"""
+The maximum size in bytes of the queue for a blocked destination; further lines are dropped and counted, which is
+logged.
+"""
 
 _BATCH = 256 * 1024
 _REOPEN_EVERY = 10.0
@@ -25,21 +28,21 @@ _COMPLAIN_EVERY = 60.0
 
 
 class Destination(ABC):
-    """Where bytes of whole lines are written; used by one thread."""
+    """A destination of complete lines; used by a single thread."""
 
     @abstractmethod
     def write(self, data: bytes) -> None:
-        """Write all of *data*. Raises OSError: nothing, or not all, was written."""
+        """Write all of *data*. Raises OSError if nothing or only a part was written."""
 
     def reopen(self) -> None:
-        """Open the destination anew. Raises OSError: it stays as it was."""
+        """Reopen the destination. Raises OSError; the destination is then unchanged."""
 
     def close(self) -> None:
-        """Give it back."""
+        """Close the destination."""
 
 
 class Descriptor(Destination):
-    """An open file; the rest of a line that could be written in part only never joins the next line."""
+    """An open file. The rest of a partially written line is never joined with the next line."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -61,15 +64,15 @@ class Descriptor(Destination):
             try:
                 return os.write(self._descriptor, view)
             except BlockingIOError:
-                # Somebody who shares our standard output made it so.
+                # Another process that shares standard output has made it non-blocking.
                 select.select([], [self._descriptor], [], 1)
 
 
 class LogFile(Descriptor):
-    """A file that is appended to, and opened again on request, for log rotation."""
+    """A file opened for appending, which can be reopened for log rotation."""
 
     def __init__(self, path: Path) -> None:
-        """Raises :class:`ConfigError`: it cannot be opened."""
+        """Raises :class:`ConfigError` if the file cannot be opened."""
         self._path = path
         try:
             super().__init__(self._open())
@@ -94,7 +97,7 @@ class LogFile(Descriptor):
         os.close(self._descriptor)
 
     def _open(self) -> int:
-        # Not blocking, since a named pipe that nobody reads would hold up the start for ever.
+        # Non-blocking, since opening a named pipe without a reader would block the start for ever.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         descriptor = os.open(self._path, flags, 0o640)
         os.set_blocking(descriptor, True)
@@ -103,10 +106,10 @@ class LogFile(Descriptor):
 
 class Writer:
     """
-    Writes lines in order from a thread of its own.
+    Writes lines in order from its own thread.
 
-    Whoever logs only puts a line into the queue. When the destination fails, lines are dropped and counted; once it
-    works again, *lost* gives the line that says how many.
+    Logging only puts a line into the queue. While the destination fails, lines are dropped and counted; when it works
+    again, *lost* provides the line that reports their number.
     """
 
     def __init__(self, destination: Destination, lost: Callable[[int, str], bytes]) -> None:
@@ -120,7 +123,7 @@ class Writer:
         self._closing = False
         self._busy = False
         self._complained = float("-inf")
-        # Re-entrant: a signal handler or a destructor may log while its thread is in here.
+        # Re-entrant: a signal handler or destructor may log while its thread holds the lock.
         self._changed = threading.Condition(threading.RLock())
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         self._thread.start()
@@ -137,18 +140,18 @@ class Writer:
             self._changed.notify_all()
 
     def flush(self, within: float) -> None:
-        """Wait until everything queued was written or lost, no longer than *within* seconds."""
+        """Wait until the queue is written or dropped, at most *within* seconds."""
         with self._changed:
             self._changed.wait_for(lambda: not self._queue and not self._busy, within)
 
     def reopen(self) -> None:
-        """Open the destination anew before the next line."""
+        """Reopen the destination before the next line."""
         with self._changed:
             self._reopen = True
             self._changed.notify_all()
 
     def close(self, within: float = 5) -> None:
-        """Write what is queued, no longer than *within* seconds, and end; a second call does nothing."""
+        """Write the queue, for at most *within* seconds, and stop the thread; a second call does nothing."""
         with self._changed:
             if self._closing:
                 return
@@ -204,11 +207,13 @@ class Writer:
         try:
             self._destination.reopen()
         except OSError as exc:
-            self._complained = float("-inf")  # somebody asked for it just now, and should hear of it
+            self._complained = float("-inf")  # requested explicitly, so report the failure at once
             self._complain(LogCode.ROTATE_FAILED, exc)
 
     def _complain(self, code: LogCode, exc: OSError) -> None:
-        """Say on standard error what cannot be said in the log; seldom, since it would be said for every line."""
+        """
+        Report on standard error a failure that cannot be logged; rate-limited, since it would recur for every line.
+        """
         now = time.monotonic()
         if now - self._complained < _COMPLAIN_EVERY:
             return

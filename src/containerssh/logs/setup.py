@@ -1,4 +1,4 @@
-"""Connecting the standard library's ``logging`` to the configured destination."""
+"""Setup of the standard library's ``logging`` with the configured destination."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from containerssh.logs.formats import FORMATS, Entry, Format, level_name
 from containerssh.logs.output import Descriptor, Destination, LogFile, Writer
 
 _CRITICAL_WITHIN = 2.0
-"""Seconds that a message of level crit or worse may take to its destination: the process may end right after it."""
+"""
+How long in seconds to wait for a message of level crit or above to be written, since the process may exit right after
+it.
+"""
 
 _LIBRARIES = ("asyncio", "asyncssh", "aiohttp")
-"""They tell at lower levels what clients sent, secrets included."""
+"""Loggers of libraries, whose lower levels log client input, including secrets."""
 
 
 class LogHandler(logging.Handler):
-    """Makes lines of log records, in the scope that logs, and hands them to the writer."""
+    """Formats log records in the context that logs, and passes the lines to the writer."""
 
     def __init__(self, threshold: int, format_: Format, writer: Writer) -> None:
         super().__init__()
@@ -32,7 +35,7 @@ class LogHandler(logging.Handler):
         self._writer = writer
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """As the base class's, without its lock: a line is queued as a whole."""
+        """Like the base class's method, without its lock: the queue accepts whole lines."""
         own = current_threshold()
         if record.levelno < (self._threshold if own is None else own):
             return False
@@ -50,7 +53,7 @@ class LogHandler(logging.Handler):
 
 
 class LogSetup:
-    """Logging as it was set up; close it once nothing logs any more."""
+    """An active logging setup; close it when nothing logs any more."""
 
     def __init__(self, handler: LogHandler, writer: Writer) -> None:
         self._handler = handler
@@ -59,19 +62,19 @@ class LogSetup:
         atexit.register(writer.close)
 
     def reopen(self) -> None:
-        """Open the log file anew (SIGHUP, after it was renamed); a failure is told on standard error."""
+        """Reopen the log file (SIGHUP, after rotation); a failure is reported on standard error."""
         self._writer.reopen()
 
     def flush(self) -> None:
-        """Wait until what was logged so far is written, or cannot be."""
+        """Wait until all messages so far are written, or cannot be."""
         self._writer.flush(within=5)
 
     def detach(self) -> None:
-        """Take no more messages; what was logged so far is still written."""
+        """Accept no more messages; queued ones are still written."""
         logging.getLogger().removeHandler(self._handler)
 
     def close(self) -> None:
-        """Write what is left and stop logging; a second call does nothing."""
+        """Write queued messages and stop logging; a second call does nothing."""
         self.detach()
         self._writer.close()
         atexit.unregister(self._writer.close)
@@ -79,10 +82,10 @@ class LogSetup:
 
 def setup_logging(config: LogConfig) -> LogSetup:
     """
-    Send log messages where *config* says, until the result is closed.
+    Log as *config* requires until the result is closed.
 
     Raises:
-        ConfigError: the log file cannot be opened; or another destination than stdout and file.
+        ConfigError: the log file cannot be opened, or the destination is neither stdout nor file.
     """
     destination: Destination
     match config.destination:
@@ -94,7 +97,7 @@ def setup_logging(config: LogConfig) -> LogSetup:
             raise ConfigError(LogCode.FILE_OPEN_FAILED, f"log.destination: {other} is not available in this version")
     format_ = FORMATS[config.format]
     writer = Writer(destination, lambda count, reason: format_(_lost(count, reason)))
-    # A scope that asks for more (core.messages.log_threshold) lowers it.
+    # A scope can lower it for more messages (core.messages.log_threshold).
     logging.getLogger("containerssh").setLevel(config.level.stdlib)
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
