@@ -181,7 +181,6 @@ def test_without_an_agent_image_there_is_a_folder_to_upload_to() -> None:
         ({"automountServiceAccountToken": False, "volumes": [{"name": "v", "emptyDir": {}}]}, False),
         ({"automountServiceAccountToken": False, "securityContext": {"runAsUser": 1000}}, False),
         ({"automountServiceAccountToken": False, "securityContext": {"runAsNonRoot": True}}, False),
-        ({"automountServiceAccountToken": False, "securityContext": "odd"}, True),
     ],
 )
 def test_a_volume_for_the_agent_is_spared_where_it_would_be_the_only_one_and_is_hardly_needed(

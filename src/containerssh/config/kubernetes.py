@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
 from containerssh.config.kubernetes_link import KubernetesAgentLinkConfig
+from containerssh.config.kubernetes_shapes import settle_metadata, settle_spec
 from containerssh.config.model import ConfigModel, Duration, Problem, default_for_zero, seconds
 
 DEFAULT_IMAGE = "containerssh/containerssh-guest-image"
@@ -19,11 +19,6 @@ DEFAULT_AGENT_PATH = "/usr/bin/containerssh-agent"
 DEFAULT_IDLE_COMMAND = (DEFAULT_AGENT_PATH, "wait-signal", "--signal", "INT", "--signal", "TERM")
 Agent = Literal["auto", "injected", "image", "none"]
 DEFAULT_CONTAINER: Mapping[str, Any] = {"name": "shell", "image": DEFAULT_IMAGE}
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
 
 _VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -37,70 +32,8 @@ def is_qualified_name(text: str) -> bool:
     return fits and _LABEL_NAME.fullmatch(name) is not None
 
 
-METADATA_KEYS = _names(
-    "name generateName namespace selfLink uid resourceVersion generation creationTimestamp deletionTimestamp"
-    " deletionGracePeriodSeconds labels annotations ownerReferences finalizers managedFields"
-)
-"""The fields of the Kubernetes API's ObjectMeta."""
-
-SPEC_KEYS = _names(
-    "volumes initContainers containers ephemeralContainers restartPolicy terminationGracePeriodSeconds"
-    " activeDeadlineSeconds dnsPolicy nodeSelector serviceAccountName serviceAccount automountServiceAccountToken"
-    " nodeName hostNetwork hostPID hostIPC shareProcessNamespace securityContext imagePullSecrets hostname subdomain"
-    " affinity schedulerName tolerations hostAliases priorityClassName priority dnsConfig readinessGates"
-    " runtimeClassName enableServiceLinks preemptionPolicy overhead topologySpreadConstraints setHostnameAsFQDN os"
-    " hostUsers schedulingGates resourceClaims resources hostnameOverride"
-)
-"""The fields of its PodSpec."""
-
-CONTAINER_KEYS = _names(
-    "name image command args workingDir ports envFrom env resources resizePolicy restartPolicy restartPolicyRules"
-    " volumeMounts volumeDevices livenessProbe readinessProbe startupProbe lifecycle terminationMessagePath"
-    " terminationMessagePolicy imagePullPolicy securityContext stdin stdinOnce tty"
-)
-"""The fields of its Container."""
-
-
-def settle_object(value: Any, known: frozenset[str], what: str) -> dict[str, Any]:
-    """
-    A Kubernetes object with its keys as the API writes them.
-
-    Raises:
-        ValueError: it is not a map, or has a key that the API does not know.
-    """
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{what} must be a map")
-    folded = {key.lower(): key for key in known}
-    settled: dict[str, Any] = {}
-    for key, item in value.items():
-        proper = folded.get(str(key).lower())
-        if proper is None:
-            close = get_close_matches(str(key), known, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"unknown key {key!r} in {what}{hint}")
-        if proper in settled:
-            raise ValueError(f"{proper} is given twice in {what}")
-        if item is not None:
-            settled[proper] = item
-    return settled
-
-
 def _metadata(value: Any) -> dict[str, Any]:
-    return {**DEFAULT_METADATA, **settle_object(value, METADATA_KEYS, "metadata")}
-
-
-def settle_spec(value: Any) -> dict[str, Any]:
-    """A pod's ``spec`` with the keys of the API; raises ValueError."""
-    spec = settle_object(value, SPEC_KEYS, "spec")
-    for group in ("containers", "initContainers"):
-        if group not in spec:
-            continue
-        if not isinstance(spec[group], list | tuple):
-            raise ValueError(f"{group} must be a list")
-        spec[group] = [
-            settle_object(item, CONTAINER_KEYS, f"{group}[{number}]") for number, item in enumerate(spec[group])
-        ]
-    return spec
+    return {**DEFAULT_METADATA, **settle_metadata(value)}
 
 
 def _spec(value: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from containerssh.config.availability import unavailable_for_login
 from containerssh.config.docker import settle_docker
 from containerssh.config.docker_structures import STRUCTURES, Structure
 from containerssh.config.findings import ConfigErrors, Finding, findings_of, unknown_key
-from containerssh.config.kubernetes import METADATA_KEYS, SPEC_KEYS, settle_object
+from containerssh.config.kubernetes_shapes import METADATA_KEYS, SPEC_KEYS, settle_object
 from containerssh.config.log import LogConfig
 from containerssh.config.model import ConfigModel, Spelling, fields_by_key, section_model
 from containerssh.core.codes import BackendCode, ConfigCode

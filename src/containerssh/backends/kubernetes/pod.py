@@ -150,13 +150,9 @@ def volume_costs(config: KubernetesPodConfig) -> bool:
     spec, console = config.spec, config.console
     # Without this word there is one with the account's token.
     has_volumes = bool(spec.get("volumes")) or spec.get("automountServiceAccountToken") is not False
-    settings = {**_map(spec.get("securityContext")), **_map(console.get("securityContext"))}
+    settings = {**spec.get("securityContext", {}), **console.get("securityContext", {})}
     cannot_write = settings.get("readOnlyRootFilesystem") or settings.get("runAsNonRoot") or settings.get("runAsUser")
     return not (has_volumes or cannot_write or config.agent_image)
-
-
-def _map(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def literally(text: str) -> str:
