@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from containerssh.auth.kerberos.authenticator import KERBEROS
 from containerssh.core.errors import AuthFailed, AuthUnavailable
-from containerssh.core.handlers import GSSAPIExchange, IntegrityProof
+from containerssh.core.gssapi import GSSAPIExchange, IntegrityProof
 from containerssh.core.metadata import SocketAddress, Value
 from tests.support.kdc import ABROAD, HOME, KDC
 from tests.support.openssh import run

@@ -9,7 +9,7 @@ import gssapi
 
 from containerssh.auth.kerberos.authenticator import KERBEROS, KerberosAuthenticator, open_kerberos
 from containerssh.config.auth import KerberosConfig
-from containerssh.core.handlers import GSSAPIExchange, IntegrityProof
+from containerssh.core.gssapi import GSSAPIExchange, IntegrityProof
 from containerssh.core.metadata import AuthAttempt, Login, SocketAddress, Value
 from tests.support.kdc import HOME, KDC
 

@@ -17,7 +17,8 @@ from containerssh.auth.remember import AnyKey
 from containerssh.auth.users import UsersFile
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed
-from containerssh.core.handlers import AuthMethod, GSSAPIExchange, IntegrityProof, PartialSuccess, Prompts, PublicKey
+from containerssh.core.gssapi import GSSAPIExchange, IntegrityProof
+from containerssh.core.handlers import AuthMethod, PartialSuccess, Prompts, PublicKey
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login, Restrictions, SocketAddress
 from containerssh.core.tasks import finish
 from containerssh.layers.authentication import AuthenticationServer, Authenticators

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable
-from containerssh.core.handlers import ExchangedKeys
+from containerssh.core.gssapi import ExchangedKeys
 from containerssh.ssh.ticket_exchange import NAMES, TicketExchange
 
 POINT = bytes([9, *bytes(31)])

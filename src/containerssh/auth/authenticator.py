@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import Protocol
 
-from containerssh.core.handlers import ExchangedKeys, GSSAPIExchange, Prompts, PublicKey
+from containerssh.core.gssapi import ExchangedKeys, GSSAPIExchange
+from containerssh.core.handlers import Prompts, PublicKey
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
 
 

@@ -8,11 +8,10 @@ from datetime import timedelta
 
 from containerssh.core.files import SFTPRules
 from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
+from containerssh.core.gssapi import ExchangedKeys, GSSAPIExchange
 from containerssh.core.handlers import (
     AuthMethod,
     ConnectionHandler,
-    ExchangedKeys,
-    GSSAPIExchange,
     Incoming,
     Listener,
     NetworkHandler,

@@ -16,7 +16,8 @@ from containerssh.auth.remember import Memory
 from containerssh.auth.users import UsersFile
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable
-from containerssh.core.handlers import AuthMethod, GSSAPIExchange, IntegrityProof, Prompts, PublicKey
+from containerssh.core.gssapi import GSSAPIExchange, IntegrityProof
+from containerssh.core.handlers import AuthMethod, Prompts, PublicKey
 from containerssh.core.metadata import AuthAttempt, Login, SocketAddress, Texts
 
 _KERBEROS = bytes.fromhex("06092a864886f712010202")

@@ -20,15 +20,8 @@ from containerssh.auth.authenticator import (
 from containerssh.auth.chains import Chain, UserChains, can_follow, merged
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed
-from containerssh.core.handlers import (
-    AuthMethod,
-    ExchangedKeys,
-    GSSAPIExchange,
-    NetworkHandler,
-    PartialSuccess,
-    Prompts,
-    PublicKey,
-)
+from containerssh.core.gssapi import ExchangedKeys, GSSAPIExchange
+from containerssh.core.handlers import AuthMethod, NetworkHandler, PartialSuccess, Prompts, PublicKey
 from containerssh.core.layer import NetworkLayer, ServerLayer
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from containerssh.core import metrics
 from containerssh.core.counters import counters
 from containerssh.core.errors import AuthFailed
+from containerssh.core.gssapi import ExchangedKeys, GSSAPIExchange
 from containerssh.core.handlers import (
     AuthMethod,
     ConnectionHandler,
-    ExchangedKeys,
-    GSSAPIExchange,
     NetworkHandler,
     Notices,
     PartialSuccess,

@@ -19,7 +19,8 @@ from asyncssh import constants
 from containerssh.core.codes import GeneralCode, SSHCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable, ContainerSSHError, Rejected, describe
 from containerssh.core.flag import Flag
-from containerssh.core.handlers import ConnectionHandler, ExchangedKeys, NetworkHandler, ServerHandler
+from containerssh.core.gssapi import ExchangedKeys
+from containerssh.core.handlers import ConnectionHandler, NetworkHandler, ServerHandler
 from containerssh.core.messages import Event, log_labels
 from containerssh.core.metadata import ConnectionMetadata, Login, SocketAddress
 from containerssh.core.requests import from_wire

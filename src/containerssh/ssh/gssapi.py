@@ -12,7 +12,7 @@ from asyncssh.packet import SSHPacket, String
 
 from containerssh.core.codes import SSHCode
 from containerssh.core.errors import AuthFailed
-from containerssh.core.handlers import GSSAPIExchange, IntegrityProof
+from containerssh.core.gssapi import GSSAPIExchange, IntegrityProof
 from containerssh.ssh.requests import Fields
 
 RESPONSE = 60

@@ -17,7 +17,7 @@ from containerssh.auth.watched_file import tell_of_others
 from containerssh.config.auth import KerberosConfig
 from containerssh.core.codes import AuthCode
 from containerssh.core.errors import AuthFailed
-from containerssh.core.handlers import ExchangedKeys, GSSAPIExchange
+from containerssh.core.gssapi import ExchangedKeys, GSSAPIExchange
 from containerssh.core.messages import Event
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login, Value
 
