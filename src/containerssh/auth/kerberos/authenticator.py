@@ -1,4 +1,4 @@
-"""Logins by Kerberos: with a ticket (RFC 4462) and with a password that the KDC judges."""
+"""Kerberos authentication: by ticket (RFC 4462), and by a password that the KDC verifies."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _PRINCIPAL = re.compile(r"(?P<name>[^@\\\0-\x20\x7f]{1,256})@(?P<realm>[^@/\\\0-
 _ROUNDS = 8
 _PASSWORD_BYTES = 1024
 _PATIENCE = 30.0
-# An unknown user costs the KDC fewer steps than a wrong password; neither is told sooner than this.
+# A KDC detects an unknown user faster than a wrong password; both refusals take at least this long.
 _REFUSAL_TAKES = 0.25
 
 
 @dataclass(frozen=True)
 class _Context:
-    """What is left of an exchange of keys."""
+    """The result of a GSSAPI key exchange."""
 
     principal: str
     tickets: bytes = field(repr=False)
     exported: str = field(repr=False)
-    """The libraries' context, which holds its keys."""
+    """The exported security context, which contains its keys."""
 
 
 class KerberosAuthenticator:
-    """Judges tickets and passwords; made by :func:`open_kerberos`."""
+    """Verifies tickets and passwords; created by :func:`open_kerberos`."""
 
     def __init__(self, config: KerberosConfig, helper: Helper) -> None:
         self._config = config
@@ -53,10 +53,10 @@ class KerberosAuthenticator:
 
     async def authenticate_gssapi(self, attempt: AuthAttempt, exchange: GSSAPIExchange, undo: AsyncExitStack) -> Login:
         """
-        The login of the principal whose ticket the client shows.
+        Authenticate the principal of the client's ticket.
 
         Raises:
-            AuthFailed: it is refused, or the client breaks off.
+            AuthFailed: the ticket is refused, or the client gives up.
             AuthUnavailable: the libraries or the keytab failed.
         """
         if exchange.exchanged is not None:
@@ -89,10 +89,10 @@ class KerberosAuthenticator:
 
     async def exchange_keys(self, meta: ConnectionMetadata, token: bytes, digest: bytes) -> ExchangedKeys:
         """
-        What a ticket adds to an exchange of keys.
+        Perform the server's part of a GSSAPI key exchange.
 
         Raises:
-            AuthFailed: it is refused.
+            AuthFailed: the ticket is refused.
             AuthUnavailable: the libraries or the keytab failed.
         """
         if not token or len(token) > TOKEN:
@@ -117,11 +117,11 @@ class KerberosAuthenticator:
 
     async def authenticate_password(self, attempt: AuthAttempt, password: bytes) -> Login:
         """
-        The login of the principal of that name in the default realm.
+        Authenticate the principal of the user's name in the default realm.
 
         Raises:
-            AuthFailed: the KDC refuses the password, or the account.
-            AuthUnavailable: it did not answer, or could not prove that it is the right one.
+            AuthFailed: the KDC refuses the password or the account.
+            AuthUnavailable: the KDC did not respond, or could not prove its identity.
         """
         earliest = asyncio.get_running_loop().time() + _REFUSAL_TAKES
         try:
@@ -131,7 +131,7 @@ class KerberosAuthenticator:
             raise
 
     async def _judge_password(self, attempt: AuthAttempt, password: bytes) -> Login:
-        # The library would see the part before the NUL, or ask a terminal for what is empty.
+        # The library would truncate at a NUL, and prompt on a terminal for an empty password.
         if not password or b"\0" in password or len(password) > _PASSWORD_BYTES:
             raise AuthFailed(AuthCode.FAILED, "no password that a principal can have")
         if not _PRINCIPAL.fullmatch(f"{attempt.username}@{self._helper.realm}"):
@@ -145,7 +145,7 @@ class KerberosAuthenticator:
         if match is None or match["name"].startswith("WELLKNOWN/"):
             raise AuthFailed(AuthCode.FAILED, "the principal has a name that cannot be used")
         assert isinstance(principal, str)
-        # A user of another realm is another user.
+        # The same name in another realm is a different user.
         name = match["name"] if match["realm"] == self._helper.realm else principal
         if self._config.enforce_username and name != attempt.username:
             text = f"the principal {principal} may not log in as {attempt.username}"
@@ -163,7 +163,7 @@ class KerberosAuthenticator:
 @asynccontextmanager
 async def open_kerberos(config: KerberosConfig) -> AsyncIterator[KerberosAuthenticator]:
     """
-    An authenticator for the server's life, with a helper process that ends with it.
+    An authenticator for the lifetime of the server, with a helper process that ends with the scope.
 
     Raises:
         ConfigError: the keytab, the libraries or the realm cannot be used.

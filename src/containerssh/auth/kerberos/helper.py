@@ -21,28 +21,28 @@ _PASSED_ON = ("KRB5RCACHENAME", "KRB5RCACHEDIR", "KRB5_TRACE")
 
 
 class Attempt:
-    """An attempt's child of the helper; made by :meth:`Helper.attempt`."""
+    """The helper's child process for one attempt; created by :meth:`Helper.attempt`."""
 
     def __init__(self, child: Child) -> None:
         self._child = child
 
     async def ask(self, **order: object) -> Mapping[str, Any]:
         """
-        Send *order*; the answer.
+        Send *order*; return the answer.
 
         Raises:
             AuthFailed: the credentials are wrong.
-            AuthUnavailable: they could not be judged, or the child has ended.
+            AuthUnavailable: the credentials could not be verified, or the child has ended.
         """
         return _read(await self._child.ask(order))
 
     async def result(self) -> Mapping[str, Any]:
-        """What follows an error's token; raises as :meth:`ask`."""
+        """Read the result that follows an error token; raises as :meth:`ask`."""
         return _read(await self._child.answer())
 
 
 class Helper(HelperProcess):
-    """A helper process with one configuration; made by :func:`open_helper`."""
+    """A helper process with one configuration; created by :func:`open_helper`."""
 
     libraries = "Kerberos"
     worker = "containerssh.auth.kerberos.worker"
@@ -55,7 +55,7 @@ class Helper(HelperProcess):
         self.realm = ""
         """The default realm."""
         self.owners: tuple[str, ...] = ()
-        """The principals whose keys there are."""
+        """The principals in the keytab."""
 
     @property
     def arguments(self) -> Sequence[str]:
@@ -63,7 +63,7 @@ class Helper(HelperProcess):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        # The first file wins over what follows it.
+        # The first file takes precedence.
         files = (self._folder / "first.conf", self._config.libraries_config, self._folder / "last.conf")
         return {
             **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
@@ -81,7 +81,7 @@ class Helper(HelperProcess):
 
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[Attempt]:
-        """A child for one attempt; scope and errors are those of :meth:`HelperProcess.child`."""
+        """A child process for one attempt; scope and errors are those of :meth:`HelperProcess.child`."""
         async with self.child() as child:
             yield Attempt(child)
 
@@ -89,12 +89,12 @@ class Helper(HelperProcess):
 @asynccontextmanager
 async def open_helper(config: KerberosConfig, acceptor: str) -> AsyncIterator[Helper]:
     """
-    A helper for the server's life; *acceptor* is a principal, or empty.
+    A helper for the lifetime of the server; *acceptor* is a principal, or empty for any.
 
     Raises:
         ConfigError: as :meth:`Helper.start`.
     """
-    # Tickets pass through this folder: on no disk, where that can be had.
+    # Tickets are stored here temporarily: in memory (tmpfs) if available.
     memory = "/dev/shm"  # noqa: S108  mkdtemp makes a folder in it that is ours alone, under a name of its choice
     folder = Path(tempfile.mkdtemp(prefix="containerssh-krb5-", dir=memory if os.access(memory, os.W_OK) else None))
     try:
@@ -111,7 +111,7 @@ async def open_helper(config: KerberosConfig, acceptor: str) -> AsyncIterator[He
 
 
 def decode(answer: Mapping[str, Any], name: str) -> bytes:
-    """The bytes *name* of an answer; empty if there are none. Raises AuthUnavailable."""
+    """The bytes in the field *name* of an answer; empty if missing. Raises AuthUnavailable."""
     try:
         return base64.b64decode(str(answer.get(name, "")), validate=True)
     except ValueError as exc:
@@ -121,7 +121,7 @@ def decode(answer: Mapping[str, Any], name: str) -> bytes:
 
 
 def encode(data: bytes) -> str:
-    """*data* for an order."""
+    """Encode *data* for an order."""
     return base64.b64encode(data).decode()
 
 

@@ -1,12 +1,12 @@
-"""What the gateway and its helper process have to agree on."""
+"""Limits that the gateway and its Kerberos helper process share."""
 
 from __future__ import annotations
 
 TOKEN = 64 * 1024
-"""The largest token of a client, in bytes; tickets of Active Directory reach 48 KiB."""
+"""The maximum size of a client's token in bytes; Active Directory tickets reach 48 KiB."""
 
 CHILDREN = 64
-"""Attempts at the same time."""
+"""The maximum of simultaneous attempts."""
 
 CALL_SECONDS = 20.0
-"""After how long a call of the libraries is given up; asking a KDC that is away takes that long."""
+"""The time limit of a library call in seconds; an unreachable KDC takes that long to detect."""

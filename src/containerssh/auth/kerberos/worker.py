@@ -1,6 +1,6 @@
-"""The helper process: all that Kerberos libraries do with what strangers send, outside of the gateway.
+"""The helper process: it runs the Kerberos libraries on untrusted input, isolated from the gateway.
 
-It holds the libraries and one configuration (``KRB5_CONFIG`` holds for a whole process). An order is answered with
+It holds the libraries and one configuration (``KRB5_CONFIG`` applies to a whole process). An order is answered with
 ``{"ok": ...}``, ``{"refused": reason}`` or ``{"unavailable": reason}``.
 """
 
@@ -26,7 +26,7 @@ from containerssh.auth.worker import begin, bounded, receive, send, serve
 
 _KERBEROS = gssapi.OID.from_int_seq("1.2.840.113554.1.2.2")
 _MEMORY = 1 << 30
-# RFC 4120 section 7.5.9, as the library counts them; all else is no judgement of the password.
+# RFC 4120 section 7.5.9, in the library's numbering; other errors say nothing about the password.
 _CODES = -1765328384
 _WRONG = {
     1: "the account has expired",
@@ -42,22 +42,22 @@ _WRONG = {
 
 
 class RefusedError(Exception):
-    """The credentials were judged and found wrong."""
+    """The credentials were checked and found wrong."""
 
 
 class UnavailableError(Exception):
-    """They could not be judged."""
+    """The credentials could not be checked."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the gateway's administrator has configured."""
+    """The settings from the gateway's configuration."""
 
     keytab: str
     acceptor: str
-    """A principal; empty for any of the keytab."""
+    """The acceptor's principal; empty for any in the keytab."""
     folder: str
-    """A private folder for files that the libraries want, on no disk where that can be had."""
+    """A private folder for the libraries' files, in memory (tmpfs) if available."""
 
     @property
     def store(self) -> dict[bytes | str, bytes | str]:
@@ -65,7 +65,7 @@ class Settings:
 
 
 def main(descriptor: int, keytab: str, acceptor: str, folder: str) -> None:
-    """The whole life of the helper."""
+    """Run the helper until its socket closes."""
     gateway = begin(descriptor)
     settings = Settings(keytab, acceptor, folder)
     try:
@@ -77,7 +77,9 @@ def main(descriptor: int, keytab: str, acceptor: str, folder: str) -> None:
 
 
 def _greeting(settings: Settings) -> dict[str, Any]:
-    """The default realm, which is the keytab's if the configuration names none; and whose keys there are."""
+    """
+    The first message: the default realm (the keytab's if the configuration names none), and the keytab's principals.
+    """
     context = krb5.init_context()
     owners = _owners(context, settings)
     try:
@@ -94,7 +96,7 @@ def _greeting(settings: Settings) -> dict[str, Any]:
 
 
 def _owners(context: krb5.Context, settings: Settings) -> list[str]:
-    """The principals of the keytab, those of hosts first."""
+    """The principals of the keytab, host principals first."""
     keytab = krb5.kt_resolve(context, f"FILE:{settings.keytab}".encode())
     names = {krb5.unparse_name_flags(context, entry.principal).decode() for entry in keytab}
     if not names:
@@ -125,7 +127,7 @@ def _attempt(gateway: socket.socket, settings: Settings) -> None:
 
 
 def _accept(gateway: socket.socket, settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
-    """Tokens until the context is complete, then the code: who it is, and the tickets that came along."""
+    """Exchange tokens until the context is complete and verify the MIC; return the principal and delegated tickets."""
     context = _acceptor(settings, order["address"])
     while True:
         try:
@@ -157,8 +159,8 @@ def _check_kind(context: gssapi.SecurityContext) -> None:
 
 def _exchange(gateway: socket.socket, settings: Settings, order: dict[str, Any]) -> dict[str, Any]:
     """
-    One token, which is all that Kerberos takes, and our code over an exchange of keys (RFC 4462 section 2.1): the
-    context in a form that :func:`_verify` takes, then whose it is, with the tickets that came along.
+    Process the single token of Kerberos and sign the exchange hash (RFC 4462 section 2.1); return the exported context
+    for :func:`_verify`, then the principal and delegated tickets.
     """
     context = _acceptor(settings, order["address"])
     try:
@@ -177,7 +179,7 @@ def _exchange(gateway: socket.socket, settings: Settings, order: dict[str, Any])
 
 
 def _verify(order: dict[str, Any]) -> dict[str, Any]:
-    """Whose context it is that has made a code."""
+    """Verify a MIC with an exported context; return its principal."""
     context = gssapi.SecurityContext(token=_decode(order["context"]))
     try:
         context.verify_signature(_decode(order["message"]), _decode(order["code"]))
@@ -187,7 +189,10 @@ def _verify(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def _acceptor(settings: Settings, address: str = "") -> gssapi.SecurityContext:
-    """*address*: the client's, for tickets that hold at some addresses only; the library looks at IPv4 alone."""
+    """
+    Create the acceptor's context. *address* is the client's, for tickets restricted to addresses; the library checks
+    IPv4 only.
+    """
     name = gssapi.Name(settings.acceptor, gssapi.NameType.kerberos_principal) if settings.acceptor else None
     try:
         keys = gssapi.Credentials(name=name, usage="accept", mechs=[_KERBEROS], store=settings.store)
@@ -196,10 +201,10 @@ def _acceptor(settings: Settings, address: str = "") -> gssapi.SecurityContext:
         raise UnavailableError(f"the keytab has no key of {who} that can be used: {_text(exc)}") from exc
     bindings: ChannelBindings | None = None
     with suppress(OSError):
-        # A client of SSH has no bindings of its own (RFC 4462 section 3.4), so that nothing else hangs on these.
+        # SSH clients send no channel bindings (RFC 4462 section 3.4), so these affect nothing else.
         bindings = ChannelBindings(AddressType.ip, socket.inet_pton(socket.AF_INET, address))
     context = gssapi.SecurityContext(creds=keys, usage="accept", channel_bindings=bindings)
-    # By default an error with a token for the peer is given back like a good token.
+    # By default, an error token for the peer is returned like a normal token.
     vars(context)["__DEFER_STEP_ERRORS__"] = False
     return context
 
@@ -216,7 +221,10 @@ def _delegated(context: gssapi.SecurityContext, principal: str, settings: Settin
 
 
 def _password(gateway: socket.socket, settings: Settings, user: str, password: bytes) -> dict[str, Any]:
-    """A ticket for *user* of the default realm, from a KDC that knows a key of our keytab (RFC 4120 section 10)."""
+    """
+    Obtain a ticket for *user* of the default realm, from a KDC that proves knowledge of a key in the keytab (RFC 4120
+    section 10).
+    """
     context = krb5.init_context()
     client = krb5.parse_name_flags(context, user.encode())
     if client.realm != krb5.get_default_realm(context):
@@ -243,7 +251,7 @@ def _password(gateway: socket.socket, settings: Settings, user: str, password: b
 
 
 def _verify_kdc(context: krb5.Context, principal: str, cache: Path, settings: Settings) -> None:
-    """Ask the KDC for a ticket to ourselves, and open it with our own key."""
+    """Verify the KDC: request a ticket for this server and decrypt it with the keytab."""
     user = gssapi.Credentials(usage="initiate", mechs=[_KERBEROS], store={"ccache": f"FILE:{cache}"})
     owners = [settings.acceptor] if settings.acceptor else _owners(context, settings)
     last: Exception | None = None
@@ -268,7 +276,7 @@ def _verify_kdc(context: krb5.Context, principal: str, cache: Path, settings: Se
 
 @contextmanager
 def _cache(settings: Settings) -> Iterator[Path]:
-    """The path of a credential cache, which is gone afterwards."""
+    """A temporary credential cache; yields its path."""
     path = Path(settings.folder, f"cache-{os.getpid()}")
     try:
         yield path
@@ -277,7 +285,7 @@ def _cache(settings: Settings) -> Iterator[Path]:
 
 
 def _text(error: BaseException | None) -> str:
-    """What an error says, for the administrator."""
+    """The message of an error, for the administrator."""
     if isinstance(error, GSSError):
         words = [*error.get_all_statuses(error.maj_code, True), *error.get_all_statuses(error.min_code, False)]
         return ": ".join(dict.fromkeys(words))

@@ -1,1 +1,1 @@
-"""Passwords and public keys judged by a directory (LDAP, Active Directory)."""
+"""LDAP authentication: passwords and public keys from a directory (LDAP, Active Directory)."""

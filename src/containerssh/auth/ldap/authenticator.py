@@ -1,4 +1,4 @@
-"""Logins judged by a directory: passwords, answers, and keys that it keeps."""
+"""Authentication by a directory: passwords, keyboard-interactive, and public keys stored in it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from containerssh.core.requests import to_wire
 
 logger = logging.getLogger(__name__)
 
-# A refusal is told no sooner than the longest one so far took: a directory finds out sooner that there is no such user
-# than that a password is wrong. What took longer than this waited for something else, a server that is away.
+# Every refusal takes as long as the slowest one so far, since a directory detects an unknown user faster than a wrong
+# password. Refusals above this limit are not counted: they waited for something else, such as an unreachable server.
 _REFUSAL_TAKES = 0.25
 _REFUSAL_TAKES_AT_MOST = 2.0
 
 
 class LDAPAuthenticator:
-    """Asks the directory about each attempt; made by :func:`open_ldap`."""
+    """Asks the directory about each attempt; created by :func:`open_ldap`."""
 
     def __init__(self, config: LDAPConfig, directory: Directory) -> None:
         self._config = config
@@ -41,11 +41,11 @@ class LDAPAuthenticator:
 
     async def authenticate_password(self, attempt: AuthAttempt, password: bytes) -> Login:
         """
-        The login of the user whose entry the password opens.
+        Authenticate by a bind as the user's entry.
 
         Raises:
-            AuthFailed: there is none, or it is not wanted here.
-            AuthUnavailable: no server of the directory could tell.
+            AuthFailed: the password is wrong, or the user is unknown or not permitted.
+            AuthUnavailable: no server of the directory could decide.
         """
         labels = _labels(attempt, "password")
         began = asyncio.get_running_loop().time()
@@ -64,17 +64,17 @@ class LDAPAuthenticator:
         return login
 
     async def authenticate_interactive(self, attempt: AuthAttempt, prompts: Prompts, undo: AsyncExitStack) -> Login:
-        """The same with the password as an answer."""
+        """Like :meth:`authenticate_password`, with the password as the answer to a prompt."""
         (answer,) = await prompts.ask("", [("Password: ", False)])
         return await self.authenticate_password(attempt, to_wire(answer))
 
     async def authenticate_public_key(self, attempt: AuthAttempt, key: PublicKey) -> Login:
         """
-        The login that *key* earns, if the user's entry holds it, with the restrictions of the first line that fits.
+        Authenticate by a public key in the user's entry, with the restrictions of the first matching line.
 
         Raises:
-            AuthFailed: it does not, or there is no such user.
-            AuthUnavailable: no server of the directory could tell.
+            AuthFailed: the entry does not contain the key, or there is no such user.
+            AuthUnavailable: no server of the directory could decide.
         """
         labels = _labels(attempt, "pubkey")
         try:
@@ -136,7 +136,7 @@ def _check_name(attempt: AuthAttempt) -> None:
 
 
 def _check_password(password: bytes) -> None:
-    # Without a password a bind succeeds, as nobody's (RFC 4513 section 5.1.2).
+    # With an empty password, a bind succeeds without authentication (RFC 4513 section 5.1.2).
     if not password or b"\0" in password or len(password) > PASSWORD_BYTES:
         raise AuthFailed(AuthCode.FAILED, "no password that anybody can have")
 
@@ -148,10 +148,10 @@ def _labels(attempt: AuthAttempt, kind: str) -> dict[str, LabelValue]:
 @asynccontextmanager
 async def open_ldap(config: LDAPConfig) -> AsyncIterator[LDAPAuthenticator]:
     """
-    An authenticator for the server's life, with a helper process that ends with it.
+    An authenticator for the lifetime of the server, with a helper process that ends with the scope.
 
     Raises:
-        ConfigError: the directory cannot be used as it is configured.
+        ConfigError: the directory cannot be used as configured.
     """
     async with open_directory(config) as directory:
         if config.bind_password_file:

@@ -1,4 +1,4 @@
-"""The gateway's side: which server is asked, and what is made of its answer."""
+"""The gateway's side: selection of the directory's server, and interpretation of the answer."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from containerssh.core.retry import retry
 logger = logging.getLogger(__name__)
 
 AVOIDED = 30.0
-"""Seconds for which a server that did not answer is asked after the others."""
+"""How long in seconds an unresponsive server is tried only after the others."""
 
 MOST_WAITING = 256
-"""Attempts, those that are being judged included; who comes after them is told that nobody can judge."""
+"""The maximum of attempts in progress and waiting; further ones fail as unavailable."""
 
 _FIRST_PAUSE = timedelta(seconds=1)
 _LONGEST_PAUSE = timedelta(seconds=5)
@@ -50,16 +50,16 @@ class Found:
 
 
 class DirectoryFailure(Exception):
-    """A server did not judge."""
+    """A server could not decide."""
 
     def __init__(self, reason: str, *, passing: bool) -> None:
         super().__init__(reason)
         self.passing = passing
-        """Whether to ask again could help."""
+        """Whether a retry could help."""
 
 
 class Helper(HelperProcess):
-    """The helper process for one directory."""
+    """The helper process of one directory."""
 
     libraries = "LDAP"
     worker = "containerssh.auth.ldap.worker"
@@ -67,7 +67,7 @@ class Helper(HelperProcess):
     def __init__(self, config: LDAPConfig, authorities: str) -> None:
         super().__init__(CHILDREN)
         self._config = config
-        # It runs in another folder.
+        # The helper runs in another folder, so paths must be absolute.
         self._authorities = str(Path(authorities).absolute()) if authorities else ""
 
     @property
@@ -95,7 +95,7 @@ class Helper(HelperProcess):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        # Neither files nor variables of the machine's other LDAP clients have a say.
+        # Ignore the configuration files and variables of the machine's other LDAP clients.
         return {"LDAPNOINIT": "1"}
 
     def greeted(self, greeting: Any) -> None:
@@ -106,19 +106,19 @@ class Helper(HelperProcess):
 
 @dataclass
 class _Question:
-    """What servers are asked until one answers; counted as requests to webhooks are."""
+    """A question to the servers until one answers; counted in metrics like a request to a webhook."""
 
     order: Mapping[str, str]
     labels: Mapping[str, LabelValue]
     tries: int = 0
 
     def count(self) -> None:
-        """A server is asked."""
+        """Count a request."""
         self.tries += 1
         counters.add(AUTH_SERVER_REQUESTS, **self._counted)
 
     def count_failure(self, how: str) -> None:
-        """For the moment (``soft``), or for good (``hard``)."""
+        """Count a temporary (``soft``) or final (``hard``) failure."""
         counters.add(AUTH_SERVER_FAILURES, type=how, reason=AuthCode.BACKEND_ERROR, **self._counted)
 
     @property
@@ -127,7 +127,7 @@ class _Question:
 
 
 class Directory:
-    """The servers of one directory; made by :func:`open_directory`."""
+    """The servers of one directory; created by :func:`open_directory`."""
 
     def __init__(self, config: LDAPConfig, helper: Helper) -> None:
         self._config = config
@@ -137,17 +137,17 @@ class Directory:
 
     async def judge_password(self, username: str, password: bytes, labels: Mapping[str, LabelValue]) -> Found:
         """
-        The user's entry, once a server found that the password is right.
+        Verify the password with a server; return the user's entry.
 
         Raises:
-            AuthFailed: it is wrong, or the user is not wanted.
-            AuthUnavailable: no server could tell. It has been logged.
+            AuthFailed: the password is wrong, or the user is not permitted.
+            AuthUnavailable: no server could decide; this has been logged.
         """
         encoded = base64.b64encode(password).decode()
         return await self._ask({"do": "password", "user": username, "password": encoded}, labels)
 
     async def look_up(self, username: str, labels: Mapping[str, LabelValue]) -> Found:
-        """The user's entry, without a proof; raises as above."""
+        """The user's entry, without verification of a password; raises as above."""
         return await self._ask({"do": "keys", "user": username}, labels)
 
     async def _ask(self, order: Mapping[str, str], labels: Mapping[str, LabelValue]) -> Found:
@@ -176,7 +176,7 @@ class Directory:
     async def _ask_servers(self, question: _Question) -> Found:
         now = asyncio.get_running_loop().time()
         last = DirectoryFailure("no server", passing=False)
-        # Sorting keeps the order of those that are alike.
+        # The sort is stable.
         for url in sorted(self._config.urls, key=lambda url: self._avoided.get(url, 0) > now):
             told = {**question.labels, "url": url}
             question.count()
@@ -188,7 +188,7 @@ class Directory:
                 question.count_failure("soft")
                 last = exc
                 if not exc.passing:
-                    # Another server of the directory has the same account with the same mistake.
+                    # Other servers of the directory hold the same account and would give the same answer.
                     break
                 self._avoided[url] = asyncio.get_running_loop().time() + AVOIDED
         raise last
@@ -204,11 +204,11 @@ class Directory:
 
 def read_answer(answer: Any) -> Found:
     """
-    The entry in what a child says, which has read what a server sent.
+    Parse the answer of a helper's child, which has processed the server's data.
 
     Raises:
         AuthFailed: the user is refused.
-        DirectoryFailure: nobody can tell.
+        DirectoryFailure: the server could not decide.
     """
     match answer:
         case {
@@ -242,7 +242,7 @@ def _decoded(value: Any) -> bytes:
 @asynccontextmanager
 async def open_directory(config: LDAPConfig) -> AsyncIterator[Directory]:
     """
-    A directory for the server's life, with a helper process that ends with it.
+    A directory for the lifetime of the server, with a helper process that ends with the scope.
 
     Raises:
         ConfigError: the libraries, or names in the configuration, cannot be used.
@@ -251,7 +251,7 @@ async def open_directory(config: LDAPConfig) -> AsyncIterator[Directory]:
     try:
         authorities = config.authorities
         if is_pem(authorities):
-            # The libraries take a file's name only.
+            # The libraries accept only file names.
             path = folder / "authorities.pem"
             await asyncio.to_thread(path.write_text, authorities, encoding="ascii")
             authorities = str(path)

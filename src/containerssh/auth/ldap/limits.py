@@ -1,15 +1,15 @@
-"""What the gateway and its helper process for LDAP have to agree on."""
+"""Limits that the gateway and its LDAP helper process share."""
 
 from __future__ import annotations
 
 CHILDREN = 32
-"""Attempts at the same time."""
+"""The maximum of simultaneous attempts."""
 
 ENTRY_BYTES = 96 * 1024
-"""The most that an entry's attributes and the names of its groups may have, together."""
+"""The maximum size in bytes of an entry's attributes and group names together."""
 
 PASSWORD_BYTES = 1024
-"""Longer passwords are wrong without being looked at."""
+"""The maximum length of a password in bytes; longer ones are refused without a check."""
 
 NAME_CHARACTERS = 256
-"""Longer names are nobody's."""
+"""The maximum length of a user name; longer ones are refused without a check."""

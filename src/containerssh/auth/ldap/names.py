@@ -1,4 +1,4 @@
-"""Names of users where a directory would read more than a name out of them, and names of entries compared."""
+"""Escaping of user names in filters and distinguished names, and comparison of distinguished names."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Mapping
 import ldap.dn
 from ldap.filter import escape_filter_chars
 
-# Characters that mean something in DOMAIN\name and name@domain, or that Active Directory forbids in names.
+# Characters with a meaning in DOMAIN\name and name@domain, or that Active Directory forbids in names.
 _NO_ACCOUNT = re.compile(r'[\0-\x20"/\\\[\]:;|=,+*?<>@\x7f]')
 
 
 class UnusableNameError(ValueError):
-    """Nobody can have this name."""
+    """The name cannot be used."""
 
 
 def in_filter(template: str, values: Mapping[str, str]) -> str:
-    """*template*, each ``{name}`` in it replaced by that value, which stands for nothing but itself (RFC 4515)."""
+    """*template* with each ``{name}`` replaced by the value, escaped for a filter (RFC 4515)."""
     return _replaced(template, {name: escape_filter_chars(value) for name, value in values.items()})
 
 
 def to_bind(template: str, username: str) -> str:
     """
-    The name under which a user binds.
+    The name for the user's bind.
 
     Raises:
-        UnusableNameError: it would be more than a name.
+        UnusableNameError: the user name contains special characters.
     """
     if "=" in template:
         return _replaced(template, {"username": _in_dn(username)})
@@ -37,10 +37,10 @@ def to_bind(template: str, username: str) -> str:
 
 def normal_dn(dn: str) -> object:
     """
-    Something that is equal for two spellings of one entry's name: types and values in any case, any blanks between.
+    A normalised form of a distinguished name: equal for spellings that differ only in case and spaces.
 
     Raises:
-        ValueError: it is not a name of an entry.
+        ValueError: it is not a distinguished name.
     """
     try:
         parts = ldap.dn.str2dn(dn)
@@ -52,11 +52,11 @@ def normal_dn(dn: str) -> object:
 
 
 def _in_dn(value: str) -> str:
-    """*value* as a value in the name of an entry (RFC 4514): all but plain characters by their bytes."""
+    """*value* escaped for a distinguished name (RFC 4514): all but plain characters as hex bytes."""
     plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
     return "".join(char if char in plain else "".join(f"\\{byte:02x}" for byte in char.encode()) for char in value)
 
 
 def _replaced(template: str, values: Mapping[str, str]) -> str:
-    # In one pass: what a value brings must not be replaced again.
+    # In one pass, so that inserted values are not replaced again.
     return re.sub(r"\{([^{}]*)\}", lambda match: values[match[1]], template)

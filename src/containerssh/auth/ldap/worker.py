@@ -1,7 +1,7 @@
-"""The helper process: a conversation with one server of the directory for each attempt, by OpenLDAP's libraries.
+"""The helper process: one LDAP session with a server for each attempt, through OpenLDAP's libraries.
 
 An order is answered with ``{"ok": entry}``, ``{"refused": reason}`` or ``{"unavailable": reason, "passing": bool}``;
-``passing`` says whether to ask again could help.
+``passing`` says whether a retry could help.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MESSAGES = 2000
 _GROUPS = 1000
 _NO_ATTRIBUTES = "1.1"
 _SCOPES = {"sub": ldap.SCOPE_SUBTREE, "one": ldap.SCOPE_ONELEVEL}
-# What a server answers to a password that is wrong, or not good for a login (RFC 4511 appendix A).
+# Results for a wrong password, or one that does not permit a login (RFC 4511 appendix A).
 _WRONG = (
     ldap.INVALID_CREDENTIALS,
     ldap.INAPPROPRIATE_AUTH,
@@ -47,23 +47,23 @@ _LOCKED_FOR_GOOD = b"000001010000Z"
 
 
 class RefusedError(Exception):
-    """The credentials were judged and found wrong."""
+    """The credentials were checked and found wrong."""
 
 
 class UnavailableError(Exception):
-    """They could not be judged, and asking again would not help."""
+    """The credentials could not be checked, and a retry would not help."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the gateway's administrator has configured."""
+    """The settings from the gateway's configuration."""
 
     start_tls: bool
     authorities: str
-    """A file; empty where nothing is encrypted."""
+    """The path of the CA certificates; empty without TLS."""
     tls_version: str
     timeout: float
-    """Seconds."""
+    """The time limit in seconds."""
     bind_dn: str
     bind_password_file: str
     user_bind: str
@@ -76,16 +76,16 @@ class Settings:
     group_base: str
     group_filter: str
     attributes: Sequence[str]
-    """Of the user's entry, beside those named above."""
+    """Additional attributes of the user's entry."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a search found."""
+    """An entry found by a search."""
 
     dn: str
     attributes: Mapping[str, Sequence[bytes]]
-    """By name in lower case."""
+    """Values by lower-case attribute name."""
 
     def values(self, name: str) -> Sequence[bytes]:
         return self.attributes.get(name.lower(), ())
@@ -95,7 +95,7 @@ class Entry:
 
 
 def main(descriptor: int, text: str) -> None:
-    """The whole life of the helper; *text* is the settings in JSON."""
+    """Run the helper until its socket closes; *text* is the settings in JSON."""
     gateway = begin(descriptor)
     settings = Settings(**json.loads(text))
     try:
@@ -132,14 +132,14 @@ def _answer(settings: Settings, order: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 class Conversation:
-    """A connection to one server, which ends with this process."""
+    """A connection to one server; it is closed by the end of this process."""
 
     def __init__(self, settings: Settings, url: str) -> None:
         self._settings = settings
         self._connection: LDAPObject = ldap.initialize(url)
         options = {
             ldap.OPT_PROTOCOL_VERSION: ldap.VERSION3,
-            # Another server would be shown our passwords because this one says so.
+            # Do not follow referrals: they would send passwords to another server.
             ldap.OPT_REFERRALS: ldap.OPT_OFF,
             ldap.OPT_NETWORK_TIMEOUT: settings.timeout,
             ldap.OPT_TIMEOUT: settings.timeout,
@@ -150,7 +150,7 @@ class Conversation:
                 ldap.OPT_X_TLS_CACERTFILE: settings.authorities,
                 ldap.OPT_X_TLS_REQUIRE_CERT: ldap.OPT_X_TLS_DEMAND,
                 **_lowest(settings.tls_version),
-                # Last: what was set takes effect.
+                # Must be last: it applies the TLS settings.
                 ldap.OPT_X_TLS_NEWCTX: 0,
             }
         for option, value in options.items():
@@ -160,21 +160,21 @@ class Conversation:
 
     def password(self, username: str, password: bytes) -> Mapping[str, Any]:
         """
-        The user's entry, if the password is right.
+        Verify the password; return the user's entry.
 
         Raises:
-            RefusedError: it is not, there is no such user, or a group is missing.
-            UnavailableError, ldap.LDAPError: nobody can tell.
+            RefusedError: the password is wrong, there is no such user, or a required group is missing.
+            UnavailableError, ldap.LDAPError: the server could not decide.
         """
         settings = self._settings
         if not password or not username:
-            # A name without a password is nobody's, and binds (RFC 4513 section 5.1.2).
+            # A bind with an empty password succeeds without authentication (RFC 4513 section 5.1.2).
             raise RefusedError("an empty password")
         if not settings.user_bind:
             self._bind_account()
             entry = self._find(username)
             found = self._described(username, entry)
-            # Who does not exist is asked for as well, so that it takes as long.
+            # The same requests for an unknown user, so that the time does not reveal it.
             self._bind(entry.dn if entry else self._nobody, password)
             if entry is None:
                 raise RefusedError("there is no such user")
@@ -185,14 +185,14 @@ class Conversation:
             if entry is None:
                 raise RefusedError("the password is right, but there is no entry like userFilter")
             if "=" not in settings.user_bind:
-                # The name that was bound with and the attribute that was looked for may be two people's.
+                # The bind name and the searched attribute might belong to different users.
                 self._bind(entry.dn, password)
             found = self._described(username, entry)
         self._check_groups(found["groups"])
         return found
 
     def keys(self, username: str) -> Mapping[str, Any]:
-        """The user's entry, without a proof; raises as above."""
+        """The user's entry, without verification of a password; raises as above."""
         self._bind_account()
         entry = self._find(username)
         found = self._described(username, entry)
@@ -217,25 +217,25 @@ class Conversation:
         try:
             self._bind(settings.bind_dn, password)
         except RefusedError as exc:
-            # Not again: after some tries directories lock an account.
+            # No retry: directories lock accounts after several failures.
             raise UnavailableError(f"the directory refuses the account bindDN: {exc}") from exc
 
     def _bind(self, name: str, password: bytes) -> None:
-        """Become *name*; raises RefusedError if the password is wrong or not good for a login."""
+        """Bind as *name*; raises RefusedError if the password is wrong or does not permit a login."""
         number = self._connection.simple_bind(name, password, serverctrls=[PasswordPolicyControl()])
         try:
             kind, _, _, controls, *_ = self._connection.result4(number, timeout=self._settings.timeout)
         except _WRONG as exc:
             raise RefusedError(_text(exc)) from exc
         if kind != ldap.RES_BIND:
-            # To the library the end of a search is as good.
+            # The library also accepts other response types, such as the end of a search.
             raise UnavailableError("the server answers what it was not asked")
         for control in controls:
             if isinstance(control, PasswordPolicyControl) and control.error in _POLICY:
                 raise RefusedError(_POLICY[control.error])
 
     def _find(self, username: str) -> Entry | None:
-        """The one entry of this user; raises RefusedError where there is more than one."""
+        """The single entry of this user; raises RefusedError if there are several."""
         settings = self._settings
         wanted = in_filter(settings.user_filter, {"username": username})
         return self._only(settings.user_base, _SCOPES[settings.user_scope], wanted)
@@ -252,7 +252,7 @@ class Conversation:
         return found[0] if found else None
 
     def _search(self, base: str, scope: int, wanted: str, names: Collection[str], limit: int) -> Iterator[Entry]:
-        """Entries, one more than *limit* at most; references to other servers are left alone."""
+        """The entries found, at most *limit* + 1; referrals are ignored."""
         number = self._connection.search_ext(base, scope, wanted, list(names), sizelimit=limit + 1)
         size = count = 0
         for _ in range(_MESSAGES):
@@ -270,7 +270,7 @@ class Conversation:
                 size += len(dn) + sum(len(name) + sum(map(len, values)) for name, values in attributes.items())
                 if size > ENTRY_BYTES:
                     raise UnavailableError(f"what was found has more than {ENTRY_BYTES >> 10} KiB")
-                # A name with an option (";lang-de") is another attribute; nobody asked for it.
+                # Attributes with an option (";lang-de") were not requested.
                 yield Entry(dn, {name.lower(): values for name, values in attributes.items()})
                 count += 1
                 if count > limit:
@@ -278,7 +278,7 @@ class Conversation:
         raise UnavailableError("the directory sends more than was asked for")
 
     def _described(self, username: str, entry: Entry | None) -> dict[str, Any]:
-        """What the gateway is told of *entry*; the directory is asked the same without one."""
+        """The answer to the gateway about *entry*; without an entry the same requests are made."""
         settings = self._settings
         groups = list(entry.text(settings.group_attribute)) if entry else []
         if settings.group_filter:
@@ -310,16 +310,16 @@ class Conversation:
 
 
 def _lowest(version: str) -> Mapping[int, object]:
-    """The options for the lowest version of TLS."""
+    """The library options for the minimum TLS version."""
     if ldap.get_option(ldap.OPT_X_TLS_PACKAGE) == "GnuTLS":
-        # With this library, Debian's, OpenLDAP does not look at the other option.
+        # With GnuTLS (Debian's build), OpenLDAP ignores the other option.
         newer = {"1.2": "+VERS-TLS1.2:+VERS-TLS1.3", "1.3": "+VERS-TLS1.3"}[version]
         return {ldap.OPT_X_TLS_CIPHER_SUITE: f"NORMAL:-VERS-ALL:{newer}"}
     return {ldap.OPT_X_TLS_PROTOCOL_MIN: {"1.2": 0x303, "1.3": 0x304}[version]}
 
 
 def _is_disabled(entry: Entry) -> bool:
-    """Whether a password would be refused in any case; a bind tells that by itself."""
+    """Whether the account is disabled; for passwords, the bind fails by itself."""
     control, locked, disabled = (entry.text(name) for name in _STATE)
     return (
         any(value.isdecimal() and int(value) & _DISABLED_BIT for value in control)
@@ -329,7 +329,7 @@ def _is_disabled(entry: Entry) -> bool:
 
 
 def _text(error: BaseException) -> str:
-    """What an error says, for the administrator."""
+    """The message of an error, for the administrator."""
     if isinstance(error, ldap.LDAPError) and error.args and isinstance(error.args[0], dict):
         said = (error.args[0].get("desc"), error.args[0].get("info"))
         return ": ".join(str(part) for part in said if part)[:500] or type(error).__name__
