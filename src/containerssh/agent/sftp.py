@@ -1,4 +1,4 @@
-"""SFTP by the agent's own server: how it is started, and what it reports about each file."""
+"""The agent's SFTP server: how it is started, and its reports on files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from containerssh.core.streams import ByteReader
 logger = logging.getLogger(__name__)
 
 MAX_LINE = 64 * 1024
-"""Two paths of 4096 bytes each, every byte of them written as six."""
+"""The maximum length of a line: two paths of 4096 bytes, each byte escaped as six."""
 
 _LARGEST = 2**64 - 1
-# At so many lines others have their turn.
+# The number of lines after which other tasks get a turn.
 _AT_ONCE = 16
 
 _PATHS: Mapping[str, type] = {"path": str, "target": str}
 _SHAPES: Mapping[str, tuple[Mapping[str, type], Mapping[str, type]]] = {
-    # What must be there, and what may be there.
+    # The required and optional fields.
     "file": ({"path": str, "read": int, "written": int}, {"created": bool, "sha256": str}),
     "rename": (_PATHS, {}),
     "link": (_PATHS, {}),
@@ -44,7 +44,10 @@ _ATTRIBUTES = ("size", "mode", "uid", "gid", "mtime")
 
 
 def sftp_program(rules: SFTPRules, env: Mapping[str, str], *, report: bool) -> Program:
-    """The agent's server as a program; its standard error is for :class:`FileReport` alone. *report*: each file."""
+    """
+    The agent's SFTP server as a program; its standard error is read by :class:`FileReport`. With *report*, it reports
+    each file.
+    """
     argv = ["agent", "sftp"]
     switches = {
         "--read-only": rules.read_only,
@@ -64,16 +67,16 @@ def sftp_program(rules: SFTPRules, env: Mapping[str, str], *, report: bool) -> P
 
 
 def wanted(channel: SessionChannel) -> bool:
-    """Whether anybody takes note of files: then every one of them is reported."""
+    """Whether file events are recorded; if so, every file is reported."""
     return channel.takes_file_events or logger.isEnabledFor(logging.DEBUG)
 
 
 def parse_event(line: bytes) -> FileEvent | BackendError:
     """
-    One line of the server's reports; the error is why it ended.
+    Parse one line of the server's report; an error states why the server ended.
 
     Raises:
-        ProtocolError: the server cannot have written this.
+        ProtocolError: the line is malformed.
     """
     try:
         fields = json.loads(line.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
@@ -134,29 +137,29 @@ def _failure(reason: str) -> BackendError:
 
 
 def printable(text: str) -> str:
-    """*text* for one line of a log; what cannot be shown is escaped."""
+    """*text* for one line of a log; non-printable characters are escaped."""
     shown = text.encode("utf-8", "backslashreplace").decode()
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
 
 
 class FileReport:
-    """Reads what the server reports, until it has ended: logs it and tells the channel."""
+    """Reads the server's report until it ends; logs the events and passes them to the channel."""
 
     def __init__(self, source: ByteReader, channel: SessionChannel, lost: Callable[[Exception], None]) -> None:
-        """*lost* is told once, when what arrives is not a report; nothing is read after that."""
+        """*lost* is called once if the report is malformed; reading then stops."""
         self._source = source
         self._channel = channel
         self._lost = lost
         self.failure: BackendError | None = None
-        """Why the server ended, if not at its client's wish."""
+        """Why the server ended, unless its client ended it."""
         self._reading = asyncio.create_task(self._read())
 
     async def finished(self) -> None:
-        """Wait until all has been read."""
+        """Wait until the whole report has been read."""
         await asyncio.wait((self._reading,))
 
     async def stop(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._reading.cancel()
         await asyncio.wait((self._reading,))
 
@@ -170,17 +173,17 @@ class FileReport:
                     log(event)
                     await self._channel.file_event(event)
         except ConnectionError:
-            return  # the link's end, which shows elsewhere
+            return  # the link has ended, which is handled elsewhere
         except Exception as exc:  # noqa: BLE001  whatever it is, it costs this channel and is logged there
             self._lost(exc)
 
 
 async def lines(source: ByteReader) -> AsyncIterator[bytes]:
     """
-    Lines without their ends; a last one without an end is left out, as its writer was killed meanwhile.
+    Lines without line ends; an incomplete last line, whose writer was killed, is dropped.
 
     Raises:
-        ProtocolError: one is longer than :data:`MAX_LINE`.
+        ProtocolError: a line is longer than :data:`MAX_LINE`.
     """
     rest, count = b"", 0
     while data := await source.read():
@@ -199,7 +202,7 @@ async def lines(source: ByteReader) -> AsyncIterator[bytes]:
 
 
 def log(event: FileEvent) -> None:
-    """One line for each event, at the level debug."""
+    """Log an event at level debug."""
     if not logger.isEnabledFor(logging.DEBUG):
         return
     path = printable(event.path)

@@ -1,4 +1,4 @@
-"""What upstream's helper may be asked for: hosts, addresses and sockets, as its protocol has them (``agent.md``)."""
+"""Validation of hosts, addresses and sockets in requests to upstream's helper (``agent.md``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LONGEST_HOST, _LONGEST_PATH = 255, 107
 
 
 def permitted(host: str, addresses: AddressRules) -> str:
-    """What the helper is to dial for *host*; raises Rejected, BackendError."""
+    """The host that the helper should dial for *host*; raises Rejected, BackendError."""
     literals = ("127.0.0.1", "::1") if host == "localhost" else (host,)
     if addresses.allowed is not None or addresses.denied:
         known = [address for address in map(address_of, literals) if address is not None]
@@ -27,7 +27,7 @@ def permitted(host: str, addresses: AddressRules) -> str:
 
 
 def proper_host(host: str) -> str:
-    """*host* as it stands before a colon and a port; raises BackendError for what is not a host."""
+    """*host* in the form used before a colon and port; raises BackendError if it is invalid."""
     address = address_of(host)
     if address is not None and host.isprintable():
         return f"[{host}]" if address.version == 6 else host
@@ -39,12 +39,12 @@ def proper_host(host: str) -> str:
 
 
 def proper_path(path: str) -> str:
-    """*path*, if it can be a socket's; raises BackendError."""
+    """*path* if it can be a socket's path; raises BackendError."""
     try:
         encoded = path.encode()
     except UnicodeEncodeError:
         encoded = b""
-    # Go takes an at sign for a name that is not a file.
+    # Go interprets a leading @ as the abstract namespace.
     if not 0 < len(encoded) <= _LONGEST_PATH or b"\0" in encoded or encoded.startswith(b"@"):
         text = "the requested path is not a valid socket path"
         raise BackendError(AgentCode.REQUEST_FAILED, text, user_message="That is not a valid socket path.")
@@ -52,5 +52,5 @@ def proper_path(path: str) -> str:
 
 
 def printable(text: str) -> str:
-    """*text* for a log and a user: on one line."""
+    """*text* for logs and users: on one line."""
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,4 +1,4 @@
-"""A connection that a process of upstream's forwarding helper carries."""
+"""A connection carried by a process of upstream's forwarding helper."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from containerssh.core.flag import Flag
 from containerssh.core.streams import ByteStream
 
 _HELD = 256 * 1024
-"""How many bytes of one connection wait for its reader before the helper has to."""
+"""The maximum of unread bytes of a connection; the helper must then wait."""
 
 
 class Carrier(Protocol):
-    """The helper, as its connections see it."""
+    """The interface of a helper to its connections."""
 
     silence: float
-    """Seconds without a byte after which a connection whose client has ended its input is done."""
+    """The seconds without data after which a connection is closed whose client has ended its input."""
 
     async def send(self, packet: Packet) -> None:
-        """Raises ConnectionError: it has ended."""
+        """Send a packet. Raises ConnectionError if the helper has ended."""
 
     def accept(self, connection: Connection) -> bool:
-        """Take an announced connection; False: it has gone meanwhile."""
+        """Accept an announced connection; False if it has been closed meanwhile."""
 
     def refuse(self, connection: Connection) -> None:
         """Refuse an announced connection."""
 
     def close_connection(self, connection: Connection) -> None:
-        """Close it both ways."""
+        """Close a connection in both directions."""
 
     def was_put(self, count: int) -> None:
-        """So many bytes wait for their reader."""
+        """Account for *count* bytes that wait for their reader."""
 
     def was_read(self, count: int) -> None:
-        """So many bytes wait no longer."""
+        """Account for *count* bytes that have been read."""
 
 
 class Connection(ByteStream):
-    """A connection that a helper carries, once it was answered with success."""
+    """A connection carried by a helper, once it was answered with success."""
 
     def __init__(self, helper: Carrier, identity: int) -> None:
         self.identity = identity
         self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        """Whether the other side has taken it; only for connections that we announced."""
+        """Whether the other side has accepted it; only for connections announced by this side."""
         self._gone = self.left = Flag()
         self.held = 0
         self.settled = False
-        """Whether one side has taken what the other announced."""
+        """Whether the announced connection has been accepted."""
         self.helper = helper
-        """Who carries it."""
+        """The helper that carries this connection."""
         self._pieces: deque[bytes] = deque()
         self._arrived = Flag()
         self._count = 0
@@ -87,7 +87,7 @@ class Connection(ByteStream):
             self._listen()
 
     async def close(self) -> None:
-        """Close it both ways; safe to call twice."""
+        """Close the connection in both directions. A second call does nothing."""
         if not (self._over or self._closing):
             self._closing = True
             self._drop()
@@ -97,8 +97,8 @@ class Connection(ByteStream):
         self._arrived.set()
 
     def put(self, data: bytes) -> None:
-        """These came."""
-        # An empty piece would look like the end, and wait for its reader beyond any limit.
+        """Process received data."""
+        # An empty piece would look like EOF, and would not count against the limit.
         if not data or self._over or self._closing:
             return
         self._pieces.append(data)
@@ -108,7 +108,7 @@ class Connection(ByteStream):
         self._arrived.set()
 
     def end(self, error: ConnectionError | None = None) -> None:
-        """Nothing follows: the other side has closed it, or with *error* it is lost."""
+        """The other side has closed the connection or, with *error*, it is lost."""
         if self._over:
             return
         self._over = True
@@ -122,19 +122,19 @@ class Connection(ByteStream):
 
     @property
     def is_over(self) -> bool:
-        """Whether it takes nothing any more."""
+        """Whether the connection accepts no more data."""
         return self._over or self._closing
 
     @property
     def has_room(self) -> bool:
-        """Whether its reader may be behind by one more packet."""
+        """Whether there is room for one more packet."""
         return self.held <= _HELD
 
     def _listen(self) -> None:
         self._listening = asyncio.get_running_loop().call_later(self.helper.silence, self._judge, self._count)
 
     def _judge(self, before: int) -> None:
-        """The client's end cannot be passed on but by closing: done when nothing more seems to come."""
+        """Close the connection after the client's EOF once the other side is silent: the protocol cannot half-close."""
         if self._over or self._closing:
             return
         if self._count != before or self.held:

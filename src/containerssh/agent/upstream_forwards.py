@@ -1,10 +1,12 @@
-"""Connections to and from a container's network through the agent that its image brings (``agent.md`` section 3).
+"""Forwarding through the agent that an image brings (``agent.md`` section 3).
 
-Upstream's protocol lacks what follows, each of which is made up for as far as that is possible from outside: a helper
-dials one address after another, without a time limit, so that another one is started where the first is busy for too
-long; it agrees to listen before it tries, and ends when it cannot, so that it is watched for a moment; it never tells a
-port that the system chose, so that we choose; it writes an address as the text before the port, so that those of IPv6
-are put into brackets here. It cannot judge what a name resolves to: where that matters, names are refused.
+The protocol of upstream's agent lacks features, for which this module compensates as far as possible:
+
+* A helper dials one address after another without a time limit; if one is busy for too long, another helper is started.
+* A helper confirms a listener before it binds the address, and exits if that fails; it is therefore watched briefly.
+* A helper does not report a port selected by the system, so the port is selected here.
+* A helper joins address and port without brackets; they are added here for IPv6.
+* A helper cannot check the addresses that a name resolves to; where the rules require that, names are refused.
 """
 
 from __future__ import annotations
@@ -39,35 +41,35 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Patience:
-    """How long is waited for what; seconds."""
+    """Time limits in seconds."""
 
     start: float = 20.0
-    """Until a helper has agreed to work."""
+    """For a helper to confirm its set-up."""
     connect: float = 30.0
-    """Until a connection is made, a helper's start included."""
+    """For a connection to be made, including the start of a helper."""
     dialling: float = 1.0
-    """Before a helper is left alone with what it dials, and another one is started for the next."""
+    """After which another helper is started for the next connection while one is still dialling."""
     settling: float = 0.4
-    """A listening helper is watched: one that cannot listen ends by then."""
+    """How long a listening helper is watched: one that cannot listen exits within this time."""
     silence: float = 5.0
-    """After the end of the client's input: when so long nothing has come, the connection is closed."""
+    """The time without data after the client's EOF until the connection is closed."""
     silence_back: float = 0.2
-    """The same for a connection from the container, where it is mostly a server's end that the client passes on."""
+    """The same for a connection from the container, where usually the client passes on a server's EOF."""
 
 
 _HELPERS = 8
-"""How many helpers dial at once."""
+"""The maximum of helpers that dial at the same time."""
 _LISTENERS = 32
 _PORTS = range(32768, 61000)
 _PORT_TRIES = 3
 _DISPLAY = 10
-"""The only one that upstream's agent has."""
+"""The only display number that upstream's agent supports."""
 
 StartProgram = Callable[[Program], Awaitable[HelperProcess]]
 
 
 class UpstreamForwards:
-    """What one login forwards. Made by :func:`upstream_forwards`."""
+    """The forwards of one login. Created by :func:`upstream_forwards`."""
 
     def __init__(self, start: StartProgram, agent: str, patience: Patience) -> None:
         self._start = start
@@ -85,24 +87,24 @@ class UpstreamForwards:
 
     async def connect_tcp(self, host: str, port: int, addresses: AddressRules) -> ByteStream:
         """
-        A connection to *host* and *port*; the caller closes it.
+        Connect to *host* and *port*; the caller closes the stream.
 
         Raises:
-            Rejected: *addresses* do not permit it, or would have to be asked about a name.
-            BackendError: it cannot be made.
+            Rejected: *addresses* do not permit it, or would require resolving a name.
+            BackendError: the connection failed.
         """
         return await self._connect(NewConnection("tcp", permitted(host, addresses), port), f"{host} port {port}")
 
     async def connect_unix(self, path: str) -> ByteStream:
-        """A connection to the socket *path*; the rest as :meth:`connect_tcp`."""
+        """Connect to the unix socket *path*; otherwise like :meth:`connect_tcp`."""
         return await self._connect(NewConnection("unix", proper_path(path)), path)
 
     async def listen_tcp(self, host: str, port: int, incoming: Incoming) -> UpstreamListener:
         """
-        Listen on *host* (RFC 4254 section 7.1) and *port*. The caller closes it, at the latest the login's end does.
+        Listen on *host* (RFC 4254 section 7.1) and *port*. The caller closes the listener, which ends with the login.
 
         Raises:
-            BackendError: the helper cannot listen there, or does not answer.
+            BackendError: the helper cannot listen there, or does not respond.
         """
         where = {"": "", "*": "", "localhost": "127.0.0.1"}.get(host)
         bound = proper_host(host) if where is None else where
@@ -118,17 +120,17 @@ class UpstreamForwards:
         raise AssertionError
 
     async def listen_unix(self, path: str, incoming: Incoming) -> UpstreamListener:
-        """Listen on a unix socket; the rest as :meth:`listen_tcp`."""
+        """Listen on a unix socket; otherwise like :meth:`listen_tcp`."""
         return await self._listen(Setup(Purpose.LISTEN, proper_path(path), protocol="unix"), incoming, path)
 
     async def display(self, request: X11Request, channel: SessionChannel) -> Mapping[str, str]:
         """
-        Variables for programs that are to open windows on the client's display. There is one display for a login; it
-        stays until the login ends, or until its single connection does.
+        The variables for programs that use the client's display. A login has a single display, which exists until the
+        login ends, or until its connection does if it is for a single connection.
 
         Raises:
-            BackendError: it cannot be made: the image has no ``xauth``, or the network is shared and has one already.
-            Rejected: the login has another one.
+            BackendError: the image has no ``xauth``, or the network is shared and already has a display.
+            Rejected: the login already has another display.
         """
         async with self._showing:
             shown = self._display
@@ -139,7 +141,7 @@ class UpstreamForwards:
                 return shown[2]
             variables = {
                 "DISPLAY": f"localhost:{_DISPLAY}.{request.screen}",
-                # In the container, under a name that nobody there can guess.
+                # A file in the container with an unpredictable name.
                 "XAUTHORITY": f"/tmp/.containerssh-{secrets.token_hex(8)}",  # noqa: S108  not our /tmp
             }
             setup = Setup(
@@ -156,24 +158,24 @@ class UpstreamForwards:
             return variables
 
     async def close(self) -> None:
-        """The login ends, and its container with it."""
+        """Close all forwards, when the login and its container end."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(helper.release() for helper in self._helpers), return_exceptions=True)
 
     def dispose(self, helper: Helper) -> None:
-        """End *helper*, soon."""
+        """Stop *helper* in the background."""
         if helper not in self._disposing:
             self._disposing.add(helper)
             self._spawn(self._stop(helper))
 
     def carry(self, connection: Connection, incoming: Incoming, origin: Origin) -> None:
-        """Bring an announced connection to the client, and to its end."""
+        """Serve an announced connection until it ends."""
         self._spawn(_carry(connection, incoming, origin))
 
     def forget(self, listener: UpstreamListener) -> None:
-        """It is over."""
+        """Remove a listener that has ended."""
         self._listeners.discard(listener)
 
     # -- dialling -----------------------------------------------------------------------------------------
@@ -194,7 +196,7 @@ class UpstreamForwards:
         return connection
 
     async def _free_dialer(self) -> Helper:
-        """One that dials nothing; raises BackendError."""
+        """A helper that is not dialling; raises BackendError."""
         impatient = False
         while True:
             self._freed.clear()
@@ -260,7 +262,7 @@ class UpstreamForwards:
         return helper
 
     async def _stop(self, helper: Helper) -> None:
-        # Known until it is over: the end of the login may come before this has begun.
+        # Registered first: the login may end before the task starts.
         await helper.stop()
         self._helpers.discard(helper)
         self._disposing.discard(helper)
@@ -283,17 +285,17 @@ class UpstreamListener(Listener):
 
     @property
     def is_over(self) -> bool:
-        """Whether it does not listen any more."""
+        """Whether the listener has ended."""
         return self._closed or self._helper is None or self._helper.ended.is_set()
 
     def begin(self, helper: Helper) -> None:
-        """*helper* has agreed to listen."""
+        """Begin: *helper* has confirmed that it listens."""
         self._helper = helper
         helper.changed = self._changed
         self._changed()
 
     def announced(self, connection: Connection, details: NewConnection) -> None:
-        """The helper has accepted a connection; raises ProtocolError."""
+        """Process a connection that the helper has accepted; raises ProtocolError."""
         origin = Origin()
         if details.protocol != "unix":
             origin = Origin(details.origin_host, details.origin_port)
@@ -316,14 +318,16 @@ class UpstreamListener(Listener):
 
 
 class _CannotListen(BackendError):
-    """The helper ended instead of listening."""
+    """The helper exited instead of listening."""
 
 
 @asynccontextmanager
 async def upstream_forwards(
     start: StartProgram, agent: str, patience: Patience = Patience()
 ) -> AsyncIterator[UpstreamForwards]:
-    """The scope of a login's forwards: *start* starts programs in its container, *agent* is the path of the agent."""
+    """
+    The scope of a login's forwards. *start* starts programs in its container; *agent* is the path of the image's agent.
+    """
     forwards = UpstreamForwards(start, agent, patience)
     try:
         yield forwards
@@ -332,7 +336,7 @@ async def upstream_forwards(
 
 
 async def _watch(helper: Helper, what: str, within: float) -> None:
-    """Returns when *helper* seems to listen; raises _CannotListen."""
+    """Wait until *helper* presumably listens; raises _CannotListen."""
     with suppress(TimeoutError):
         async with asyncio.timeout(within):
             await helper.ended.wait()

@@ -1,8 +1,8 @@
 """One process of upstream's forwarding helper in the container.
 
-The helper is the guest's: whatever it says or leaves unsaid costs what it carries and nothing else. Its protocol has no
-flow control of its own: a connection that nobody reads stops the others of the same helper in the end, and the
-container's side of one that does not read does the same to what is sent. Nor can it say that one direction has ended.
+The helper is under the guest's control; its misbehaviour only affects the connections that it carries. The protocol has
+no flow control: a connection that is not read eventually blocks the others of the same helper, in both directions. It
+cannot half-close a connection either.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from containerssh.core.streams import ByteReader, ByteWriter
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 128
-"""How many connections one helper carries at once."""
+"""The maximum of connections that one helper carries."""
 
 _ALL_HELD = 2 * 1024 * 1024
 _MAX_CLOSING = 1024
 _HIGHEST = 1 << 63
-"""Of the numbers that the helper gives to connections: ours follow its last one."""
-# At so many packets others have their turn: the shortest one has a byte.
+"""The maximum connection number; numbers assigned by this side follow the helper's last one."""
+# The number of packets after which other tasks get a turn, since packets can be as short as a byte.
 _AT_ONCE = 64
 _WORDS, _SHOWN = 2000, 300
 _MOMENT = 0.5
@@ -40,7 +40,7 @@ _END = 5.0
 
 
 class HelperProcess(Protocol):
-    """The running helper, as whoever starts programs gives it."""
+    """The process interface that the helper needs."""
 
     @property
     def stdin(self) -> ByteWriter: ...
@@ -52,30 +52,30 @@ class HelperProcess(Protocol):
     def stderr(self) -> ByteReader | None: ...
 
     async def kill(self) -> None:
-        """End it, and give its streams back."""
+        """Kill the process, and close its streams."""
 
     async def release(self) -> None:
-        """Give its streams back; it has ended, or its container is about to."""
+        """Close the streams of a process that has ended, or whose container is about to."""
 
 
 Announced = Callable[[Connection, NewConnection], None]
 
 
 class Helper:
-    """A running helper. Whoever makes one opens it, and gives it to :meth:`stop` or :meth:`release`."""
+    """A running helper. The creator opens it, and ends it with :meth:`stop` or :meth:`release`."""
 
     def __init__(self, process: HelperProcess, announced: Announced | None = None, *, silence: float) -> None:
         """
-        *announced* is told of each connection that the helper brings; without it there shall be none. A connection
-        whose client has ended its input is closed when nothing has come for *silence* seconds.
+        *announced* is called for each connection that the helper announces; without it, none is permitted. A connection
+        is closed when no data has arrived for *silence* seconds after the client's EOF.
         """
         self.silence = silence
         self.ended = Flag()
-        """Set when nothing comes from it any more, whatever the reason."""
+        """Set when the helper has ended for any reason."""
         self.changed: Callable[[], None] = _ignore
-        """Called when a connection was answered for or has ended, and when the helper has."""
+        """Called when a connection is answered or has ended, and when the helper has ended."""
         self.pending: Connection | None = None
-        """What it is dialling: one at a time, since a second one would stop all the others until the first is done."""
+        """The connection being dialled; only one at a time, since the helper blocks all others meanwhile."""
         self._process = process
         self._announced = announced
         self._packets = PacketReader()
@@ -94,16 +94,18 @@ class Helper:
 
     async def open(self, setup: Setup) -> None:
         """
-        Say what it is for; returns when it has agreed. The caller limits the time.
+        Send the set-up packet; returns when the helper has confirmed it. The caller limits the time.
 
         Raises:
-            BackendError: it has ended, or is no such helper.
+            BackendError: the helper has ended, or does not follow the protocol.
         """
         self._sender.post(Packet(PacketType.SETUP, 0, setup.encode()).encode())
         await asyncio.shield(self._ready)
 
     def dial(self, target: NewConnection) -> Connection:
-        """Have it connect to *target*, while nothing is pending: wait for ``answered``, or :meth:`abandon` it."""
+        """
+        Start connecting to *target*; none may be pending. Wait for ``answered``, or :meth:`abandon` the connection.
+        """
         assert self.pending is None
         self._last += 1
         connection = self.pending = self._connections[self._last] = Connection(self, self._last)
@@ -111,14 +113,14 @@ class Helper:
         return connection
 
     def abandon(self, connection: Connection) -> None:
-        """Nobody waits for the answer any more. It may still be dialling, and is busy until it says."""
+        """Stop waiting for the answer. The helper may still be dialling, and is busy until it answers."""
         if connection.settled:
             self.close_connection(connection)
         else:
             connection.end()
 
     def accept(self, connection: Connection) -> bool:
-        """Take an announced connection; False: it has gone meanwhile."""
+        """Accept an announced connection; False if it has been closed meanwhile."""
         if connection.identity not in self._connections:
             return False
         connection.settled = True
@@ -133,24 +135,24 @@ class Helper:
             self.changed()
 
     def end_announcing(self) -> None:
-        """There shall be no new connections; those that are there go on."""
+        """Permit no new connections; existing ones continue."""
         if not self._no_more:
             self._no_more = True
             self._post(PacketType.NO_MORE_CONNECTIONS, 0)
 
     @property
     def count(self) -> int:
-        """How many connections it carries, or is asked for."""
+        """The number of connections that it carries or was asked for."""
         return len(self._connections)
 
     @property
     def words(self) -> str:
-        """The end of what it said on standard error, in one line that no log has to fear."""
+        """The end of its standard error, on one line and safe for logs."""
         text = self._words.decode("utf-8", "replace")
         return "".join(character if character.isprintable() else " " for character in text).strip()[-_SHOWN:]
 
     async def stop(self) -> None:
-        """End it: it is given a moment to do so itself."""
+        """Stop the helper; it has a moment to exit by itself."""
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_MOMENT):
@@ -163,7 +165,7 @@ class Helper:
             await self.release()
 
     async def release(self) -> None:
-        """Let go of it; it has ended, or its container is about to."""
+        """Close the streams of a helper that has ended, or whose container is about to."""
         self._finish(ConnectionResetError("the login is over"))
         for task in self._tasks:
             task.cancel()
@@ -174,13 +176,13 @@ class Helper:
     # -- for its connections ------------------------------------------------------------------------------
 
     async def send(self, packet: Packet) -> None:
-        """Raises ConnectionError: it has ended."""
+        """Send a packet. Raises ConnectionError if the helper has ended."""
         if self.ended.is_set():
             raise ConnectionResetError("the container's agent has ended")
         await self._sender.send(packet.encode())
 
     def close_connection(self, connection: Connection) -> None:
-        """Close it both ways."""
+        """Close a connection in both directions."""
         identity = connection.identity
         if self._connections.pop(identity, None) is None:
             return
@@ -192,11 +194,11 @@ class Helper:
         self.changed()
 
     def was_put(self, count: int) -> None:
-        """So many bytes wait for their reader."""
+        """Account for *count* bytes that wait for their reader."""
         self._held += count
 
     def was_read(self, count: int) -> None:
-        """So many bytes wait no longer."""
+        """Account for *count* bytes that have been read."""
         self._held -= count
         self._room.set()
 
@@ -284,7 +286,7 @@ class Helper:
             self._sender.post(Packet(kind, identity, payload).encode())
 
     def _finish(self, error: Exception) -> None:
-        """Nothing comes from it any more."""
+        """The helper has ended, or is abandoned because of *error*."""
         if self.ended.is_set():
             return
         self.ended.set()
@@ -294,7 +296,7 @@ class Helper:
             self._ready.set_exception(
                 BackendError(AgentCode.REQUEST_FAILED, text, user_message="The container's agent does not forward.")
             )
-            # Perhaps nobody has asked yet.
+            # Mark as retrieved, since nothing may be waiting for it.
             self._ready.exception()
         connections, self._connections = self._connections, {}
         for connection in connections.values():
@@ -305,4 +307,4 @@ class Helper:
 
 
 def _ignore() -> None:
-    """Until somebody wants to know."""
+    """The default callback."""

@@ -1,7 +1,7 @@
-"""The packets of upstream's forwarding protocol (``agent.md`` section 3): CBOR (RFC 8949) items, one after another.
+"""The packets of upstream's forwarding protocol (``agent.md`` section 3): a sequence of CBOR (RFC 8949) items.
 
-What is sent is what upstream's server sends, byte for byte. What is read is what its agents send: definite lengths,
-text for keys, and nothing inside a value. Every length is held against a limit before a byte of it is kept.
+Sent packets are identical to those of upstream's server. Accepted packets are those of its agents: definite lengths,
+text keys, no nested values. Every length is checked against a limit before data is buffered.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from enum import IntEnum
 from containerssh.agent.codec import broken
 
 MAX_DATA = 32 * 1024
-"""The most bytes that one packet of ours carries, as in upstream's copies."""
+"""The maximum payload of a sent data packet, as in upstream's server."""
 MAX_PAYLOAD = 256 * 1024
-"""The longest payload that is taken."""
+"""The maximum payload of a received packet."""
 _MAX_FIELDS = 16
 _MAX_KEY = 32
 _MAX_TEXT = 1024
 _MAX_PACKET = MAX_PAYLOAD + _MAX_FIELDS * (_MAX_KEY + _MAX_TEXT + 16)
-"""All fields together: what has come of a packet is read again with each piece that follows."""
+"""The maximum size of a packet: an incomplete packet is parsed again with each further piece of data."""
 _MAX_NUMBER = (1 << 64) - 1
 
 _NUMBER, _BYTES, _TEXT, _MAP = 0, 2, 3, 5
@@ -30,7 +30,7 @@ Value = int | bytes | str | bool | None
 
 
 class PacketType(IntEnum):
-    """What a packet is."""
+    """Packet types."""
 
     SETUP = 0
     SUCCESS = 1
@@ -42,7 +42,7 @@ class PacketType(IntEnum):
 
 
 class Purpose(IntEnum):
-    """What one helper is for."""
+    """The purposes of a helper."""
 
     X11 = 0
     LISTEN = 1
@@ -51,7 +51,7 @@ class Purpose(IntEnum):
 
 @dataclass(frozen=True)
 class Packet:
-    """One of them; *type* may be none that is known."""
+    """A packet; *type* may be unknown."""
 
     type: int
     connection: int = 0
@@ -63,11 +63,11 @@ class Packet:
 
 @dataclass(frozen=True)
 class Setup:
-    """The payload of the first packet."""
+    """The payload of the set-up packet."""
 
     purpose: Purpose
     host: str = ""
-    """Where to listen, or a socket's path."""
+    """The host to listen on, or a socket's path."""
     port: int = 0
     protocol: str = ""
     """``tcp`` or ``unix``."""
@@ -77,7 +77,7 @@ class Setup:
     auth_cookie: str = ""
 
     def encode(self) -> bytes:
-        """Raises UnicodeEncodeError for text that has no UTF-8."""
+        """Encode the payload. Raises UnicodeEncodeError for text that is not valid Unicode."""
         return _encode(
             {
                 "ConnectionType": int(self.purpose),
@@ -103,7 +103,7 @@ class NewConnection:
     origin_port: int = 0
 
     def encode(self) -> bytes:
-        """Raises UnicodeEncodeError for text that has no UTF-8."""
+        """Encode the payload. Raises UnicodeEncodeError for text that is not valid Unicode."""
         return _encode(
             {
                 "Protocol": self.protocol,
@@ -116,7 +116,7 @@ class NewConnection:
 
     @classmethod
     def decode(cls, payload: bytes) -> NewConnection:
-        """Raises ProtocolError: *payload* is none."""
+        """Decode *payload*. Raises ProtocolError if it is invalid."""
         cursor = _Cursor(payload)
         try:
             fields = _fields(cursor)
@@ -134,17 +134,17 @@ class NewConnection:
 
 
 class PacketReader:
-    """Takes packets out of a stream, however that is cut."""
+    """Parses packets from a stream that is split at any point."""
 
     def __init__(self) -> None:
         self._unread = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Packet]:
         """
-        The packets that *data* completes. Use all of them before the next call.
+        Process *data*; yield the packets that it completes. Consume all of them before the next call.
 
         Raises:
-            ProtocolError: this is not a packet.
+            ProtocolError: the data is not a valid packet.
         """
         self._unread += data
         cursor = _Cursor(self._unread)
@@ -161,7 +161,7 @@ class PacketReader:
 
 
 class _Incomplete(Exception):
-    """More has to come first."""
+    """More data is needed."""
 
 
 class _Cursor:
@@ -178,7 +178,7 @@ class _Cursor:
         return taken
 
     def head(self) -> tuple[int, int, int]:
-        """The item's first byte, its kind, and its number or length."""
+        """The item's first byte, its major type, and its value or length."""
         first = self.take(1)[0]
         kind, detail = first >> 5, first & 0x1F
         if detail < 24:
@@ -189,7 +189,7 @@ class _Cursor:
 
 
 def _fields(cursor: _Cursor) -> dict[str, Value]:
-    """A map of texts and simple values; raises _Incomplete, ProtocolError."""
+    """Parse a map of text keys and simple values; raises _Incomplete, ProtocolError."""
     begun = cursor.position
     _, kind, count = cursor.head()
     if kind != _MAP or count > _MAX_FIELDS:
@@ -247,7 +247,7 @@ def _text(fields: Mapping[str, Value], name: str) -> str:
 
 
 def _encode(fields: Mapping[str, Value]) -> bytes:
-    """A map in the shortest form, the fields in their order."""
+    """Encode a map in the shortest form, with the fields in order."""
     parts = [_head(_MAP, len(fields))]
     for name, value in fields.items():
         parts += [_head(_TEXT, len(name)), name.encode()]

@@ -1,1 +1,1 @@
-"""Logging in with OAuth 2.0 and OpenID Connect over keyboard-interactive (``auth.md`` section 3)."""
+"""OAuth 2.0 and OpenID Connect over keyboard-interactive (``auth.md`` section 3)."""

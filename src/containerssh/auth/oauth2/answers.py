@@ -1,4 +1,4 @@
-"""What a provider answers, read with suspicion: it vouches for who somebody is, and for nothing else."""
+"""Validation of a provider's responses, which are untrusted except for the identity of a user."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from containerssh.core.errors import AuthUnavailable
 from containerssh.web.client import Answer, WebhookError
 
 DEFAULT_INTERVAL = 5.0
-"""Seconds between polls where the provider names none (RFC 8628 section 3.2)."""
+"""The default polling interval in seconds (RFC 8628 section 3.2)."""
 
 _TOKEN_CHARACTERS = 32 * 1024
 _URL_CHARACTERS = 2048
 _USER_CODE_CHARACTERS = 64
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _VISIBLE_WITH_BLANKS = re.compile(r"[\x20-\x7e]+")
-# They could draw over the terminal, or turn the direction of what follows.
+# They could control the terminal or change the direction of text.
 _UNSEEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 
 
 class OAuthRefusal(Exception):
-    """The provider's error answer (RFC 6749 section 5.2, RFC 8628 section 3.5)."""
+    """The provider's error response (RFC 6749 section 5.2, RFC 8628 section 3.5)."""
 
     def __init__(self, error: str, interval: float | None = None) -> None:
         super().__init__(error)
         self.error = error
         self.interval = interval
-        """The pause that the provider asks for from now on, in seconds."""
+        """The polling interval that the provider requests from now on, in seconds."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An HTTP answer: its status, and its JSON object, which is empty where there is none."""
+    """An HTTP response: its status, and its JSON object, which is empty if there is none."""
 
     status: int
     fields: Mapping[str, object]
@@ -55,35 +55,35 @@ class Reply:
 
     @property
     def passing(self) -> bool:
-        """Whether the same question may be answered in a while."""
+        """Whether a retry may succeed."""
         return self.status >= 500 or self.status in (408, 429)
 
     def text(self, name: str) -> str:
-        """The text under *name*; empty when there is none."""
+        """The string in the field *name*; empty if missing."""
         value = self.fields.get(name)
         return value if isinstance(value, str) else ""
 
     @property
     def error(self) -> str:
-        """The error's name for logs and decisions, empty for none."""
+        """The error code for logs and decisions; empty for none."""
         return shown(self.text("error"), 80)
 
 
 @dataclass(frozen=True)
 class Token:
-    """An access token and what came with it."""
+    """An access token and the values issued with it."""
 
     access: str = field(repr=False)
     scopes: frozenset[str] | None
-    """What was granted; None: as asked (RFC 6749 section 5.1)."""
+    """The granted scopes; None: as requested (RFC 6749 section 5.1)."""
     identity: str = field(default="", repr=False)
-    """The ID token; empty when there is none."""
+    """The ID token; empty if there is none."""
     refresh: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
 class DeviceCode:
-    """The beginning of a device flow (RFC 8628 section 3.2)."""
+    """A device authorization response (RFC 8628 section 3.2)."""
 
     code: str = field(repr=False)
     user_code: str
@@ -94,11 +94,11 @@ class DeviceCode:
 
 def read_token(reply: Reply) -> Token:
     """
-    The token in the answer of a token endpoint, whatever its status: GitHub's errors come with 200.
+    Parse the response of a token endpoint, whatever its status: GitHub reports errors with 200.
 
     Raises:
-        OAuthRefusal: the provider says why not.
-        WebhookError: the answer is neither; it may be better later.
+        OAuthRefusal: the provider refused the request.
+        WebhookError: the response is invalid; a retry may succeed.
         AuthUnavailable: the token cannot be used.
     """
     if reply.status < 500 and (error := reply.error):
@@ -107,7 +107,7 @@ def read_token(reply: Reply) -> Token:
         raise unexpected(reply, "the token endpoint", OAuth2Code.TOKEN_INVALID)
     kind = reply.text("token_type")
     if kind and kind.lower() != "bearer":
-        # RFC 6749 section 7.1: a token of an unknown type must not be used.
+        # RFC 6749 section 7.1: tokens of unknown type must not be used.
         raise AuthUnavailable(OAuth2Code.TOKEN_INVALID, f"the token has the unknown type {shown(kind, 40)!r}")
     scope = reply.fields.get("scope")
     return Token(
@@ -120,7 +120,7 @@ def read_token(reply: Reply) -> Token:
 
 def read_device_code(reply: Reply, *, secure: bool) -> DeviceCode:
     """
-    The beginning of a device flow; with *secure* only a link with https will do.
+    Parse a device authorization response; *secure* requires an https link.
 
     Raises:
         OAuthRefusal, WebhookError, AuthUnavailable: as for a token.
@@ -146,10 +146,10 @@ def read_device_code(reply: Reply, *, secure: bool) -> DeviceCode:
 
 def checked_link(url: str, *, secure: bool) -> str:
     """
-    *url*, which may be shown to a person.
+    Return *url* if it is safe to show to a user.
 
     Raises:
-        AuthUnavailable: it is not a web address, or holds what a terminal would not just show.
+        AuthUnavailable: it is not a web address, or contains control characters.
     """
     try:
         parts = urlsplit(url)
@@ -162,18 +162,18 @@ def checked_link(url: str, *, secure: bool) -> str:
 
 
 def unexpected(reply: Reply, what: str, code: OAuth2Code) -> WebhookError:
-    """*what* answered neither what was asked for nor why not."""
+    """The error for an invalid response to *what*."""
     passing = reply.passing or reply.good
     return WebhookError(code, f"{what} answered with status {reply.status}, and nothing usable", passing=passing)
 
 
 def shown(text: str, most: int = 200) -> str:
-    """*text* as it may be shown to a user and in a log: on one line, of a limited length."""
+    """*text* in a form for users and logs: on one line, truncated."""
     return "".join(" " if unicodedata.category(char) in _UNSEEN else char for char in text[:most])
 
 
 def is_visible(text: str) -> bool:
-    """Whether nothing in *text* is a control character, or one that turns the direction of writing."""
+    """Whether *text* contains no control or bidirectional formatting characters."""
     return not any(unicodedata.category(char) in _UNSEEN for char in text)
 
 

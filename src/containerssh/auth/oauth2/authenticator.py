@@ -1,4 +1,4 @@
-"""Keyboard-interactive logins judged by an identity provider."""
+"""Keyboard-interactive authentication by an identity provider."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from containerssh.web.client import WebhookError, open_http_client
 logger = logging.getLogger(__name__)
 
 REVOCATION = timedelta(seconds=10)
-"""The longest that giving a token back may take."""
+"""The time limit for revoking a token."""
 
 
 class OAuth2Authenticator:
-    """Sends users to an identity provider; see :func:`open_oauth2`."""
+    """Authenticates users at an identity provider; see :func:`open_oauth2`."""
 
     def __init__(self, config: OAuth2Config, provider: Provider) -> None:
         self._config = config
@@ -43,11 +43,11 @@ class OAuth2Authenticator:
 
     async def authenticate_interactive(self, attempt: AuthAttempt, prompts: Prompts, undo: AsyncExitStack) -> Login:
         """
-        The login that the user gets from the provider; *undo* gives the token back.
+        Authenticate the user at the provider; *undo* revokes the token.
 
         Raises:
-            AuthFailed: the user denied it, came too late, or is not let in.
-            AuthUnavailable: the provider cannot be asked, or refuses us.
+            AuthFailed: the user denied the request, was too late, or is not permitted.
+            AuthUnavailable: the provider is unreachable, or refuses this client.
         """
         try:
             async with time_limit(self._config.auth_timeout, self._too_late):
@@ -82,7 +82,7 @@ class OAuth2Authenticator:
         return await provider.login(attempt, token, values)
 
     async def _begun_device_flow(self, attempt: AuthAttempt) -> DeviceCode | None:
-        """None: another flow is to be taken."""
+        """Start a device flow; None if another flow must be used."""
         provider = self._provider
         if not provider.has_device_flow:
             return None
@@ -123,10 +123,10 @@ class OAuth2Authenticator:
 @asynccontextmanager
 async def open_oauth2(config: OAuth2Config) -> AsyncIterator[OAuth2Authenticator]:
     """
-    An authenticator for the server's life; its connections are closed at the end.
+    An authenticator for the lifetime of the server; its connections are closed at the end.
 
     Raises:
-        ConfigError: a TLS setting cannot be used.
+        ConfigError: a TLS setting is invalid.
     """
     async with AsyncExitStack() as stack:
         kind, http = _kind(config)
@@ -137,7 +137,7 @@ async def open_oauth2(config: OAuth2Config) -> AsyncIterator[OAuth2Authenticator
 
 
 def _kind(config: OAuth2Config) -> tuple[Callable[[OAuth2Config, Caller], Provider], HTTPClientConfig]:
-    """The configured provider, and how it is called."""
+    """The configured provider, and the configuration of its HTTP client."""
     if config.qr_code_clients and find_spec("segno") is None:
         text = "qrCodeClients needs the package segno: install containerssh[qr]"
         raise ConfigError(AuthCode.CONFIG_ERROR, text)

@@ -1,4 +1,4 @@
-"""Requests to a provider: forms out, JSON in (RFC 6749 section 4, RFC 6750)."""
+"""Requests to a provider: forms and JSON responses (RFC 6749 section 4, RFC 6750)."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ _LONGEST_PAUSE = 8.0
 
 
 class Caller:
-    """Asks the endpoints of one provider; *client* has its TLS settings and timeout."""
+    """Calls the endpoints of one provider; *client* has its TLS settings and timeout."""
 
     def __init__(self, client: HTTPClient) -> None:
         self._client = client
 
     async def get(self, url: str, *, token: str = "") -> Reply:
-        """Raises WebhookError: there is no answer."""
+        """GET *url*, with the bearer *token* if given. Raises WebhookError if there is no response."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return Reply.of(await self._client.exchange("GET", url, headers=headers))
 
     async def form(self, url: str, fields: Mapping[str, str], *, authorization: str = "") -> Reply:
-        """Post *fields*; raises as above."""
+        """POST *fields* as a form; raises as above."""
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         if authorization:
             headers["Authorization"] = authorization
         return Reply.of(await self._client.exchange("POST", url, body=urlencode(fields).encode(), headers=headers))
 
     async def delete(self, url: str, fields: Mapping[str, str], *, authorization: str) -> Reply:
-        """Send *fields* as JSON with DELETE; raises as above."""
+        """DELETE with *fields* as JSON; raises as above."""
         headers = {"Authorization": authorization}
         return Reply.of(await self._client.exchange("DELETE", url, body=encode_json(fields), headers=headers))
 
 
 async def until_answered(once: Callable[[], Awaitable[T]]) -> T:
     """
-    *once* again and again while the provider is away; the caller limits the time.
+    Call *once*, and retry while the provider is unavailable; the caller limits the time.
 
     Raises:
-        WebhookError: trying again would not help.
+        WebhookError: a retry would not help.
     """
     pause = _FIRST_PAUSE
     while True:
@@ -65,12 +65,12 @@ async def until_answered(once: Callable[[], Awaitable[T]]) -> T:
 
 
 def basic(client_id: str, secret: str) -> str:
-    """Client authentication (RFC 6749 section 2.3.1): both parts are encoded as in a form first."""
+    """HTTP Basic client authentication (RFC 6749 section 2.3.1): both parts are form-encoded first."""
     return "Basic " + base64.b64encode(f"{quote_plus(client_id)}:{quote_plus(secret)}".encode()).decode()
 
 
 def with_query(url: str, parameters: Mapping[str, str]) -> str:
-    """*url* with *parameters* after those that it has."""
+    """*url* with *parameters* appended to its query."""
     parts = urlsplit(url)
     query = "&".join(filter(None, (parts.query, urlencode(parameters))))
     return urlunsplit(parts._replace(query=query, fragment=""))

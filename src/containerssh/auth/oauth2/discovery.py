@@ -1,4 +1,4 @@
-"""What a provider says about itself (OpenID Connect Discovery 1.0), and its keys; both are kept for a while."""
+"""A provider's metadata (OpenID Connect Discovery 1.0) and keys, both cached."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from containerssh.web.client import WebhookError
 
 _WELL_KNOWN = "/.well-known/openid-configuration"
 _KEYS_PAUSE = 10.0
-# An unknown key id comes from outside: it must not make us ask for each login.
+# An unknown key id is untrusted input: it must not cause a request for each login.
 
 
 @dataclass(frozen=True)
 class Description:
-    """The endpoints of a provider; one that it does not have is empty."""
+    """The endpoints of a provider; missing ones are empty."""
 
     issuer: str
     authorization: str
@@ -32,7 +32,7 @@ class Description:
 
 
 class Discovery:
-    """Asks for the description below *url* when it is needed."""
+    """Fetches the metadata below *url* on demand."""
 
     def __init__(self, url: str, caller: Caller) -> None:
         self._issuer = url.rstrip("/")
@@ -42,22 +42,22 @@ class Discovery:
 
     @property
     def secure(self) -> bool:
-        """Whether the provider is reached over TLS; its endpoints and links then have to be, too."""
+        """Whether the provider is reached over TLS; its endpoints and links must then use TLS as well."""
         return urlsplit(self._issuer).scheme.lower() == "https"
 
     async def description(self) -> Description:
-        """Raises WebhookError: it cannot be had, or used."""
+        """The metadata. Raises WebhookError if it is unavailable or invalid."""
         return self._description.known() or await self._description.fetch()
 
     async def keys(self, header: Header) -> Sequence[Mapping[str, object]]:
-        """The provider's keys; asked for again when none of those that are known may have signed. Raises as above."""
+        """The provider's keys; fetched again if none of the cached ones matches *header*. Raises as above."""
         known = self._keys.known()
         if known is not None and (candidates(known, header) or self._keys.known(_KEYS_PAUSE) is not None):
             return known
         return await self._keys.fetch()
 
     async def close(self) -> None:
-        """Nobody asks any more."""
+        """Cancel outstanding requests."""
         await self._description.close()
         await self._keys.close()
 
@@ -79,7 +79,7 @@ class Discovery:
             )
         issuer = reply.text("issuer")
         if issuer.rstrip("/") != self._issuer:
-            # Discovery section 4.3: else one provider could speak for another.
+            # Discovery section 4.3: otherwise one provider could impersonate another.
             raise _unusable(f"its issuer is {issuer[:200]!r}, not the configured URL {self._issuer!r}")
         endpoints = {name: self._endpoint(reply, name) for name in _ENDPOINTS}
         return Description(issuer, *endpoints.values())
@@ -106,7 +106,7 @@ _ENDPOINTS = (
     "revocation_endpoint",
     "jwks_uri",
 )
-"""In the order of :class:`Description`."""
+"""The metadata fields, in the order of :class:`Description`."""
 
 
 def _read_keys(reply: Reply) -> Sequence[Mapping[str, object]]:

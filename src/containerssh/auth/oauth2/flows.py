@@ -1,4 +1,4 @@
-"""The two ways to a token: confirming on any device (RFC 8628), and pasting a code (RFC 6749 section 4.1)."""
+"""The two flows: device authorization (RFC 8628), and a pasted authorization code (RFC 6749 section 4.1)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from containerssh.web.client import WebhookError
 logger = logging.getLogger(__name__)
 
 SLOWER = 5.0
-"""Seconds that ``slow_down`` adds to the pause (RFC 8628 section 3.5)."""
+"""The seconds by which ``slow_down`` increases the interval (RFC 8628 section 3.5)."""
 
 _LONGEST_PAUSE = 60.0
 _ANSWER_CHARACTERS = 8192
@@ -32,11 +32,12 @@ _CREDENTIALS = frozenset({"invalid_client", "unauthorized_client", "incorrect_cl
 
 async def device_flow(provider: Provider, prompts: Prompts, device: DeviceCode, picture: Callable[[str], str]) -> Token:
     """
-    Show the code, and wait until the user has decided in a browser; *picture* draws a link, or gives nothing.
+    Show the user code and poll until the user has decided in a browser; *picture* renders a link as a QR code, or
+    returns an empty string.
 
     Raises:
-        AuthFailed: the user denied it, or did not decide in time.
-        AuthUnavailable: the provider refuses us.
+        AuthFailed: the user denied the request, or did not decide in time.
+        AuthUnavailable: the provider refuses this client.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + device.lifetime
@@ -60,7 +61,7 @@ async def device_flow(provider: Provider, prompts: Prompts, device: DeviceCode, 
         except WebhookError as exc:
             if not exc.passing:
                 raise
-            # RFC 8628 section 3.5: longer and longer pauses while the provider cannot be reached.
+            # RFC 8628 section 3.5: back off while the provider is unreachable.
             backoff = min(max(2 * backoff, interval), _LONGEST_PAUSE)
             logger.debug(Event(provider.token_failed, f"The token endpoint will be asked again ({exc})"))
         pause = max(interval, backoff)
@@ -78,18 +79,18 @@ async def device_flow(provider: Provider, prompts: Prompts, device: DeviceCode, 
 
 async def code_flow(provider: Provider, prompts: Prompts, attempt: AuthAttempt, values: Secrets) -> Token:
     """
-    Show a link, and exchange the code that its page shows; *values* are this login's own.
+    Show a link, and redeem the code that its page shows; *values* are this login's secrets.
 
     Raises:
-        AuthFailed: what was pasted is not the answer to this very link, or the provider does not take the code.
-        AuthUnavailable: the provider refuses us.
+        AuthFailed: the pasted text does not belong to this link, or the provider rejects the code.
+        AuthUnavailable: the provider refuses this client.
     """
     link = checked_link(await until_answered(lambda: provider.link(attempt, values)), secure=False)
     text = f"Please click the following link to log in: {link}\n\n"
     (answer,) = await prompts.ask(text, [("Please paste the received code: ", False)])
     code = read_pasted(answer, values.state)
     try:
-        # Once only: a code that was sent may be spent (RFC 6749 section 4.1.2).
+        # No retry: a code that was sent may have been used (RFC 6749 section 4.1.2).
         return await provider.redeem(code, values)
     except OAuthRefusal as exc:
         raise _final(exc.error, provider) from exc
@@ -100,7 +101,7 @@ def read_pasted(answer: str, state: str) -> str:
     The code in ``state|code``, the text of the redirect page.
 
     Raises:
-        AuthFailed: it is none, or its state is not *state*.
+        AuthFailed: the text is malformed, or its state is not *state*.
     """
     given, bar, code = answer.strip().partition("|")
     if len(answer) > _ANSWER_CHARACTERS or not bar or not _CODE.fullmatch(code):
@@ -119,7 +120,7 @@ def _expired() -> AuthFailed:
 
 
 def _final(error: str, provider: Provider) -> AuthFailed | AuthUnavailable:
-    """What an error that ends the flow means."""
+    """The exception for an error that ends the flow."""
     if error == "access_denied":
         return refused("the user denied the login at the provider", "The login was denied in the browser.")
     if error == "expired_token":

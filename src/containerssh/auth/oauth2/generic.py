@@ -1,4 +1,4 @@
-"""Any OAuth 2.0 server, for its token alone: it tells nothing about who somebody is (``auth.md`` section 3.4)."""
+"""A generic OAuth 2.0 server, used for its token only, since it reports no identity (``auth.md`` section 3.4)."""
 
 from __future__ import annotations
 
@@ -58,4 +58,4 @@ class GenericProvider(Provider):
         return Login.of(attempt, "").with_values({"OAUTH2_TOKEN": Value(token.access, sensitive=True)}, {}, {})
 
     async def revoke(self, token: Token) -> None:
-        """There is no endpoint for it in the configuration."""
+        """Does nothing: the configuration has no revocation endpoint."""

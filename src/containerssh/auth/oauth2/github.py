@@ -32,14 +32,14 @@ _FIELDS = {
     "GITHUB_PROFILE_URL": "html_url",
     "GITHUB_2FA": "two_factor_authentication",
 }
-"""Metadata, and the field of the user that each holds."""
+"""Metadata keys, and the field of the user that each contains."""
 
 _LADDER = ("read", "write", "admin")
-"""Of scopes such as ``read:org``; who has one has those before it."""
+"""The levels of scopes such as ``read:org``; each includes those before it."""
 
 
 class GitHubProvider(Provider):
-    """GitHub, where a login is a GitHub user's name."""
+    """GitHub as a provider; the login name is a GitHub user name."""
 
     has_device_flow = True
     has_code_flow = True
@@ -88,7 +88,7 @@ class GitHubProvider(Provider):
         name = user.get("login")
         if not isinstance(name, str) or not 0 < len(name) <= _NAME_CHARACTERS or not is_visible(name):
             raise WebhookError(OAuth2Code.GITHUB_USER_REQUEST_FAILED, "GitHub's user has no usable name", passing=False)
-        # GitHub does not tell names apart by their case.
+        # GitHub's user names are case-insensitive.
         if self._config.enforce_username and name.lower() != attempt.username.lower():
             raise refused(
                 f"the GitHub user is {name!r}, and not the one who logs in",
@@ -159,7 +159,7 @@ class GitHubProvider(Provider):
         reply: Reply = await self._caller.delete(
             url, {"access_token": token.access}, authorization=basic(self._client_id, self._secret)
         )
-        # 404 and 422 mean that it is gone already.
+        # 404 and 422 mean that the token is already revoked.
         if not reply.good and reply.status not in (404, 422):
             raise WebhookError(
                 OAuth2Code.GITHUB_DELETE_ACCESS_TOKEN_FAILED,
@@ -169,7 +169,7 @@ class GitHubProvider(Provider):
 
 
 def wanted_scopes(config: OAuth2Config) -> list[str]:
-    """What to ask for: the configured scopes, and those that the configured checks need."""
+    """The scopes to request: the configured ones, and those that configured checks need."""
     github = config.github
     scopes = list(dict.fromkeys(github.extra_scopes))
     if github.require_org_membership and not {"org", "read:org"} & set(scopes):
@@ -180,7 +180,7 @@ def wanted_scopes(config: OAuth2Config) -> list[str]:
 
 
 def is_granted(scope: str, granted: frozenset[str]) -> bool:
-    """Whether *scope* is among those *granted*, itself or in a wider one: ``user`` grants ``user:email``."""
+    """Whether *granted* contains *scope* or one that includes it: ``user`` includes ``user:email``."""
     first, _, last = scope.partition(":")
     wider = {scope, first}
     if first in _LADDER:
@@ -189,7 +189,7 @@ def is_granted(scope: str, granted: frozenset[str]) -> bool:
 
 
 def _text(value: object) -> str:
-    """As metadata has it; empty for what has none."""
+    """The value as a metadata string; empty if it has none."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""ID tokens: who signed one, for whom, when, and in answer to what (OpenID Connect Core 1.0 section 3.1.3.7)."""
+"""Validation of ID tokens: signature, audience, times, nonce (OpenID Connect Core 1.0 section 3.1.3.7)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from containerssh.core.codes import OAuth2Code
 from containerssh.core.errors import AuthUnavailable
 
 CLOCK_SKEW = 60.0
-"""Seconds that the provider's clock may differ from ours."""
+"""The permitted difference between the provider's clock and the server's, in seconds."""
 
 _KINDS = {
     **{
@@ -28,25 +28,28 @@ _KINDS = {
     "EdDSA": "OKP",
     "Ed25519": "OKP",
 }
-"""The algorithms that are taken, each with its kind of key. None with a shared secret, and not ``none``."""
+"""The accepted algorithms and their key types: none with a shared secret, and not ``none``."""
 
 _LATEST = 1e15
 _KEYS_TRIED = 8
 _MOST_KEYS = 100
-# Both kinds of hash have to be of the token's algorithm; EdDSA's is not settled (Core section 3.1.3.6).
+# The hash functions for at_hash, by the token's algorithm; undefined for EdDSA (Core section 3.1.3.6).
 _HASHES = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512}
 
 
 @dataclass(frozen=True)
 class Header:
-    """The part of a token that says how it was signed; nothing in it is trusted."""
+    """A token's header, which names the algorithm and key; it is untrusted."""
 
     algorithm: str
     key_id: str | None
 
     @classmethod
     def of(cls, token: str) -> Header:
-        """Raises AuthUnavailable: it is not a signed token, or signed in a way that is not taken."""
+        """
+        Parse the header of *token*. Raises AuthUnavailable if it is not a signed token, or uses an unaccepted
+        algorithm.
+        """
         try:
             first, _, _ = token.split(".")
             fields = json.loads(base64.urlsafe_b64decode(first + "=" * (-len(first) % 4)))
@@ -62,17 +65,17 @@ class Header:
 
 @dataclass(frozen=True)
 class Expected:
-    """What an ID token has to say."""
+    """The expected claims of an ID token."""
 
     issuer: str
     audience: str
     nonce: str | None
-    """None: none was sent (device flow)."""
+    """None if no nonce was sent (device flow)."""
     access_token: str
 
 
 def candidates(keys: Sequence[Mapping[str, object]], header: Header) -> list[Mapping[str, object]]:
-    """Those of the provider's *keys* (RFC 7517) that may have signed."""
+    """The provider's *keys* (RFC 7517) that may have signed the token."""
     found = [
         key
         for key in keys[:_MOST_KEYS]
@@ -88,10 +91,10 @@ def verified_claims(
     token: str, keys: Sequence[Mapping[str, object]], expected: Expected, *, now: float
 ) -> Mapping[str, object]:
     """
-    The claims of *token*, signed by one of *keys*, once they are what they have to be; *now* in seconds of the epoch.
+    Verify the signature of *token* by one of *keys*, and its claims; return them. *now* is in seconds since the epoch.
 
     Raises:
-        AuthUnavailable: something is wrong with it.
+        AuthUnavailable: the token is invalid.
     """
     header = Header.of(token)
     for key in candidates(keys, header):
@@ -108,12 +111,12 @@ def _payload(token: str, key: Mapping[str, object], algorithm: str) -> bytes | N
     registry = jws.JWSRegistry(algorithms=[algorithm], strict_check_header=False)
     try:
         with warnings.catch_warnings():
-            # The library tells of old names of algorithms and of short keys, for whoever chooses them: that is not us.
+            # The library warns about deprecated algorithms and short keys; but it is the provider that has chosen them.
             warnings.simplefilter("ignore")
             imported = jwk.import_key({name: value for name, value in key.items() if isinstance(value, str)})
             return jws.deserialize_compact(token, imported, [algorithm], registry).payload
     except (JoseError, ValueError, TypeError, KeyError):
-        # A KeyError is a curve that the library does not know: another algorithm's key, perhaps.
+        # A KeyError means an unknown curve, possibly of a key for another algorithm.
         return None
 
 
@@ -153,7 +156,7 @@ def _check(claims: Mapping[str, object], expected: Expected, now: float) -> None
 
 
 def _check_access_token(claims: Mapping[str, object], algorithm: str, access_token: str) -> None:
-    """``at_hash`` ties the access token to the ID token (Core section 3.1.3.8); it may be left out."""
+    """Check ``at_hash``, which binds the access token to the ID token (Core section 3.1.3.8); it is optional."""
     digest = _HASHES.get(algorithm[-3:])
     stated = claims.get("at_hash")
     if stated is None or digest is None:
@@ -166,12 +169,12 @@ def _check_access_token(claims: Mapping[str, object], algorithm: str, access_tok
 
 def _time(claims: Mapping[str, object], name: str) -> float:
     value = claims.get(name)
-    # JSON as Python reads it has Infinity, NaN, which is neither past nor future, and integers beyond any float.
+    # Python's JSON parser accepts Infinity, NaN and integers beyond the range of float.
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LATEST:
         raise invalid(f"{name} is missing, or not a time")
     return float(value)
 
 
 def invalid(problem: str) -> AuthUnavailable:
-    """The provider sent an ID token that proves nothing."""
+    """The error for an invalid ID token."""
     return AuthUnavailable(OAuth2Code.OIDC_ID_TOKEN_INVALID, f"the ID token cannot be used: {problem}")

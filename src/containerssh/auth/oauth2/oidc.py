@@ -24,7 +24,7 @@ _CLAIM_CHARACTERS = 16 * 1024
 
 
 class OIDCProvider(Provider):
-    """An OpenID Connect provider that describes itself."""
+    """An OpenID Connect provider with discovery."""
 
     token_failed = OAuth2Code.OIDC_ACCESS_TOKEN_FETCH_FAILED
 
@@ -171,7 +171,7 @@ class OIDCProvider(Provider):
 
 
 def _could_be_variable(claim: str, text: object) -> bool:
-    """Metadata may become variables of the container, which have bounds that JSON has not."""
+    """Whether a claim can become an environment variable of the container, whose names and values are restricted."""
     return (
         isinstance(text, str)
         and len(text) <= _CLAIM_CHARACTERS

@@ -1,4 +1,4 @@
-"""What the flows need of a provider."""
+"""The interface of identity providers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
 @dataclass(frozen=True)
 class Secrets:
-    """What ties the answer to one code flow of one login; nobody else knows it, and it is used once."""
+    """The secrets that bind the response to one code flow of one login; used once."""
 
     state: str = field(repr=False)
     verifier: str = field(repr=False)
@@ -31,7 +31,7 @@ class Secrets:
 
     @property
     def challenge(self) -> dict[str, str]:
-        """The parameters of PKCE for the link (RFC 7636)."""
+        """The PKCE parameters of the link (RFC 7636)."""
         digest = hashlib.sha256(self.verifier.encode()).digest()
         encoded = base64.urlsafe_b64encode(digest).decode().rstrip("=")
         return {"code_challenge": encoded, "code_challenge_method": "S256"}
@@ -39,45 +39,45 @@ class Secrets:
 
 class Provider(ABC):
     """
-    An identity provider; it is kept for many logins at once.
+    An identity provider, shared by concurrent logins.
 
-    The methods make one request, or a few, and raise WebhookError when no usable answer came; OAuthRefusal where the
-    provider says why not; AuthFailed for users that are not let in; AuthUnavailable where nobody can be.
+    The methods make one or more requests, and raise WebhookError if there is no valid response, OAuthRefusal if the
+    provider refuses the request, AuthFailed if the user is not permitted, and AuthUnavailable if no login is possible.
     """
 
     has_device_flow: bool
     has_code_flow: bool
     token_failed: OAuth2Code
-    """Logged when the token endpoint refuses."""
+    """The message code that is logged when the token endpoint refuses."""
 
     @abstractmethod
     async def device_code(self) -> DeviceCode:
-        """Begin a device flow."""
+        """Start a device flow."""
 
     @abstractmethod
     async def poll(self, device: DeviceCode) -> Token:
-        """Ask once whether the user has decided."""
+        """Poll once whether the user has decided."""
 
     @abstractmethod
     async def link(self, attempt: AuthAttempt, values: Secrets) -> str:
-        """Where the user's browser has to go."""
+        """The authorization link for the user's browser."""
 
     @abstractmethod
     async def redeem(self, code: str, values: Secrets) -> Token:
-        """The token for the *code* that the user pasted."""
+        """Redeem the *code* that the user pasted for a token."""
 
     @abstractmethod
     async def login(self, attempt: AuthAttempt, token: Token, values: Secrets | None) -> Login:
-        """The login that the token's owner gets; *values* are those of a code flow."""
+        """The login of the token's owner; *values* are those of a code flow."""
 
     @abstractmethod
     async def revoke(self, token: Token) -> None:
-        """Make *token* worthless; the caller limits the time."""
+        """Revoke *token*; the caller limits the time."""
 
     async def close(self) -> None:
-        """After the last login."""
+        """Close the provider, after the last login."""
 
 
 def refused(explanation: str, user_message: str, code: AuthCode | OAuth2Code = AuthCode.FAILED) -> AuthFailed:
-    """The user is not let in, and may know why."""
+    """The error for a user who is not permitted and may know the reason."""
     return AuthFailed(code, explanation, user_message=user_message)

@@ -1,4 +1,4 @@
-"""A link as a picture in the terminal, for a telephone's camera."""
+"""QR codes of links for terminals."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import segno
 
 _QUIET = 2
-"""Light modules around the code."""
+"""The quiet zone in modules."""
 
-# Above, below: a light module is drawn, for terminals are dark; readers know the other way as well.
+# Upper, lower module: light modules are drawn, since terminals are dark; readers also accept the inverse.
 _HALVES = {(False, False): "█", (False, True): "▀", (True, False): "▄", (True, True): " "}
 
 
 def picture(link: str) -> str:
-    """*link* as a QR code of block characters, two modules in each; every line ends with a line end."""
+    """*link* as a QR code of block characters, with two modules in each; every line has a line end."""
     rows = [[bool(module) for module in row] for row in segno.make_qr(link, error="l").matrix_iter(border=_QUIET)]
     if len(rows) % 2:
         rows.append([False] * len(rows[0]))

@@ -1,4 +1,4 @@
-"""The page that browsers come back to: it shows what the user pastes into the terminal (``auth.md`` section 3.6)."""
+"""The redirect page: it shows the code that the user pastes into the terminal (``auth.md`` section 3.6)."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ _WEBROOT_POLICY = (
 
 
 class RedirectPage:
-    """Answers browsers; see :func:`redirect_page`."""
+    """Serves the redirect page; see :func:`redirect_page`."""
 
     def __init__(self, config: RedirectConfig) -> None:
         self._root = Path(config.webroot) if config.webroot else None
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
-        """The page with ``state|code`` of the query at ``/``; files of the webroot elsewhere."""
+        """Answer a request: at ``/`` the page with ``state|code`` from the query, otherwise files of the webroot."""
         if request.method not in ("GET", "HEAD"):
             return _plain(405, "only GET is answered", {"Allow": "GET, HEAD"})
         path = request.path
@@ -122,14 +122,14 @@ class RedirectPage:
         )
 
     def _file(self, path: str) -> bytes | None:
-        """The file of the webroot that *path*, decoded, names; None: there is none that may be shown."""
+        """The file of the webroot at the decoded *path*; None if it does not exist or may not be served."""
         assert self._root is not None
         parts = path.split("/")[1:]
         if not all(parts) or any(part.startswith(".") or "\0" in part or "\\" in part for part in parts):
             return None
         try:
             root = self._root.resolve(strict=True)
-            # Links are followed, for a mounted folder may be made of them, as long as they stay inside.
+            # Symbolic links, which mounted ConfigMaps consist of, are followed if they stay inside the webroot.
             target = root.joinpath(*parts).resolve(strict=True)
         except (OSError, RuntimeError, ValueError):
             return None
@@ -137,7 +137,7 @@ class RedirectPage:
 
 
 def read_index(root: Path) -> str | None:
-    """The webroot's ``index.html``; None: it cannot be read, or is not UTF-8 text."""
+    """The webroot's ``index.html``; None if it cannot be read or is not UTF-8."""
     content = _read(root / "index.html", _INDEX_BYTES)
     try:
         return None if content is None else content.decode("utf-8-sig")
@@ -146,13 +146,13 @@ def read_index(root: Path) -> str | None:
 
 
 def filled(page: str, code: str) -> str:
-    """*page* with *code* in each place of ``{{ .Code }}``, inert in text as well as in any attribute."""
+    """*page* with each ``{{ .Code }}`` replaced by *code*, escaped for text and attributes."""
     inert = "".join(char if re.match(r"[A-Za-z0-9._~-]", char) else f"&#{ord(char)};" for char in code)
     return _ACTION.sub(lambda _: inert, page)
 
 
 def check_webroot(config: RedirectConfig) -> None:
-    """Raises ConfigError: the webroot's page cannot be used."""
+    """Raises ConfigError if the webroot's page cannot be used."""
     if not config.webroot:
         return
     page = read_index(Path(config.webroot))
@@ -168,11 +168,11 @@ def check_webroot(config: RedirectConfig) -> None:
 @asynccontextmanager
 async def redirect_page(config: RedirectConfig) -> AsyncIterator[list[tuple[str, int]]]:
     """
-    Serve the page inside the scope, on the yielded addresses.
+    Serve the page while the scope is open; yields the addresses.
 
     Raises:
-        ConfigError: a TLS setting, or the webroot's page, cannot be used.
-        BackendError: the address cannot be listened on.
+        ConfigError: a TLS setting or the webroot's page cannot be used.
+        BackendError: the address cannot be bound.
     """
     await asyncio.to_thread(check_webroot, config)
     async with serving(config, RedirectPage(config).answer) as addresses:
@@ -183,7 +183,7 @@ async def redirect_page(config: RedirectConfig) -> AsyncIterator[list[tuple[str,
 
 def _read(path: Path, most: int) -> bytes | None:
     try:
-        # A pipe must not make us wait for whoever writes into it.
+        # Opening a named pipe must not block.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > most:

@@ -1,4 +1,4 @@
-"""What many logins want of a provider, asked for once."""
+"""Cached values of a provider that logins share."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from containerssh.web.client import WebhookError
 T = TypeVar("T")
 
 KEPT = 600.0
-"""Seconds that an answer is kept."""
+"""How long an answer is cached, in seconds."""
 
 FAILURE_KEPT = 3.0
-"""Seconds that a failure is: a provider that is away makes each of many logins wait, but not one after another."""
+"""How long a failure is cached, in seconds, so that waiting logins fail together instead of one after another."""
 
 
 class Shared(Generic[T]):
     """
-    A value that is fetched when somebody wants it: all who come meanwhile wait for the same request, which goes on when
-    one of them leaves.
+    A value that is fetched on demand: concurrent callers share one request, which continues if one of them is
+    cancelled.
     """
 
     def __init__(self, fetch: Callable[[], Awaitable[T]]) -> None:
-        """*fetch* raises WebhookError, after a limited time."""
+        """*fetch* raises WebhookError, within a limited time."""
         self._fetch = fetch
         self._task: asyncio.Task[None] | None = None
         self._value: T | None = None
         self._failure: WebhookError | None = None
-        # When each of the two came; a value is never None.
+        # The times of the value and of the failure; a value is never None.
         self._fetched = self._failed = 0.0
 
     def known(self, longest: float = KEPT) -> T | None:
-        """What is known, if it is no older than *longest* seconds."""
+        """The cached value, if it is no older than *longest* seconds."""
         return self._value if time.monotonic() - self._fetched <= longest else None
 
     async def fetch(self) -> T:
         """
-        What the request that is under way gives, or a new one.
+        The result of the current request, or of a new one.
 
         Raises:
-            WebhookError: it failed, perhaps a moment ago.
+            WebhookError: the request failed, possibly a moment ago.
         """
         if self._task is None and (self._failure is None or time.monotonic() - self._failed > FAILURE_KEPT):
-            # Its log lines are no single login's.
+            # The shared request must not log with the labels of a single login.
             self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
         if self._task is not None:
             await asyncio.shield(self._task)
@@ -65,7 +65,7 @@ class Shared(Generic[T]):
             self._task = None
 
     async def close(self) -> None:
-        """Nobody asks any more."""
+        """Cancel an outstanding request."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
