@@ -1,4 +1,4 @@
-"""What the engine said no to, and whether asking again can help."""
+"""Errors of the engine, and whether a retry can help."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _LASTING_CAUSES = (
     "oci runtime error",
     "permission denied",
 )
-"""What Podman names as the cause of a status 500 where Docker would have said 400, 404 or 409."""
+"""Causes that Podman reports with status 500 where Docker would respond with 400, 404 or 409."""
 
 
 class Cure(Enum):
-    """What may help against an error."""
+    """What can resolve an error."""
 
     WAIT = "the engine is away or busy: try again for as long as there is time"
     FEW_TRIES = "the engine failed inside: it may be the request's fault"
@@ -34,7 +34,7 @@ class Cure(Enum):
 
 
 class EngineError(BackendError):
-    """A request to the engine failed; the text ends with the engine's own words."""
+    """A request to the engine failed; the text ends with the engine's message."""
 
     default_user_message = "The container could not be started."
 
@@ -51,10 +51,10 @@ class EngineError(BackendError):
     ) -> None:
         super().__init__(code, explanation, user_message=user_message)
         self.status = status
-        """The status of the reply; None: there was none."""
+        """The HTTP status of the reply; None if there was none."""
         self.cure = cure
         self.absent = absent
-        """Nobody listens at the engine's address."""
+        """Whether nothing listens at the engine's address."""
 
     @property
     def permanent(self) -> bool:
@@ -62,7 +62,7 @@ class EngineError(BackendError):
 
     @property
     def lost(self) -> bool:
-        """There was no reply: what was asked for may have been done."""
+        """Whether the reply was lost, so the request may have been executed."""
         return self.status is None
 
 
@@ -91,7 +91,7 @@ def counted(error: EngineError) -> EngineError:
 
 
 def refusal(code: Code, doing: str, status: int, body: bytes) -> EngineError:
-    """The error for a reply that says no."""
+    """The error for a reply with an error status."""
     words = engine_words(body) or f"status {status}"
     if status in (408, 425, 429, 502, 503, 504):
         cure = Cure.WAIT
@@ -103,12 +103,12 @@ def refusal(code: Code, doing: str, status: int, body: bytes) -> EngineError:
 
 
 def engine_words(body: bytes) -> str:
-    """The text of an error reply: Docker's ``message``, or Podman's, on one line; empty when it is not theirs."""
+    """The message in an error reply, in Docker's or Podman's format, on one line; empty if there is none."""
     return one_line(_field(body, "message"))
 
 
 def one_line(text: str) -> str:
-    """Foreign text for a log: no line ends, no control characters, a bounded length."""
+    """Untrusted text for a log: without line ends and control characters, truncated."""
     printable = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * _WORDS_LIMIT])
     return " ".join(printable.split())[:_WORDS_LIMIT]
 

@@ -1,4 +1,4 @@
-"""Requests to one engine, and what becomes of them: answers, streams, connections that are taken over, errors."""
+"""Requests to one engine: replies, streams, hijacked connections, errors."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from containerssh.core.tasks import time_limit
 OLDEST_API = (1, 41)
 """Docker 20.10, Podman 3.4 and later."""
 NEWEST_API = (1, 48)
-"""The newest version whose meaning is known here."""
+"""The newest API version that this client supports."""
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
-"""The headers of a request whose connection is taken over."""
+"""The headers of a request that hijacks its connection."""
 
 _REPLY_LIMIT = 4 * 1024 * 1024
 _ERROR_LIMIT = 64 * 1024
@@ -33,24 +33,24 @@ _AWAY = (OSError, EOFError, ssl.SSLError)
 
 class Exchanges:
     """
-    Asks one engine; connections are kept and used again.
+    Sends requests to one engine over reused connections.
 
-    Every method raises :class:`EngineError` with the code of what it was doing. Close it at the end.
+    Every method raises :class:`EngineError` with the code of its operation. Close it at the end.
     """
 
     def __init__(self, endpoint: Endpoint, http_limit: timedelta) -> None:
-        """Questions take no longer than *http_limit*."""
+        """*http_limit* limits the time of simple requests."""
         self.endpoint = endpoint
         self._http_limit = http_limit
         self._pool = Pool(endpoint)
         self._info: EngineInfo | None = None
 
     async def close(self) -> None:
-        """Close the connections that nobody uses; those in use close with their requests."""
+        """Close idle connections; connections in use are closed after their requests."""
         self._pool.close()
 
     async def ping(self) -> EngineInfo:
-        """Ask for the engine's name and the versions of the API it speaks; refused if all of them are too old."""
+        """Query the engine's name and API versions; an engine with only unsupported versions is refused."""
         code, doing = DockerCode.ENGINE_UNAVAILABLE, "asking the engine"
         async with self._soon(code, doing):
             head, _ = await self._exchange(code, doing, Request("GET", "/_ping"))
@@ -67,7 +67,7 @@ class Exchanges:
         return info
 
     async def info(self) -> EngineInfo:
-        """As :meth:`ping`, asked once."""
+        """Like :meth:`ping`, but cached."""
         if self._info is None:
             self._info = await self.ping()
         return self._info
@@ -87,7 +87,7 @@ class Exchanges:
         *,
         accept: tuple[int, ...] = (),
     ) -> Reply:
-        """The answer, whose status is 2xx or one of *accept*."""
+        """Send a request; return the reply, whose status is 2xx or one of *accept*."""
         headers = {"Content-Type": "application/json"} if body is not None else {}
         data = json.dumps(body).encode() if body is not None else b""
         head, reply = await self._exchange(code, doing, Request(method, await self._target(path, query), headers, data))
@@ -105,7 +105,7 @@ class Exchanges:
     async def _stream(
         self, code: DockerCode, doing: str, request: Request, *, answer_errors: bool = True
     ) -> AsyncIterator[tuple[Head, AsyncIterator[bytes]]]:
-        """A request and the pieces of its answer; with *answer_errors* only a good one is let through."""
+        """Send a request; yield the head and the pieces of the reply. With *answer_errors*, an error status raises."""
         wire: Wire | None = None
         count_request(code)
         try:
@@ -126,7 +126,7 @@ class Exchanges:
                 wire.abort()
 
     async def _hijacked(self, code: DockerCode, doing: str, request: Request) -> Wire:
-        """The connection of *request*, which is nobody else's from here on; whoever gets it aborts it."""
+        """Send *request* and take over its connection; the caller aborts it."""
         wire: Wire | None = None
         count_request(code)
         try:
@@ -161,7 +161,7 @@ class Exchanges:
     def _away(self, doing: str, code: DockerCode, exc: BaseException) -> EngineError:
         text = f"{doing}: the engine at {self.endpoint.url} is not available ({describe(exc)})"
         if isinstance(exc, PermissionError):
-            # An engine that is just starting gives its socket to the group a moment later.
+            # An engine that is just starting sets the group of its socket a moment later.
             return EngineError(code, f"{text}: the server's user may not use the socket", cure=Cure.FEW_TRIES)
         absent = isinstance(exc, FileNotFoundError | ConnectionRefusedError)
         user_message = "The container engine is not available." if absent else None
