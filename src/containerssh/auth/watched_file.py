@@ -117,7 +117,7 @@ def _state(found: os.stat_result) -> tuple[int, ...]:
 
 
 def _is_near(path: Path) -> bool:
-    """Whether the file and all folders on the way to it are on file systems that keep nobody waiting."""
+    """Whether the file and all its parent folders are on file systems whose operations do not block for long."""
     try:
         kinds = _kinds_of_devices()
         places = {path, *path.absolute().parents, *path.resolve().parents}

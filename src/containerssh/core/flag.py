@@ -19,7 +19,7 @@ class Flag:
         return self._is_set
 
     def set(self) -> None:
-        """Wake everybody who waits; from now on nobody has to."""
+        """Set the flag and wake all waiting tasks; later calls of :meth:`wait` return at once."""
         if not self._is_set:
             self._is_set = True
             for waiter in self._waiters:

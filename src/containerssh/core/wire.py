@@ -24,7 +24,7 @@ _RECORD = 32 * 1024
 # TCP keepalive: seconds of silence before the first probe, seconds between probes, and their number.
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 6}
 _UNACKNOWLEDGED_LIMIT = 45_000
-"""Milliseconds after which data that nobody acknowledged breaks the connection."""
+"""The time in milliseconds after which unacknowledged data breaks the connection (TCP_USER_TIMEOUT)."""
 
 
 class Wire(asyncio.BufferedProtocol):
@@ -147,7 +147,7 @@ class Wire(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def write(self, data: bytes) -> None:
-        """Send *data* without waiting; does nothing once the connection is gone."""
+        """Send *data* without waiting; does nothing after the connection is closed."""
         if self._transport is not None and not self._gone.is_set():
             self._transport.write(data)
 

@@ -45,9 +45,7 @@ _TELLING = 2.0
 
 
 class Session(SessionChannel):
-    """
-    The front's side of a session channel. :meth:`run` is its task; the adapter calls the methods of the first part.
-    """
+    """The front's side of a session channel. :meth:`run` is its task; the adapter calls the first methods."""
 
     stdin: ChannelReader
     stdout: ChannelWriter
@@ -226,10 +224,7 @@ class Session(SessionChannel):
     # -- the task ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """
-        Serve the session, from the channel's open request to its end. Never raises because of errors of peers or
-        handlers.
-        """
+        """Serve the session until its end. Never raises because of errors of peers or handlers."""
         with log_labels(channelId=self._number):
             self._context = contextvars.copy_context()
             try:
@@ -264,10 +259,7 @@ class Session(SessionChannel):
             self._handler = None
 
     def server_stops(self, why: str, grace: float) -> None:
-        """
-        Tell the user of an interactive session that the server stops; close a channel that has not started a program
-        yet.
-        """
+        """Tell the user of an interactive session that the server stops; close a channel without a program."""
         self._stopping = True
         if self.running and self.interactive and grace:
             self.notice(f"\r\ncontainerssh: {why}. This session ends within {grace:g} seconds.")

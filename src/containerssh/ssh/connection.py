@@ -190,10 +190,7 @@ class Connection:
     # -- called by the server ----------------------------------------------------------------------------
 
     async def stop(self, grace: float) -> None:
-        """
-        Terminate programs, disconnect when they have ended or after *grace* seconds, and return when the connection is
-        closed.
-        """
+        """Terminate programs, then disconnect, after *grace* seconds at most; returns when the connection is closed."""
         self._stopping = True
         if self._login.done() and not self._login.cancelled() and not self._login.exception():
             handler = self._login.result()
@@ -355,10 +352,7 @@ class Connection:
             await self._login_failed(network, exc)
 
     async def _login_failed(self, network: NetworkHandler, error: Exception) -> None:
-        """
-        Report a failed login: to the user in a session, if there is one, and in the DISCONNECT; the details go to the
-        log.
-        """
+        """Report a failed login: to the user in a session, if any, and in the DISCONNECT; details go to the log."""
         reason = error.event().text if isinstance(error, ContainerSSHError) else describe(error)
         fault = None if isinstance(error, ContainerSSHError) else error
         # The log line has a general code; the manual explains the error's own code.
