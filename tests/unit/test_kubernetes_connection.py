@@ -65,8 +65,10 @@ def test_a_secret_is_only_sent_in_the_clear_where_http_is_written(keys: dict[str
     [
         ({"host": "https://api", "bearerTokenFile": "/nonexistent/token"}, "bearerTokenFile"),
         ({"host": "https://api", "cacert": PEM}, "cacert"),
-        ({"host": "https://api", "cacertFile": "/nonexistent/ca"}, "cacert"),
         ({"host": "https://api", "certFile": "/nonexistent/cert"}, "cert"),
+        ({"host": "https://api", "certFile": "/nonexistent/cert", "keyFile": "/nonexistent/key"}, "certFile"),
+        ({"host": "https://api", "cacertFile": "/nonexistent/ca"}, "cacertFile"),
+        ({"host": "https://api", "cacert": "garbage"}, "cacert"),
         ({"host": "https://api", "key": "-----BEGIN"}, "key"),
         ({"host": "https://me:secret@api"}, "host"),
         ({"host": "ftp://api"}, "host"),

@@ -129,10 +129,14 @@ class KubernetesConnectionConfig(ConfigModel):
         if bool(certificate) != bool(key):
             yield Problem("cert" if certificate else "key", "certificate and key belong together: set both or neither")
             return
-        try:
-            _check_certificates(self.cacert or self.cacert_file, certificate, key)
-        except ValueError as exc:
-            yield Problem("cert" if certificate else "cacert", str(exc))
+        for name, authorities, pair in (
+            ("cacert" if self.cacert else "cacertFile", self.cacert or self.cacert_file, ("", "")),
+            ("cert" if self.cert else "certFile", "", (certificate, key)),
+        ):
+            try:
+                _check_certificates(authorities, *pair)
+            except ValueError as exc:
+                yield Problem(name, str(exc))
         if self.bearer_token_file:
             try:
                 _check_readable(self.bearer_token_file)

@@ -7,6 +7,8 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
+import aiohttp
+
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import BackendError, ProtocolError, describe
 from containerssh.core.messages import Code
@@ -33,6 +35,7 @@ class APIError(BackendError):
         causes: Mapping[str, str] | None = None,
         retry_after: float | None = None,
         distrusted: bool = False,
+        unsent: bool = False,
         code: Code | None = None,
         user_message: str | None = None,
     ) -> None:
@@ -50,6 +53,8 @@ class APIError(BackendError):
         """What was asked for, in words."""
         self.distrusted = distrusted
         """Whether it was the server's certificate: that is not cured by trying again."""
+        self.unsent = unsent
+        """Whether there was no connection, so that the API has not heard of it."""
         if code is None:
             code = KubernetesCode.API_REFUSED if status else KubernetesCode.API_UNAVAILABLE
         words = self.message or self.reason or f"status {status}"
@@ -57,8 +62,8 @@ class APIError(BackendError):
 
     @property
     def lost(self) -> bool:
-        """There was no answer: what was asked for may have been done."""
-        return self.status == 0
+        """There was no answer to what was sent: it may have been done."""
+        return self.status == 0 and not self.unsent
 
     @property
     def passing(self) -> bool:
@@ -122,8 +127,12 @@ def causes_of(found: Mapping[str, Any]) -> dict[str, str]:
 def away(doing: str, exc: BaseException) -> APIError:
     """The error for an API server that cannot be reached, or whose connection broke."""
     why = "it closed the connection" if isinstance(exc, EOFError) or not str(exc) else describe(exc)
+    unsent = isinstance(exc, aiohttp.ClientConnectorError)
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        why = f"{exc.host}:{exc.port}: {describe(exc.os_error)}"
     distrusted = isinstance(exc, ssl.CertificateError) or isinstance(exc.__cause__, ssl.CertificateError)
-    return APIError(doing, status=0, message=f"the API server is not available ({why})", distrusted=distrusted)
+    text = f"the API server is not available ({why})"
+    return APIError(doing, status=0, message=text, distrusted=distrusted, unsent=unsent)
 
 
 def broken(text: str) -> ProtocolError:

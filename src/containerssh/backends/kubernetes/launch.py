@@ -193,6 +193,8 @@ def _refused(error: APIError) -> PodError:
     user = "The cluster refuses the pod."
     if "quota" in words:
         user = "The pod is refused: a quota is used up."
+    elif not error.status:
+        user = "The cluster cannot be reached."
     elif error.reason == "AlreadyExists":
         user = "The pod is in use by another login."
     elif error.status == 403 and ("podsecurity" in words or "violates" in words or "admission" in words):

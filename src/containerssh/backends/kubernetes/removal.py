@@ -65,7 +65,7 @@ class Removal:
             ends = await asyncio.gather(*(self._remove(one) for one in batch))
             left += [one.pod for one, end in zip(batch, ends, strict=True) if end is not None]
             refused = [end for end in ends if end is not None]
-            if len(refused) == len(batch) == _AT_ONCE and all(end.lost or end.status == 401 for end in refused):
+            if len(refused) == len(batch) == _AT_ONCE and all(end.status in (0, 401) for end in refused):
                 raise refused[0]
         return left
 

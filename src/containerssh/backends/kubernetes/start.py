@@ -316,7 +316,7 @@ class Start:
         return int((self.login.span.longest + self.config.timeouts.pod_stop).total_seconds()) + 1
 
     def _remember(self, error: APIError) -> None:
-        if error.lost and not self._last:
+        if not error.status and not self._last:
             self.notices.notice("The cluster does not answer; trying again")
         self._last = error.explanation
 
