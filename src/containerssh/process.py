@@ -108,12 +108,12 @@ class Process:
             logger.warning(warning)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._asked_to_stop)
+            loop.add_signal_handler(number, self._stop_requested)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         try:
             place, sockets = worker_place(os.environ)
             if place.life is not None:
-                loop.add_reader(place.life, self._orphaned, place.life)
+                loop.add_reader(place.life, self._supervisor_gone, place.life)
             with open_instance() as instance:
                 logger.info(Event(ServiceCode.POOL_STARTING, "Starting"))
                 async with running(
@@ -136,7 +136,10 @@ class Process:
 
     async def _serve(self, server: RunningServer) -> None:
         self._notifier.ready(server.status)
-        beside = [asyncio.create_task(self._reload_when_asked(server)), asyncio.create_task(self._show_life(server))]
+        beside = [
+            asyncio.create_task(self._reload_when_asked(server)),
+            asyncio.create_task(self._notify_watchdog(server)),
+        ]
         try:
             await self._stop.wait()
         finally:
@@ -150,7 +153,7 @@ class Process:
             # Nothing awaits this task: it performs its single step or is cancelled with the loop.
             self._hurrying = asyncio.create_task(self._hurry_when_asked(server))
 
-    def _asked_to_stop(self) -> None:
+    def _stop_requested(self) -> None:
         if not self._stop.is_set():
             self._stop.set()
         elif not self._hurry.is_set():
@@ -158,10 +161,10 @@ class Process:
             self._hurry.set()
             asyncio.get_running_loop().call_later(GIVE_UP.total_seconds(), self._give_up)
 
-    def _orphaned(self, life: int) -> None:
+    def _supervisor_gone(self, life: int) -> None:
         asyncio.get_running_loop().remove_reader(life)
         logger.error(Event(CoreCode.WORKER_ENDED, "The supervisor is gone"))
-        self._asked_to_stop()
+        self._stop_requested()
 
     def _give_up(self) -> None:
         text = "Not everything could be removed in time; the next start removes it"
@@ -173,7 +176,7 @@ class Process:
         await self._hurry.wait()
         server.hurry()
 
-    async def _show_life(self, server: RunningServer) -> None:
+    async def _notify_watchdog(self, server: RunningServer) -> None:
         """Notify the watchdog as long as the event loop runs and the server accepts connections."""
         if self._notifier.watchdog is None:
             return
@@ -190,7 +193,7 @@ class Process:
             try:
                 await self._reload(server)
             except ContainerSSHError as exc:
-                _tell_refused_reload(exc)
+                _log_refused_reload(exc)
             except Exception as exc:
                 text = f"The configuration is unchanged: a fault in the server ({describe(exc)})"
                 logger.exception(Event(CoreCode.CONFIG_RELOAD_FAILED, text))
@@ -219,7 +222,7 @@ class Process:
         await server.apply_endpoints()
 
 
-def _tell_refused_reload(error: ContainerSSHError) -> None:
+def _log_refused_reload(error: ContainerSSHError) -> None:
     findings = error.findings if isinstance(error, ConfigErrors) else ()
     text = f"The configuration is unchanged. {describe(error)}"
     logger.error(Event(CoreCode.CONFIG_RELOAD_FAILED, text, **error.labels))

@@ -117,9 +117,9 @@ class Supervisor:
         life, held = os.pipe()
         try:
             async with self._listening_to_workers() as address:
-                beside = asyncio.create_task(self._look_after())
+                beside = asyncio.create_task(self._check_workers())
                 await asyncio.gather(
-                    *(self._keep(worker, sockets, life, table, metrics, address) for worker in self._workers)
+                    *(self._keep_running(worker, sockets, life, table, metrics, address) for worker in self._workers)
                 )
                 beside.cancel()
         finally:
@@ -145,7 +145,7 @@ class Supervisor:
             worker.ready = False
             worker.send(signal.SIGHUP)
 
-    async def _keep(
+    async def _keep_running(
         self,
         worker: Worker,
         sockets: Sequence[socket.socket],
@@ -205,7 +205,7 @@ class Supervisor:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), pause_after(worker.failures))
 
-    async def _look_after(self) -> None:
+    async def _check_workers(self) -> None:
         """Kill workers that do not respond; notify this process's own watchdog."""
         loop = asyncio.get_running_loop()
         every = min(_LOOK_EVERY, self._watchdog.total_seconds() / 3)
@@ -231,13 +231,13 @@ class Supervisor:
             sock.bind(str(path))
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-                loop.add_reader(sock.fileno(), self._hear, sock)
+                loop.add_reader(sock.fileno(), self._receive_notification, sock)
                 yield str(path)
             finally:
                 loop.remove_reader(sock.fileno())
                 path.unlink(missing_ok=True)
 
-    def _hear(self, sock: socket.socket) -> None:
+    def _receive_notification(self, sock: socket.socket) -> None:
         with suppress(OSError):
             data, ancillary, _, _ = sock.recvmsg(4096, PEER_CREDENTIALS)
             pid = sender(ancillary)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from containerssh.backends.docker.answers import ContainerState
 from containerssh.backends.docker.engine_error import Cure, refusal
-from containerssh.backends.docker.restrictions import limits_left_out, walls_left_out
+from containerssh.backends.docker.restrictions import missing_isolation, missing_limits
 from containerssh.core.codes import DockerCode
 
 
@@ -33,7 +33,7 @@ def state(host: dict[str, Any] | None = None, runtime: str = "") -> ContainerSta
     ],
 )
 def test_walls_that_are_missing_are_found(wanted: dict[str, Any], found: ContainerState, missing: list[str]) -> None:
-    assert walls_left_out(wanted, found) == missing
+    assert missing_isolation(wanted, found) == missing
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_walls_that_are_missing_are_found(wanted: dict[str, Any], found: Contain
     ],
 )
 def test_limits_that_are_missing_are_found(wanted: dict[str, Any], found: dict[str, Any], missing: list[str]) -> None:
-    assert limits_left_out(wanted, state(found)) == missing
+    assert missing_limits(wanted, state(found)) == missing
 
 
 JSON = st.recursive(
@@ -61,7 +61,7 @@ KEYS = st.sampled_from(["Runtime", "MaskedPaths", "ReadonlyPaths", "Memory", "Na
 def test_any_description_of_a_container_is_read(host: dict[str, Any], runtime: str) -> None:
     wanted = {"Runtime": "crun", "MaskedPaths": ["/a"], "Memory": 1, "Ulimits": [{"Name": "nofile"}]}
     found = state(host, runtime)
-    assert set(walls_left_out(wanted, found) + limits_left_out(wanted, found)) <= set(wanted)
+    assert set(missing_isolation(wanted, found) + missing_limits(wanted, found)) <= set(wanted)
 
 
 @pytest.mark.parametrize(

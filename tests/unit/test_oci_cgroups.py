@@ -25,5 +25,5 @@ def test_our_own_groups_are_found() -> None:
 
 def test_what_makes_moves_fast_moves_nothing() -> None:
     before = _own()
-    cgroups.expect_moves()
+    cgroups.expedite_moves()
     assert _own() == before

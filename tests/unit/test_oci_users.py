@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from containerssh.backends.oci.users import User, find_user, has_program, settle_folder, shell_of
+from containerssh.backends.oci.users import User, find_user, has_program, resolve_folder, shell_of
 from containerssh.core.errors import BackendError
 
 
@@ -88,7 +88,7 @@ def test_a_number_of_thousands_of_digits_is_no_user(root: Path) -> None:
 def test_a_working_directory_of_a_million_folders_costs_nobody_else_time(root: Path) -> None:
     started = time.monotonic()
     with pytest.raises(BackendError, match="longer than a path can be"):
-        settle_folder(root, "/a" * 1_000_000)
+        resolve_folder(root, "/a" * 1_000_000)
     assert time.monotonic() - started < 1
 
 
@@ -114,19 +114,19 @@ def test_the_shell_is_one_that_the_image_has(root: Path) -> None:
 def test_a_working_directory_is_settled_without_links(root: Path) -> None:
     (root / "srv/data").mkdir(parents=True)
     (root / "link").symlink_to("/srv/data")
-    assert settle_folder(root, "/") == "/"
-    assert settle_folder(root, "/link") == "/srv/data"
-    assert settle_folder(root, "/srv/./data/new/er") == "/srv/data/new/er"
+    assert resolve_folder(root, "/") == "/"
+    assert resolve_folder(root, "/link") == "/srv/data"
+    assert resolve_folder(root, "/srv/./data/new/er") == "/srv/data/new/er"
 
 
 @pytest.mark.parametrize("target", ["/proc/self/fd/8", "/proc/1/root", "../../proc/self", "/nowhere", "/etc/passwd"])
 def test_a_working_directory_that_links_to_proc_or_nowhere_is_refused(root: Path, target: str) -> None:
     (root / "trap").symlink_to(target)
     with pytest.raises(BackendError, match="working directory"):
-        settle_folder(root, "/trap")
+        resolve_folder(root, "/trap")
 
 
 @pytest.mark.parametrize("path", ["/proc/self/fd/7", "/sys", "/dev/x", "/a/../proc", "/./proc"])
 def test_a_working_directory_in_proc_is_refused(root: Path, path: str) -> None:
     with pytest.raises(BackendError, match="working directory"):
-        settle_folder(root, path)
+        resolve_folder(root, path)

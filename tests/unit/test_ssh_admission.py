@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from containerssh.core.codes import SSHCode
-from containerssh.ssh.admission import Door, PenaltyBox, Refused, Ticket, is_within
+from containerssh.ssh.admission import ConnectionLimiter, PenaltyBox, Refused, Ticket, is_within
 from containerssh.ssh.options import Admission, Penalties
 
 ALICE, NEAR, FAR = "192.0.2.1", "192.0.2.2", "198.51.100.1"
@@ -22,14 +22,14 @@ def seconds(count: float) -> timedelta:
     return timedelta(seconds=count)
 
 
-def door(chance: Callable[[], float] = lambda: 0.999999, **limits: Any) -> Door:
-    return Door(Admission(**{"allow": (), **limits}), chance=chance)
+def limiter(chance: Callable[[], float] = lambda: 0.999999, **limits: Any) -> ConnectionLimiter:
+    return ConnectionLimiter(Admission(**{"allow": (), **limits}), chance=chance)
 
 
-def refusal(door: Door, host: str, now: float = 0) -> SSHCode | None:
+def refusal(limiter: ConnectionLimiter, host: str, now: float = 0) -> SSHCode | None:
     """Why *host* is not let in; None if it is."""
     try:
-        door.enter(host, now)
+        limiter.enter(host, now)
     except Refused as why:
         return why.code
     return None
@@ -53,23 +53,23 @@ def test_the_connection_after_the_last_allowed_one_is_refused_until_another_leav
     limit: str, code: SSHCode, hosts: tuple[str, str, str]
 ) -> None:
     two: dict[str, Any] = {limit: 2}
-    here = door(**two)
+    here = limiter(**two)
     first, _ = here.enter(hosts[0], 0), here.enter(hosts[1], 0)
     assert refusal(here, hosts[2]) == code
     here.left(first)
     assert refusal(here, hosts[2]) is None
     # 0 is no limit.
-    unlimited = door(**{**two, limit: 0})
+    unlimited = limiter(**{**two, limit: 0})
     assert {refusal(unlimited, host) for host in hosts} == {None}
 
 
 def test_another_source_is_not_held_back_by_the_limits_of_one() -> None:
-    here = door(connections_per_address=1, connections_per_prefix=2)
+    here = limiter(connections_per_address=1, connections_per_prefix=2)
     assert [refusal(here, host) for host in (ALICE, NEAR, FAR)] == [None] * 3
 
 
 def test_a_login_makes_room_for_newcomers_but_not_for_connections() -> None:
-    here = door(unauthenticated_per_address=1, connections_per_address=2)
+    here = limiter(unauthenticated_per_address=1, connections_per_address=2)
     ticket = here.enter(ALICE, 0)
     assert refusal(here, ALICE) == SSHCode.LIMIT_UNAUTHENTICATED_PER_ADDRESS
     here.logged_in(ticket)
@@ -78,7 +78,7 @@ def test_a_login_makes_room_for_newcomers_but_not_for_connections() -> None:
 
 
 def test_an_ipv6_network_counts_as_one_source() -> None:
-    here = door(connections_per_prefix=2, prefix_ipv6=64)
+    here = limiter(connections_per_prefix=2, prefix_ipv6=64)
     assert refusal(here, "2001:db8::1") is None
     assert refusal(here, "2001:db8::2") is None
     assert refusal(here, "2001:db8::3") == SSHCode.LIMIT_CONNECTIONS_PER_PREFIX
@@ -87,12 +87,14 @@ def test_an_ipv6_network_counts_as_one_source() -> None:
 
 
 def test_a_prefix_as_long_as_an_address_counts_each_connection_once() -> None:
-    here = door(connections_per_address=2, connections_per_prefix=2, prefix_ipv4=32)
+    here = limiter(connections_per_address=2, connections_per_prefix=2, prefix_ipv4=32)
     assert [refusal(here, ALICE) for _ in range(2)] == [None, None]
 
 
 def test_allowed_networks_are_held_by_the_total_only() -> None:
-    here = door(connections=3, connections_per_address=1, unauthenticated_full=1, allow=(ip_network("192.0.2.0/24"),))
+    here = limiter(
+        connections=3, connections_per_address=1, unauthenticated_full=1, allow=(ip_network("192.0.2.0/24"),)
+    )
     tickets = [here.enter(ALICE, 0) for _ in range(2)]
     assert not here.punish(tickets[0], seconds(100), 0)
     assert refusal(here, FAR) is None
@@ -101,7 +103,7 @@ def test_allowed_networks_are_held_by_the_total_only() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from([ALICE, NEAR, FAR, "2001:db8::1", "odd"]), st.integers(0, 3))))
 def test_whatever_comes_and_goes_an_empty_server_has_counted_back_to_nothing(steps: list[tuple[str, int]]) -> None:
-    here = door(connections=6, connections_per_prefix=3)
+    here = limiter(connections=6, connections_per_prefix=3)
     inside: list[Ticket] = []
     for host, what in steps:
         if what < 2:
@@ -132,7 +134,7 @@ def test_the_chance_to_be_refused_grows_from_rate_at_start_to_certainty_at_full(
     waiting: int, share: float, drawn: float
 ) -> None:
     chances = [1.0] * waiting + [min(max(share + drawn, 0), 0.999999)]
-    here = door(iter(chances).__next__, **DROP)
+    here = limiter(iter(chances).__next__, **DROP)
     for number in range(waiting):
         assert here.enter(FAR, number).instead_of is None
     refused = refusal(here, FAR) == SSHCode.LIMIT_UNAUTHENTICATED
@@ -140,7 +142,7 @@ def test_the_chance_to_be_refused_grows_from_rate_at_start_to_certainty_at_full(
 
 
 def test_a_full_house_makes_room_for_a_newcomer_at_the_cost_of_the_largest_crowd() -> None:
-    here = door(unauthenticated_full=5, unauthenticated_start=5)
+    here = limiter(unauthenticated_full=5, unauthenticated_start=5)
     alone = here.enter("203.0.113.1", 0)
     crowd = [here.enter(host, 0) for host in (ALICE, NEAR, ALICE)]
     other = here.enter(FAR, 0)
@@ -155,7 +157,7 @@ def test_a_full_house_makes_room_for_a_newcomer_at_the_cost_of_the_largest_crowd
 
 
 def test_whoever_has_logged_in_never_makes_room() -> None:
-    here = door(unauthenticated_full=1)
+    here = limiter(unauthenticated_full=1)
     inside = [here.enter(ALICE, 0) for _ in range(1)]
     here.logged_in(inside[0])
     waiting = here.enter(ALICE, 0)
@@ -166,7 +168,7 @@ def test_whoever_has_logged_in_never_makes_room() -> None:
 
 
 def test_penalties_add_up_until_the_source_is_refused_and_pass_with_time() -> None:
-    here = door()
+    here = limiter()
     ticket = here.enter(ALICE, 0)
     assert [here.punish(ticket, seconds(5), 0) for _ in range(3)] == [False, False, True]
     assert refusal(here, ALICE, 1) == SSHCode.LIMIT_PENALTY
@@ -177,7 +179,7 @@ def test_penalties_add_up_until_the_source_is_refused_and_pass_with_time() -> No
 
 
 def test_failures_far_apart_have_no_consequences() -> None:
-    here = door()
+    here = limiter()
     ticket = here.enter(ALICE, 0)
     assert not any(here.punish(ticket, seconds(5), now) for now in range(0, 1000, 5))
 
@@ -205,14 +207,14 @@ def test_a_penalty_of_nothing_is_not_remembered() -> None:
 
 
 def test_the_penalty_of_one_ipv6_address_is_its_networks() -> None:
-    here = door()
+    here = limiter()
     ticket = here.enter("2001:db8::1", 0)
     assert here.punish(ticket, seconds(20), 0)
     assert refusal(here, "2001:db8::2", 1) == SSHCode.LIMIT_PENALTY
 
 
 def test_without_penalties_failures_have_no_consequences() -> None:
-    here = door(penalties=None)
+    here = limiter(penalties=None)
     ticket = here.enter(ALICE, 0)
     assert not here.punish(ticket, seconds(1000), 0)
     assert refusal(here, ALICE) is None

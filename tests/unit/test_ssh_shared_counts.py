@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from containerssh.core.codes import SSHCode
-from containerssh.ssh.admission import Door, Refused, Ticket
+from containerssh.ssh.admission import ConnectionLimiter, Refused, Ticket
 from containerssh.ssh.options import Admission, Penalties
 from containerssh.ssh.shared_counts import SharedCounts, SharedTable, Size, Source, shared_table
 
@@ -29,15 +29,15 @@ def table(size: Size = SMALL) -> Iterator[tuple[SharedTable, list[SharedCounts]]
 
 
 @contextmanager
-def doors(**limits: Any) -> Iterator[tuple[SharedTable, list[Door]]]:
+def limiters(**limits: Any) -> Iterator[tuple[SharedTable, list[ConnectionLimiter]]]:
     settings = Admission(**{"allow": (), "unauthenticated_full": 0, "penalties": None, **limits})
     with table() as (made, counts):
-        yield made, [Door(settings, shared=one) for one in counts]
+        yield made, [ConnectionLimiter(settings, shared=one) for one in counts]
 
 
-def enters(door: Door, host: str, now: float = 0) -> Ticket | SSHCode:
+def enters(limiter: ConnectionLimiter, host: str, now: float = 0) -> Ticket | SSHCode:
     try:
-        return door.enter(host, now)
+        return limiter.enter(host, now)
     except Refused as why:
         return why.code
 
@@ -106,9 +106,9 @@ def test_two_processes_decide_as_one_would(steps: list[tuple[int, str, str]]) ->
         "unauthenticated_per_address": 2,
         "unauthenticated_per_prefix": 3,
     }
-    alone = Door(Admission(allow=(), unauthenticated_full=0, penalties=None, **limits))
-    inside: list[tuple[Door, Ticket, Ticket]] = []
-    with doors(**limits) as (_, pair):
+    alone = ConnectionLimiter(Admission(allow=(), unauthenticated_full=0, penalties=None, **limits))
+    inside: list[tuple[ConnectionLimiter, Ticket, Ticket]] = []
+    with limiters(**limits) as (_, pair):
         for number, step, host in steps:
             if step == "come":
                 here, there = enters(pair[number], host), enters(alone, host)
@@ -118,17 +118,17 @@ def test_two_processes_decide_as_one_would(steps: list[tuple[int, str, str]]) ->
                 else:
                     assert here == there
             elif inside:
-                door, here, there = inside[0] if step == "log in" else inside.pop(0)
-                for one, ticket in ((door, here), (alone, there)):
+                limiter, here, there = inside[0] if step == "log in" else inside.pop(0)
+                for one, ticket in ((limiter, here), (alone, there)):
                     one.logged_in(ticket) if step == "log in" else one.left(ticket)
-        for door, here, _ in inside:
-            door.left(here)
-        assert [len(door) for door in pair] == [0, 0]
+        for limiter, here, _ in inside:
+            limiter.left(here)
+        assert [len(limiter) for limiter in pair] == [0, 0]
         assert isinstance(enters(pair[0], ALICE), Ticket)
 
 
 def test_a_source_without_a_place_gets_the_processs_part() -> None:
-    with doors(connections_per_address=10, connections_per_prefix=0) as (_, (one, _two)):
+    with limiters(connections_per_address=10, connections_per_prefix=0) as (_, (one, _two)):
         filler = [one.enter(f"2001:db8:{number:x}::1", 0) for number in range(1500)]
         refused = [number for number in range(200) if _most(one, f"10.0.{number}.1") == 5]
         granted = [number for number in range(200) if _most(one, f"10.0.{number}.1") == 10]
@@ -139,27 +139,27 @@ def test_a_source_without_a_place_gets_the_processs_part() -> None:
         assert {_most(one, f"10.0.{number}.1") for number in range(200)} == {10}
 
 
-def _most(door: Door, host: str) -> int:
+def _most(limiter: ConnectionLimiter, host: str) -> int:
     """How many connections *host* can have; none afterwards."""
     tickets = []
-    while isinstance(ticket := enters(door, host), Ticket):
+    while isinstance(ticket := enters(limiter, host), Ticket):
         tickets.append(ticket)
     for ticket in tickets:
-        door.left(ticket)
+        limiter.left(ticket)
     return len(tickets)
 
 
 def test_a_failure_counts_in_all_processes_and_its_time_passes() -> None:
     penalties = Penalties(threshold=timedelta(seconds=10), longest=timedelta(seconds=60))
     five = timedelta(seconds=5)
-    with doors(penalties=penalties) as (_, (one, two)):
+    with limiters(penalties=penalties) as (_, (one, two)):
         first, second = one.enter(ALICE, 100), two.enter(ALICE, 100)
         assert not one.punish(first, five, 100)
         assert two.punish(second, five, 100)
-        for door in (one, two):
-            assert enters(door, ALICE, 109) == SSHCode.LIMIT_PENALTY
-            assert isinstance(enters(door, FAR, 109), Ticket)
-            assert isinstance(enters(door, ALICE, 111), Ticket)
+        for limiter in (one, two):
+            assert enters(limiter, ALICE, 109) == SSHCode.LIMIT_PENALTY
+            assert isinstance(enters(limiter, FAR, 109), Ticket)
+            assert isinstance(enters(limiter, ALICE, 111), Ticket)
         assert one.punish(first, timedelta(hours=1), 111)
         assert enters(two, ALICE, 170) == SSHCode.LIMIT_PENALTY
         assert isinstance(enters(two, ALICE, 172), Ticket), "nobody gathers more than the longest"

@@ -189,7 +189,7 @@ class Backends:
             self._engine_away = False
         except BackendError as exc:
             # Not critical, since the next call retries. An administrator who starts the server should see it.
-            self._tell_away(exc)
+            self._log_engine_away(exc)
 
     async def _collect_images(self, config: AppConfig) -> None:
         try:
@@ -225,7 +225,7 @@ class Backends:
             try:
                 removed += await self.docker.reap(_engine(config, by_name) if configured else None)
             except BackendError as exc:
-                self._tell_away(exc)
+                self._log_engine_away(exc)
                 return None
         return removed
 
@@ -242,7 +242,7 @@ class Backends:
             text = f"Removed what {len(dead)} ended server processes had left: {removed} containers"
             logger.log(NOTICE, Event(BackendCode.REAPED, text))
 
-    def _tell_away(self, error: BackendError) -> None:
+    def _log_engine_away(self, error: BackendError) -> None:
         """Log that the engine does not respond; once, until it has responded again."""
         logger.log(logging.DEBUG if self._engine_away else logging.WARNING, error.event())
         self._engine_away = True

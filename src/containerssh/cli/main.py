@@ -21,7 +21,7 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status, which is upstream's (``config.md`` section 9)."""
-    streams.settle()
+    streams.open_missing()
     try:
         parsed = parse(sys.argv[1:] if arguments is None else arguments)
     except UsageError as exc:

@@ -7,7 +7,7 @@ import os
 import sys
 
 
-def settle() -> None:
+def open_missing() -> None:
     """
     Open missing standard streams, and make output errors of their encoding non-fatal.
 

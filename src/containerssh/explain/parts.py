@@ -15,7 +15,7 @@ from containerssh.core.metadata import Login, SocketAddress
 from containerssh.explain.report import Change, Permission, files
 from containerssh.layers.security import FORWARDS, Policy, Verdict
 from containerssh.settings import admission, connection_limits
-from containerssh.ssh.admission import Door, is_within
+from containerssh.ssh.admission import ConnectionLimiter, is_within
 
 _UNLISTED = secrets.token_hex(16)
 """A value that is in no list."""
@@ -129,7 +129,7 @@ def limits(config: AppConfig, address: SocketAddress) -> dict[str, Any]:
     """The limits that apply to clients from *address*. Limits of 0 have no effect and are left out."""
     entry = admission(config.ssh.limits)
     own = connection_limits(config.ssh)
-    exempt = Door(entry).enter(address.host, 0.0).exempt
+    exempt = ConnectionLimiter(entry).enter(address.host, 0.0).exempt
     trusted = [ip_network(network) for network in config.ssh.proxy_protocol.trusted]
     told: dict[str, Any] = {"exempt": exempt, "proxyHeader": is_within(address.host, trusted)}
     counted = {"connections": entry.connections}

@@ -83,7 +83,7 @@ class _OfAuthority:
     key_ids: set[bytes] = field(default_factory=set)
     settled: _Ranges = field(default_factory=lambda: _Ranges(()))
 
-    def settle(self) -> None:
+    def prepare(self) -> None:
         """Prepare for queries after parsing."""
         self.settled = _Ranges([*self.ranges, *((serial, serial) for serial in self.serials)])
         self.ranges, self.serials = [], array("Q")
@@ -192,7 +192,7 @@ class Revoked:
                 case _:
                     raise Malformed(f"it has a section of the unknown kind {kind}")
         for found in self._certificates.values():
-            found.settle()
+            found.prepare()
 
     def _read_certificates(self, section: Reader) -> None:
         found = self._certificates.setdefault(section.string(), _OfAuthority())

@@ -31,7 +31,7 @@ class Refused(Exception):
 
 @dataclass(eq=False)
 class Ticket:
-    """An admitted connection; returned with :meth:`Door.left`."""
+    """An admitted connection; returned with :meth:`ConnectionLimiter.left`."""
 
     address: Source
     prefix: Source
@@ -45,7 +45,7 @@ class Ticket:
     """The server's own object for this connection."""
 
 
-class Door:
+class ConnectionLimiter:
     """
     Counts the connections of a server, across all its processes, and records failures.
 
@@ -127,7 +127,7 @@ class Door:
             (limits.unauthenticated_per_prefix, SSHCode.LIMIT_UNAUTHENTICATED_PER_PREFIX),
         )
         if self._chance() < self._refusal_rate():
-            ticket.instead_of = self._whom_to_send_away(ticket)
+            ticket.instead_of = self._connection_to_drop(ticket)
             self.left(ticket.instead_of)
 
     def _check_source(self, source: Source, *limits: tuple[int, SSHCode]) -> None:
@@ -139,7 +139,7 @@ class Door:
             if most and (here + there > most or here > part):
                 raise Refused(code)
 
-    def _whom_to_send_away(self, ticket: Ticket) -> Ticket:
+    def _connection_to_drop(self, ticket: Ticket) -> Ticket:
         """
         The longest waiting unauthenticated connection of the network that has most of them.
 

@@ -24,7 +24,7 @@ from containerssh.ssh.options import Limits
 from containerssh.ssh.request_queue import Request, RequestQueue
 from containerssh.ssh.session_requests import SessionRequests, exit_signal_fields, exit_status_fields
 from containerssh.ssh.streams import ChannelReader, ChannelWriter
-from containerssh.ssh.telling import LoginFailed, message_of, terminal_line, user_line
+from containerssh.ssh.user_messages import LoginFailed, message_of, terminal_line, user_line
 
 if TYPE_CHECKING:
     from containerssh.ssh.forwarding import Forwarding

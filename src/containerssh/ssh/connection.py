@@ -31,7 +31,7 @@ from containerssh.ssh.forwarding import Forwarding
 from containerssh.ssh.limits import count, limited_time
 from containerssh.ssh.options import ServerOptions
 from containerssh.ssh.sessions import Sessions
-from containerssh.ssh.telling import LoginFailed, message_of, user_line
+from containerssh.ssh.user_messages import LoginFailed, message_of, user_line
 
 if TYPE_CHECKING:
     from containerssh.ssh.adapter import AdapterConnection, AuthRequest
@@ -109,7 +109,7 @@ class Connection:
         if self._scope is not None:
             self._scope.reschedule(self._loop.time())
             self._scope = None
-        self.task.add_done_callback(self._part)
+        self.task.add_done_callback(self._break_cycles)
 
     def broken(self, error: BaseException | None) -> None:
         """An internal error occurred in the library or the adapter; the library closes the connection."""
@@ -299,7 +299,7 @@ class Connection:
             self._link.end(_STOPPED)
             return
         self.authenticated = True
-        self._registry.door.logged_in(self.ticket)
+        self._registry.limiter.logged_in(self.ticket)
         if self._grace:
             self._grace.cancel()
         with log_labels(username=login.username):
@@ -323,7 +323,7 @@ class Connection:
             penalty = penalties.grace_exceeded
         else:
             penalty = penalties.auth_failed if self._auth.refused else penalties.no_auth
-        if self._registry.door.punish(self.ticket, penalty, self._loop.time()):
+        if self._registry.limiter.punish(self.ticket, penalty, self._loop.time()):
             text = "The client's address has failed too often and is refused for a while"
             logger.info(Event(SSHCode.LIMIT_PENALTY, text))
 
@@ -377,7 +377,7 @@ class Connection:
         await self.forwarding.close()
         await self._sessions.end()
 
-    def _part(self, _: asyncio.Task[None]) -> None:
+    def _break_cycles(self, _: asyncio.Task[None]) -> None:
         """
         Break reference cycles when both sides have finished, so that the connection's memory is freed at once rather
         than by the garbage collector, which would have to scan the objects of all connections.

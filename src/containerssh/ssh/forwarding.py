@@ -27,7 +27,7 @@ from containerssh.ssh import requests
 from containerssh.ssh.channel_adapter import AdapterChannel
 from containerssh.ssh.forward_channel import ForwardChannel
 from containerssh.ssh.options import Limits
-from containerssh.ssh.telling import LoginFailed
+from containerssh.ssh.user_messages import LoginFailed
 
 if TYPE_CHECKING:
     from containerssh.ssh.adapter import AdapterConnection

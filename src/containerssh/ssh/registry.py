@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from containerssh.ssh.admission import Door
+from containerssh.ssh.admission import ConnectionLimiter
 
 if TYPE_CHECKING:
     from containerssh.ssh.connection import Connection
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 class Registry:
     """The connections of a server, and the admission limits that they count against."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, limiter: ConnectionLimiter) -> None:
         self.all: set[Connection] = set()
-        self.door = door
+        self.limiter = limiter
         self.closed = False
         """Whether the server is stopping: no more logins."""
 
@@ -24,4 +24,4 @@ class Registry:
 
     def remove(self, connection: Connection) -> None:
         self.all.discard(connection)
-        self.door.left(connection.ticket)
+        self.limiter.left(connection.ticket)

@@ -18,7 +18,7 @@ from containerssh.core.messages import Code, Event, log_labels
 from containerssh.core.metadata import SocketAddress
 from containerssh.ssh import presence, proxy
 from containerssh.ssh.adapter import AdapterConnection, Offer, prepare
-from containerssh.ssh.admission import Door, Refused, is_within
+from containerssh.ssh.admission import ConnectionLimiter, Refused, is_within
 from containerssh.ssh.algorithms import CLIENT_SIGNATURES, Kind, check
 from containerssh.ssh.connection import Connection
 from containerssh.ssh.host_keys import HostKey, load_host_keys, with_certificates
@@ -126,9 +126,9 @@ class SSHServer:
         check_library()
         self._handler = handler
         self._settings = Settings.of(options)
-        self._door = Door(options.admission, shared=shared)
+        self._limiter = ConnectionLimiter(options.admission, shared=shared)
         self._refusals = Refusals(options.server_version)
-        self._connections = Registry(self._door)
+        self._connections = Registry(self._limiter)
         self._accepting: list[asyncio.Task[None]] = []
         self._hurried = asyncio.Event()
         self._introductions: set[asyncio.Task[None]] = set()
@@ -157,7 +157,7 @@ class SSHServer:
     def use(self, settings: Settings) -> None:
         """Use *settings* for new connections; existing ones keep theirs. The listening addresses do not change."""
         self._settings = settings
-        self._door.use(settings.options.admission)
+        self._limiter.use(settings.options.admission)
         self._refusals.server_version = settings.options.server_version
 
     def hurry(self) -> None:
@@ -223,9 +223,9 @@ class SSHServer:
 
     async def _admit(self, sock: socket.socket, peer: SocketAddress) -> None:
         if not is_within(peer.host, self._settings.options.proxies):
-            await self._take_in(sock, peer)
+            await self._start_connection(sock, peer)
         elif len(self._introductions) < _INTRODUCTIONS_MAX:
-            task = asyncio.create_task(self._be_introduced(sock, peer))
+            task = asyncio.create_task(self._read_proxy_header(sock, peer))
             self._introductions.add(task)
             task.add_done_callback(self._introductions.discard)
             # A task that is cancelled before its first step does not run its own clean-up.
@@ -234,7 +234,7 @@ class SSHServer:
             sock.close()
             self._log_seldom(logging.WARNING, SSHCode.PROXY_REFUSED, "Too many connections await a PROXY header")
 
-    async def _be_introduced(self, sock: socket.socket, proxy_address: SocketAddress) -> None:
+    async def _read_proxy_header(self, sock: socket.socket, proxy_address: SocketAddress) -> None:
         """Read the client's address from a trusted proxy's header."""
         try:
             client = await proxy.read_header(sock, within=self._settings.options.proxy_header_within)
@@ -246,13 +246,13 @@ class SSHServer:
             sock.close()
             raise
         else:
-            await self._take_in(sock, client or proxy_address)
+            await self._start_connection(sock, client or proxy_address)
 
-    async def _take_in(self, sock: socket.socket, peer: SocketAddress) -> None:
+    async def _start_connection(self, sock: socket.socket, peer: SocketAddress) -> None:
         """Serve the connection *sock* of *peer*, if the limits admit it."""
         loop = asyncio.get_running_loop()
         try:
-            ticket = self._door.enter(peer.host, loop.time())
+            ticket = self._limiter.enter(peer.host, loop.time())
         except Refused as why:
             self._refusals.refuse(sock, peer, why)
             return
@@ -277,7 +277,7 @@ class SSHServer:
             sock.close()
         finally:
             if not front.connected_once:
-                self._door.left(ticket)
+                self._limiter.left(ticket)
 
     def _protocol(self, settings: Settings, front: Connection) -> Callable[[], AdapterConnection]:
         assert settings.offer is not None

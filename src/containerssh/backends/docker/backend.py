@@ -19,7 +19,7 @@ from containerssh.backends.docker.engine import Engine, Engines
 from containerssh.backends.docker.engine_error import EngineError
 from containerssh.backends.docker.launch import LABEL_INSTANCE
 from containerssh.backends.docker.outlived import Outlived
-from containerssh.backends.docker.plain import execution_of, keeps_agent_out, plain_login
+from containerssh.backends.docker.plain import execution_of, forbids_agent, plain_login
 from containerssh.backends.docker.start import Start
 from containerssh.backends.session_mode import SessionModeConnection
 from containerssh.config.docker import DockerConfig, DockerConnectionConfig
@@ -80,7 +80,7 @@ class DockerBackend:
                 try:
                     link = await undo.enter_async_context(start.run(config.timeouts.container_start))
                 except EngineError as exc:
-                    if way != "auto" or not keeps_agent_out(exc):
+                    if way != "auto" or not forbids_agent(exc):
                         raise
                     yield await undo.enter_async_context(plain_login(start, "auto", why=exc.explanation))
                 else:

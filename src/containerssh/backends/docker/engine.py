@@ -13,7 +13,7 @@ from containerssh.backends.docker.endpoint import open_endpoint
 from containerssh.backends.docker.engine_error import EngineError
 from containerssh.backends.docker.exec_client import ExecClient
 from containerssh.backends.docker.images import ImageStore
-from containerssh.backends.docker.restrictions import limits_left_out, walls_left_out
+from containerssh.backends.docker.restrictions import missing_isolation, missing_limits
 from containerssh.config.docker import DockerConnectionConfig, DockerExecutionConfig
 from containerssh.core.codes import DockerCode
 from containerssh.core.messages import NOTICE, Event
@@ -42,7 +42,7 @@ class Engine:
         self._tell("socket" if self._sees_our_files else "attach", why)
         return self._sees_our_files
 
-    def cannot_see_our_files(self) -> None:
+    def lacks_our_files(self) -> None:
         """
         Record that the engine did not find a host folder: it runs on another machine, or the gateway runs in a
         container.
@@ -65,8 +65,8 @@ class Engine:
             found = await self.client.inspect_container(container)
             if found is None:
                 return
-            missing = walls_left_out(host, found)
-            if limits := limits_left_out(host, found):
+            missing = missing_isolation(host, found)
+            if limits := missing_limits(host, found):
                 text = f"This engine silently ignores docker.execution.host {', '.join(limits)}"
                 logger.warning(Event(DockerCode.CONFIG_IGNORED, text, engine=self.client.endpoint.url))
             if len(self._checked) >= _REMEMBERED:
@@ -78,7 +78,7 @@ class Engine:
             )
             raise EngineError(DockerCode.CONTAINER_CREATE_FAILED, text)
 
-    def is_news(self, what: str) -> bool:
+    def is_first_time(self, what: str) -> bool:
         """Whether this is the first call with *what* for this engine: some messages are logged once per engine."""
         news = what not in self._news
         self._news.add(what)

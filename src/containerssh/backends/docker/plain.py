@@ -199,7 +199,7 @@ async def plain_login(start: Start, way: str, *, why: str = "") -> AsyncIterator
             yield PlainConnection(lambda: nullcontext(execs), execution, refusal, forwards)
 
 
-def keeps_agent_out(error: EngineError) -> bool:
+def forbids_agent(error: EngineError) -> bool:
     """Whether *error* means that this engine does not allow the guest agent in a container."""
     if error.code == DockerCode.AGENT_KEPT_OUT:
         return error.status is not None
@@ -225,5 +225,5 @@ def _tell(start: PlainStart, way: str, why: str) -> None:
     """Log which features are available: a warning once for each engine and way, otherwise for debugging."""
     cause = f"The engine keeps the server's agent out ({why}), so" if why else "By the configuration"
     text = f"{cause} {_WITHOUT[way]}"
-    level = logging.WARNING if start.engine.is_news(f"{way} {bool(why)}") else logging.DEBUG
+    level = logging.WARNING if start.engine.is_first_time(f"{way} {bool(why)}") else logging.DEBUG
     logger.log(level, Event(DockerCode.GUEST_AGENT_DISABLED, text, engine=start.engine.client.endpoint.url))

@@ -11,7 +11,7 @@ from containerssh.backends.docker.answers import ContainerState
 _LIMITS = ("Memory", "PidsLimit", "NanoCpus", "CpuQuota", "CpusetCpus")
 
 
-def walls_left_out(wanted: Mapping[str, Any], found: ContainerState) -> list[str]:
+def missing_isolation(wanted: Mapping[str, Any], found: ContainerState) -> list[str]:
     """The isolation keys of the HostConfig *wanted* that were not applied to the container *found*."""
     keys = []
     runtime = wanted.get("Runtime")
@@ -24,7 +24,7 @@ def walls_left_out(wanted: Mapping[str, Any], found: ContainerState) -> list[str
     return keys
 
 
-def limits_left_out(wanted: Mapping[str, Any], found: ContainerState) -> list[str]:
+def missing_limits(wanted: Mapping[str, Any], found: ContainerState) -> list[str]:
     """The resource limits of the HostConfig *wanted* that were not applied to the container *found*."""
     has = {**found.host, "NanoCpus": found.host.get("NanoCpus") or found.host.get("CpuQuota")}
     keys = [key for key in _LIMITS if wanted.get(key) and wanted[key] != -1 and not has.get(key)]

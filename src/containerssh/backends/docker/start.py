@@ -126,7 +126,7 @@ class Start:
                     text = f"agentTransport socket: the container cannot use this machine's sockets ({exc})"
                     raise EngineError(DockerCode.CONTAINER_CREATE_FAILED, text) from None
                 if exc.lasting:
-                    self.engine.cannot_see_our_files()
+                    self.engine.lacks_our_files()
                     self.engine.uses_socket(execution)
         return await self._kept(undo, partial(self._by_attach, architecture))
 

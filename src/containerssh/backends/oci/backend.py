@@ -77,7 +77,7 @@ class OCIBackend:
         """The scope of one container, ready for sessions; it is removed at the end."""
         async with AsyncExitStack() as undo:
             async with time_limit(config.timeouts.container_start, lambda: _too_slow(config)):
-                self._expect_moves()
+                self._expedite_moves()
                 machine, spec = await self._prepare(login, config, notices)
                 for image in (spec.image, spec.place.image):
                     undo.enter_context(machine.store.uses.hold(image.root))
@@ -143,14 +143,14 @@ class OCIBackend:
                     (data / "containers" / self._instance.id).rmdir()
         await asyncio.to_thread(cgroups.kill_and_remove, self._instance.id)
 
-    def _expect_moves(self) -> None:
+    def _expedite_moves(self) -> None:
         """
         Trigger the kernel's RCU grace period while the container is being prepared, so that its start need not wait for
         it.
         """
         uses_groups = any(machine.host.runtime.cgroups for machine in self._machines.values())
         if uses_groups and (self._moves is None or self._moves.done()):
-            self._moves = asyncio.get_running_loop().run_in_executor(None, cgroups.expect_moves)
+            self._moves = asyncio.get_running_loop().run_in_executor(None, cgroups.expedite_moves)
 
     async def _machine(self, config: OCIConfig) -> Machine:
         """The result of probing this machine. Probed once, even if the first callers are cancelled meanwhile."""

@@ -30,7 +30,7 @@ def kill_and_remove(*names: str) -> None:
                 group.rmdir()
 
 
-def expect_moves() -> None:
+def expedite_moves() -> None:
     """
     Make moves between control groups fast for about 15 ms. Takes as long itself: call it in a thread.
 

@@ -20,7 +20,7 @@ from containerssh.backends.oci.bundle import BundleSpec, IdMap, Limits, write_bu
 from containerssh.backends.oci.image import Image
 from containerssh.backends.oci.launcher import Child, Launcher, clean_environment
 from containerssh.backends.oci.runtime import Runtime, architecture, staging_folder
-from containerssh.backends.oci.users import User, settle_folder
+from containerssh.backends.oci.users import User, resolve_folder
 from containerssh.config.oci import OCIConfig, OCINetwork, split_bind
 from containerssh.core.codes import OCICode
 from containerssh.core.counters import counters
@@ -223,7 +223,7 @@ def _write_files(folder: Path, spec: ContainerSpec) -> dict[str, Path]:
 
 def _working_directory(spec: ContainerSpec) -> str:
     image = spec.image
-    return settle_folder(image.root, spec.config.working_directory or image.config.working_directory or "/")
+    return resolve_folder(image.root, spec.config.working_directory or image.config.working_directory or "/")
 
 
 async def _first(accepting: Coroutine[None, None, AgentLink], child: Child) -> AgentLink:

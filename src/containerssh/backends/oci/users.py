@@ -148,7 +148,7 @@ def _exists(root: Path, path: str) -> bool:
     return True
 
 
-def settle_folder(root: Path, path: str) -> str:
+def resolve_folder(root: Path, path: str) -> str:
     """
     The path without symbolic links in the image of the working directory *path*.
 
