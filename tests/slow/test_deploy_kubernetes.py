@@ -234,6 +234,9 @@ def test_the_cluster_takes_every_object_that_the_chart_can_make(release: Release
         ("agentLink.port=9100", "agentLink.port is taken"),
         ("config.kubernetes.agentLink.mode=auto", "set agentLink.mode"),
         ("config.kubernetes.pod.metadata.namespace=default", "set guests.namespace"),
+        ("config.ssh.listen=0.0.0.0:22", "config.ssh.listen has to end with :2222"),
+        ("config.metrics.listen=0.0.0.0:9101", "config.metrics.listen has to end with :9100"),
+        ("config.health.enable=false", "config.health.enable has to stay"),
         ("guests.networkPolicy.block=x", "block"),
     ],
 )
