@@ -32,7 +32,7 @@ demo: ## Start the server, log in with ssh, show what the container answered
 
 test: ## Run the unit and integration tests (ARGS="-k word" for some), the agent's included
 	@scripts/setup test
-	cd agent && go test ./... && go test -tags direct ./internal/link
+	cd agent && go test -race ./... && go test -race -tags direct ./internal/link
 	$(ROOT) .venv/bin/python -m pytest $(BESIDE) $(ARGS)
 
 slow: ## Run what takes long: deployments, crashes, identity providers (ARGS="-k word" for some)
