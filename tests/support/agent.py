@@ -122,7 +122,7 @@ async def read_all(reader: ByteReader | None) -> bytes:
 
 
 async def read_until(reader: ByteReader, wanted: bytes) -> bytes:
-    """What comes up to and with *wanted*, and perhaps more."""
+    """Read up to and including *wanted*, and possibly more."""
     data = b""
     async with asyncio.timeout(LIMIT):
         while wanted not in data:

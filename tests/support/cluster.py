@@ -39,7 +39,7 @@ _IN_FORCE = {"apiGroups": ["tests.invalid"], "resources": ["rights"], "verbs": [
 
 
 class APIRefused(OSError):
-    """The API said no: its status and its words."""
+    """An error response of the API: its status and message."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def _listens(port: int) -> bool:
 
 
 def _four_ports() -> int:
-    """The first of four neighbouring ports that nobody uses, below those that the kernel gives to anybody."""
+    """The first of four consecutive free ports, below the kernel's ephemeral range."""
     while True:
         first = 20_000 + secrets.randbelow(12_000)
         if not any(_listens(port) for port in range(first, first + 4)):

@@ -56,7 +56,7 @@ class Client(OpenSSH):
         return await run(*self.at(place), command, env=self.environment(), limit=limit)
 
     async def stay(self, place: Place, command: str) -> asyncio.subprocess.Process:
-        """The same, with output as a pipe; whoever calls sees to its end."""
+        """The same, with output to a pipe; the caller ends it."""
         return await asyncio.create_subprocess_exec(
             *self.at(place),
             command,

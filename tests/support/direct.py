@@ -74,7 +74,7 @@ async def dial(
 
 
 async def refused(port: int, ticket: bytes, shown: Identity | None) -> None:
-    """Whoever dials so gets nothing."""
+    """A handler that sends nothing."""
     try:
         reader, writer = await dial(port, ticket, shown)
     except OSError:

@@ -20,7 +20,7 @@ _YES = b'{"success": true, "authenticatedUsername": "alice", "metadata": {}}'
 
 @dataclass(eq=False)
 class MadWebhook:
-    """A fake: answers yes to whoever is called by no name of :data:`FAULTS`, and to those goes wrong."""
+    """A fake server: accepts every user, except for those in :data:`FAULTS`, for whom it misbehaves."""
 
     url: str = ""
     asked: Counter[str] = field(default_factory=Counter)

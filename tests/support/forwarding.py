@@ -115,7 +115,7 @@ async def forwarding(
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Sends back what comes, and its end."""
+    """An echo server; it also returns EOF."""
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
@@ -192,7 +192,7 @@ async def client(
 
 
 async def refused(port: int) -> bool:
-    """Whether nobody listens there any more, in the end."""
+    """Wait until nothing listens there any more."""
     async with asyncio.timeout(LIMIT):
         while True:
             try:
@@ -204,5 +204,5 @@ async def refused(port: int) -> bool:
 
 
 def unused_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment."""
+    """A free port of 127.0.0.1."""
     return free_port()

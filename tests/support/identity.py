@@ -147,7 +147,7 @@ async def providing() -> AsyncIterator[Provider]:
 
 
 class Person(Prompts):
-    """Somebody at a terminal: sees what is shown, and answers as *answer* says."""
+    """A user at a terminal: records what is shown, and answers with *answer*."""
 
     def __init__(self, answer: Callable[[str], Sequence[str]] = lambda _: []) -> None:
         self._answer = answer
@@ -172,7 +172,7 @@ def parameters_of(instruction: str) -> dict[str, str]:
 
 
 def pasting(code: str = "the-code") -> Callable[[str], Sequence[str]]:
-    """As somebody who follows the link and pastes what the page shows."""
+    """Act like a user who follows the link and pastes the text of the page."""
     return lambda instruction: [f"{parameters_of(instruction)['state']}|{code}"]
 
 

@@ -41,7 +41,7 @@ class KDC:
         return {"method": "kerberos", "kerberos": {"keytab": str(self.keytab), "configPath": str(self.config), **more}}
 
     async def ticket(self, user: str = "alice", *options: str, realm: str = HOME) -> dict[str, str]:
-        """Log *user* in as kinit does, with the password ``<user>-pw``; the environment of its clients."""
+        """Log *user* in like kinit, with the password ``<user>-pw``; returns the environment for its clients."""
         cache = self.folder / f"cache-{realm}-{user.replace('/', '-')}-{len(list(self.folder.iterdir()))}"
         env = {"KRB5_CONFIG": str(self.config), "KRB5CCNAME": f"FILE:{cache}"}
         done = await run(tool("kinit"), *options, f"{user}@{realm}", stdin=f"{user}-pw\n".encode(), env=env)

@@ -1,4 +1,4 @@
-"""Keycloak, a real OpenID Connect provider, and somebody with a browser who logs in there."""
+"""Keycloak, a real OpenID Connect provider, and a browser user who logs in there."""
 
 from __future__ import annotations
 

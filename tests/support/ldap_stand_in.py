@@ -54,7 +54,7 @@ Behaviour = Callable[[Asked, asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass
 class StandIn:
-    """Says yes to every bind, and finds nobody, unless it is told otherwise."""
+    """A fake server that accepts every bind and finds no entries, unless configured otherwise."""
 
     port: int = 0
     on: dict[int, Behaviour] = field(default_factory=dict)

@@ -18,7 +18,7 @@ _READ = 65536
 
 
 class Failed(Exception):
-    """libssh's own words."""
+    """libssh's error message."""
 
 
 def main(arguments: list[str]) -> int:

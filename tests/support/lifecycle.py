@@ -13,7 +13,7 @@ from tests.support.server import Server
 
 
 def refuses(port: int) -> bool:
-    """Whether nobody listens on the loopback port *port*."""
+    """Whether the loopback port *port* is free."""
     with socket.socket() as probe:
         probe.settimeout(2)
         return probe.connect_ex(("127.0.0.1", port)) != 0

@@ -48,14 +48,14 @@ class LocalBackend(ServerHandler):
     shell: str = "/bin/sh"
     on_accept: Callable[[ConnectionMetadata], Awaitable[None]] | None = None
     on_auth: Callable[[AuthAttempt, object], Awaitable[None]] | None = None
-    """With the password, or with the key."""
+    """Log in with the password or the key."""
     on_login: Callable[[Login, Notices], Awaitable[None]] | None = None
     on_session: Callable[[SessionChannel], Awaitable[None]] | None = None
     on_start: Callable[[str], Awaitable[None]] | None = None
     on_interactive: Callable[[AuthAttempt, Prompts], Awaitable[Login]] | None = None
 
     asked: list[tuple[str, object]] = field(default_factory=list)
-    """Every question to the authenticator: user name, password or key."""
+    """All questions to the authenticator: user name, and password or key."""
     logins: list[Login] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)

@@ -53,7 +53,7 @@ def values(**texts: str) -> Mapping[str, Value[str]]:
 
 @dataclass
 class Told(Notices):
-    """Keeps what the user is told."""
+    """Records the messages to the user."""
 
     lines: list[str] = field(default_factory=list)
 

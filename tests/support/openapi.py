@@ -1,4 +1,4 @@
-"""Values held against the schemas of an OpenAPI document; a keyword that is not known here fails the test."""
+"""Validation of values against the schemas of an OpenAPI document; an unsupported keyword fails the test."""
 
 from __future__ import annotations
 

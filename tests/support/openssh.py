@@ -85,7 +85,7 @@ class OpenSSH:
         return [tool("ssh"), "-F", "/dev/null", *options, *fixed, "-p", str(server.port), f"{self.user}@127.0.0.1"]
 
     def environment(self) -> dict[str, str]:
-        """Its variables; the password is asked from a small program, as no terminal is there to ask."""
+        """Its environment; a helper program supplies the password, since there is no terminal."""
         env = {"HOME": str(self.folder), "PATH": os.environ["PATH"], "LC_ALL": "C"}
         if self.password is not None:
             helper = self.folder / "askpass"
@@ -104,7 +104,7 @@ class OpenSSH:
         return await run(*argv, stdin=stdin, env=self.environment(), limit=limit)
 
     async def begun(self, server: Server, command: str) -> asyncio.subprocess.Process:
-        """The client, once *command* has written a first line, which is taken away; whoever calls sees to its end."""
+        """Start the client; returns once *command* has written a first line, which is consumed. The caller ends it."""
         pipe = asyncio.subprocess.PIPE
         client = await asyncio.create_subprocess_exec(
             *self.command(server), command, env=self.environment(), stdin=pipe, stdout=pipe, stderr=pipe

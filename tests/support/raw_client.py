@@ -1,4 +1,4 @@
-"""A client that sends the messages it is told to, after its key exchange."""
+"""A client that sends given messages after its key exchange."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Directory:
 
 
 def person(name: str, **attributes: str | Sequence[str]) -> str:
-    """The entry of a person; the password is ``<name>-pw``."""
+    """A person's entry; the password is ``<name>-pw``."""
     every: Mapping[str, str | Sequence[str]] = {
         "objectClass": ["inetOrgPerson", "ldapPublicKey", "testAccount"],
         "uid": name,

@@ -1,4 +1,4 @@
-"""Waiting for what others do and nobody tells."""
+"""Waiting for conditions that are not signalled."""
 
 from __future__ import annotations
 
