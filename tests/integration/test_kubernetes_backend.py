@@ -361,6 +361,12 @@ async def test_without_any_agent_the_cluster_starts_programs(
             "The cluster refuses the pod.",
             id="refused by the API",
         ),
+        pytest.param(
+            {"spec": {"affinity": {"nodeAffinities": {}}}},
+            'unknown field "spec.affinity.nodeAffinities"',
+            "The cluster refuses the pod.",
+            id="misspelt field",
+        ),
     ],
 )
 async def test_what_cannot_start_ends_the_login_soon_with_the_clusters_words(

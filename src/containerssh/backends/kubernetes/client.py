@@ -99,10 +99,12 @@ class KubernetesClient:
     # -- objects -----------------------------------------------------------------------------------------
 
     async def create(self, kind: Kind, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Create an object; it, as the API has completed it."""
+        """Create an object; it, as the API has completed it. Fields that the API does not know are refused."""
         doing = f"creating {singular(kind)}"
+        # By default the API leaves them out: of a misspelt securityContext or affinity nothing would remain.
+        target = way_to(kind, namespace, query={"fieldValidation": "Strict"})
         with _counted() if kind == PODS else nullcontext():
-            return await self._object(doing, "POST", kind, namespace, body=body)
+            return _object(await self._ask(doing, "POST", target, body))
 
     async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
         """An object as it is."""
@@ -344,9 +346,7 @@ class KubernetesClient:
         self, doing: str, method: str, kind: Kind, namespace: str, name: str | None = None, part: str = "", *, body: Any
     ) -> dict[str, Any]:
         steps = () if name is None else (named(name), part)
-        found = _parse(await self._ask(doing, method, way_to(kind, namespace, *steps), body))
-        identity(found)
-        return found
+        return _object(await self._ask(doing, method, way_to(kind, namespace, *steps), body))
 
     async def _ask(
         self, doing: str, method: str, target: Target, body: Any = None, limit: int = _OBJECT_LIMIT
@@ -415,6 +415,13 @@ def _counted() -> Iterator[None]:
     except ContainerSSHError:
         counters.add(BACKEND_ERRORS, backend="kubernetes")
         raise
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """The object that *body* is; raises ProtocolError."""
+    found = _parse(body)
+    identity(found)
+    return found
 
 
 def _parse(data: bytes) -> dict[str, Any]:
