@@ -49,8 +49,13 @@ async def test_a_session_that_is_left_ends_its_program_and_no_other(user: User) 
 
 async def test_a_guest_that_kills_everything_ends_its_own_login_alone(user: User, place: Place) -> None:
     async with logged_in(place) as wild:
-        done = await wild.run("kill -9 -1; kill -TERM 1; kill -9 1; exec sleep 0.1")
-        assert isinstance(done.end, BackendError | ExitSignal) or done.end != 0
+        try:
+            done = await wild.run("kill -9 -1; kill -TERM 1; kill -9 1; exec sleep 0.1")
+        except BackendError:
+            # The agent was killed before it had told that the program runs.
+            pass
+        else:
+            assert isinstance(done.end, BackendError | ExitSignal) or done.end != 0
     assert (await user.run("echo alive")).out == b"alive\n"
 
 
