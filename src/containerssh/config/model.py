@@ -22,11 +22,12 @@ from pydantic import (
     SecretStr,
     ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,21 @@ class ConfigModel(BaseModel):
                 settled[proper] = value
         return settled
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_another_type(cls, value: Any, info: ValidationInfo) -> Any:
+        """Neither is ``1`` true nor ``true`` 1, as for upstream; pydantic takes either for the other."""
+        kind = _strict_fields(cls).get(info.field_name or "")
+        if kind is bool and not isinstance(value, bool):
+            if isinstance(value, str) and value.lower() in _TRUTHS:
+                return _TRUTHS[value.lower()]
+            raise PydanticCustomError("bool_type", "must be true or false")
+        if kind is int and isinstance(value, bool | str):
+            raise PydanticCustomError("int_type", "must be a whole number")
+        if kind is float and isinstance(value, bool | str):
+            raise PydanticCustomError("float_type", "must be a number")
+        return value
+
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler, /) -> JsonSchemaValue:
         from containerssh.config.descriptions import descriptions
@@ -153,6 +169,21 @@ def _never_empty(model: type[ConfigModel]) -> frozenset[str]:
     """The keys whose default is a text."""
     fields = model.model_fields.items()
     return frozenset(field.alias or name for name, field in fields if field.default and isinstance(field.default, str))
+
+
+_TRUTHS = {"true": True, "yes": True, "on": True, "y": True, "false": False, "no": False, "off": False, "n": False}
+"""YAML 1.1's words, which upstream's decoder understands where true or false is expected."""
+
+
+@cache
+def _strict_fields(model: type[ConfigModel]) -> Mapping[str, Any]:
+    """The fields that hold just a boolean or a number, unless they read it themselves."""
+    return {
+        name: field.annotation
+        for name, field in model.model_fields.items()
+        if field.annotation in (bool, int, float)
+        and not any(isinstance(item, BeforeValidator) for item in field.metadata)
+    }
 
 
 def default_for_zero(cls: type[BaseModel], value: Any, info: ValidationInfo) -> Any:
