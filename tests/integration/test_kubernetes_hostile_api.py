@@ -68,6 +68,52 @@ async def test_a_refusal_that_comes_in_pieces_is_read_whole() -> None:
     assert refused.value.reason == "AlreadyExists"
 
 
+def chunk(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+REFUSED = b'{"kind": "Status", "reason": "Invalid", "message": "no such field"}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(chunk(REFUSED), id="cut after a chunk"),
+        pytest.param(chunk(REFUSED[:30]) + chunk(REFUSED[30:]) + b"40\r\n  ", id="cut in a chunk"),
+        pytest.param(b"50\r\n" + REFUSED, id="cut in the first chunk"),
+        pytest.param(chunk(REFUSED) + b"nonsense\r\n", id="not a chunk"),
+        pytest.param(chunk(REFUSED) + b" " * 100_000, id="a chunk's head without end"),
+        pytest.param(b"".join(chunk(REFUSED[at : at + 1]) for at in range(len(REFUSED))), id="tiny chunks"),
+    ],
+)
+async def test_what_was_read_of_a_refusal_is_told_though_the_rest_does_not_come(body: bytes) -> None:
+    head = b"HTTP/1.1 422 Unprocessable Entity\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with hostile(saying(head + body, close=True)) as (_, client):
+        with pytest.raises(APIError, match="no such field") as refused:
+            async with client.exec("default", "one", "main", ["true"]):
+                pass
+    assert (refused.value.status, refused.value.reason) == (422, "Invalid")
+
+
+@pytest.mark.parametrize("headers", [b"Content-Length: 90\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n50\r\n"])
+async def test_a_refusal_that_stalls_is_a_refusal_still(headers: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("client", "upgrade"):
+        monkeypatch.setattr(f"containerssh.backends.kubernetes.{module}.REFUSAL_SECONDS", 0.2)
+
+    async def answer(_: Hostile, __: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 403 Forbidden\r\n" + headers + REFUSED)
+        await reader.read()
+
+    async with hostile(answer) as (_, client):
+        with pytest.raises(APIError, match="no such field") as refused:
+            await client.get(PODS, "default", "one")
+        assert refused.value.status == 403
+        with pytest.raises(APIError, match="no such field") as refused:
+            async with client.exec("default", "one", "main", ["true"]):
+                pass
+        assert refused.value.status == 403
+
+
 async def test_an_answer_without_end_is_cut_off() -> None:
     async with hostile(endless) as (_, client):
         with pytest.raises(ProtocolError, match="longer than 16 MiB"):

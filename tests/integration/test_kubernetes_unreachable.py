@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from containerssh.backends.kubernetes.backend import KubernetesBackend
+from containerssh.backends.kubernetes.client import PODS
+from containerssh.backends.kubernetes.errors import APIError
 from containerssh.config.kubernetes import KubernetesConfig
 from containerssh.core.errors import BackendError
 from containerssh.core.instance import open_instance
 from tests.support.docker import Seen, a_login
 from tests.support.hostile_api import hostile
+from tests.support.kubernetes import connected
 from tests.support.pods import logged_in
 from tests.support.webhook import Authority
 
@@ -62,3 +65,10 @@ async def test_where_nobody_listens_no_pod_is_searched_for(tmp_path: Path, caplo
             pass
     assert "could not be removed" not in caplog.text
     assert "given up" not in caplog.text
+
+
+async def test_an_address_of_ipv6_is_told_in_brackets() -> None:
+    # Where there is no IPv6 at all, that is the reason that follows.
+    async with connected({"host": "http://[::1]:9"}) as client:
+        with pytest.raises(APIError, match=r"\(\[::1\]:9: "):
+            await client.get(PODS, "default", "one")

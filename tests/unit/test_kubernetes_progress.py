@@ -175,6 +175,36 @@ def test_a_pod_that_has_ended_says_why_without_names(pod: dict[str, Any], user: 
     assert found.user == user
 
 
+@pytest.mark.parametrize(
+    ("reason", "user"),
+    [
+        ("DeletionByTaintManager", "The pod had to leave its node."),
+        ("EvictionByEvictionAPI", "The cluster has evicted the pod."),
+        ("PreemptionByScheduler", "The pod had to make room for a more important one."),
+        ("TerminationByKubelet", "The pod's node has ended the pod."),
+        ("SomethingNew", "The pod was deleted."),
+    ],
+)
+def test_a_pod_that_the_cluster_takes_away_says_why_without_names(reason: str, user: str) -> None:
+    why = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "by node-7 for prod/payroll"}
+    leaving = {**a_pod("Running", conditions=[why]), "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    found = judge(leaving, "shell")
+    assert isinstance(found, Over)
+    assert found.user == user
+    assert found.words == f"the pod is being deleted ({reason}: by node-7 for prod/payroll)"
+    ended_by_it = judge(a_pod("Failed", conditions=[why]), "shell")
+    assert isinstance(ended_by_it, Over)
+    assert ended_by_it.user == user.replace("The pod was deleted.", "The pod has ended.")
+
+
+def test_an_eviction_that_did_not_happen_is_not_the_reason_of_a_later_end() -> None:
+    why = {"type": "DisruptionTarget", "status": "False", "reason": "EvictionByEvictionAPI"}
+    found = judge(a_pod("Failed", conditions=[why], containerStatuses=ended("Error", 1)), "shell")
+    assert isinstance(found, Over)
+    assert found.user == "The pod has ended."
+    assert "Evict" not in found.words
+
+
 def test_why_a_pod_was_disturbed_is_in_the_log() -> None:
     found = judge(a_pod("Failed", conditions=[NODE_GONE]), "shell")
     assert isinstance(found, Over)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ import aiohttp
 
 from containerssh.backends.kubernetes.connections import Away, Connections, give_up, read_all, read_more
 from containerssh.backends.kubernetes.credentials import Credentials
-from containerssh.backends.kubernetes.errors import ERROR_LIMIT, APIError, broken, refusal
+from containerssh.backends.kubernetes.errors import ERROR_LIMIT, REFUSAL_SECONDS, APIError, broken, refusal
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
 from containerssh.backends.kubernetes.kinds import Kind, Target, named, singular, way_to
 from containerssh.backends.kubernetes.limiter import Limiter
@@ -373,8 +373,7 @@ class KubernetesClient:
                     finally:
                         give_up(response)
                     return
-                async with self._soon(doing), Away(doing):
-                    said = await _beginning(response.content, ERROR_LIMIT)
+                said = await _beginning(response.content, ERROR_LIMIT)
             error = refusal(doing, response.status, said, retry_after=response.headers.get("Retry-After"))
             if error.status == 401 and not renewed and self._credentials.refused(access):
                 renewed = True
@@ -389,10 +388,12 @@ class KubernetesClient:
 
 
 async def _beginning(content: aiohttp.StreamReader, most: int) -> bytes:
-    """The first *most* bytes, in however many pieces they come; the library gives one at a time."""
+    """The first *most* bytes of a refusal, in however many pieces they come; less if it breaks off or stalls."""
     said = b""
-    while len(said) < most and (more := await content.read(most - len(said))):
-        said += more
+    with suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(REFUSAL_SECONDS):
+            while len(said) < most and (more := await content.read(most - len(said))):
+                said += more
     return said
 
 

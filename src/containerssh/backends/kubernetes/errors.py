@@ -18,6 +18,8 @@ _REASON_LIMIT = 80
 _CAUSES_LIMIT = 50
 ERROR_LIMIT = 64 * 1024
 """Bytes of a refusal that are looked at."""
+REFUSAL_SECONDS = 3.0
+"""For so long the words of a refusal are waited for: its status says the most, and is there already."""
 
 
 class APIError(BackendError):
@@ -129,7 +131,8 @@ def away(doing: str, exc: BaseException) -> APIError:
     why = "it closed the connection" if isinstance(exc, EOFError) or not str(exc) else describe(exc)
     unsent = isinstance(exc, aiohttp.ClientConnectorError)
     if isinstance(exc, aiohttp.ClientConnectorError):
-        why = f"{exc.host}:{exc.port}: {describe(exc.os_error)}"
+        host = f"[{exc.host}]" if ":" in exc.host else exc.host
+        why = f"{host}:{exc.port}: {describe(exc.os_error)}"
     distrusted = isinstance(exc, ssl.CertificateError) or isinstance(exc.__cause__, ssl.CertificateError)
     text = f"the API server is not available ({why})"
     return APIError(doing, status=0, message=text, distrusted=distrusted, unsent=unsent)

@@ -61,6 +61,14 @@ _ALSO_PULLING = frozenset({"RegistryUnavailable", "ImageInspectError", "Signatur
 _TRIED = frozenset({"CrashLoopBackOff", "RunContainerError"})
 _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun"})
 _QUIET = frozenset({"", "ContainerCreating", "PodInitializing"})
+_DISRUPTED = {
+    "DeletionByPodGC": "The pod's node is gone.",
+    "DeletionByTaintManager": "The pod had to leave its node.",
+    "EvictionByEvictionAPI": "The cluster has evicted the pod.",
+    "PreemptionByScheduler": "The pod had to make room for a more important one.",
+    "TerminationByKubelet": "The pod's node has ended the pod.",
+}
+"""What users are told of the reasons of a ``DisruptionTarget`` (Kubernetes, "Pod disruption conditions")."""
 
 
 def judge(pod: Mapping[str, Any], console: str) -> Judgement:
@@ -93,12 +101,12 @@ def _no_node(words: str) -> str:
 
 def _ended(pod: Mapping[str, Any], status: Mapping[str, Any], console: str) -> Over | None:
     reason = one_line(str(status.get("reason") or ""))
-    disrupted = next((c for c in _maps(status.get("conditions")) if c.get("type") == "DisruptionTarget"), {})
+    disrupted = _disruption(status)
     told = _reason_and_words(status) or _reason_and_words(disrupted)
-    of_node = "The pod's node is gone." if disrupted.get("reason") == "DeletionByPodGC" else ""
+    disruption = _DISRUPTED.get(str(disrupted.get("reason")), "")
     if _map(pod.get("metadata")).get("deletionTimestamp"):
         text = "the pod is being deleted" + (f" ({told})" if told else "")
-        return Over(text, of_node or "The pod was deleted.", reason or "Deleted")
+        return Over(text, disruption or "The pod was deleted.", reason or "Deleted")
     phase = status.get("phase")
     if phase not in ("Failed", "Succeeded"):
         return None
@@ -108,11 +116,19 @@ def _ended(pod: Mapping[str, Any], status: Mapping[str, Any], console: str) -> O
     user = {
         "Evicted": "The cluster has evicted the pod.",
         "DeadlineExceeded": "The pod has reached its longest time.",
-    }.get(reason, of_node or "The pod has ended.")
+    }.get(reason, disruption or "The pod has ended.")
     if "OOMKilled" in own:
         user = "The container has used more memory than it may."
     missing = any(word in _NOT_STARTED for word in own.split(" ", 1))
     return Over(f"the pod has ended ({words or phase})", user, "StartError" if missing else reason)
+
+
+def _disruption(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the cluster ends the pod for; a condition that is not true is of an eviction that did not happen."""
+    for condition in _maps(status.get("conditions")):
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            return condition
+    return {}
 
 
 def _reason_and_words(of: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from containerssh.backends.kubernetes.credentials import Access
-from containerssh.backends.kubernetes.errors import ERROR_LIMIT, broken
+from containerssh.backends.kubernetes.errors import ERROR_LIMIT, REFUSAL_SECONDS, broken
 from containerssh.core.errors import ProtocolError
 from containerssh.core.wire import Wire, watch_peer
 
@@ -120,32 +120,39 @@ async def _until(wire: Wire, mark: bytes) -> bytes:
 
 
 async def _body(wire: Wire, head: Head) -> bytes:
-    """The first of what a refusal says; a body that breaks off is as good as it is."""
+    """The first of what a refusal says. A body that breaks off, stalls or is malformed is as good as it is."""
     length = head.headers.get("content-length", "")
     known = length.isascii() and length.isdigit() and len(length) < 19
-    with suppress(OSError, ProtocolError):
-        if head.headers.get("transfer-encoding", "").lower() == "chunked":
-            return await _chunks(wire)
-        await _collect(wire, min(int(length), ERROR_LIMIT) if known else ERROR_LIMIT)
-    return _taken(wire, ERROR_LIMIT)
-
-
-async def _chunks(wire: Wire) -> bytes:
     body = bytearray()
+    with suppress(OSError, ProtocolError):
+        async with asyncio.timeout(REFUSAL_SECONDS):
+            if head.headers.get("transfer-encoding", "").lower() == "chunked":
+                await _chunks(wire, body)
+            else:
+                await _gather(wire, min(int(length), ERROR_LIMIT) if known else ERROR_LIMIT, body)
+    return bytes(body)
+
+
+async def _chunks(wire: Wire, body: bytearray) -> None:
+    """Add to *body* what comes in chunks (RFC 9112 section 7.1), up to the limit of a refusal."""
     while len(body) < ERROR_LIMIT:
         size = _CHUNK.fullmatch(await _until(wire, b"\r\n"))
         length = int(size[1], 16) if size else 0
         if not length:
             break
-        await _collect(wire, min(length + 2, ERROR_LIMIT))
-        body += _taken(wire, min(length + 2, ERROR_LIMIT))[:length]
-    return bytes(body[:ERROR_LIMIT])
+        await _gather(wire, min(length, ERROR_LIMIT - len(body)), body)
+        if len(body) >= ERROR_LIMIT or await _until(wire, b"\r\n") != b"\r\n":
+            break
 
 
-async def _collect(wire: Wire, count: int) -> None:
-    """Wait for *count* bytes, or the end."""
-    while len(wire.collected) < count and await wire.more():
-        pass
+async def _gather(wire: Wire, count: int, body: bytearray) -> None:
+    """Move up to *count* bytes to *body* as they come, so that it has those that came before a failure."""
+    while count:
+        piece = _taken(wire, count)
+        body += piece
+        count -= len(piece)
+        if count and not await wire.more():
+            break
 
 
 def _taken(wire: Wire, count: int) -> bytes:
