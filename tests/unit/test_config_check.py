@@ -177,6 +177,7 @@ ADVICE: dict[str, tuple[str, str]] = {
     "a list without a filter": ("security: {env: {allow: [A]}}", "security.env.allow"),
     "a deny list beside a filter": ("security: {defaultMode: filter, signal: {deny: [A]}}", "security.signal.deny"),
     "commands without a filter": ("security: {command: {mode: enable, allow: [a]}}", "security.command.allow"),
+    "countries that nobody reads": ("geoip: {provider: maxmind, maxmind-geoip2-file: /dev/null}", "geoip.provider"),
     "a silent log": ("log: {level: emerg}", "log.level"),
     "a talkative log": ("log: {level: debug}", "log.level"),
     "a backend that is not used": ("backend: oci\ndocker: {timeouts: {http: 1s}}", "docker"),
@@ -204,6 +205,25 @@ ADVICE: dict[str, tuple[str, str]] = {
 def test_what_is_hardly_meant_is_remarked_upon(tmp_path: Path, kind: str) -> None:
     text, path = ADVICE[kind]
     assert path in advised(tmp_path, text)
+
+
+UNUSED: dict[str, tuple[str, str]] = {
+    "settings of a webhook beside the webhooks": ("timeout: 5s", "auth.timeout"),
+    "a switch of version 0.4": ("pubkey: false", "auth.pubkey"),
+    "a time limit of version 0.4": ("authTimeout: 5s", "auth.authTimeout"),
+    "a webhook that is not asked": ("publicKey: {webhook: {url: 'http://127.0.0.1:9/'}}", "auth.publicKey.webhook"),
+    "Kerberos that is not used": ("gssapi: {kerberos: {acceptor: host}}", "auth.gssapi.kerberos"),
+    "OAuth 2.0 that is not used": ("keyboardInteractive: {oauth2: {clientId: a}}", "auth.keyboardInteractive.oauth2"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSED)
+def test_settings_of_logins_that_nothing_reads_are_remarked_upon(tmp_path: Path, kind: str) -> None:
+    text, path = UNUSED[kind]
+    used = "password: {method: webhook, webhook: {url: 'http://127.0.0.1:9'}}"
+    found = findings(tmp_path, f"auth: {{{used}, {text}}}\n")
+    assert [(finding.severity, finding.path) for finding in found] == [("info", path)]
+    assert "no effect" in found[0].message
 
 
 def test_a_setting_of_the_engine_is_found_in_the_file(tmp_path: Path) -> None:

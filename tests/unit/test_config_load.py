@@ -128,8 +128,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {**AUTH, "backend": "sshproxy", "sshproxy": {"usernamePassThrough": True}}, "sshproxy.server",
     ),
     "metrics on a bad address": ({**AUTH, "metrics": {"enable": True, "listen": "nowhere"}}, "metrics.listen"),
+    "metrics at a path that nobody can ask for": (
+        {**AUTH, "metrics": {"enable": True, "path": "metrics"}}, "metrics.path (must begin with /",
+    ),
     "a GeoIP file that is missing": (
         {**AUTH, "geoip": {"provider": "maxmind", "maxmind-geoip2-file": "/no/such.mmdb"}}, "/no/such.mmdb",
+    ),
+    "a GeoIP file that is a folder": (
+        {**AUTH, "geoip": {"provider": "maxmind", "maxmind-geoip2-file": "/etc"}}, "/etc: Is a directory",
     ),
     "the former listen": ({**AUTH, "listen": "0.0.0.0:22"}, "ssh.listen"),
     "the removed dockerrun": ({**AUTH, "dockerrun": {}}, "backend: docker"),

@@ -23,6 +23,7 @@ from containerssh.config.pod_advice import pod_advice
 from containerssh.config.security import CommandModeConfig, ListModeConfig, SecurityConfig
 from containerssh.config.services import HealthConfig
 from containerssh.config.ssh import CIPHERS, KEX, MACS, SSHConfig
+from containerssh.config.unused_advice import unused_advice
 from containerssh.core.forwarding import Endpoint
 from containerssh.core.writers import other_writers
 
@@ -38,6 +39,7 @@ def advice(config: AppConfig) -> Iterator[Finding]:
     yield from names_advice(config.auth)
     yield from memory_advice(config.auth)
     yield from certificate_advice(config)
+    yield from unused_advice(config)
     yield from _security(config.security)
     yield from _sftp(config)
     if config.log.level < LogLevel.ERROR:

@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from containerssh.config.http import HTTPClientConfig, HTTPServerConfig
 from containerssh.config.model import ConfigModel, Problem, Secret, default_for_zero
-from containerssh.config.values import is_missing
+from containerssh.config.values import is_folder, is_missing
 
 
 class ConfigServerConfig(HTTPClientConfig):
@@ -43,8 +43,8 @@ class MetricsConfig(HTTPServerConfig):
     def problems(self) -> Iterator[Problem]:
         if self.enable:
             yield from super().problems()
-            if not self.path:
-                yield Problem("path", "must not be empty")
+            if not self.path.startswith("/"):
+                yield Problem("path", "must begin with /")
 
 
 class GeoIPConfig(ConfigModel):
@@ -57,8 +57,11 @@ class GeoIPConfig(ConfigModel):
     """The database file, GeoIP2 or GeoLite2."""
 
     def problems(self) -> Iterator[Problem]:
-        if self.provider == "maxmind" and is_missing(Path(self.maxmind_geoip2_file)):
-            yield Problem("maxmind-geoip2-file", f"{self.maxmind_geoip2_file}: No such file or directory")
+        path = Path(self.maxmind_geoip2_file)
+        if self.provider == "maxmind" and is_missing(path):
+            yield Problem("maxmind-geoip2-file", f"{path}: No such file or directory")
+        elif self.provider == "maxmind" and is_folder(path):
+            yield Problem("maxmind-geoip2-file", f"{path}: Is a directory")
 
 
 class HealthClientConfig(HTTPClientConfig):

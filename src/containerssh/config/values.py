@@ -141,3 +141,11 @@ def is_missing(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether *path* is a folder, as far as that can be told."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
