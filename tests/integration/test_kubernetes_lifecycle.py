@@ -98,14 +98,12 @@ async def test_a_pod_that_ends_ends_its_sessions_with_the_reason(
                     cluster.kubectl("--namespace", home, "exec", name, "--", "kill", "-TERM", "1")
             end = await channel.ended(30)
     assert isinstance(end, BackendError)
-    assert (
-        end.user_message
-        == {
-            "deleted": "The pod was deleted.",
-            "evicted": "The cluster has evicted the pod.",
-            "its program ends": "The pod has ended.",
-        }[way]
-    )
+    told = {
+        "deleted": "The pod was deleted.",
+        "evicted": "The cluster has evicted the pod.",
+        "its program ends": "The pod has ended.",
+    }
+    assert end.user_message == told[way]
     await no_pods(cluster, home)
 
 

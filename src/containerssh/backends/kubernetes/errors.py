@@ -14,6 +14,8 @@ from containerssh.core.errors import BackendError, ProtocolError, describe
 from containerssh.core.messages import Code
 
 _WORDS_LIMIT = 600
+_MESSAGE_LIMIT = 4000
+"""Characters of the API's own sentence: a policy names all that a pod violates, for each of its containers."""
 _REASON_LIMIT = 80
 _CAUSES_LIMIT = 50
 ERROR_LIMIT = 64 * 1024
@@ -45,7 +47,7 @@ class APIError(BackendError):
         """The HTTP status, or that of the Status object; 0: no answer came."""
         self.reason = one_line(reason, _REASON_LIMIT)
         """The API's word for it: ``NotFound``, ``AlreadyExists``, ``Forbidden``, ``Expired``, ``Invalid``..."""
-        self.message = one_line(message)
+        self.message = one_line(message, _MESSAGE_LIMIT)
         """The API's sentence: foreign text, on one line."""
         self.causes = causes or {}
         """The status' causes: reason and message of each (the last one of a reason wins)."""

@@ -11,6 +11,7 @@ from typing import Any
 from containerssh.backends.kubernetes.client import PODS, KubernetesClient
 from containerssh.backends.kubernetes.errors import APIError
 from containerssh.backends.kubernetes.hearing import Hearers
+from containerssh.backends.kubernetes.refusals import user_words
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import BackendError, ContainerSSHError, describe
 from containerssh.core.flag import Flag
@@ -75,7 +76,8 @@ class Followed:
         await self.changed.wait()
         self.changed.clear()
         if self.failure is not None:
-            raise BackendError(KubernetesCode.POD_WAIT_FAILED, describe(self.failure))
+            user = user_words(self.failure) if isinstance(self.failure, APIError) else None
+            raise BackendError(KubernetesCode.POD_WAIT_FAILED, describe(self.failure), user_message=user)
 
     def _is_meant(self, pod: Mapping[str, Any]) -> bool:
         return not self.uid or pod["metadata"].get("uid") == self.uid

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from containerssh.backends.kubernetes.client import PODS, KubernetesClient
 from containerssh.backends.kubernetes.errors import APIError
 from containerssh.backends.kubernetes.pod import LABEL_LAUNCH
+from containerssh.backends.kubernetes.refusals import code_of, may_pass, user_words
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import BackendError, ContainerSSHError
 from containerssh.core.messages import Event
@@ -39,6 +40,11 @@ class PodError(BackendError):
         """The cluster's word for it, where it has one."""
 
 
+def refused(error: APIError) -> PodError:
+    """The end of a login whose request for its pod the API has refused; the log has the API's own words."""
+    return PodError(error.explanation, user_message=user_words(error), reason=error.reason, code=code_of(error))
+
+
 async def persist(once: Callable[[], Awaitable[T]], *, on_error: Callable[[APIError], None]) -> T:
     """
     The result of *once*, tried again while that can help; the caller limits the time.
@@ -57,7 +63,7 @@ async def persist(once: Callable[[], Awaitable[T]], *, on_error: Callable[[APIEr
                 unknown_since = unknown_since or now
                 if now - unknown_since >= _UNKNOWN_TO_THE_API:
                     raise
-            elif not exc.passing:
+            elif not may_pass(exc):
                 raise
             on_error(exc)
             logger.debug(Event(exc.code, f"{exc.explanation}; trying again"))
@@ -91,7 +97,7 @@ class OwnPod:
         try:
             pod = await persist(lambda: self._create(body), on_error=on_error)
         except APIError as exc:
-            raise _refused(exc) from exc
+            raise refused(exc) from exc
         self.uid = str(pod["metadata"]["uid"])
         return pod
 
@@ -186,20 +192,6 @@ class OwnPod:
             # 409: another pod bears the name by now.
             if exc.status not in (404, 409):
                 raise
-
-
-def _refused(error: APIError) -> PodError:
-    words = error.message.lower()
-    user = "The cluster refuses the pod."
-    if "quota" in words:
-        user = "The pod is refused: a quota is used up."
-    elif not error.status:
-        user = "The cluster cannot be reached."
-    elif error.reason == "AlreadyExists":
-        user = "The pod is in use by another login."
-    elif error.status == 403 and ("podsecurity" in words or "violates" in words or "admission" in words):
-        user = "The pod is refused by the cluster's policy."
-    return PodError(error.explanation, user_message=user, reason=error.reason)
 
 
 def _drop(error: ContainerSSHError) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from containerssh.backends.kubernetes.client import PODS
 from containerssh.backends.kubernetes.errors import APIError
-from containerssh.backends.kubernetes.launch import PodError, persist
+from containerssh.backends.kubernetes.launch import PodError, persist, refused
 from containerssh.backends.kubernetes.pod import AGENT_VOLUME, Idle, pod_body, variables
 from containerssh.backends.kubernetes.start import Inside, Start, current_pod
 from containerssh.core.codes import KubernetesCode
@@ -56,7 +56,10 @@ class PersistentStart(Start):
     async def _settled(self, name: str) -> dict[str, Any]:
         """The pod, made if that is configured; one that is being deleted is waited for then."""
         while True:
-            pod = await persist(partial(current_pod, self.client, self.namespace, name), on_error=self._remember)
+            try:
+                pod = await persist(partial(current_pod, self.client, self.namespace, name), on_error=self._remember)
+            except APIError as exc:
+                raise refused(exc) from exc
             leaving = pod is not None and pod["metadata"].get("deletionTimestamp")
             if pod is not None and not leaving:
                 return pod
@@ -72,7 +75,7 @@ class PersistentStart(Start):
             except APIError as exc:
                 # Another login was faster; or an answer was lost.
                 if exc.reason != "AlreadyExists":
-                    raise PodError(exc.explanation, user_message="The cluster refuses the pod.") from exc
+                    raise refused(exc) from exc
 
     async def _create(self, name: str) -> dict[str, Any]:
         config = self.config.pod
