@@ -161,6 +161,7 @@ def test_labels_of_the_scope_win_over_those_of_the_message() -> None:
         ("containerssh.auth.webhook", "auth"),
         ("containerssh.backends.docker.pull", "backend"),
         ("containerssh.web.health", "health"),
+        ("containerssh.web.metrics", "metrics"),
         ("containerssh.app", None),
         ("containerssh.web.client", None),
     ],

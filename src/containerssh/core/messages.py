@@ -80,6 +80,21 @@ def log_threshold(level: int | None) -> AbstractContextManager[None]:
     return _Threshold(level)
 
 
+class LogScope:
+    """The labels and the level of the scope in which it was created, for tasks that were started outside of it."""
+
+    __slots__ = ("_labels", "_threshold")
+
+    def __init__(self) -> None:
+        self._labels = current_labels()
+        self._threshold = current_threshold()
+
+    def join(self) -> None:
+        """Use them in the current task, until it ends; labels that the task has already stay as they are."""
+        _labels.set({**self._labels, **current_labels()})
+        _threshold.set(self._threshold)
+
+
 # Not generators: each connection holds several of these for its lifetime, and a generator's frame is large.
 class _Labels:
     __slots__ = ("_labels",)

@@ -74,7 +74,7 @@ class PerLoginNetwork(NetworkHandler):
         labels = {"authenticatedUsername": login.authenticated_username, "backend": config.backend}
         with (
             log_labels(module="backend", **labels),
-            log_threshold(None if config.log.level == self.server.config.log.level else config.log.level),
+            log_threshold(None if config.log.level == self.server.config.log.level else config.log.level.stdlib),
         ):
             async with backend.login(login, config, notices) as connection:
                 files = SFTPConnection(connection, config.sftp.rules)

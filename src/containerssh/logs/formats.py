@@ -39,6 +39,7 @@ _MODULES = {
     "backends": "backend",
     "ssh": "ssh",
     "web.health": "health",
+    "web.metrics": "metrics",
 }
 """Upstream's module labels for our packages; other packages use the label ``module`` of the scope or the message."""
 

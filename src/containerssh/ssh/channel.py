@@ -15,11 +15,12 @@ from asyncssh.packet import String, UInt32
 from containerssh.core.codes import SecurityCode, SSHCode
 from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, Rejected, describe
 from containerssh.core.flag import Flag
-from containerssh.core.handlers import ConnectionHandler, SessionChannel, SessionHandler
+from containerssh.core.handlers import SessionChannel, SessionHandler
 from containerssh.core.messages import Event, log_labels
 from containerssh.core.requests import SIGNALS, ExitSignal, Origin, from_wire, to_wire
 from containerssh.core.streams import ByteStream
 from containerssh.ssh.channel_adapter import AdapterChannel
+from containerssh.ssh.login import OpenLogin, joined
 from containerssh.ssh.options import Limits
 from containerssh.ssh.request_queue import Request, RequestQueue
 from containerssh.ssh.session_requests import SessionRequests, exit_signal_fields, exit_status_fields
@@ -55,7 +56,7 @@ class Session(SessionChannel):
         self,
         channel: AdapterChannel,
         number: int,
-        login: asyncio.Future[ConnectionHandler],
+        login: asyncio.Future[OpenLogin],
         connection_id: str,
         limits: Limits,
         limit_reached: Callable[[SSHCode, str], None],
@@ -246,7 +247,8 @@ class Session(SessionChannel):
 
     async def _run(self) -> None:
         try:
-            connection = await asyncio.shield(self._login)
+            connection = await joined(self._login)
+            self._context = contextvars.copy_context()
         except LoginFailed as exc:
             await self._tell_failed_login(exc.error)
             return

@@ -20,8 +20,8 @@ from containerssh.core.codes import GeneralCode, SSHCode
 from containerssh.core.errors import AuthFailed, AuthUnavailable, ContainerSSHError, Rejected, describe
 from containerssh.core.flag import Flag
 from containerssh.core.gssapi import ExchangedKeys
-from containerssh.core.handlers import ConnectionHandler, NetworkHandler, ServerHandler
-from containerssh.core.messages import Event, log_labels
+from containerssh.core.handlers import NetworkHandler, ServerHandler
+from containerssh.core.messages import Event, LogScope, log_labels
 from containerssh.core.metadata import ConnectionMetadata, Login, SocketAddress
 from containerssh.core.requests import from_wire
 from containerssh.ssh.admission import TOO_MANY, Ticket
@@ -29,6 +29,7 @@ from containerssh.ssh.auth import DISCONNECT_CODE, Authentication, TooManyTries
 from containerssh.ssh.channel import Session
 from containerssh.ssh.forwarding import Forwarding
 from containerssh.ssh.limits import count, limited_time
+from containerssh.ssh.login import OpenLogin
 from containerssh.ssh.options import ServerOptions
 from containerssh.ssh.sessions import Sessions
 from containerssh.ssh.user_messages import LoginFailed, message_of, user_line
@@ -73,7 +74,7 @@ class Connection:
         self._meta: ConnectionMetadata
         self._auth: Authentication
         self._context = contextvars.copy_context()
-        self._login: asyncio.Future[ConnectionHandler] = self._loop.create_future()
+        self._login: asyncio.Future[OpenLogin] = self._loop.create_future()
         self._left = Flag()
         self._scope: asyncio.Timeout | None = None
         self._grace: asyncio.TimerHandle | None = None
@@ -193,7 +194,7 @@ class Connection:
         """Terminate programs, then disconnect, after *grace* seconds at most; returns when the connection is closed."""
         self._stopping = True
         if self._login.done() and not self._login.cancelled() and not self._login.exception():
-            handler = self._login.result()
+            handler = self._login.result().handler
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     for session in self._sessions:
@@ -336,7 +337,8 @@ class Connection:
                 self._scope = None
                 logger.debug(Event(SSHCode.HANDSHAKE_SUCCESSFUL, "SSH handshake successful"))
                 self._sessions.settled()
-                self._login.set_result(handler)
+                self._context = self.forwarding.context = contextvars.copy_context()
+                self._login.set_result(OpenLogin(handler, LogScope()))
                 try:
                     if handler.longest:
                         with limited_time(began, handler.longest, warn=self._ends_soon, end=self._time_is_over):

@@ -26,6 +26,7 @@ from containerssh.core.streams import ByteStream, join
 from containerssh.ssh import requests
 from containerssh.ssh.channel_adapter import AdapterChannel
 from containerssh.ssh.forward_channel import ForwardChannel
+from containerssh.ssh.login import OpenLogin, joined
 from containerssh.ssh.options import Limits
 from containerssh.ssh.user_messages import LoginFailed
 
@@ -53,7 +54,7 @@ class Forwarding:
     """The forwards of one connection; :meth:`close` ends them."""
 
     def __init__(
-        self, front: Connection, link: AdapterConnection, login: asyncio.Future[ConnectionHandler], limits: Limits
+        self, front: Connection, link: AdapterConnection, login: asyncio.Future[OpenLogin], limits: Limits
     ) -> None:
         self._front = front
         self._link = link
@@ -300,7 +301,7 @@ class Forwarding:
     async def _handler(self) -> ConnectionHandler:
         """The login's handler; raises BackendError if there is none."""
         try:
-            return await asyncio.shield(self._login)
+            return await joined(self._login)
         except LoginFailed as exc:
             message = exc.error.user_message if isinstance(exc.error, ContainerSSHError) else None
             raise BackendError(SSHCode.NEW_CHANNEL_REJECTED, "the login has failed", user_message=message) from None
