@@ -199,6 +199,9 @@ async def refused(port: int) -> bool:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except ConnectionRefusedError:
                 return True
+            except ConnectionResetError:
+                # It was closed while we stood in its queue.
+                continue
             writer.close()
             await asyncio.sleep(0.02)
 
