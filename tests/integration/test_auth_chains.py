@@ -28,12 +28,15 @@ from containerssh.core.metadata import Value
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from tests.support.local_backend import LocalBackend, read_public_key
 from tests.support.openssh import OpenSSH, ssh_options
-from tests.support.raw_client import FAILURE, REQUEST, RawClient
+from tests.support.raw_client import ERROR_TOKEN, FAILURE, REQUEST, TOKEN, RawClient
 from tests.support.ssh_front import Front, serving
 from tests.support.waiting import until
 from tests.support.webhook import Reply, Request, Webhook, webhook
 
 PASSWORD = hash_password("secret")
+
+KERBEROS = bytes.fromhex("00000001 0000000b 06092a864886f712010202")
+"""The list of mechanisms that a client with a ticket sends (RFC 4462 section 3.2)."""
 
 
 @pytest.fixture
@@ -284,6 +287,28 @@ async def test_who_is_not_authorized_is_not_let_in(openssh: OpenSSH, key: Path, 
             assert (done.status, b"Permission denied" in done.stderr) == (255, True)
             assert len(server.log.of(SSHCode.AUTH_FAILED)) == 2
     assert not server.backend.logins
+
+
+@pytest.mark.parametrize("kind", [TOKEN, 63, ERROR_TOKEN, 66])
+async def test_a_ticket_is_refused_where_none_is_asked_for(
+    openssh: OpenSSH, key: Path, tmp_path: Path, kind: int
+) -> None:
+    """GSSAPI without its configuration, beside an authorization webhook: it ends upstream's server."""
+    async with (
+        webhook() as hook,
+        open_authorizer(config(hook)) as authorizer,
+        chained(users_file(tmp_path, alice(key)), authorizer=authorizer) as server,
+    ):
+        for method in (b"gssapi-with-mic", b"gssapi-keyex"):
+            async with RawClient.connected(server) as client:
+                client.send(REQUEST, b"alice", b"ssh-connection", method, raw=KERBEROS)
+                assert set((await client.answer(FAILURE)).get_text().split(",")) == {"password", "publickey"}
+                client.send(kind, b"token")
+                client.send(REQUEST, b"alice", b"ssh-connection", b"none")
+                with suppress(EOFError):
+                    await client.answer(FAILURE)
+        assert not hook.requests
+        (await openssh.run(server, "true", "-i", str(key))).check()
 
 
 CODES = parse_totp("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")

@@ -71,6 +71,19 @@ async def test_a_device_login_shows_link_and_code_and_waits(provider: Provider) 
     assert provider.to("/device")[0].form["scope"] == "openid email"
 
 
+async def test_an_interval_of_zero_is_one_of_a_second(provider: Provider) -> None:
+    provider.routes["/device"] = Reply(provider.device(interval=0))
+    provider.routes["/token"] = in_turn(PENDING, Reply(provider.granted()))
+    await log_in(oidc(provider))
+    first, second = provider.to("/token")
+    assert second.at - first.at >= 0.95
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+async def test_the_address_of_a_provider_may_end_with_a_slash_or_not(provider: Provider, end: str) -> None:
+    assert (await log_in(oidc(provider, url=f"{provider.url}{end}"))).authenticated_username == "alice"
+
+
 async def test_slow_down_makes_the_pause_five_seconds_longer(provider: Provider) -> None:
     provider.routes["/token"] = in_turn(error("slow_down"), Reply(provider.granted()))
     await log_in(oidc(provider))

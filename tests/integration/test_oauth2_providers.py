@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from containerssh.core.codes import OAuth2Code
-from containerssh.core.errors import AuthFailed
+from containerssh.core.errors import AuthFailed, AuthUnavailable
 from tests.support.identity import (
     SECRET,
     TOKEN,
@@ -58,6 +58,24 @@ async def test_the_code_flow_of_github_is_named_as_such(provider: Provider) -> N
     assert login.metadata["GITHUB_METHOD"].value == "authorization_code"
     assert parameters_of(person.shown[0])["login"] == "alice"
     assert provider.to("/login/oauth/access_token")[0].form["client_secret"] == SECRET
+
+
+@pytest.mark.parametrize("flow", ["device", "code"])
+async def test_a_refusal_that_github_sends_with_status_200_ends_the_login(provider: Provider, flow: str) -> None:
+    if flow == "code":
+        provider.routes["/login/device/code"] = error("slow_down")
+    provider.routes["/login/oauth/access_token"] = error("bad_verification_code", 200)
+    with pytest.raises((AuthFailed, AuthUnavailable)):
+        await log_in(github(provider), Person(pasting()) if flow == "code" else Person())
+    assert len(provider.to("/login/oauth/access_token")) == 1
+    assert not provider.to("/api/user")
+
+
+async def test_what_github_adds_to_its_answers_is_ignored(provider: Provider) -> None:
+    more = {"new_in_a_later_version": {"a": [1]}}
+    provider.routes["/login/device/code"] = Reply(provider.device(**more))
+    provider.routes["/login/oauth/access_token"] = Reply(provider.granted(**more))
+    assert (await log_in(github(provider))).authenticated_username == "alice"
 
 
 @pytest.mark.parametrize(

@@ -311,9 +311,19 @@ def test_the_cipher_that_upstream_misnames_is_understood(tmp_path: Path) -> None
     )
 
 
-def test_tls_lists_replace_the_default(tmp_path: Path) -> None:
-    tree = {**AUTH, "configserver": {"url": "https://127.0.0.1:9", "curves": ["X25519"]}}
-    assert loaded(tmp_path, tree).config.configserver.curves == ("x25519",)
+@pytest.mark.parametrize("section", ["configserver", "metrics", "health", "health.client"])
+@pytest.mark.parametrize("name", ["config.yaml", "config.json"])
+def test_tls_lists_replace_the_default(tmp_path: Path, section: str, name: str) -> None:
+    chosen: dict[str, Any] = {"curves": ["X25519"], "cipher": ["ECDHE-RSA-AES128-GCM-SHA256"]}
+    outer, _, inner = section.partition(".")
+    block = getattr(loaded(tmp_path, {**AUTH, outer: {inner: chosen} if inner else chosen}, name).config, outer)
+    block = getattr(block, inner) if inner else block
+    assert (block.curves, block.cipher) == (("x25519",), ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",))
+
+
+def test_an_unknown_key_of_authentication_is_refused_in_json_too(tmp_path: Path) -> None:
+    tree = {"auth": {"password": {**HOOK, "webhok": {}}}}
+    assert "auth.password.webhok (unknown key" in refused(tmp_path, tree, "config.json")
 
 
 @pytest.mark.parametrize("former", [True, False, "yes", "off"])

@@ -15,13 +15,16 @@ import pytest
 from containerssh.auth.chains import Chain, as_chain, merged
 from containerssh.auth.remember import AnyKey
 from containerssh.auth.users import UsersFile
+from containerssh.core import metrics
 from containerssh.core.codes import AuthCode
+from containerssh.core.counters import Counters
 from containerssh.core.errors import AuthFailed
 from containerssh.core.gssapi import GSSAPIExchange, IntegrityProof
 from containerssh.core.handlers import AuthMethod, PartialSuccess, Prompts, PublicKey
 from containerssh.core.metadata import AuthAttempt, ConnectionMetadata, Login, Restrictions, SocketAddress
 from containerssh.core.tasks import finish
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
+from containerssh.layers.metrics import MetricsServer
 from tests.support.local_backend import LocalBackend
 
 ADDRESS = SocketAddress("192.0.2.7", 4711)
@@ -106,6 +109,30 @@ async def test_only_methods_with_an_authenticator_are_offered() -> None:
     server = AuthenticationServer(LocalBackend(), Authenticators(interactive=tokens))
     async with server.accept(ConnectionMetadata(ADDRESS, "0" * 32)) as network:
         assert network.auth_methods == {AuthMethod.KEYBOARD_INTERACTIVE}
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [(AuthMethod.KEYBOARD_INTERACTIVE, "keyboard-interactive"), (AuthMethod.GSSAPI, "gssapi")]
+)
+async def test_browser_logins_and_tickets_are_counted_too(
+    method: AuthMethod, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counters()
+    monkeypatch.setattr("containerssh.layers.metrics.counters", counted)
+    tokens = Tokens()
+    inner = AuthenticationServer(LocalBackend(), Authenticators(interactive=tokens, gssapi=tokens))
+    async with MetricsServer(inner, lambda _: "XX", False).accept(ConnectionMetadata(ADDRESS, "0" * 32)) as network:
+
+        async def attempt() -> Login:
+            if method is AuthMethod.GSSAPI:
+                return await network.authenticate_gssapi(ATTEMPT, NoTokens())
+            return await network.authenticate_interactive(ATTEMPT, Nobody())
+
+        with pytest.raises(AuthFailed):
+            await attempt()
+        await network.authenticated(await attempt(), method, None)
+    for name in (metrics.AUTH_FAILURES, metrics.AUTH_SUCCESS):
+        assert counted.value(name, authtype=kind, country="XX") == 1
 
 
 async def test_what_a_step_left_stays_while_others_follow_and_goes_with_another_name() -> None:
