@@ -8,7 +8,6 @@ attach. A gateway of the same ordinary user is in ``test_docker_podman.py``.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from datetime import timedelta
@@ -23,7 +22,7 @@ from containerssh.backends.docker.container import EngineContainer
 from containerssh.backends.docker.engine import Engines
 from containerssh.backends.docker.engine_error import EngineError
 from containerssh.backends.docker.start import Start
-from containerssh.core.errors import BackendError, Rejected
+from containerssh.core.errors import BackendError
 from containerssh.core.instance import Instance
 from tests.support.docker import (
     Channel,
@@ -36,7 +35,7 @@ from tests.support.docker import (
 )
 from tests.support.docker_logins import DOCKER, PODMAN, config, inspected, logged_in, run, ways_in
 from tests.support.podman import ENGINES, Podman, engine_of, on
-from tests.support.services import Engine, wait_until
+from tests.support.services import Engine
 
 pytestmark = pytest.mark.docker
 
@@ -74,14 +73,6 @@ async def test_a_program_has_the_engines_variables_and_none_of_the_agents(
             shown, _ = await run(handler, f"cat /proc/{process}/environ")
             names = {entry.partition(b"=")[0] for entry in shown.split(b"\0") if entry}
             assert names - {b"PWD", b"SHLVL"} == {b"PATH", b"HOSTNAME", b"HOME"}
-
-
-@on("docker")
-async def test_programs_of_a_login_share_its_container(engine: Engine, backend: DockerBackend) -> None:
-    login = a_login()
-    async with logged_in(backend, login, config(engine)) as handler:
-        await run(handler, "echo kept >/tmp/file")
-        assert await run(handler, "cat /tmp/file") == (b"kept\n", 0)
 
 
 @on("docker")
@@ -233,35 +224,6 @@ async def test_an_entrypoint_that_ignores_its_arguments_gets_the_agent_beside_it
 
 
 # -- session mode ----------------------------------------------------------------------------------------
-
-
-async def test_session_mode_gives_each_program_a_container_of_its_own(engine: Engine, backend: DockerBackend) -> None:
-    login = a_login(environment={"A": "b"}, files={"/note": "from the webhook"})
-    async with logged_in(backend, login, config(engine, mode="session")) as handler:
-        assert containers_of(engine, login) == []
-        first, second = Channel(ends=False), Channel()
-        async with handler.session(first) as one, handler.session(second) as two:
-            await one.run_command("hostname; cat")
-            await two.run_command('hostname; echo "$A"; cat /note; exit 3')
-            assert await second.ended() == 3
-            assert len(containers_of(engine, login)) == 2
-        assert containers_of(engine, login) == []
-        name, *rest = second.out.data.splitlines()
-        assert rest == [b"b", b"from the webhook"]
-        assert first.out.data.strip() not in (b"", name)
-        with pytest.raises(Rejected):
-            await handler.connect_tcp("127.0.0.1", 80)
-
-
-@on("docker")
-async def test_the_servers_end_reaches_the_programs_of_session_mode(engine: Engine, backend: DockerBackend) -> None:
-    async with logged_in(backend, a_login(), config(engine, mode="session")) as handler:
-        channel = Channel(ends=False)
-        async with handler.session(channel) as session:
-            await session.run_command("trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done")
-            await asyncio.to_thread(wait_until, lambda: channel.out.data == b"up\n", within=10, what="the program")
-            await handler.terminate()
-            assert await channel.ended() == 9
 
 
 @on("docker", "podman")

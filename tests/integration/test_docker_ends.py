@@ -33,31 +33,6 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return engine_of(request)
 
 
-@on("docker", "podman")
-async def test_a_container_removed_by_the_administrator_ends_the_session(
-    engine: Engine, backend: DockerBackend
-) -> None:
-    login = a_login()
-    async with logged_in(backend, login, config(engine)) as handler:
-        channel = Channel(ends=False)
-        async with handler.session(channel) as session:
-            await session.run_command("echo up; sleep 600")
-            await asyncio.to_thread(engine.docker, "rm", "--force", *containers_of(engine, login))
-            assert isinstance(await channel.ended(10), Exception)
-
-
-@on("docker", "podman")
-async def test_a_program_that_ignores_every_signal_does_not_keep_the_container(
-    engine: Engine, backend: DockerBackend
-) -> None:
-    login = a_login()
-    async with logged_in(backend, login, config(engine)) as handler:
-        channel = Channel(ends=False)
-        async with handler.session(channel) as session:
-            await session.run_command("trap '' TERM INT HUP; while :; do sleep 1; done")
-    assert containers_of(engine, login) == []
-
-
 STAGES: dict[str, Callable[[bytes], bool]] = {
     "asking for the version": lambda request: b"/_ping" in request,
     "looking for the image": lambda request: b"/images/bb:latest/json" in request,

@@ -98,18 +98,16 @@ async def until(condition: Callable[[], bool], what: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES, indirect=True)
-@pytest.mark.parametrize("way", WAYS)
-async def test_streams_variables_and_status_are_the_programs(engine: Engine, backend: DockerBackend, way: str) -> None:
+async def test_streams_variables_and_status_are_the_programs(engine: Engine, backend: DockerBackend) -> None:
     meta = a_login(environment={"TEAM": "blue"})
-    async with logged_in(backend, engine, way, meta, container={"workingdir": "/tmp"}) as user:
+    async with logged_in(backend, engine, "image", meta, container={"workingdir": "/tmp"}) as user:
         channel, end = await user.run("cat; pwd; echo $TEAM $GREETING >&2; exit 6", b"in\n")
     assert (channel.out.data, channel.err.data, end) == (b"in\n/tmp\n", b"blue good day\n", 6)
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_megabytes_come_back_after_the_end_of_input(engine: Engine, backend: DockerBackend, way: str) -> None:
+async def test_megabytes_come_back_after_the_end_of_input(engine: Engine, backend: DockerBackend) -> None:
     data = bytes(range(256)) * 12_000
-    async with logged_in(backend, engine, way) as user:
+    async with logged_in(backend, engine, "image") as user:
         channel, end = await user.run("cat", data)
     assert end == 0
     assert channel.out.data == data
@@ -126,12 +124,9 @@ async def test_output_after_the_end_of_input_arrives(engine: Engine, backend: Do
 
 
 @pytest.mark.parametrize("engine", ENGINES, indirect=True)
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_terminal_has_its_type_and_size_and_takes_a_new_one(
-    engine: Engine, backend: DockerBackend, way: str
-) -> None:
+async def test_a_terminal_has_its_type_and_size_and_takes_a_new_one(engine: Engine, backend: DockerBackend) -> None:
     channel = Channel(ends=False)
-    async with logged_in(backend, engine, way) as user, user.handler.session(channel) as session:
+    async with logged_in(backend, engine, "image") as user, user.handler.session(channel) as session:
         await session.request_pty(PtyRequest("vt220", WindowSize(99, 33)))
         await session.resize(WindowSize(98, 32))
         await session.run_command("echo $TERM; tty; while read -t 0.1 x || true; do stty size; done")
@@ -160,18 +155,16 @@ async def test_the_end_of_input_on_a_terminal_is_typed(engine: Engine, backend: 
     assert channel.out.data.endswith(b"over\r\n")
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_shell_reads_its_input(engine: Engine, backend: DockerBackend, way: str) -> None:
+async def test_a_shell_reads_its_input(engine: Engine, backend: DockerBackend) -> None:
     channel = Channel(b"echo one\nexit 4\n")
-    async with logged_in(backend, engine, way) as user, user.handler.session(channel) as session:
+    async with logged_in(backend, engine, "image") as user, user.handler.session(channel) as session:
         await session.run_shell()
         assert await channel.ended() == 4
     assert channel.out.data == b"one\n"
 
 
-@pytest.mark.parametrize("way", ["image", "none"])
-async def test_ten_programs_run_at_once(engine: Engine, backend: DockerBackend, way: str) -> None:
-    async with logged_in(backend, engine, way) as user:
+async def test_ten_programs_run_at_once(engine: Engine, backend: DockerBackend) -> None:
+    async with logged_in(backend, engine, "image") as user:
         done = await asyncio.gather(*(user.run(f"sleep 0.2; echo {number}; exit {number}") for number in range(10)))
     assert [(channel.out.data, end) for channel, end in done] == [(b"%d\n" % number, number) for number in range(10)]
 
@@ -184,13 +177,6 @@ async def test_a_program_that_is_not_there_says_so_on_standard_error(
         channel, end = await user.run("/no/such/program")
     assert (channel.out.data, end) == (b"", status)
     assert b"no such file or directory" in channel.err.data
-
-
-async def test_in_session_mode_a_program_that_is_not_there_is_refused(engine: Engine, backend: DockerBackend) -> None:
-    async with logged_in(backend, engine, "session") as user:
-        with pytest.raises(BackendError, match="no such file") as refused:
-            await user.run("/no/such/program")
-    assert refused.value.user_message.startswith("/no/such/program: there is no such program")
 
 
 async def test_an_image_without_a_shell_runs_programs_without_any_agent(engine: Engine, backend: DockerBackend) -> None:
@@ -208,10 +194,9 @@ async def test_an_image_without_a_shell_runs_programs_without_any_agent(engine: 
 TRAP = "trap 'echo got it; exit 4' TERM; echo up; while :; do sleep 0.05; done"
 
 
-@pytest.mark.parametrize("way", ["image", "session"])
-async def test_a_signal_reaches_the_program(engine: Engine, backend: DockerBackend, way: str) -> None:
+async def test_a_signal_reaches_the_program(engine: Engine, backend: DockerBackend) -> None:
     channel = Channel(ends=False)
-    async with logged_in(backend, engine, way) as user, user.handler.session(channel) as session:
+    async with logged_in(backend, engine, "image") as user, user.handler.session(channel) as session:
         await session.run_command(TRAP)
         await until(lambda: channel.out.data == b"up\n", "the program")
         await session.send_signal("TERM")
@@ -286,15 +271,6 @@ async def test_an_idle_command_that_ended_is_told_to_the_administrator(engine: E
 
 
 # -- what needs the server's own agent ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("way", ["none", "session"])
-async def test_forwards_are_refused_in_words(engine: Engine, backend: DockerBackend, way: str) -> None:
-    async with logged_in(backend, engine, way) as user:
-        with pytest.raises(Rejected, match="port forwarding needs the guest agent"):
-            await user.handler.connect_tcp("localhost", 80)
-        with pytest.raises(Rejected, match="socket forwarding needs the guest agent"):
-            await user.handler.connect_unix("/run/s")
 
 
 @pytest.mark.parametrize("engine", ENGINES, indirect=True)

@@ -12,7 +12,6 @@ import pytest
 
 from containerssh.backends.kubernetes.backend import KubernetesBackend
 from containerssh.core.errors import BackendError, Rejected
-from containerssh.core.files import SFTPRules
 from containerssh.core.instance import open_instance
 from containerssh.core.requests import ExitSignal, PtyRequest, WindowSize
 from tests.support.cluster import BUSYBOX, Cluster
@@ -90,44 +89,6 @@ async def test_a_login_runs_programs_in_a_pod_of_its_own(
     await no_pods(cluster, home)
 
 
-@pytest.mark.parametrize("link", ["exec", "direct"])
-async def test_a_terminal_signals_and_files_work_as_anywhere(
-    cluster: Cluster, home: str, backend: KubernetesBackend, link: str
-) -> None:
-    async with logged_in(backend, a_login(), config(cluster, home, link=link)) as handler:
-        channel = Channel()
-        async with handler.session(channel) as session:
-            await session.request_pty(PtyRequest("vt220", WindowSize(97, 31)))
-            await session.run_command(
-                "trap 'echo got; exit 3' USR1; stty size; echo $TERM; while :; do sleep 0.1; done"
-            )
-            await until(lambda: b"vt220" in channel.out.data)
-            await session.send_signal("USR1")
-            assert await channel.ended() == 3
-        assert channel.out.data.startswith(b"31 97\r\nvt220\r\n")
-        assert b"got" in channel.out.data
-        files = Channel(b"\0\0\0\5\1\0\0\0\3")
-        async with handler.session(files) as session:
-            await session.run_sftp(SFTPRules(server="builtin"))
-            assert await files.ended() == 0
-        assert files.out.data[4:9] == b"\2\0\0\0\3", "the answer to the client's first word"
-
-
-@pytest.mark.parametrize("link", ["exec", "direct"])
-async def test_a_connection_into_the_pod_is_forwarded(
-    cluster: Cluster, home: str, backend: KubernetesBackend, link: str
-) -> None:
-    async with logged_in(backend, a_login(), config(cluster, home, link=link)) as handler:
-        await run(handler, "echo page >/tmp/a; httpd -p 127.0.0.1:8000 -h /tmp")
-        stream = await handler.connect_tcp("127.0.0.1", 8000)
-        await stream.write(b"GET /a HTTP/1.0\r\n\r\n")
-        found = b""
-        while data := await stream.read():
-            found += data
-        await stream.close()
-    assert found.endswith(b"page\n")
-
-
 async def test_an_image_with_nothing_but_one_program_gets_the_agent_from_its_own_image(
     cluster: Cluster, home: str, backend: KubernetesBackend
 ) -> None:
@@ -177,19 +138,6 @@ async def test_the_strictest_standard_for_pods_and_a_read_only_root_are_no_obsta
         async with logged_in(backend, a_login(), config(cluster, namespace)):
             pass
     assert refused.value.user_message == "The pod is refused by the cluster's policy."
-
-
-@pytest.mark.parametrize("link", ["exec", "direct"])
-async def test_session_mode_gives_each_session_a_pod_of_its_own(
-    cluster: Cluster, home: str, backend: KubernetesBackend, link: str
-) -> None:
-    settings = config(cluster, home, mode="session", link=link)
-    async with logged_in(backend, a_login(environment={"A": "b"}), settings) as handler:
-        assert pods(cluster, home) == []
-        ends = await asyncio.gather(*(run(handler, "hostname; echo $A") for _ in range(2)))
-        assert len({output for output, _ in ends}) == 2
-        assert all((output.split()[1], end) == (b"b", 0) for output, end in ends)
-        await no_pods(cluster, home)
 
 
 # -- pods that stay ----------------------------------------------------------------------------------------

@@ -212,14 +212,6 @@ async def test_a_login_that_is_cancelled_at_any_moment_leaves_nothing(folder: Pa
             await task
 
 
-async def test_a_guest_that_kills_everything_ends_only_its_own_login(folder: Path) -> None:
-    async with checked_backend(folder) as backend, backend.login(login(), config(), Told()) as other:
-        async with backend.login(login(), config(), Told()) as connection:
-            done = await run(connection, "kill -9 -1; kill -TERM 1; kill -9 1; exec sleep 0.1")
-            assert done.status != 0
-        assert (await run(other, "echo alive")).stdout == "alive\n"
-
-
 async def test_a_helper_that_dies_is_replaced(folder: Path) -> None:
     async with open_backend(folder) as (backend, instance):
         async with backend.login(login(), config(), Told()) as connection:
