@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from containerssh.backends.container import ContainerConnection, Execution
+from containerssh.backends.session_codes import SessionCodes
 from containerssh.core.codes import DockerCode
 from containerssh.core.errors import BackendError, Rejected
 from containerssh.core.handlers import SessionHandler
@@ -32,6 +33,11 @@ EXECUTION = Execution(
     signal=timedelta(seconds=10),
     window=timedelta(seconds=10),
     environment={"FROM_LOGIN": "login", "BOTH": "login"},
+    codes=SessionCodes(
+        already_running=DockerCode.PROGRAM_ALREADY_RUNNING,
+        not_running=DockerCode.PROGRAM_NOT_RUNNING,
+        no_subsystem=DockerCode.SUBSYSTEM_NOT_SUPPORTED,
+    ),
 )
 
 
@@ -145,9 +151,9 @@ async def test_a_program_that_cannot_be_started_is_refused_with_the_reason_and_a
 
 async def test_subsystems_are_those_of_the_configuration() -> None:
     async with opened() as (session, channel):
-        with pytest.raises(BackendError) as caught:
+        with pytest.raises(Rejected) as unknown:
             await session.run_subsystem("sftp")
-        assert caught.value.code == DockerCode.SUBSYSTEM_NOT_SUPPORTED
+        assert unknown.value.code == DockerCode.SUBSYSTEM_NOT_SUPPORTED
         with pytest.raises(BackendError, match="no such file"):
             await session.run_subsystem("broken")
         await session.run_subsystem("who")

@@ -16,12 +16,13 @@ from containerssh.agent.sftp import FileReport, sftp_program, wanted
 from containerssh.backends.commandline import arguments, is_blank
 from containerssh.backends.forwards import ContainerForwards
 from containerssh.backends.programs import Programs, RunningProgram
-from containerssh.core.codes import AgentCode, DockerCode, SFTPCode
+from containerssh.backends.session_codes import SessionCodes
+from containerssh.core.codes import AgentCode, SFTPCode
 from containerssh.core.errors import BackendError, ContainerSSHError, Rejected
 from containerssh.core.files import UPSTREAM_SERVER, SFTPRules
 from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
 from containerssh.core.handlers import ConnectionHandler, Incoming, Listener, SessionChannel, SessionHandler
-from containerssh.core.messages import Code, Event
+from containerssh.core.messages import Event
 from containerssh.core.metadata import Login
 from containerssh.core.requests import SIGNALS, ExitSignal, PtyRequest, WindowSize, X11Request, can_be_variable
 from containerssh.core.streams import ByteReader, ByteStream, ByteWriter, Pump, pump
@@ -50,8 +51,7 @@ class Execution:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of the login; those set on the channel take precedence."""
     leftovers: Leftovers = "hangUp"
-    started: Code | None = None
-    """The code of a message that is logged for each started program."""
+    codes: SessionCodes = field(default_factory=SessionCodes)
 
 
 def expiry_labels(login: Login, container_stop: timedelta) -> dict[str, str]:
@@ -180,8 +180,8 @@ class ContainerSession(SessionHandler):
         self._check_not_started()
         path = self._execution.subsystems.get(name)
         if path is None:
-            raise BackendError(
-                DockerCode.SUBSYSTEM_NOT_SUPPORTED,
+            raise Rejected(
+                self._execution.codes.no_subsystem,
                 f"there is no subsystem {name!r}",
                 user_message=f"There is no subsystem {name!r} here.",
             )
@@ -206,7 +206,7 @@ class ContainerSession(SessionHandler):
         process = self._running()
         if name not in SIGNALS:
             text = f"there is no signal {name!r}"
-            raise Rejected(DockerCode.EXEC_SIGNAL_FAILED, text, user_message=text)
+            raise Rejected(self._execution.codes.signal_failed, text, user_message=text)
         async with _answered_within(self._execution.signal, f"signal {name}"):
             await process.signal(name)
 
@@ -250,8 +250,8 @@ class ContainerSession(SessionHandler):
 
     async def _launch(self, program: Program) -> None:
         self._starting = True
-        if self._execution.started is not None:
-            logger.debug(Event(self._execution.started, "Starting a program"))
+        if self._execution.codes.started is not None:
+            logger.debug(Event(self._execution.codes.started, "Starting a program"))
         try:
             async with _answered_within(self._execution.command_start, f"starting {' '.join(program.argv)!r}"):
                 self._process = await self._link.start(program)
@@ -274,7 +274,7 @@ class ContainerSession(SessionHandler):
     def _check_not_started(self) -> None:
         if self._starting or self._process is not None:
             raise BackendError(
-                DockerCode.PROGRAM_ALREADY_RUNNING,
+                self._execution.codes.already_running,
                 "a program has been started on this channel already",
                 user_message="A program is running already.",
             )
@@ -282,7 +282,7 @@ class ContainerSession(SessionHandler):
     def _running(self) -> RunningProgram:
         if self._process is None:
             text = "no program has been started"
-            raise BackendError(DockerCode.PROGRAM_NOT_RUNNING, text, user_message=text)
+            raise BackendError(self._execution.codes.not_running, text, user_message=text)
         return self._process
 
     async def _carry(self, process: RunningProgram) -> None:

@@ -253,7 +253,7 @@ class DockerCode(Code):
     CONTAINER_REMOVE = "DOCKER_CONTAINER_REMOVE", "removal"
     CONTAINER_REMOVE_SUCCESSFUL = "DOCKER_CONTAINER_REMOVE_SUCCESSFUL", "removal"
     CONTAINER_REMOVE_FAILED = "DOCKER_CONTAINER_REMOVE_FAILED", "the container could not be removed"
-    EXEC = "DOCKER_EXEC", "exec steps"
+    EXEC = "DOCKER_EXEC", "starting a program"
     EXEC_CREATE_FAILED = "DOCKER_EXEC_CREATE_FAILED", "the engine refused to create an exec"
     EXEC_ATTACH_FAILED = "DOCKER_EXEC_ATTACH_FAILED", "attaching to an exec failed"
     EXEC_SIGNAL_FAILED = "DOCKER_EXEC_SIGNAL_FAILED", "a signal was not delivered"
@@ -346,8 +346,14 @@ class KubernetesCode(Code):
     DIRECT = "KUBERNETES_DIRECT", "an agent in a pod has connected straight to this server"
     DIRECT_FAILED = "KUBERNETES_DIRECT_FAILED", "an agent in a pod cannot connect to this server (kubernetes.agentLink)"
     AGENT_LOG = "KUBERNETES_AGENT_LOG", "agent stderr (untrusted text)"
+    EXEC = "KUBERNETES_EXEC", "starting a program"
+    PROGRAM_ALREADY_RUNNING = "KUBERNETES_PROGRAM_ALREADY_RUNNING", "request in the wrong state"
+    PROGRAM_NOT_RUNNING = "KUBERNETES_PROGRAM_NOT_RUNNING", "request in the wrong state"
+    SUBSYSTEM_NOT_SUPPORTED = "KUBERNETES_SUBSYSTEM_NOT_SUPPORTED", "unknown subsystem"
     PID_READ_FAILED = "KUBERNETES_EXEC_PID_READ_FAILED", "the image's agent reported no process id"
+    EXIT_CODE_FAILED = "KUBERNETES_EXIT_CODE_FAILED", "the stream of a program in a pod ended without its exit code"
     EXEC_SIGNAL_FAILED = "KUBERNETES_EXEC_SIGNAL_FAILED", "a signal was not delivered"
+    SIGNAL_FAILED_EXITED = "KUBERNETES_SIGNAL_FAILED_EXITED", "a signal came after the program's end"
     EXEC_SIGNAL_FAILED_NO_AGENT = (
         "KUBERNETES_EXEC_SIGNAL_FAILED_NO_AGENT",
         "a signal was refused: there is no agent",

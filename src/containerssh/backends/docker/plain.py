@@ -23,6 +23,7 @@ from containerssh.backends.docker.launch import environment
 from containerssh.backends.docker.start import Start
 from containerssh.backends.docker.wire import Wire
 from containerssh.backends.plain import PlainConnection
+from containerssh.backends.session_codes import SessionCodes
 from containerssh.config.docker import DockerConfig
 from containerssh.core.codes import AgentCode, DockerCode
 from containerssh.core.errors import BackendError, ContainerSSHError, describe
@@ -32,6 +33,14 @@ from containerssh.core.requests import WindowSize
 from containerssh.core.tasks import time_limit
 
 logger = logging.getLogger(__name__)
+
+_CODES = SessionCodes(
+    already_running=DockerCode.PROGRAM_ALREADY_RUNNING,
+    not_running=DockerCode.PROGRAM_NOT_RUNNING,
+    no_subsystem=DockerCode.SUBSYSTEM_NOT_SUPPORTED,
+    signal_failed=DockerCode.EXEC_SIGNAL_FAILED,
+    started=DockerCode.EXEC,
+)
 
 
 class PlainStart(Start):
@@ -217,7 +226,7 @@ def execution_of(config: DockerConfig) -> Execution:
         window=timeouts.window,
         environment={},
         leftovers=execution.background_processes,
-        started=DockerCode.EXEC,
+        codes=_CODES,
     )
 
 

@@ -234,10 +234,10 @@ class RemoteStream:
     def _judge(self, error: Exception) -> int | ContainerSSHError:
         if not self._status:
             text = f"the stream of the program in the pod ended without its status ({describe(error)})"
-            return BackendError(KubernetesCode.EXEC_FAILED, text)
+            return BackendError(KubernetesCode.EXIT_CODE_FAILED, text)
         found = parse_status(bytes(self._status))
         if found is None:
-            return BackendError(KubernetesCode.EXEC_FAILED, "the API server told no status that can be understood")
+            return BackendError(KubernetesCode.EXIT_CODE_FAILED, "the API server told no status that can be understood")
         if found.get("status") == "Success":
             return 0
         code = causes_of(found).get("ExitCode", "")

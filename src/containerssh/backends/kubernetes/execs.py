@@ -225,7 +225,7 @@ class ExecProcess:
             raise Rejected(KubernetesCode.EXEC_SIGNAL_FAILED_NO_AGENT, text, user_message=text)
         if self._over or self._stream.ended:
             text = "the program has ended"
-            raise BackendError(KubernetesCode.EXEC_SIGNAL_FAILED, text, user_message=text)
+            raise BackendError(KubernetesCode.SIGNAL_FAILED_EXITED, text, user_message=text)
         status, words = await self._execs.run(upstream.send_signal(self._execs.agent, self.pid, name))
         if status:
             text = f"signal {name} failed: the agent ended with status {status}: {words}"

@@ -33,6 +33,7 @@ from containerssh.backends.kubernetes.pod import (
 )
 from containerssh.backends.kubernetes.progress import Over, judge
 from containerssh.backends.kubernetes.waiting import Waiting
+from containerssh.backends.session_codes import SessionCodes
 from containerssh.config.kubernetes import KubernetesConfig
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import BackendError, ContainerSSHError, describe
@@ -43,6 +44,14 @@ from containerssh.core.metadata import Login
 from containerssh.core.tasks import finish, time_limit
 
 logger = logging.getLogger(__name__)
+
+_CODES = SessionCodes(
+    already_running=KubernetesCode.PROGRAM_ALREADY_RUNNING,
+    not_running=KubernetesCode.PROGRAM_NOT_RUNNING,
+    no_subsystem=KubernetesCode.SUBSYSTEM_NOT_SUPPORTED,
+    signal_failed=KubernetesCode.EXEC_SIGNAL_FAILED,
+    started=KubernetesCode.EXEC,
+)
 
 _AGAIN = 0.3
 _REMEMBERED = 1000
@@ -352,6 +361,7 @@ def execution_of(config: KubernetesConfig, given: Mapping[str, str]) -> Executio
         window=timeouts.window,
         environment=given,
         leftovers=pod.background_processes,
+        codes=_CODES,
     )
 
 
