@@ -77,6 +77,28 @@ async def test_who_may_not_see_events_is_told_and_the_next_one_tries_again() -> 
         await hearers.close()
 
 
+async def test_who_waits_while_a_token_runs_out_hears_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("containerssh.backends.kubernetes.hearing._PAUSES", (0.05, 0.1))
+    refused = 4
+
+    async def answer(server: Hostile, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(server.requests) <= refused:
+            writer.write(reply({"kind": "Status", "reason": "Unauthorized"}, "401 Unauthorized"))
+        elif "watch=1" in head:
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + event(1, "a"))
+            await writer.drain()
+            await reader.read()
+        else:
+            writer.write(reply({"metadata": {"resourceVersion": "7"}, "items": []}))
+
+    async with asyncio.timeout(20), hostile(answer) as (server, client):
+        hearers = Hearers(client)
+        async with hearers.hear("default", "a") as heard:
+            assert (await heard.next())["message"] == "1"
+        assert len(server.requests) > refused
+        await hearers.close()
+
+
 async def test_what_nobody_needs_any_more_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("containerssh.backends.kubernetes.hearing._LINGER", 0.05)
     open_watches = 0

@@ -97,7 +97,7 @@ async def test_what_was_read_of_a_refusal_is_told_though_the_rest_does_not_come(
 
 @pytest.mark.parametrize("headers", [b"Content-Length: 90\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n50\r\n"])
 async def test_a_refusal_that_stalls_is_a_refusal_still(headers: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("client", "upgrade"):
+    for module in ("exchange", "upgrade"):
         monkeypatch.setattr(f"containerssh.backends.kubernetes.{module}.REFUSAL_SECONDS", 0.2)
 
     async def answer(_: Hostile, __: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

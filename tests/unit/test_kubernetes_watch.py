@@ -122,6 +122,60 @@ def test_an_object_that_vanished_in_a_cut_keeps_its_labels() -> None:
     assert gone.object["metadata"] == {"uid": "a", "resourceVersion": "1", "name": "x", "labels": {"k": "v"}}
 
 
+def test_a_pod_that_the_watch_has_never_told_is_gone_when_a_later_list_lacks_it() -> None:
+    known = Known()
+    assert told(known.replace([pod("a", 1)], "1")) == [("ADDED", "a")]
+    known.expect(pod("b", 2, name="x"))
+    before = known.keys()
+    # Created after the list was taken, and told by the create request before the list arrived.
+    known.expect(pod("c", 3))
+    (gone,) = known.replace([pod("a", 1)], "2", before)
+    assert (gone.type, gone.object["metadata"]["name"]) == ("DELETED", "x")
+    assert told(known.take(WatchEvent("ADDED", pod("c", 3)))) == [("MODIFIED", "c")]
+    assert told(known.take(WatchEvent("DELETED", pod("c", 4)))) == [("DELETED", "c")]
+
+
+@given(st.data())
+def test_whatever_happens_in_cuts_the_watcher_ends_up_with_what_there_is(data: st.DataObject) -> None:
+    """Objects come, change and go; the watch is cut, resumes, and begins anew; it may be told of objects beforehand."""
+    known, there, seen, version = Known(), dict[str, int](), set[str](), 0
+    history: list[WatchEvent] = []
+
+    def take(events: Any) -> None:
+        for event in events:
+            uid = event.object["metadata"]["uid"]
+            if event.type == "DELETED":
+                seen.remove(uid)
+            else:
+                assert (uid in seen) is (event.type == "MODIFIED")
+                seen.add(uid)
+
+    for step in data.draw(st.lists(st.sampled_from(["come", "change", "go", "resume", "list", "expect"]), max_size=30)):
+        version += 1
+        uid = data.draw(st.sampled_from(sorted(there))) if there else ""
+        if step == "come":
+            there[str(version)] = version
+            history.append(WatchEvent("ADDED", pod(str(version), version)))
+        elif step == "change" and uid:
+            there[uid] = version
+            history.append(WatchEvent("MODIFIED", pod(uid, version)))
+        elif step == "go" and uid:
+            del there[uid]
+            history.append(WatchEvent("DELETED", pod(uid, version)))
+        elif step == "expect" and uid:
+            known.expect(pod(uid, there[uid]))
+            seen.add(uid)
+        elif step == "resume" and known.version:
+            for event in history:
+                take(known.take(event))
+            history.clear()
+        elif step == "list":
+            take(known.replace([pod(one, at) for one, at in there.items()], str(version), known.keys()))
+            history.clear()
+    take(known.replace([pod(one, at) for one, at in there.items()], str(version), known.keys()))
+    assert seen == set(there) == known.keys()
+
+
 def test_an_old_version_is_told_apart_from_other_errors() -> None:
     assert is_expired(status_error("x", {"code": 410, "reason": "Expired"}))
     assert not is_expired(status_error("x", {"code": 403, "reason": "Forbidden"}))

@@ -11,7 +11,9 @@ from typing import Any
 from containerssh.backends.kubernetes.client import PODS, KubernetesClient
 from containerssh.backends.kubernetes.errors import APIError
 from containerssh.backends.kubernetes.hearing import Hearers
+from containerssh.backends.kubernetes.pauses import Pauses
 from containerssh.backends.kubernetes.refusals import user_words
+from containerssh.backends.kubernetes.watch import Known
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import BackendError, ContainerSSHError, describe
 from containerssh.core.flag import Flag
@@ -19,14 +21,16 @@ from containerssh.core.messages import Event
 
 logger = logging.getLogger(__name__)
 
-_AGAIN = 2.0
+_PAUSES = (0.5, 5.0)
 
 
 class Followed:
     """What is known of one pod, by its name."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, known: Known | None = None) -> None:
         self.name = name
+        self._known = Known() if known is None else known
+        """What the watch has told, of this pod and of others."""
         self.uid = ""
         """That of the pod that is meant; empty: whichever bears the name."""
         self.pod: Mapping[str, Any] | None = None
@@ -46,6 +50,9 @@ class Followed:
         self.uid = str(pod["metadata"]["uid"])
         if self.pod is None or self.pod["metadata"].get("uid") != self.uid:
             self.pod = _essence(pod)
+        if not self.gone:
+            # It may have been created while the watch was cut, and may go before that is back.
+            self._known.expect(pod)
         self.changed.set()
 
     def see(self, pod: Mapping[str, Any]) -> None:
@@ -92,6 +99,8 @@ class Follower:
         self._selectors = selectors
         self._followed: dict[str, list[Followed]] = {}
         self._seen: dict[str, Mapping[str, Any]] = {}
+        self._known = Known()
+        """What all of its watches have told: the next one tells what has changed since."""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -102,7 +111,7 @@ class Follower:
     @asynccontextmanager
     async def follow(self, name: str) -> AsyncIterator[Followed]:
         """The pod *name*, now and while the scope lasts."""
-        followed = Followed(name)
+        followed = Followed(name, self._known)
         self._followed.setdefault(name, []).append(followed)
         if (known := self._seen.get(name)) is not None:
             followed.see(known)
@@ -122,6 +131,7 @@ class Follower:
                 await asyncio.gather(task, return_exceptions=True)
 
     async def _watch(self) -> None:
+        pauses = Pauses(*_PAUSES)
         while True:
             try:
                 async with aclosing(
@@ -130,15 +140,17 @@ class Follower:
                         self._namespace,
                         label_selector=self._selectors.get("label", ""),
                         field_selector=self._selectors.get("field", ""),
+                        known=self._known,
                     )
                 ) as events:
                     async for event in events:
+                        pauses.reset()
                         self._take(event.type, event.object)
             except ContainerSSHError as exc:
                 # What cannot be understood may be a cut; who waits has a time limit.
                 if not isinstance(exc, APIError) or exc.passing or exc.status == 401:
                     logger.debug(Event(KubernetesCode.POD_WAIT, f"Pods cannot be watched; trying again: {exc}"))
-                    await asyncio.sleep(_AGAIN)
+                    await pauses.wait()
                     continue
                 for others in self._followed.values():
                     for followed in others:
@@ -157,8 +169,9 @@ class Follower:
         # Only of pods that somebody follows: others' may be many.
         if kind != "DELETED" and name in self._followed:
             self._seen[name] = pod
-        else:
-            self._seen.pop(name, None)
+        elif (last := self._seen.get(name)) is not None and last["metadata"].get("uid") == pod["metadata"].get("uid"):
+            # Another one may bear the name by now.
+            del self._seen[name]
 
 
 def _essence(pod: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -15,6 +15,8 @@ from typing import Any
 
 from containerssh.backends.kubernetes.client import EVENTS, KubernetesClient
 from containerssh.backends.kubernetes.errors import APIError
+from containerssh.backends.kubernetes.pauses import Pauses
+from containerssh.backends.kubernetes.watch import Passing
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import ContainerSSHError
 from containerssh.core.flag import Flag
@@ -22,7 +24,7 @@ from containerssh.core.messages import Event
 
 logger = logging.getLogger(__name__)
 
-_AGAIN = 2.0
+_PAUSES = (0.5, 5.0)
 _LINGER = 60.0
 """Seconds for which a watch goes on when nobody waits any more: on a busy server it never ends."""
 _MOST_HELD = 100
@@ -107,6 +109,7 @@ class _Hearer:
         self._hearing: dict[str, list[Heard]] = {}
         self._recent: deque[tuple[str, Mapping[str, Any]]] = deque(maxlen=_RECENT)
         self._last_used = 0.0
+        self._known = Passing()
         self.task = asyncio.create_task(self._watch())
         self._timer = asyncio.get_running_loop().call_later(_LINGER, self._look_after)
 
@@ -145,20 +148,23 @@ class _Hearer:
             self.cancel()
 
     async def _watch(self) -> None:
+        pauses = Pauses(*_PAUSES)
         while True:
             try:
-                async with aclosing(self._client.watch(EVENTS, self._namespace, from_now=True)) as events:
+                async with aclosing(self._client.watch(EVENTS, self._namespace, known=self._known)) as events:
                     async for event in events:
+                        pauses.reset()
                         if event.type != "DELETED":
                             self._take(event.object)
             except ContainerSSHError as exc:
                 logger.debug(Event(KubernetesCode.POD_WAIT, f"Events cannot be seen: {exc.explanation}"))
-                if isinstance(exc, APIError) and not exc.passing:
+                # With status 401 a token has run out, and its successor is about to come.
+                if isinstance(exc, APIError) and not (exc.passing or exc.status == 401):
                     # Those who come later try once more.
                     for heard in [one for some in self._hearing.values() for one in some]:
                         heard.fail(exc)
                     return
-                await asyncio.sleep(_AGAIN)
+                await pauses.wait()
 
     def _take(self, event: Mapping[str, Any]) -> None:
         about = event.get("involvedObject")

@@ -96,16 +96,26 @@ class Known:
         self.version = ""
         """Where to go on from; empty: only a new list can tell."""
 
-    def replace(self, items: list[dict[str, Any]], version: str) -> Iterator[WatchEvent]:
-        """What changed up to this list."""
+    def keys(self) -> frozenset[str]:
+        """The uids of what is there, as far as is known: to be kept from before a list is asked for."""
+        return frozenset(self._objects)
+
+    def expect(self, found: Mapping[str, Any]) -> None:
+        """An object is there that the watch need not have told yet: it tells when that is gone."""
+        self._objects.setdefault(identity(found), {**_kept(found["metadata"]), "resourceVersion": ""})
+
+    def replace(
+        self, items: list[dict[str, Any]], version: str, before: frozenset[str] | None = None
+    ) -> Iterator[WatchEvent]:
+        """What changed up to this list; *before* are the keys from before it was asked for (None: those of now)."""
         self.version = version
-        gone = dict(self._objects)
+        gone = dict.fromkeys(self.keys() if before is None else before)
         for item in items:
             gone.pop(identity(item), None)
             yield from self._tell("MODIFIED" if identity(item) in self._objects else "ADDED", item)
-        for key, metadata in gone.items():
-            del self._objects[key]
-            yield WatchEvent("DELETED", {"metadata": metadata})
+        for key in gone:
+            if (metadata := self._objects.pop(key, None)) is not None:
+                yield WatchEvent("DELETED", {"metadata": metadata})
 
     def take(self, event: WatchEvent | Bookmark) -> Iterator[WatchEvent]:
         """What *event* tells that was not told before."""
@@ -123,7 +133,7 @@ class Known:
         key = identity(found)
         before = self._objects.get(key)
         metadata = cast(dict[str, Any], found["metadata"])
-        self._objects[key] = {name: value for name, value in metadata.items() if name != "managedFields"}
+        self._objects[key] = _kept(metadata)
         if before is None or before.get("resourceVersion") != metadata.get("resourceVersion"):
             yield WatchEvent(change, found)
 
@@ -137,6 +147,10 @@ class Passing(Known):
             yield event
         else:
             yield from super().take(event)
+
+
+def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metadata.items() if name != "managedFields"}
 
 
 def identity(found: Mapping[str, Any]) -> str:
