@@ -71,6 +71,7 @@ async def test_prometheus_own_checker_finds_no_fault_with_the_page(tmp_path: Pat
         (await OpenSSH(tmp_path).run(server, "true")).check()
         await until(port, CURRENT, 0)
         async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert answer.headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
             text = await answer.read()
     assert text.count(b"\n# TYPE ") > 5
     checker = await asyncio.create_subprocess_exec(

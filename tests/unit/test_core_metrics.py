@@ -16,9 +16,38 @@ from containerssh.core.metrics import CONNECTIONS, CURRENT_CONNECTIONS, METRICS,
 from containerssh.geoip import countries
 from containerssh.shared_metrics import SharedMetrics, shared_metrics
 
+UPSTREAMS = """
+containerssh_config_server_requests_total counter requests_total
+containerssh_config_server_failures_total counter failures_total
+containerssh_backend_requests_total counter requests_total
+containerssh_backend_errors_total counter errors_total
+containerssh_auth_server_requests_total counter requests_total
+containerssh_auth_server_failures_total counter failures_total
+containerssh_auth_success_total counter success_total
+containerssh_auth_failures_total counter failures_total
+containerssh_ssh_connections_total counter connections_total
+containerssh_ssh_current_connections gauge connections
+containerssh_ssh_successful_handshakes_total counter handshakes_total
+containerssh_ssh_failed_handshakes_total counter handshakes_total
+"""
+"""The name, the type and the unit of each metric of 0.6, in the order of its page (observability.md section 6.2)."""
+
 
 def samples(text: str) -> list[str]:
     return [line for line in text.splitlines() if not line.startswith("#")]
+
+
+def test_the_names_types_and_units_are_upstreams() -> None:
+    comments: dict[str, dict[str, str]] = {}
+    for line in page([]).splitlines():
+        if line != "# EOF":
+            _, kind, name, text = line.split(" ", 3)
+            comments.setdefault(name, {})[kind] = text
+    found = [(name, told["TYPE"], told["UNIT"]) for name, told in comments.items()]
+    upstreams = [tuple(line.split()) for line in UPSTREAMS.split("\n") if line]
+    assert found[: len(upstreams)] == upstreams
+    assert comments["containerssh_ssh_connections_total"]["HELP"] == "Number of connections since start"
+    assert all(list(told) == ["HELP", "UNIT", "TYPE"] for told in comments.values())
 
 
 def test_a_metric_that_nothing_was_counted_for_has_its_description_only() -> None:
