@@ -14,6 +14,7 @@ from containerssh.backends.kubernetes.progress import (
     Ready,
     Starting,
     Trouble,
+    container_end,
     is_warning,
     judge,
     tell_event,
@@ -136,6 +137,28 @@ def test_a_container_that_ends_again_and_again_says_with_which_status() -> None:
     assert isinstance(found, Trouble)
     assert "status 7" in found.words
     assert not found.lasting
+    assert found.repeats
+    assert found.user == "The container shell keeps failing (Error, status 7)."
+
+
+@pytest.mark.parametrize("kind", ["containerStatuses", "initContainerStatuses"])
+def test_a_container_that_has_just_failed_is_told_with_its_last_words(kind: str) -> None:
+    statuses: dict[str, Any] = {kind: ended("Error", 3, "no database at 192.0.2.1")}
+    found = judge(a_pod(**statuses), "shell")
+    assert isinstance(found, Trouble)
+    assert found.words == "shell (it ended with Error, status 3: no database at 192.0.2.1)"
+    assert found.user == "The container shell keeps failing (Error, status 3)."
+    assert found.repeats
+
+
+def test_a_container_that_fails_for_want_of_memory_says_so() -> None:
+    found = judge(a_pod("Running", containerStatuses=ended("OOMKilled", 137)), "shell")
+    assert isinstance(found, Trouble)
+    assert found.user == "The container shell uses more memory than it may."
+
+
+def test_an_init_container_that_has_done_its_work_is_no_trouble() -> None:
+    assert judge(a_pod(initContainerStatuses=ended("Completed", 0)), "shell") == Starting("Starting the pod")
 
 
 @pytest.mark.parametrize("phase", ["Running", "Failed"])
@@ -234,6 +257,23 @@ def test_a_warning_keeps_the_clusters_words_on_one_line() -> None:
     assert is_warning({"type": "Normal", "reason": "Pulling"}) == ""
 
 
+@pytest.mark.parametrize(
+    ("container", "words"),
+    [
+        ({"state": {"running": {}}, "restartCount": 1}, None),
+        ({"state": {"terminated": {"reason": "Error", "exitCode": 143}}}, "Error with status 143"),
+        ({"state": {"waiting": {}}, "restartCount": 2}, "OOMKilled with status 137"),
+        ({"state": {"waiting": {}}, "restartCount": "2"}, None),
+    ],
+)
+def test_a_container_has_ended_that_is_started_anew(container: dict[str, Any], words: str | None) -> None:
+    last = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    pod = a_pod("Running", containerStatuses=[{"name": "shell", "lastState": last, **container}])
+    end = container_end(pod, "shell", 1)
+    assert end == (None if words is None else Over(f"the container shell has ended ({words})", end.user if end else ""))
+    assert container_end(pod, "other", 0) is None
+
+
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
@@ -264,5 +304,7 @@ SHAPED: st.SearchStrategy[Any] = st.recursive(
 @given(st.dictionaries(NAMES, SHAPED, max_size=4))
 def test_nothing_that_the_cluster_may_send_is_more_than_a_judgement(found: dict[str, Any]) -> None:
     judgement: Judgement = judge({"metadata": {}, **found}, "shell")
+    end = container_end(found, "shell", 0)
+    assert end is None or (end.words.isprintable() and len(end.words) < 4000)
     texts = [text for name in ("words", "user", "text") if (text := getattr(judgement, name, None)) is not None]
     assert all(text.isprintable() and len(text) < 4000 for text in (*texts, tell_event(found), is_warning(found)))

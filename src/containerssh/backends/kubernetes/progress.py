@@ -42,6 +42,8 @@ class Trouble:
     user: str
     """For the user: without addresses and the names of nodes."""
     lasting: bool = False
+    repeats: bool = False
+    """The cluster starts the container again and again: between two failures it looks well."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,31 @@ def _ended(pod: Mapping[str, Any], status: Mapping[str, Any], console: str) -> O
     return Over(f"the pod has ended ({words or phase})", user, "StartError" if missing else reason)
 
 
+def restarts(pod: Mapping[str, Any], console: str) -> int:
+    """How many times the container *console* was started anew."""
+    count = _status_of(pod, console).get("restartCount")
+    return count if isinstance(count, int) else 0
+
+
+def container_end(pod: Mapping[str, Any], console: str, restarted: int) -> Over | None:
+    """How the container *console* ended after it had been started anew *restarted* times; None: it has not."""
+    container = _status_of(pod, console)
+    ended = _map(_map(container.get("state")).get("terminated"))
+    if not ended and restarts(pod, console) > restarted:
+        ended = _map(_map(container.get("lastState")).get("terminated"))
+    if not ended:
+        return None
+    user = "The container has ended."
+    if ended.get("reason") == "OOMKilled":
+        user = "The container has used more memory than it may."
+    return Over(f"the container {one_line(console)} has ended ({_end(ended)})", user)
+
+
+def _status_of(pod: Mapping[str, Any], console: str) -> Mapping[str, Any]:
+    found = _maps(_map(pod.get("status")).get("containerStatuses"))
+    return next((container for container in found if container.get("name") == console), {})
+
+
 def _disruption(status: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the cluster ends the pod for; a condition that is not true is of an eviction that did not happen."""
     for condition in _maps(status.get("conditions")):
@@ -137,13 +164,16 @@ def _reason_and_words(of: Mapping[str, Any]) -> str:
 
 def _ends(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for container in _containers(status):
-        ended = _map(_map(container.get("state")).get("terminated"))
-        if ended and (ended.get("exitCode") or ended.get("reason") != "Completed"):
-            code = ended.get("exitCode")
-            words = [str(ended.get("reason") or "ended"), f"with status {code}", str(ended.get("message") or "")]
-            yield str(container.get("name")), one_line(" ".join(filter(None, words)))
-        elif ended:
-            yield str(container.get("name")), "Completed with status 0"
+        if ended := _map(_map(container.get("state")).get("terminated")):
+            yield str(container.get("name")), _end(ended)
+
+
+def _end(ended: Mapping[str, Any]) -> str:
+    code = ended.get("exitCode")
+    if not code and ended.get("reason") == "Completed":
+        return "Completed with status 0"
+    words = [str(ended.get("reason") or "ended"), f"with status {code}", str(ended.get("message") or "")]
+    return one_line(" ".join(filter(None, words)))
 
 
 def _trouble(container: Mapping[str, Any], console: str) -> Trouble | None:
@@ -157,12 +187,12 @@ def _trouble(container: Mapping[str, Any], console: str) -> Trouble | None:
     if ended and ended.get("reason") in _NOT_STARTED:
         words = one_line(f"{name}: {ended.get('message') or ended.get('reason')}")
         return Trouble("StartError", words, "The container's program cannot be started.", lasting=name == console)
-    if not waiting or reason in _QUIET:
-        return None
     message = one_line(str(waiting.get("message") or ""))
     words = f"{name}: {reason}" + (f": {message}" if message else "")
-    if ended and ended.get("exitCode") is not None:
-        words += f" (it ended with status {ended['exitCode']})"
+    if reason == "CrashLoopBackOff" or (not waiting and ended.get("exitCode")):
+        return _crash(name, ended, words if waiting else name)
+    if not waiting or reason in _QUIET:
+        return None
     image = one_line(str(container.get("image") or ""), 200)
     user = f"The container {name} does not start: {reason}"
     if reason in _PULLING or reason in _ALSO_PULLING:
@@ -170,6 +200,19 @@ def _trouble(container: Mapping[str, Any], console: str) -> Trouble | None:
         if reason == "ErrImageNeverPull":
             user = f"The image {image} is not available."
     return Trouble(reason, words, user, lasting=reason in _LASTING)
+
+
+def _crash(name: str, ended: Mapping[str, Any], words: str) -> Trouble:
+    """A container that failed, and that the cluster may start again; *words* are what it says besides."""
+    reason = one_line(str(ended.get("reason") or ""), 80)
+    message = one_line(str(ended.get("message") or ""))
+    status = ended.get("exitCode")
+    how = ", ".join(filter(None, (reason, f"status {status}" if isinstance(status, int) else "")))
+    words += f" (it ended with {how}" + (f": {message})" if message else ")") if how else ""
+    user = f"The container {name} keeps failing" + (f" ({how})." if how else ".")
+    if reason == "OOMKilled":
+        user = f"The container {name} uses more memory than it may."
+    return Trouble("CrashLoopBackOff", words, user, repeats=True)
 
 
 _IMAGE = re.compile(r'image "([^"\s]{1,200})"')

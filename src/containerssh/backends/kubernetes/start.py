@@ -31,7 +31,7 @@ from containerssh.backends.kubernetes.pod import (
     variables,
     volume_costs,
 )
-from containerssh.backends.kubernetes.progress import Over, judge
+from containerssh.backends.kubernetes.progress import Over, container_end, judge, restarts
 from containerssh.backends.kubernetes.waiting import Waiting
 from containerssh.backends.session_codes import SessionCodes
 from containerssh.config.kubernetes import KubernetesConfig
@@ -98,6 +98,8 @@ class Start:
     _last: str = field(default="", init=False)
     _waiting: Waiting | None = field(default=None, init=False)
     _console: str = field(default="", init=False)
+    _restarts: int = field(default=0, init=False)
+    """How many times the console container had been started anew when the pod was ready."""
     _installed: bool = field(default=False, init=False)
     _has_volume: bool = field(default=True, init=False)
 
@@ -214,6 +216,8 @@ class Start:
         )
         while True:
             await self._waiting.until_ready()
+            assert followed.pod is not None
+            self._restarts = restarts(followed.pod, self._console)
             try:
                 if way in ("auto", "injected"):
                     return Inside(await self._link(undo, place, followed), Execs(place, ""), env.given)
@@ -229,6 +233,10 @@ class Start:
                 if not exc.passing:
                     raise
                 self._remember(exc)
+            except BackendError as exc:
+                if exc.code != KubernetesCode.POD_ENDED:
+                    raise
+                # Its container may be started anew; if not, the wait says so.
             await asyncio.sleep(_AGAIN)
         agent = {"image": self.config.pod.agent_path, "none": ""}.get(way)
         execs = await Execs.of(place, self.config.pod.agent_path if agent is None else agent, probe=agent is None)
@@ -285,6 +293,8 @@ class Start:
             return _ended(over.words, over.user)
         if followed.gone:
             return _ended("the pod was deleted", "The pod was deleted.")
+        if followed.pod is not None and (end := container_end(followed.pod, self._console, self._restarts)):
+            return _ended(end.words, end.user)
         return None
 
     async def write_files(self, inside: Inside) -> None:

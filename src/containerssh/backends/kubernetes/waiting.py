@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -39,6 +39,11 @@ class Waiting:
     last: str = ""
     """The last thing that was wrong, for the log."""
     _told: set[str] = field(default_factory=set, init=False)
+    _since: float | None = field(default=None, init=False)
+    """When something began to be wrong, by the event loop's clock."""
+    _well_since: float | None = field(default=None, init=False)
+    _repeats: bool = field(default=False, init=False)
+    """Whether what was wrong last is a failure that comes back after looking well."""
 
     async def until_ready(self) -> None:
         """
@@ -50,26 +55,30 @@ class Waiting:
         """
         logger.debug(Event(KubernetesCode.POD_WAIT, "Waiting until the pod is ready", podName=self.followed.name))
         async with self._hearing():
-            wrong: tuple[float, Trouble] | None = None
             while True:
                 if self.followed.gone:
                     raise PodError("the pod was deleted while it was starting", user_message="The pod was deleted.")
-                wrong = self._look(wrong)
-                if wrong is None and self._is_ready():
+                trouble = self._look()
+                if trouble is None and self._is_ready():
                     return
-                limit = None if wrong is None else wrong[0] + self.patience.total_seconds()
-                try:
+                limit = self._limit(trouble)
+                if trouble is not None and limit is not None and asyncio.get_running_loop().time() >= limit:
+                    raise _failed(trouble)
+                with suppress(TimeoutError):
                     async with asyncio.timeout_at(limit):
                         await self.followed.news()
-                except TimeoutError:
-                    assert wrong is not None
-                    raise _failed(wrong[1]) from None
+
+    def _limit(self, trouble: Trouble | None) -> float | None:
+        """Until when *trouble* may last."""
+        if trouble is None or self._since is None:
+            return None
+        return self._since + self.patience.total_seconds()
 
     def _is_ready(self) -> bool:
         return self.followed.pod is not None and isinstance(judge(self.followed.pod, self.console), Ready)
 
-    def _look(self, wrong: tuple[float, Trouble] | None) -> tuple[float, Trouble] | None:
-        """Since when something is wrong, and what; raises PodError."""
+    def _look(self) -> Trouble | None:
+        """What is wrong at the moment; raises PodError."""
         if self.followed.pod is None:
             return None
         match judge(self.followed.pod, self.console):
@@ -77,15 +86,26 @@ class Waiting:
                 self.last = trouble.words
                 if trouble.lasting:
                     raise _failed(trouble)
-                if wrong is None:
-                    self._tell(trouble.user)
-                    logger.debug(Event(KubernetesCode.POD_WAIT, f"The pod does not start yet: {trouble.words}"))
-                return (wrong[0] if wrong is not None else asyncio.get_running_loop().time()), trouble
+                self._begin_or_go_on(trouble)
+                return trouble
             case Over(words, user, reason):
                 raise PodError(words, user_message=user, reason=reason, code=KubernetesCode.POD_ENDED)
             case Starting(text):
                 logger.debug(Event(KubernetesCode.POD_WAIT, text))
+        if self._well_since is None:
+            self._well_since = asyncio.get_running_loop().time()
         return None
+
+    def _begin_or_go_on(self, trouble: Trouble) -> None:
+        """A container that fails again soon after it was started anew has not been well meanwhile."""
+        now = asyncio.get_running_loop().time()
+        well_for = 0.0 if self._well_since is None else now - self._well_since
+        recovered = self._well_since is not None and not (self._repeats and well_for < self.patience.total_seconds())
+        if self._since is None or recovered:
+            self._since = now
+            self._tell(trouble.user)
+            logger.debug(Event(KubernetesCode.POD_WAIT, f"The pod does not start yet: {trouble.words}"))
+        self._well_since, self._repeats = None, trouble.repeats
 
     @asynccontextmanager
     async def _hearing(self) -> AsyncIterator[None]:
