@@ -61,6 +61,11 @@ class Codec(ABC):
     def farewell(self) -> bytes:
         """What is sent last."""
 
+    @property
+    @abstractmethod
+    def unfinished(self) -> bool:
+        """Whether something of an output has begun whose rest is missing."""
+
     @abstractmethod
     def feed(self, data: bytes) -> Iterator[Happening]:
         """

@@ -31,11 +31,14 @@ from containerssh.core.wire import Wire
 
 _HELD = 256 * 1024
 """Bytes of an output that are held before nothing more is received."""
+_SMALL = 1024
+_JOINED = 16 * 1024
+"""Smaller pieces are joined up to so many bytes: each by itself takes ten times the memory of what is in it."""
 _REPLIES_HELD = 64 * 1024
 _PING_EVERY = 15.0
 _SILENCE_LIMIT = 60.0
 _LAST_LIMIT = 10.0
-"""Seconds within which all output must have come once the program's status has begun to."""
+"""Seconds without output after which there is none to come, once the program's status has begun to."""
 _FAREWELL_LIMIT = 1.0
 
 
@@ -75,6 +78,8 @@ class RemoteStream:
         self.stderr: ByteReader | None = self._stderr
         """None with a terminal, and where it was not asked for."""
         self._status = bytearray()
+        self._output_at = 0.0
+        """When some output came last, since the status is there."""
         self._outcome: int | ContainerSSHError | None = None
         self._over = Flag()
         loop = asyncio.get_running_loop()
@@ -195,6 +200,8 @@ class RemoteStream:
             case Piece(channel, data):
                 if output := self._outputs.get(channel):
                     output.add(data)
+                    if self._status:
+                        self._output_at = asyncio.get_running_loop().time()
                 elif channel == STATUS and len(self._status) + len(data) <= ERROR_LIMIT:
                     if not self._status:
                         self._await_last()
@@ -214,11 +221,17 @@ class RemoteStream:
 
     def _await_last(self) -> None:
         """The status is there: what is still to come comes soon, unless nobody reads what came before."""
+        loop = asyncio.get_running_loop()
+        self._output_at = loop.time()
         self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(self._last_limit, self._end_at_last)
+        self._timer = loop.call_later(self._last_limit, self._end_at_last)
 
     def _end_at_last(self) -> None:
-        if not self._paused:
+        loop = asyncio.get_running_loop()
+        left = self._output_at + self._last_limit - loop.time()
+        if left > 0:
+            self._timer = loop.call_later(left, self._end_at_last)
+        elif not self._paused:
             self._end(None)
 
     def _finish(self, error: Exception) -> None:
@@ -227,14 +240,18 @@ class RemoteStream:
         self._timer.cancel()
         self._outcome = self._judge(error)
         # Whatever came before the status is complete, even if the program failed.
+        complete = self._status and not self._codec.unfinished
         for output in self._outputs.values():
-            output.end(None if self._status else error)
+            output.end(None if complete else error)
         self._over.set()
 
     def _judge(self, error: Exception) -> int | ContainerSSHError:
         if not self._status:
             text = f"the stream of the program in the pod ended without its status ({describe(error)})"
             return BackendError(KubernetesCode.EXIT_CODE_FAILED, text)
+        if self._codec.unfinished:
+            text = f"the stream of the program in the pod ended in the middle of its output ({describe(error)})"
+            return BackendError(KubernetesCode.EXEC_FAILED, text)
         found = parse_status(bytes(self._status))
         if found is None:
             return BackendError(KubernetesCode.EXIT_CODE_FAILED, "the API server told no status that can be understood")
@@ -264,7 +281,7 @@ class _Output(ByteReader):
 
     def __init__(self, on_room: Callable[[], None]) -> None:
         self._on_room = on_room
-        self._ready: deque[bytes] = deque()
+        self._ready: deque[bytes | bytearray] = deque()
         self._size = 0
         self._ended = False
         self._error: Exception | None = None
@@ -275,10 +292,16 @@ class _Output(ByteReader):
         return self._size >= _HELD
 
     def add(self, data: bytes) -> None:
-        if not self._ended and data:
+        if self._ended or not data:
+            return
+        if len(data) >= _SMALL:
             self._ready.append(data)
-            self._size += len(data)
-            self._news.set()
+        elif self._ready and isinstance(last := self._ready[-1], bytearray) and len(last) < _JOINED:
+            last += data
+        else:
+            self._ready.append(bytearray(data))
+        self._size += len(data)
+        self._news.set()
 
     def end(self, error: Exception | None) -> None:
         if not self._ended:
@@ -301,7 +324,7 @@ class _Output(ByteReader):
         self._size -= size
         if not self.full:
             self._on_room()
-        return b"".join(parts) if len(parts) > 1 else parts[0]
+        return b"".join(parts) if len(parts) > 1 else bytes(parts[0])
 
 
 class _Input(ByteWriter):

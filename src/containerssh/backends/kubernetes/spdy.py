@@ -104,6 +104,12 @@ class SPDYCodec(Codec):
     def farewell(self) -> bytes:
         return _control(_GOAWAY, bytes(8))
 
+    @property
+    def unfinished(self) -> bool:
+        if self._header:
+            return True
+        return self._left > 0 and self._kept is None and self._channels[self._stream] in (STDOUT, STDERR)
+
     def feed(self, data: bytes) -> Iterator[Happening]:
         position = 0
         while position < len(data) and not self._over:

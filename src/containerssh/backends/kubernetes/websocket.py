@@ -59,6 +59,13 @@ class WebSocketCodec(Codec):
     def farewell(self) -> bytes:
         return _frame(_CLOSE, _NORMAL.to_bytes(2, "big"))
 
+    @property
+    def unfinished(self) -> bool:
+        if self._head:
+            return True
+        begun = self._fragmented or (self._left > 0 and self._opcode < _CLOSE)
+        return begun and self._channel in (None, STDOUT, STDERR)
+
     def feed(self, data: bytes) -> Iterator[Happening]:
         position = 0
         while position < len(data) and not self._over:
