@@ -18,6 +18,7 @@ DEFAULT_METADATA: Mapping[str, Any] = {"namespace": "default", "generateName": "
 DEFAULT_AGENT_PATH = "/usr/bin/containerssh-agent"
 DEFAULT_IDLE_COMMAND = (DEFAULT_AGENT_PATH, "wait-signal", "--signal", "INT", "--signal", "TERM")
 Agent = Literal["auto", "injected", "image", "none"]
+DEFAULT_SUBSYSTEMS: Mapping[str, str] = {"sftp": "/usr/lib/openssh/sftp-server"}
 DEFAULT_CONTAINER: Mapping[str, Any] = {"name": "shell", "image": DEFAULT_IMAGE}
 
 _VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
@@ -42,6 +43,11 @@ def _spec(value: Any) -> dict[str, Any]:
     first, *others = spec.get("containers") or [{}]
     spec["containers"] = [{**DEFAULT_CONTAINER, **first}, *others]
     return spec
+
+
+def _subsystems(value: Any) -> Any:
+    # Upstream decodes this map over its default, unlike that of the docker section.
+    return {**DEFAULT_SUBSYSTEMS, **value} if isinstance(value, Mapping) else value
 
 
 class KubernetesPodConfig(ConfigModel):
@@ -90,8 +96,11 @@ class KubernetesPodConfig(ConfigModel):
     """What happens to processes that are still running when their session ends, as in the docker section. In persistent
     mode, all of them end with the login."""
 
-    subsystems: dict[str, str] = Field(default_factory=lambda: {"sftp": "/usr/lib/openssh/sftp-server"})
-    """The program of each subsystem."""
+    subsystems: Annotated[dict[str, str], BeforeValidator(_subsystems)] = Field(
+        default_factory=lambda: dict(DEFAULT_SUBSYSTEMS)
+    )
+    """The program of each subsystem. ``sftp`` has its default unless it is set here; ``security.subsystem`` can refuse
+    it."""
 
     mode: Literal["connection", "session", "persistent"] = "connection"
     """``connection``: one pod for each login. ``session``: one for each session. ``persistent``: an existing pod, which
