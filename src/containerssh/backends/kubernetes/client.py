@@ -92,17 +92,25 @@ class KubernetesClient:
         return await list_objects(self._exchange, kind, namespace, query, keep)
 
     async def delete(
-        self, kind: Kind, namespace: str, name: str, *, grace_period: int | None = None, uid: str | None = None
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        *,
+        grace_period: int | None = None,
+        uid: str | None = None,
+        version: str | None = None,
     ) -> None:
         """
-        Delete an object, or with *uid* that very one (else: APIError with status 409). The *grace_period* is in
-        seconds; returns at once, a pod may still be stopping.
+        Delete an object, or with *uid* that very one, with *version* only if that is its resourceVersion still (else:
+        APIError with status 409). The *grace_period* is in seconds; returns at once, a pod may still be stopping.
         """
         body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if grace_period is not None:
             body["gracePeriodSeconds"] = grace_period
-        if uid is not None:
-            body["preconditions"] = {"uid": uid}
+        wanted = {"uid": uid, "resourceVersion": version}
+        if preconditions := {name: value for name, value in wanted.items() if value is not None}:
+            body["preconditions"] = preconditions
         target = way_to(kind, namespace, named(name))
         await self._exchange.ask(f"deleting {singular(kind)} {name}", "DELETE", target, body)
 

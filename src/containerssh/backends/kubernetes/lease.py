@@ -72,7 +72,7 @@ class Lease:
             except APIError as exc:
                 if exc.status != 404:
                     raise
-                # Somebody has taken it for a dead one's, or tidied up by hand.
+                self._tell_of_removal()
                 await self._create()
                 await self._renew()
         except APIError as exc:
@@ -85,7 +85,17 @@ class Lease:
                 logger.debug(Event(KubernetesCode.LEASE, "A Lease can be had now", lease=self.name))
 
     async def _renew(self) -> None:
-        await self._client.patch(LEASES, self._namespace, self.name, {"spec": {"renewTime": _now()}})
+        change = {"spec": {"renewTime": _now()}}
+        lease = await self._client.patch(LEASES, self._namespace, self.name, change)
+        uid = str(lease["metadata"]["uid"])
+        if uid != self._uid:
+            # Another one of our name: it is ours from now on, and ours to release.
+            self._uid = uid
+            self._tell_of_removal()
+
+    def _tell_of_removal(self) -> None:
+        text = "This server's Lease was removed: another one took it for dead, and may have removed its pods"
+        logger.warning(Event(KubernetesCode.LEASE_FAILED, text, lease=self.name))
 
     async def _give_up(self, refusal: APIError) -> None:
         """One that is there and cannot be renewed would have our pods taken for a dead server's."""
@@ -165,7 +175,7 @@ class Observed:
         return any(now - since <= self._lasts for since in self._missing.values())
 
     def _changed(self, name: str, lease: Mapping[str, Any], now: float) -> tuple[str, float]:
-        renewed = f"{lease['metadata'].get('uid')} {_spec(lease).get('renewTime')}"
+        renewed = last_renewal(lease)
         before = self._since.get(name)
         return before if before is not None and before[0] == renewed else (renewed, now)
 
@@ -173,6 +183,11 @@ class Observed:
         told = _spec(lease).get("leaseDurationSeconds")
         # What somebody has written there must not make us quicker than we are ourselves.
         return min(max(float(told), self._lasts), _LONGEST) if isinstance(told, int) else self._lasts
+
+
+def last_renewal(lease: Mapping[str, Any]) -> str:
+    """What is another text after each renewal, and for another Lease of the same name."""
+    return f"{lease['metadata'].get('uid')} {_spec(lease).get('renewTime')}"
 
 
 def _spec(lease: Mapping[str, Any]) -> Mapping[str, Any]:

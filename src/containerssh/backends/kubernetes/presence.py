@@ -12,7 +12,7 @@ from typing import Any
 
 from containerssh.backends.kubernetes.client import LEASES, PODS, KubernetesClient
 from containerssh.backends.kubernetes.errors import APIError
-from containerssh.backends.kubernetes.lease import LABEL_GATEWAY, Lease, Observed, Rhythm, lease_name
+from containerssh.backends.kubernetes.lease import LABEL_GATEWAY, Lease, Observed, Rhythm, last_renewal, lease_name
 from containerssh.backends.kubernetes.pod import LABEL_INSTANCE, LABEL_LAUNCH, LABEL_LEASE
 from containerssh.backends.kubernetes.removal import Removal, Unneeded
 from containerssh.core.codes import GeneralCode, KubernetesCode
@@ -132,11 +132,55 @@ class Presence:
         pause = self._rhythm.lasts if self._observed.waits(now) else self._rhythm.look_at_pods
         self._next_look_at_pods = now + min(pause, self._rhythm.look_at_pods)
         gone = {*over, *missing} - {self._lease.name}
-        left = await self._removal.remove(list(self._unneeded(pods, gone, held)))
-        self._stuck = frozenset(_label(pod, LABEL_LEASE) for pod in left) & gone
-        await self._remove_leases(
-            [lease for lease in leases or () if lease["metadata"].get("name") in gone - self._stuck]
+        by_lease: dict[str, list[Unneeded]] = {}
+        for one in self._unneeded(pods, gone, held):
+            name = _label(one.pod, LABEL_LEASE)
+            by_lease.setdefault(name if name in gone else "", []).append(one)
+        await self._removal.remove(by_lease.pop("", []))
+        seen = {str(lease["metadata"].get("name")): lease for lease in leases or ()}
+        self._stuck = frozenset(
+            [name for name in sorted(gone) if not await self._remove_dead(name, seen.get(name), by_lease.get(name, []))]
         )
+
+    async def _remove_dead(self, name: str, seen: Mapping[str, Any] | None, unneeded: Sequence[Unneeded]) -> bool:
+        """
+        Remove what a server has left, and its Lease *name* which was last *seen* like that, unless it has come back
+        meanwhile. Whether nothing is left that could not be removed.
+
+        Raises:
+            APIError: the API is away.
+        """
+        lease = await self._again(name, seen)
+        if (lease is None) != (seen is None):
+            # Its holder is back, or has released it, or another server removes what there was.
+            return True
+        if lease is not None and seen is not None and last_renewal(lease) != last_renewal(seen):
+            return True
+        if await self._removal.remove(unneeded):
+            return False
+        if lease is not None:
+            # The next look finds what was made meanwhile; a holder that has renewed it since keeps it.
+            metadata = lease["metadata"]
+            with suppress(APIError):
+                await self._client.delete(
+                    LEASES,
+                    self._namespace,
+                    name,
+                    uid=str(metadata["uid"]),
+                    version=str(metadata["resourceVersion"]) if metadata.get("resourceVersion") else None,
+                )
+        return True
+
+    async def _again(self, name: str, seen: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """The Lease as it is now; as it was *seen* where we may only list them. Raises APIError."""
+        try:
+            return await self._client.get(LEASES, self._namespace, name)
+        except APIError as exc:
+            if exc.status == 404:
+                return None
+            if exc.status == 403:
+                return seen
+            raise
 
     async def _leases(self) -> list[dict[str, Any]] | None:
         """All servers'; None: we may not see them, which was told already, since then we have none either."""
@@ -160,13 +204,6 @@ class Presence:
                 yield Unneeded(pod, "this server had lost sight of")
             elif pod["status"].get("reason") == "DeadlineExceeded":
                 yield Unneeded(pod, "had outlived the longest time of its login")
-
-    async def _remove_leases(self, leases: Sequence[Mapping[str, Any]]) -> None:
-        """All their pods are on their way out; the next look finds what was made meanwhile."""
-        for lease in leases:
-            metadata = lease["metadata"]
-            with suppress(APIError):
-                await self._client.delete(LEASES, self._namespace, str(metadata["name"]), uid=str(metadata["uid"]))
 
 
 async def remove_dead(
