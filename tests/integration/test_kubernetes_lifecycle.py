@@ -101,7 +101,7 @@ async def test_a_pod_that_ends_ends_its_sessions_with_the_reason(
     told = {
         "deleted": "The pod was deleted.",
         "evicted": "The cluster has evicted the pod.",
-        "its program ends": "The pod has ended.",
+        "its program ends": "The container has ended.",
     }
     assert end.user_message == told[way]
     await no_pods(cluster, home)

@@ -187,7 +187,8 @@ def test_a_console_that_is_tried_again_without_its_program_is_recognised_too() -
             a_pod("Failed", containerStatuses=ended("OOMKilled", 137)),
             "The container has used more memory than it may.",
         ),
-        (a_pod("Succeeded", containerStatuses=ended("Completed", 0)), "The pod has ended."),
+        (a_pod("Succeeded", containerStatuses=ended("Completed", 0)), "The container has ended."),
+        (a_pod("Failed"), "The pod has ended."),
         ({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {}}, "The pod was deleted."),
         (a_pod("Failed", conditions=[NODE_GONE]), "The pod's node is gone."),
     ],
@@ -224,7 +225,7 @@ def test_an_eviction_that_did_not_happen_is_not_the_reason_of_a_later_end() -> N
     why = {"type": "DisruptionTarget", "status": "False", "reason": "EvictionByEvictionAPI"}
     found = judge(a_pod("Failed", conditions=[why], containerStatuses=ended("Error", 1)), "shell")
     assert isinstance(found, Over)
-    assert found.user == "The pod has ended."
+    assert found.user == "The container has ended."
     assert "Evict" not in found.words
 
 

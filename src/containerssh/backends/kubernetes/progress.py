@@ -73,6 +73,10 @@ _DISRUPTED = {
 """What users are told of the reasons of a ``DisruptionTarget`` (Kubernetes, "Pod disruption conditions")."""
 
 
+_CONTAINER_ENDED = "The container has ended."
+"""The same whether the cluster has told the container's end only, or also the pod's, which follows in a moment."""
+
+
 def judge(pod: Mapping[str, Any], console: str) -> Judgement:
     """How the pod is, for programs in its container *console*."""
     status = _map(pod.get("status"))
@@ -118,7 +122,7 @@ def _ended(pod: Mapping[str, Any], status: Mapping[str, Any], console: str) -> O
     user = {
         "Evicted": "The cluster has evicted the pod.",
         "DeadlineExceeded": "The pod has reached its longest time.",
-    }.get(reason, disruption or "The pod has ended.")
+    }.get(reason, disruption or (_CONTAINER_ENDED if own else "The pod has ended."))
     if "OOMKilled" in own:
         user = "The container has used more memory than it may."
     missing = any(word in _NOT_STARTED for word in own.split(" ", 1))
@@ -139,7 +143,7 @@ def container_end(pod: Mapping[str, Any], console: str, restarted: int) -> Over 
         ended = _map(_map(container.get("lastState")).get("terminated"))
     if not ended:
         return None
-    user = "The container has ended."
+    user = _CONTAINER_ENDED
     if ended.get("reason") == "OOMKilled":
         user = "The container has used more memory than it may."
     return Over(f"the container {one_line(console)} has ended ({_end(ended)})", user)
