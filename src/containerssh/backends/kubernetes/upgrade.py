@@ -60,7 +60,7 @@ async def upgrade(access: Access, method: str, target: str, headers: Sequence[tu
         watch_peer(transport.get_extra_info("socket"))
         wire.write(_request(method, target, [("Host", access.authority), *access.headers, *headers]))
         head = await _head(wire)
-        body = b"" if head.status == 101 else await _body(wire, head)
+        body = b"" if head.status == 101 else await read_refusal(wire, head)
     except BaseException:
         wire.abort()
         raise
@@ -119,7 +119,7 @@ async def _until(wire: Wire, mark: bytes) -> bytes:
     return _taken(wire, at + len(mark))
 
 
-async def _body(wire: Wire, head: Head) -> bytes:
+async def read_refusal(wire: Wire, head: Head) -> bytes:
     """The first of what a refusal says. A body that breaks off, stalls or is malformed is as good as it is."""
     length = head.headers.get("content-length", "")
     known = length.isascii() and length.isdigit() and len(length) < 19
