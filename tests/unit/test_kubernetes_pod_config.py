@@ -42,6 +42,11 @@ def remarks(pod: dict[str, Any], **sections: Any) -> list[tuple[str, str]]:
         ({"exposeAuthMetadataAsLabels": {"team": "A.b/x"}}, "pod.exposeAuthMetadataAsLabels.team"),
         ({"exposeAuthMetadataAsAnnotations": {"team": "x" * 64}}, "pod.exposeAuthMetadataAsAnnotations.team"),
         ({"mode": "session", "spec": {"restartPolicy": "Always"}}, "pod.spec.restartPolicy"),
+        ({"metadata": {"resourceVersion": "5"}}, "pod.metadata.resourceVersion"),
+        (
+            {"mode": "persistent", "createMissingPods": True, "metadata": {"name": "lab", "resourceversion": 5}},
+            "pod.metadata.resourceVersion",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_place(pod: dict[str, Any], path: str) -> None:
@@ -53,6 +58,8 @@ def test_what_cannot_work_is_refused_with_its_place(pod: dict[str, Any], path: s
     [
         {},
         {"mode": "persistent"},
+        {"mode": "persistent", "metadata": {"name": "lab", "resourceVersion": "5"}},
+        {"metadata": {"resourceVersion": ""}},
         {"mode": "persistent", "metadata": {"name": "lab"}, "createMissingPods": True},
         {"agent": "injected", "agentImage": "a:1"},
         {"disableAgent": True, "agentPath": ""},
@@ -91,6 +98,8 @@ def test_an_idle_command_of_the_images_agent_is_the_default_wherever_that_lies()
         ({**GOOD, "agent": "image"}, "kubernetes.pod.agent"),
         ({**GOOD, "disableAgent": True}, "kubernetes.pod.disableAgent"),
         ({"spec": {"hostPID": True}}, "kubernetes.pod.spec.hostPID"),
+        ({**GOOD, "metadata": {"uid": "5f1c"}}, "kubernetes.pod.metadata.uid"),
+        ({**GOOD, "metadata": {"finalizers": ["example.org/keep"]}}, "kubernetes.pod.metadata.finalizers"),
         ({"spec": {}}, "kubernetes.pod.spec.automountServiceAccountToken"),
         ({"spec": {}}, "kubernetes.pod.spec.containers.0.resources"),
         (

@@ -127,6 +127,9 @@ class KubernetesPodConfig(ConfigModel):
             yield Problem("consoleContainerNumber", "there is no such container")
         if not self.metadata.get("namespace"):
             yield Problem("metadata.namespace", "must be set")
+        if self.makes_pods and self.metadata.get("resourceVersion"):
+            text = "must not be set: the API refuses to create a pod of a given version"
+            yield Problem("metadata.resourceVersion", text)
         yield from self._agent_problems()
         yield from self._exposed_problems()
         if self.create_missing_pods and self.mode != "persistent":
@@ -138,6 +141,11 @@ class KubernetesPodConfig(ConfigModel):
             yield Problem("shellCommand", "must not be empty")
         if self.mode == "session" and self.spec.get("restartPolicy", "") not in ("", "Never"):
             yield Problem("spec.restartPolicy", "must be Never in session mode")
+
+    @property
+    def makes_pods(self) -> bool:
+        """Whether logins create pods, and do not only enter one."""
+        return self.mode != "persistent" or self.create_missing_pods
 
     @property
     def agent_in_use(self) -> Agent:

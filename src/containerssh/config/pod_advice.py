@@ -11,6 +11,10 @@ from containerssh.config.kubernetes import KubernetesPodConfig
 _PATH = "kubernetes.pod"
 _SPEC = f"{_PATH}.spec"
 _WHOLE_NODE = ("/", "/etc", "/root", "/proc", "/var", "/var/run", "/run", "/var/lib/kubelet")
+_SET_BY_THE_CLUSTER = (
+    *("selfLink", "uid", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
+    "managedFields",
+)
 _RUNTIME_SOCKETS = ("docker.sock", "containerd.sock", "crio.sock")
 
 
@@ -32,7 +36,8 @@ def pod_advice(pod: KubernetesPodConfig) -> Iterator[Finding]:
     for key, message in dangers.items():
         if spec.get(key):
             yield Finding("warning", f"{_SPEC}.{key}", message)
-    if pod.mode != "persistent" or pod.create_missing_pods:
+    if pod.makes_pods:
+        yield from _metadata(pod.metadata)
         yield from _account(spec)
         yield from _containers(spec, pod.console_container_number)
     for number, volume in enumerate(spec.get("volumes") or []):
@@ -40,6 +45,15 @@ def pod_advice(pod: KubernetesPodConfig) -> Iterator[Finding]:
         path = str(host_path.get("path", "")) if isinstance(host_path, Mapping) else ""
         if path and ((path.rstrip("/") or "/") in _WHOLE_NODE or path.endswith(_RUNTIME_SOCKETS)):
             yield Finding("warning", f"{_SPEC}.volumes.{number}", "with this users may become root on the node")
+
+
+def _metadata(metadata: Mapping[str, Any]) -> Iterator[Finding]:
+    for key in _SET_BY_THE_CLUSTER:
+        if metadata.get(key):
+            yield Finding("info", f"{_PATH}.metadata.{key}", "has no effect: the cluster sets it for each pod")
+    if metadata.get("finalizers"):
+        text = "pods stay in the cluster after their logins until something else removes their finalizers"
+        yield Finding("warning", f"{_PATH}.metadata.finalizers", text)
 
 
 def _account(spec: Mapping[str, Any]) -> Iterator[Finding]:
