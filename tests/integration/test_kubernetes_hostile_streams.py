@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from containerssh.backends.kubernetes.channels import Codec
 from containerssh.backends.kubernetes.errors import APIError
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
+from containerssh.backends.kubernetes.spdy import SPDYCodec
 from containerssh.backends.kubernetes.websocket import WebSocketCodec
 from containerssh.core.errors import BackendError, ProtocolError
 from containerssh.core.wire import Wire
@@ -177,6 +179,7 @@ async def test_whoever_leaves_early_leaves_no_connection() -> None:
 async def stream_to(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
     last_limit: float = 10.0,
+    codec: Codec | None = None,
 ) -> AsyncIterator[RemoteStream]:
     """A stream, in a hurry, to a server that has accepted it."""
     served = asyncio.Event()
@@ -192,7 +195,7 @@ async def stream_to(
     _, wire = await asyncio.get_running_loop().create_connection(Wire, "127.0.0.1", port)
     stream = RemoteStream(
         wire,
-        WebSocketCodec(),
+        codec or WebSocketCodec(),
         stdin=True,
         stderr=False,
         tty=False,
@@ -208,18 +211,25 @@ async def stream_to(
         server.close()
 
 
-async def test_a_server_that_is_gone_without_a_word_is_noticed() -> None:
+@pytest.mark.parametrize(
+    ("codec", "ping"),
+    [
+        (WebSocketCodec(), b"\x89\x80"),
+        (SPDYCodec(stdin=True, stderr=False, tty=False), b"\x80\x03\x00\x06\x00\x00\x00\x04\x00\x00\x00\x01"),
+    ],
+)
+async def test_a_server_that_is_gone_without_a_word_is_noticed(codec: Codec, ping: bytes) -> None:
     heard = bytearray()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1000):
             heard.extend(data)
 
-    async with stream_to(serve) as stream:
+    async with stream_to(serve, codec=codec) as stream:
         async with asyncio.timeout(10):
             with pytest.raises(BackendError, match="nothing came from the API server"):
                 await stream.wait()
-        assert heard.startswith(b"\x89\x80")
+        assert heard.removeprefix(codec.opening()).startswith(ping)
 
 
 async def test_a_silent_program_is_not_taken_for_a_server_that_is_gone() -> None:

@@ -187,3 +187,20 @@ async def test_tiny_pieces_take_no_more_memory_than_large_ones() -> None:
         await stream.close()
     assert seen == sent
     assert held < 5 * len(sent)
+
+
+async def test_a_server_that_asks_without_end_and_reads_nothing_does_not_fill_our_memory() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    loop = asyncio.get_running_loop()
+    _, wire = await loop.create_connection(Wire, sock=ours)
+    stream = RemoteStream(wire, WebSocketCodec(), stdin=True, stderr=False, tty=False)
+    try:
+        async with asyncio.timeout(20):
+            await loop.sock_sendall(theirs, ws(bytes(125), 9) * 20_000)
+            assert 0 < wire.unsent < 100_000
+            await loop.sock_sendall(theirs, ws(b"\x03" + SUCCESS) + ws(b"\x03\xe8", 8))
+            assert await stream.wait() == 0
+    finally:
+        theirs.close()
+        await stream.close()
