@@ -27,8 +27,8 @@ class Relay:
 
 
 @asynccontextmanager
-async def relay_to(port: int) -> AsyncIterator[Relay]:
-    """A relay from a port of its own to *port*, both on 127.0.0.1."""
+async def relay_to(port: int, at: str = "127.0.0.1") -> AsyncIterator[Relay]:
+    """A relay from a port of its own of the address *at* to *port* on 127.0.0.1."""
     relay = Relay()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -49,7 +49,7 @@ async def relay_to(port: int) -> AsyncIterator[Relay]:
             tasks.discard(task)
             writer.transport.abort()
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, at, 0)
     relay.port = server.sockets[0].getsockname()[1]
     try:
         yield relay
