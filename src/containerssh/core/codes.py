@@ -338,7 +338,10 @@ class KubernetesCode(Code):
     POD_REMOVE_FAILED = "KUBERNETES_POD_REMOVE_FAILED", "a pod could not be removed"
     ORPHAN_REMOVED = "KUBERNETES_ORPHAN_REMOVED", "a pod that an ended server process had left was removed"
     LEASE = "KUBERNETES_LEASE", "this process has a Lease, which tells other servers that it is alive"
-    LEASE_FAILED = "KUBERNETES_LEASE_FAILED", "there is no Lease, or it was removed: other servers cannot clean up after this one, or took it for dead"
+    LEASE_FAILED = (
+        "KUBERNETES_LEASE_FAILED",
+        "there is no Lease, or it was removed: other servers cannot clean up after this one, or took it for dead",
+    )
     FILE_WRITE = "KUBERNETES_FILE_WRITE", "writing a file"
     FILE_WRITE_FAILED = "KUBERNETES_FILE_WRITE_FAILED", "a file could not be written into the pod"
     GUEST_AGENT_DISABLED = "KUBERNETES_GUEST_AGENT_DISABLED", "programs are started without the server's own agent"
