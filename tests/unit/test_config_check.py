@@ -252,6 +252,21 @@ def test_secrets_in_a_file_that_everybody_may_read_are_remarked_upon(tmp_path: P
     assert not check(path)
 
 
+ADDRESSES = {
+    "health.listen": "health: {enable: true, listen: VALUE}",
+    "health.client.url": "health: {enable: true, client: {url: VALUE}}",
+    "configserver.url": "configserver: {url: VALUE}",
+    "kubernetes.connection.host": "backend: kubernetes\nkubernetes: {connection: {host: VALUE}}",
+}
+
+
+@pytest.mark.parametrize("path", ADDRESSES)
+@pytest.mark.parametrize("value", ["[", "http://[x", "http://a:x/", "https://a:99999/"])
+def test_an_address_that_is_none_is_an_error_and_nothing_else(tmp_path: Path, path: str, value: str) -> None:
+    found = findings(tmp_path, GOOD + ADDRESSES[path].replace("VALUE", f"'{value}'") + "\n")
+    assert {finding.path for finding in found if finding.severity == "error"} == {path}
+
+
 PIECES = [
     "ssh", "auth", "docker", "log", "level", "execution", "host", "url", "hostkeys", "kubernetes", "pod", "spec", "x",
     ": ", ":\n", "\n", "  ", "    ", "- ", "{", "}", "[", "]", ",", "5s", "&a ", "*a", "<<: *a\n",

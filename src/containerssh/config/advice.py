@@ -5,7 +5,6 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from containerssh.config.address import is_local, split_address
 from containerssh.config.app import AppConfig
@@ -24,6 +23,7 @@ from containerssh.config.security import CommandModeConfig, ListModeConfig, Secu
 from containerssh.config.services import HealthConfig
 from containerssh.config.ssh import CIPHERS, KEX, MACS, SSHConfig
 from containerssh.config.unused_advice import unused_advice
+from containerssh.config.urls import parts_of
 from containerssh.core.forwarding import Endpoint
 from containerssh.core.writers import other_writers
 
@@ -124,7 +124,7 @@ def _webhooks(config: AppConfig) -> Iterator[Finding]:
         "auth.authz.webhook.url": auth.authz.webhook.url if auth.authz.method == "webhook" else "",
     }
     for path, url in urls.items():
-        if url.startswith("http://") and not is_local(urlsplit(url).hostname or ""):
+        if url.startswith("http://") and not is_local(parts_of(url).hostname or ""):
             yield _say("warning", path, "what is sent there can be read and modified in transit", "use https://")
 
 
@@ -314,9 +314,13 @@ def _without_own_agent(config: AppConfig, way: str) -> Iterator[Finding]:
 def _health(health: HealthConfig) -> Iterator[Finding]:
     if not health.enable:
         return
-    asked = urlsplit(health.client.url)
+    asked = parts_of(health.client.url)
     port = asked.port or {"http": 80, "https": 443}.get(asked.scheme)
-    if port != split_address(health.listen)[1]:
+    try:
+        listens = split_address(health.listen)[1]
+    except ValueError:
+        return
+    if port and port != listens:
         text = f"--healthcheck asks port {port}, and the endpoint listens on {health.listen}"
         yield _say("warning", "health.client.url", text)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from containerssh.config.address import is_local
 from containerssh.config.auth import AuthConfig
 from containerssh.config.findings import Finding, Severity
 from containerssh.config.model import seconds
+from containerssh.config.urls import parts_of
 
 _LONG_MEMORY = seconds(7 * 24 * 3600)
 
@@ -18,7 +18,7 @@ def directory_advice(auth: AuthConfig) -> Iterator[Finding]:
     if not auth.uses_ldap:
         return
     for number, url in auth.ldap.plaintext_urls:
-        if not is_local(urlsplit(url).hostname or ""):
+        if not is_local(parts_of(url).hostname or ""):
             text = "passwords can be read in transit, and the directory can be impersonated"
             yield _remark("warning", f"auth.ldap.urls.{number}", text, "use ldaps://, or set startTLS")
     if not auth.ldap.required_groups and not auth.authz.method:

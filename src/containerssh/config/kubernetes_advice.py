@@ -6,12 +6,12 @@ import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from containerssh.config.findings import Finding
 from containerssh.config.kubeconfig import KubeConfigError, read_kubeconfig
 from containerssh.config.kubernetes_connection import KubernetesConnectionConfig
 from containerssh.config.pem import is_pem
+from containerssh.config.urls import parts_of
 
 _PATH = "kubernetes.connection"
 
@@ -21,7 +21,7 @@ def connection_advice(connection: KubernetesConnectionConfig) -> Iterator[Findin
     if connection.kube_config:
         yield from _kubeconfig(connection)
         return
-    url = urlsplit(connection.url)
+    url = parts_of(connection.url)
     if connection.says_nothing and "KUBERNETES_SERVICE_HOST" not in os.environ:
         text = "nothing is set, and this is not a pod: outside of one there is no account to use"
         yield Finding("info", _PATH, text, suggestion="set kubeConfig, or host and who we are there")
@@ -58,7 +58,7 @@ def _kubeconfig(connection: KubernetesConnectionConfig) -> Iterator[Finding]:
     if cluster.insecure:
         text = "insecure-skip-tls-verify: the cluster can be impersonated"
         yield Finding("warning", path, text, suggestion="set certificate-authority there")
-    if urlsplit(cluster.server).scheme == "http" and not _is_loopback(urlsplit(cluster.server).hostname or ""):
+    if parts_of(cluster.server).scheme == "http" and not _is_loopback(parts_of(cluster.server).hostname or ""):
         yield Finding("warning", path, "its server is http://: whoever reads the traffic gains the server's rights")
     if user.impersonation:
         yield Finding("info", path, f"the server acts as {user.impersonation[0][1]!r} there")

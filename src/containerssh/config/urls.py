@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import SplitResult, urlsplit
 
 from containerssh.config.model import MASK
 
@@ -14,6 +15,16 @@ _UNESCAPED = re.compile(rf"(?<=://)(?!{_HOST}(?:[/?#\s]|$))[^\s]*:[^\s]*[/?#][^\
 _QUERY = re.compile(r"(://[^\s?#]*\?)([^\s#]+)")
 _FRAGMENT = re.compile(r"(://[^\s#]*#)([^\s]+)")
 _FIELD = re.compile(r"([^&;=]*=)?([^&;]+)")
+
+
+def parts_of(url: str) -> SplitResult:
+    """The parts of *url*, all of them empty if it is none; its port is one or None."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return urlsplit("")
+    return parts
 
 
 def masked_url(text: str) -> str:
