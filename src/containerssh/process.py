@@ -21,7 +21,7 @@ from containerssh.core.codes import CoreCode, ServiceCode
 from containerssh.core.descriptors import allow_many_descriptors
 from containerssh.core.errors import ContainerSSHError, describe
 from containerssh.core.instance import open_instance
-from containerssh.core.messages import NOTICE, Event
+from containerssh.core.messages import NOTICE, Event, log_labels
 from containerssh.logs.setup import LogSetup, setup_logging
 from containerssh.systemd import Notifier, worker_place
 
@@ -41,7 +41,8 @@ def serve(path: Path) -> int:
         loaded = load(path)
         configured = setup_logging(loaded.config.log)
     except ContainerSSHError as exc:
-        logger.critical(exc.event())
+        with log_labels(module="core"):
+            logger.critical(exc.event())
         logs.close()
         return 1
     logs.close()
@@ -115,17 +116,17 @@ class Process:
             if place.life is not None:
                 loop.add_reader(place.life, self._supervisor_gone, place.life)
             with open_instance() as instance:
-                logger.info(Event(ServiceCode.POOL_STARTING, "Starting"))
+                logger.info(Event(ServiceCode.POOL_STARTING, "Starting", module="service"))
                 async with running(
                     config, instance, sockets=sockets, place=place, stopping=self._stop.is_set
                 ) as server:
-                    logger.info(Event(ServiceCode.POOL_RUNNING, "Running"))
+                    logger.info(Event(ServiceCode.POOL_RUNNING, "Running", module="service"))
                     # The objects allocated so far are permanent; exclude them from garbage collection.
                     gc.freeze()
                     gc.enable()
                     await self._serve(server)
-                    logger.info(Event(ServiceCode.POOL_STOPPING, "Stopping"))
-            logger.info(Event(ServiceCode.POOL_STOPPED, "Stopped"))
+                    logger.info(Event(ServiceCode.POOL_STOPPING, "Stopping", module="service"))
+            logger.info(Event(ServiceCode.POOL_STOPPED, "Stopped", module="service"))
         except ContainerSSHError as exc:
             logger.critical(exc.event())
             return 1

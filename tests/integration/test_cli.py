@@ -31,6 +31,7 @@ def test_without_a_configuration_one_line_says_what_to_do(tmp_path: Path) -> Non
     (line,) = done.stdout.splitlines()
     entry = json.loads(line)
     assert (done.returncode, done.stderr, entry["code"]) == (1, "", "CORE_CONFIG_ERROR")
+    assert entry["details"]["module"] == "core"
     assert str(tmp_path / "config.yaml") in entry["message"]
     assert "--config" in entry["message"]
     assert "containerssh demo" in entry["message"]

@@ -36,3 +36,13 @@ async def test_the_level_and_the_labels_of_a_login_apply_to_its_sessions_and_for
         assert line["details"].items() >= {"username": "alice", "backend": "oci"}.items(), line
     of_bob = [line for line in server.log if line["details"].get("username") == "bob"]
     assert [line for line in of_bob if line["level"] == "debug" and "channelId" in line["details"]] == []
+
+
+async def test_the_lines_of_start_and_stop_have_upstreams_modules() -> None:
+    async with product.serving({"backend": "oci", "oci": {"image": str(image())}}, {}) as server:
+        await server.stop()
+        modules = {line["code"]: line["details"].get("module") for line in server.log}
+    for code in ("SERVICE_POOL_STARTING", "SERVICE_POOL_STOPPED", "SERVICE_STARTING", "SERVICE_STOPPED"):
+        assert modules[code] == "service", code
+    assert modules["SSH_AVAILABLE"] == "ssh"
+    assert modules["CORE_CONFIG_FILE"] is None

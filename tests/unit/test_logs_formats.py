@@ -162,6 +162,7 @@ def test_labels_of_the_scope_win_over_those_of_the_message() -> None:
         ("containerssh.backends.docker.pull", "backend"),
         ("containerssh.web.health", "health"),
         ("containerssh.web.metrics", "metrics"),
+        ("containerssh.endpoints", "service"),
         ("containerssh.app", None),
         ("containerssh.web.client", None),
     ],

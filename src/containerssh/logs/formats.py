@@ -37,6 +37,7 @@ _MODULES = {
     "agent": "backend",
     "auth": "auth",
     "backends": "backend",
+    "endpoints": "service",
     "ssh": "ssh",
     "web.health": "health",
     "web.metrics": "metrics",
