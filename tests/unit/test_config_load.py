@@ -259,13 +259,38 @@ def test_aliases_of_the_old_documentation_are_understood(tmp_path: Path) -> None
         "docker": {"connection": {"host": "127.0.0.1:2375"}, "execution": {"containerName": "x"}},
         "sshproxy": {"hostKeyAlgorithms": ["ssh-ed25519"]},
     }
-    tree["auth"]["keyboardInteractive"] = {"oauth2": {"oidc": {"authorizationFlow": True}}}
+    oauth2 = {"oidc": {"authorizationFlow": True}, "github": {"curve": "x25519"}}
+    tree["auth"]["keyboardInteractive"] = {"oauth2": oauth2}
     config = loaded(tmp_path, tree).config
     assert config.auth.password.webhook.curves == ("secp256r1",)
     assert config.docker.connection.host == "tcp://127.0.0.1:2375"
     assert config.docker.execution.container_name == "x"
     assert config.sshproxy.host_key_algos == ("ssh-ed25519",)
     assert config.auth.keyboard_interactive.oauth2.oidc.authorization_code_flow
+    assert config.auth.keyboard_interactive.oauth2.github.curves == ("x25519",)
+
+
+def test_all_settings_of_github_reach_its_client(tmp_path: Path) -> None:
+    given = {
+        "apiurl": "https://github.example.org/api",
+        "timeout": "7s",
+        "cacert": "/a.pem",
+        "cert": "/b.pem",
+        "key": "/c.pem",
+        "tlsVersion": "1.2",
+        "curves": ["secp256r1"],
+        "cipher": ["ECDHE-RSA-AES128-GCM-SHA256"],
+    }
+    tree = {**AUTH, "auth": {**AUTH["auth"], "keyboardInteractive": {"oauth2": {"github": given}}}}
+    github = loaded(tmp_path, tree).config.auth.keyboard_interactive.oauth2.github
+    client = github.client
+    assert (client.url, client.timeout, client.cacert) == (
+        "https://github.example.org/api",
+        timedelta(seconds=7),
+        "/a.pem",
+    )
+    assert (client.cert, client.key.get_secret_value(), client.tls_version) == ("/b.pem", "/c.pem", "1.2")
+    assert (client.curves, client.cipher) == (("secp256r1",), ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",))
 
 
 def test_false_and_zero_are_honoured_where_upstream_lost_them(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_a_sound_section_has_no_problem(keytab: Path) -> None:
         ({"acceptor": "host/"}, "acceptor"),
         ({"credentialCachePath": "krb5cc"}, "credentialCachePath"),
         ({"credentialCachePath": "/tmp/"}, "credentialCachePath"),
+        ({"clockSkew": "-5m"}, "clockSkew"),
     ],
 )
 def test_mistakes_are_told_with_their_place(keytab: Path, more: dict[str, object], place: str) -> None:

@@ -81,6 +81,8 @@ class KerberosConfig(ConfigModel):
             yield Problem("acceptor", "must be any, host or service/name")
         if not re.fullmatch(r"(/[^/\0]+)+", self.credential_cache_path):
             yield Problem("credentialCachePath", "is not an absolute path of a file in the container")
+        if self.clock_skew < seconds(0):
+            yield Problem("clockSkew", "must not be negative")
 
 
 class PasswordAuthConfig(ConfigModel):

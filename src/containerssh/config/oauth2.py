@@ -37,6 +37,8 @@ def _uri_problems(key: str, url: str) -> Iterator[Problem]:
 class GitHubConfig(ConfigModel):
     """Log in with GitHub."""
 
+    other_spellings: ClassVar[Mapping[str, str]] = {"curve": "curves"}
+
     url: Annotated[str, AfterValidator(_absolute_url)] = "https://github.com"
     """The URL of GitHub or of an Enterprise server."""
 
