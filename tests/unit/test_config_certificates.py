@@ -32,7 +32,8 @@ def public(path: Path) -> str:
 def findings(folder: Path, public_key: dict[str, Any], **sections: Any) -> list[str]:
     """What ``config check`` finds about keys and certificates."""
     path = folder / "config.yaml"
-    auth = {"publicKey": {"method": "webhook", "webhook": {"url": "https://h.example.org"}, **public_key}}
+    webhook = {"method": "webhook", "webhook": {"url": "https://h.example.org"}}
+    auth = {"publicKey": {**({} if "method" in public_key else webhook), **public_key}}
     path.write_text(json.dumps({"auth": auth, "docker": {"execution": {"container": {"image": "i"}}}, **sections}))
     path.chmod(0o600)
     found = [f"{one.severity} {one.path}: {one.message}" for one in check(path)]
