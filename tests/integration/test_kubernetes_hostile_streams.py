@@ -56,6 +56,8 @@ async def test_a_program_without_a_proper_status_has_failed(pieces: list[bytes],
         with pytest.raises(BackendError, match=words) as failed:
             await stream.wait()
         assert failed.value.explanation.isprintable()
+        told = words in ("no luck", "in the pod")
+        assert failed.value.code == f"KUBERNETES_{'EXEC_FAILED' if told else 'EXIT_CODE_FAILED'}"
 
 
 async def test_what_came_before_the_cut_can_be_read() -> None:
