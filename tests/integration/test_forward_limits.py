@@ -143,6 +143,18 @@ async def test_answers_wait_for_a_slow_one_before_them_and_a_flood_of_them_ends_
     assert not server.front.log.errors
 
 
+async def test_a_forward_that_is_being_set_up_keeps_no_other_connection_waiting() -> None:
+    """Upstream's server holds a lock meanwhile that every connection needs."""
+    async with slow(Limits()) as (server, layers, go), logged_in(server) as client:
+        first = asyncio.create_task(client._make_global_request(b"tcpip-forward", String("localhost"), UInt32(0)))
+        await until(lambda: bool(layers) and layers[0].waiting == 1, "the first waits")
+        async with asyncio.timeout(LIMIT), logged_in(server) as another:
+            assert (await another.run("echo beside it")).stdout == "beside it\n"
+        assert not first.done()
+        go.set()
+        assert (await first)[0] == constants.MSG_REQUEST_SUCCESS
+
+
 async def test_listeners_are_limited() -> None:
     async with forwarding(limits=Limits(listeners=2)) as server, logged_in(server) as client:
         for good in (True, True, False):
