@@ -9,12 +9,15 @@ import ssl
 from typing import Any
 
 import aiohttp
+from aiohttp.connector import Connection
 from yarl import URL
 
 from containerssh.backends.kubernetes.credentials import Access
 from containerssh.backends.kubernetes.errors import APIError, away, broken
 from containerssh.core.wire import watch_peer
 
+_HANDSHAKE = 1.0
+"""Seconds for which a connection may still be made after whoever wanted it has left."""
 _AWAY = (aiohttp.ClientError, OSError, ssl.SSLError)
 
 
@@ -23,6 +26,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._connector: _Connector | None = None
 
     async def request(self, access: Access, method: str, target: str, body: Any) -> aiohttp.ClientResponse:
         headers = [("User-Agent", "ContainerSSH"), ("Accept", "application/json"), ("Accept-Encoding", "identity")]
@@ -43,23 +47,61 @@ class Connections:
 
     async def close(self) -> None:
         session, self._session = self._session, None
+        connector, self._connector = self._connector, None
+        if connector is not None:
+            await connector.settle()
+            # TLS waits half a minute for the other side to close, too.
+            await connector.close(abort_ssl=True)
         if session is not None:
-            if session.connector is not None:
-                # TLS waits half a minute for the other side to close, too.
-                await session.connector.close(abort_ssl=True)
             await session.close()
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
+            # Watches keep theirs for minutes: a limit would make a Lease's renewal wait for one of them to end.
+            self._connector = _Connector(limit=0, socket_factory=_open_socket)
             self._session = aiohttp.ClientSession(
-                # Watches keep theirs for minutes: a limit would make a Lease's renewal wait for one of them to end.
-                connector=aiohttp.TCPConnector(limit=0, socket_factory=_open_socket),
+                connector=self._connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,
             )
         return self._session
+
+
+class _Connector(aiohttp.TCPConnector):
+    """
+    Its connections are made, and kept for others, although whoever wanted them has left: uvloop reports a fault of its
+    own when that happens just as a TLS handshake is completed.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._left: set[asyncio.Task[Connection]] = set()
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        task = asyncio.create_task(super().connect(req, traces, timeout))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._left.add(task)
+            task.add_done_callback(self._keep)
+            asyncio.get_running_loop().call_later(_HANDSHAKE, task.cancel)
+            raise
+
+    async def settle(self) -> None:
+        """Those that nobody waits for any more are given up."""
+        for task in self._left:
+            task.cancel()
+        if self._left:
+            await asyncio.wait(self._left)
+
+    def _keep(self, task: asyncio.Task[Connection]) -> None:
+        self._left.discard(task)
+        if not task.cancelled() and task.exception() is None:
+            task.result().release()
 
 
 def _open_socket(info: aiohttp.AddrInfoType) -> socket.socket:
