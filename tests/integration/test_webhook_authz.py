@@ -82,6 +82,13 @@ async def test_values_of_a_yes_win_over_those_before() -> None:
     assert login.metadata == LOGIN.metadata
 
 
+async def test_a_plain_yes_changes_nothing() -> None:
+    async with webhook() as hook:
+        hook.answers = [Reply({"success": True})]
+        assert await authorize(hook) == LOGIN
+    assert LOGIN.authenticated_username
+
+
 @pytest.mark.parametrize("answer", [{}, {"success": False}, {"success": 1}, {"success": "true"}])
 async def test_anything_but_true_is_a_no(answer: dict[str, object]) -> None:
     async with webhook() as hook:
