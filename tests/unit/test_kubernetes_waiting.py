@@ -51,76 +51,110 @@ def see(followed: Followed, state: dict[str, Any], *, ready: bool = False, last:
     followed.see({"metadata": {"name": "p", "uid": "u"}, "status": status})
 
 
-async def play(followed: Followed, *states: dict[str, Any], pause: float) -> None:
-    while True:
-        for state in states:
-            see(followed, state, last=FAILED)
-            await asyncio.sleep(pause)
+class Clock:
+    """The event loop's clock, which a test puts forward."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ahead = 0.0
+        loop = asyncio.get_running_loop()
+        real = loop.time
+        monkeypatch.setattr(loop, "time", lambda: real() + self._ahead)
+
+    async def advance(self, seconds: float) -> None:
+        """Returns when everybody has noticed; what happened before did so at the time before."""
+        for ahead in (0.0, seconds):
+            self._ahead += ahead
+            for _ in range(20):
+                await asyncio.sleep(0)
 
 
-async def test_a_container_that_fails_again_and_again_ends_the_wait_although_it_runs_in_between() -> None:
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+async def test_a_container_that_fails_again_and_again_ends_the_wait_although_it_runs_in_between(clock: Clock) -> None:
     followed = a_followed()
-    waiting = a_waiting(followed, 0.5)
-    player = asyncio.create_task(play(followed, FAILED, BACKING_OFF, RUNNING, pause=0.05))
-    try:
-        async with asyncio.timeout(10):
-            with pytest.raises(PodError, match="it ended with Error, status 3") as failed:
-                await waiting.until_ready()
-    finally:
-        player.cancel()
+    task = asyncio.create_task(a_waiting(followed, 100).until_ready())
+    for _ in range(3):
+        for state in (FAILED, BACKING_OFF, RUNNING):
+            see(followed, state, last=FAILED)
+            await clock.advance(11)
+    assert not task.done()
+    see(followed, BACKING_OFF, last=FAILED)
+    await clock.advance(11)
+    assert task.done()
+    with pytest.raises(PodError, match="it ended with Error, status 3") as failed:
+        await task
     assert failed.value.user_message == "The container shell keeps failing (Error, status 3)."
 
 
-async def test_a_container_that_is_ready_for_a_moment_between_failures_has_not_recovered() -> None:
+async def test_a_container_that_is_ready_for_a_moment_between_failures_has_not_recovered(clock: Clock) -> None:
     followed = a_followed()
-    waiting = a_waiting(followed, 0.3)
-    began = asyncio.get_running_loop().time()
-    async with asyncio.timeout(10):
-        with pytest.raises(PodError, match="status 3"):
-            while True:
-                see(followed, BACKING_OFF, last=FAILED)
-                asyncio.get_running_loop().call_later(0.1, lambda: see(followed, RUNNING, ready=True, last=FAILED))
-                await waiting.until_ready()
-    assert asyncio.get_running_loop().time() - began >= 0.3
-
-
-async def test_a_container_that_fails_once_and_then_runs_is_waited_for() -> None:
-    followed = a_followed()
-    waiting = a_waiting(followed, 0.3)
-    see(followed, FAILED)
+    waiting = a_waiting(followed, 100)
+    for _ in range(2):
+        see(followed, BACKING_OFF, last=FAILED)
+        task = asyncio.create_task(waiting.until_ready())
+        await clock.advance(40)
+        see(followed, RUNNING, ready=True, last=FAILED)
+        await clock.advance(5)
+        assert task.done()
+        await task
+    see(followed, BACKING_OFF, last=FAILED)
     task = asyncio.create_task(waiting.until_ready())
-    await asyncio.sleep(0.1)
+    await clock.advance(20)
+    assert task.done()
+    with pytest.raises(PodError, match="status 3"):
+        await task
+
+
+async def test_a_container_that_fails_once_and_then_runs_is_waited_for(clock: Clock) -> None:
+    followed = a_followed()
+    task = asyncio.create_task(a_waiting(followed, 100).until_ready())
+    see(followed, FAILED)
+    await clock.advance(50)
     see(followed, RUNNING, last=FAILED)
-    await asyncio.sleep(0.5)
+    await clock.advance(1000)
     assert not task.done()
     see(followed, RUNNING, ready=True, last=FAILED)
-    async with asyncio.timeout(10):
-        await task
+    await clock.advance(0)
+    assert task.done()
+    await task
 
 
-async def test_a_failure_long_after_the_last_one_begins_anew() -> None:
+async def test_a_failure_long_after_the_last_one_begins_anew(clock: Clock) -> None:
     followed = a_followed()
-    waiting = a_waiting(followed, 0.4)
-    see(followed, FAILED)
-    task = asyncio.create_task(waiting.until_ready())
-    for state, pause in ((RUNNING, 0.6), (FAILED, 0.1), (RUNNING, 0.1)):
-        await asyncio.sleep(0.02)
+    task = asyncio.create_task(a_waiting(followed, 100).until_ready())
+    for state, seconds in ((FAILED, 50), (RUNNING, 150), (FAILED, 50), (RUNNING, 10)):
         see(followed, state, last=FAILED)
-        await asyncio.sleep(pause)
+        await clock.advance(seconds)
     assert not task.done()
     see(followed, RUNNING, ready=True)
-    async with asyncio.timeout(10):
-        await task
+    await clock.advance(0)
+    assert task.done()
+    await task
 
 
-async def test_what_passed_before_is_not_held_against_the_next_pull() -> None:
+async def test_what_passed_before_is_not_held_against_the_next_pull(clock: Clock) -> None:
     followed = a_followed()
-    waiting = a_waiting(followed, 1.0)
-    task = asyncio.create_task(waiting.until_ready())
+    task = asyncio.create_task(a_waiting(followed, 100).until_ready())
     for state in (NO_IMAGE, CREATING, NO_IMAGE, CREATING):
         see(followed, state)
-        await asyncio.sleep(0.4)
+        await clock.advance(60)
     assert not task.done()
     see(followed, RUNNING, ready=True)
-    async with asyncio.timeout(10):
+    await clock.advance(0)
+    assert task.done()
+    await task
+
+
+async def test_trouble_that_stays_ends_the_wait_after_the_configured_time(clock: Clock) -> None:
+    followed = a_followed()
+    task = asyncio.create_task(a_waiting(followed, 100).until_ready())
+    see(followed, NO_IMAGE)
+    await clock.advance(90)
+    assert not task.done()
+    await clock.advance(20)
+    assert task.done()
+    with pytest.raises(PodError, match="ErrImagePull"):
         await task
