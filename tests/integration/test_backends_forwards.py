@@ -10,11 +10,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from containerssh.core.errors import BackendError
+from containerssh.backends.host_addresses import host_addresses
+from containerssh.core.errors import BackendError, Rejected
 from containerssh.core.requests import Origin, X11Request
 from tests.support.agent import read_all, read_until
 from tests.support.container_backends import User
 from tests.support.forwarded import Client, Desktop, exchange
+from tests.support.forwarding import echo, listening
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -53,6 +55,13 @@ async def test_twenty_connections_are_open_at_once(user: User) -> None:
             assert await read_until(streams[-1], b"there?") == b"there?"
         found = await asyncio.gather(*(exchange(stream, b"%d" % n) for n, stream in enumerate(streams)))
     assert found == [b"%d" % n for n in range(20)]
+
+
+async def test_the_servers_own_host_is_reached_at_none_of_its_addresses(user: User) -> None:
+    async with listening(echo, host=None) as port:
+        for address in await host_addresses():
+            with pytest.raises(Rejected, match="the address is not allowed"):
+                await user.handler.connect_tcp(str(address), port)
 
 
 async def test_where_nobody_listens_in_the_container_the_reason_is_told(user: User) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from containerssh.auth.hashes import hash_password
+from containerssh.backends.host_addresses import no_addresses
 from tests.support import server as product
 from tests.support.forwarding import echo, listening, talk, unused_port
 from tests.support.oci import image, needs_root
 from tests.support.openssh import OpenSSH
 from tests.support.services import Engine
+from tests.support.upstream_agent import agent_image
 
 pytestmark = [needs_root, pytest.mark.root, pytest.mark.oci]
 
@@ -69,20 +71,67 @@ async def test_the_embedded_backends_forwards_end_in_the_container(openssh: Open
     await check_network(openssh, oci(runtime=runtime))
 
 
+def docker(engine: Engine, network: str, **execution: Any) -> dict[str, Any]:
+    settings = {
+        "shellCommand": ["/bin/sh"],
+        "container": {"image": "bb:latest"},
+        "host": {"networkmode": network},
+        **execution,
+    }
+    return {"backend": "docker", "docker": {"connection": {"host": engine.address}, "execution": settings}, **ALLOWED}
+
+
 @pytest.mark.parametrize(("network", "transport"), [("none", "socket"), ("none", "attach"), ("bridge", "socket")])
 async def test_dockers_forwards_end_in_the_container(
     openssh: OpenSSH, engine: Engine, network: str, transport: str
 ) -> None:
-    docker = {
-        "connection": {"host": engine.address},
-        "execution": {
-            "shellCommand": ["/bin/sh"],
-            "agentTransport": transport,
-            "container": {"image": "bb:latest"},
-            "host": {"networkmode": network},
-        },
-    }
-    await check_network(openssh, {"backend": "docker", "docker": docker, **ALLOWED})
+    await check_network(openssh, docker(engine, network, agentTransport=transport))
+
+
+async def reached(openssh: OpenSSH, server: product.Server, host: str, port: int) -> bytes:
+    """What an echo at *host* answers through ``ssh -W``, or what ssh says of a refusal."""
+    done = await openssh.run(server, None, "-W", f"[{host}]:{port}", "-o", "LogLevel=INFO", stdin=b"data")
+    return done.stdout or done.stderr
+
+
+def gateway(engine: Engine) -> str:
+    return engine.docker("network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}").strip()
+
+
+async def test_the_host_is_not_reached_through_dockers_bridge_unless_it_is_listed(
+    openssh: OpenSSH, engine: Engine
+) -> None:
+    config, address = docker(engine, "bridge"), gateway(engine)
+    listed = {"forwardingMode": "filter", "forwardingAllow": ["*", address]}
+    async with listening(echo, host=None) as port:
+        async with product.serving(config, USERS) as server:
+            for host in (address, f"::ffff:{address}"):
+                assert b"the address is not allowed" in await reached(openssh, server, host, port)
+        config["security"] = {"forwarding": listed}
+        async with product.serving(config, USERS) as server:
+            assert await reached(openssh, server, address, port) == b"data"
+
+
+async def test_the_host_of_an_engine_elsewhere_is_not_reached_either(
+    openssh: OpenSSH, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if this machine had no interface of the engine's host.
+    monkeypatch.setattr("containerssh.backends.docker.container.host_addresses", no_addresses)
+    async with listening(echo, host=None) as port, product.serving(docker(engine, "bridge"), USERS) as server:
+        assert b"the address is not allowed" in await reached(openssh, server, gateway(engine), port)
+
+
+async def test_the_images_agent_is_not_sent_to_addresses_of_the_host(openssh: OpenSSH, engine: Engine) -> None:
+    image = {"image": agent_image(engine)}
+    config = docker(engine, "bridge", agent="image", idleCommand=["/bin/sleep", "600"], container=image)
+    async with listening(echo, host=None) as port, product.serving(config, USERS) as server:
+        assert b"not permitted" in await reached(openssh, server, gateway(engine), port)
+
+
+async def test_a_container_in_the_hosts_network_reaches_the_host(openssh: OpenSSH, engine: Engine) -> None:
+    async with listening(echo, host=None) as port, product.serving(docker(engine, "host"), USERS) as server:
+        for host in ("localhost", gateway(engine)):
+            assert await reached(openssh, server, host, port) == b"data"
 
 
 async def test_sockets_are_the_containers(openssh: OpenSSH, tmp_path: Path) -> None:

@@ -132,8 +132,8 @@ async def digest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 @asynccontextmanager
-async def listening(serve: Serve, path: Path | None = None) -> AsyncIterator[int]:
-    """A server on a free port of 127.0.0.1, or on the socket *path*; its port."""
+async def listening(serve: Serve, path: Path | None = None, host: str | None = "127.0.0.1") -> AsyncIterator[int]:
+    """A server on a free port of *host* (None: all addresses), or on the socket *path*; its port."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
@@ -141,7 +141,7 @@ async def listening(serve: Serve, path: Path | None = None) -> AsyncIterator[int
         writer.close()
 
     if path is None:
-        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        server = await asyncio.start_server(handle, host, free_port() if host is None else 0)
         port = server.sockets[0].getsockname()[1]
     else:
         server, port = await asyncio.start_unix_server(handle, str(path)), 0

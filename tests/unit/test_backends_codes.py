@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+from typing import cast
 
 import pytest
 
 from containerssh.agent.process import Program
 from containerssh.backends.container import ContainerSession, Execution
 from containerssh.backends.docker import plain as docker
+from containerssh.backends.host_addresses import no_addresses
 from containerssh.backends.kubernetes import start as kubernetes
+from containerssh.backends.kubernetes.client import KubernetesClient
+from containerssh.backends.kubernetes.execs import Execs
+from containerssh.backends.kubernetes.injection import Place
 from containerssh.backends.programs import RunningProgram
 from containerssh.config.docker import DockerConfig
 from containerssh.config.kubernetes import KubernetesConfig
@@ -18,9 +23,10 @@ from containerssh.core.errors import BackendError, ContainerSSHError, Rejected
 from containerssh.core.messages import Event
 from tests.support.agent import MemoryChannel
 
+INSIDE = kubernetes.Inside(None, Execs(Place(cast(KubernetesClient, None), "", "", ""), ""), {}, no_addresses)
 EXECUTIONS = {
     "DOCKER": docker.execution_of(DockerConfig()),
-    "KUBERNETES": kubernetes.execution_of(KubernetesConfig(), {}),
+    "KUBERNETES": kubernetes.execution_of(KubernetesConfig(), INSIDE),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerssh.core.forwarding import AddressRules, Endpoint, ForwardRules, PathRules
+from containerssh.core.forwarding import AddressRules, Endpoint, ForwardRules, PathRules, plain_address
 
 
 def rules(allow: Sequence[str] | None = None, deny: Sequence[str] = ()) -> ForwardRules:
@@ -259,3 +259,49 @@ def test_rules_together_permit_what_each_permits_and_name_each_network_once(
     if sum(one.allowed is not None for one in several) > 1:
         assert together.allowed is not None
         assert len(together.allowed) == len(set(together.allowed))
+
+
+HOST = (ipaddress.ip_address("172.17.0.1"), ipaddress.ip_address("2001:db8::1"))
+
+
+@pytest.mark.parametrize(
+    ("allow", "host", "address", "reached"),
+    [
+        (None, "172.17.0.1", "172.17.0.1", False),
+        (None, "::ffff:172.17.0.1", "::ffff:172.17.0.1", False),
+        (None, "db.internal", "172.17.0.1", False),
+        (None, "db.internal", "2001:db8::1", False),
+        (None, "db.internal", "172.17.0.2", True),
+        (["*"], "172.17.0.1", "172.17.0.1", False),
+        (["*.internal"], "db.internal", "172.17.0.1", False),
+        (["172.16.0.0/12"], "172.17.0.1", "172.17.0.1", False),
+        (["172.17.0.1"], "172.17.0.1", "172.17.0.1", True),
+        (["*", "172.17.0.1:22"], "db.internal", "172.17.0.1", True),
+        (["*", "172.17.0.1:23"], "db.internal", "172.17.0.1", False),
+        (["*", "[2001:db8::1]"], "db.internal", "2001:db8::1", True),
+        (["*", "[2001:db8::1]"], "db.internal", "172.17.0.1", False),
+        (["*", "db.internal"], "db.internal", "172.17.0.1", True),
+        (["*", "db.internal"], "other.internal", "172.17.0.1", False),
+    ],
+)
+def test_the_servers_host_is_reached_only_by_an_address_or_name_of_its_own_in_the_list(
+    allow: list[str] | None, host: str, address: str, reached: bool
+) -> None:
+    found = rules(allow).destination(host, 22)
+    assert found is not None
+    assert found.apart_from_host(HOST).permits(ipaddress.ip_address(address)) is reached
+
+
+def test_what_is_denied_is_denied_on_the_servers_host_too() -> None:
+    found = rules(["172.17.0.1", "host.internal"], ["172.17.0.0/16"]).destination("host.internal", 22)
+    assert found is not None
+    assert not found.apart_from_host(HOST).permits(HOST[0])
+
+
+@given(st.ip_addresses(), st.lists(st.ip_addresses(), max_size=4))
+def test_of_the_servers_host_nothing_is_reached_without_a_list(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    host: list[ipaddress.IPv4Address | ipaddress.IPv6Address],
+) -> None:
+    apart = AddressRules().apart_from_host(host)
+    assert apart.permits(address) is not any(plain_address(address) == one for one in host)

@@ -15,6 +15,7 @@ from containerssh.agent.process import Leftovers
 from containerssh.agent.sftp import FileReport, sftp_program, wanted
 from containerssh.backends.commandline import arguments, is_blank
 from containerssh.backends.forwards import ContainerForwards
+from containerssh.backends.host_addresses import HostAddresses, host_addresses
 from containerssh.backends.programs import Programs, RunningProgram
 from containerssh.backends.session_codes import SessionCodes
 from containerssh.core.codes import AgentCode, SFTPCode
@@ -52,6 +53,8 @@ class Execution:
     """Variables of the login; those set on the channel take precedence."""
     leftovers: Leftovers = "hangUp"
     codes: SessionCodes = field(default_factory=SessionCodes)
+    host: HostAddresses = host_addresses
+    """Where forwards do not lead unless it is allowed."""
 
 
 def expiry_labels(login: Login, container_stop: timedelta) -> dict[str, str]:
@@ -90,7 +93,8 @@ class ContainerConnection(ConnectionHandler):
             await session.close()
 
     async def connect_tcp(self, host: str, port: int, addresses: AddressRules = ANY_ADDRESS) -> ByteStream:
-        return await self._forwards.connect_tcp(host, port, addresses)
+        rules = addresses.apart_from_host(await self._execution.host())
+        return await self._forwards.connect_tcp(host, port, rules)
 
     async def connect_unix(self, path: str) -> ByteStream:
         return await self._forwards.connect_unix(path)

@@ -11,7 +11,7 @@ from containerssh.agent.upstream_forwards import UpstreamForwards
 from containerssh.backends.container import ContainerSession, Execution
 from containerssh.backends.programs import Programs
 from containerssh.core.errors import Rejected
-from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
+from containerssh.core.forwarding import ANY_ADDRESS, AddressRules, address_of
 from containerssh.core.handlers import ConnectionHandler, Incoming, Listener, SessionChannel, SessionHandler
 from containerssh.core.messages import Code
 from containerssh.core.requests import X11Request
@@ -50,7 +50,11 @@ class PlainConnection(ConnectionHandler):
                 await session.close()
 
     async def connect_tcp(self, host: str, port: int, addresses: AddressRules = ANY_ADDRESS) -> ByteStream:
-        return await self.forwards_for("port forwarding").connect_tcp(host, port, addresses)
+        forwards = self.forwards_for("port forwarding")
+        # The image's agent does not tell what a name resolves to; names go wherever the lists let them.
+        if address_of(host) is not None:
+            addresses = addresses.apart_from_host(await self.execution.host())
+        return await forwards.connect_tcp(host, port, addresses)
 
     async def connect_unix(self, path: str) -> ByteStream:
         return await self.forwards_for("socket forwarding").connect_unix(path)

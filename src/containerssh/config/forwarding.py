@@ -48,7 +48,7 @@ class ForwardingConfig(ConfigModel):
     """Allowed in mode `filter`: `host`, `host:port`, `host:8000-8999` or `host:*`, where the host is a name with `*`
     and `?`, an address, a network such as `10.0.0.0/8` or `[2001:db8::/32]`, or `*` for any. Names are compared with
     what the client wrote, networks with what it resolves to inside the container. `localhost` means the loopback
-    networks."""
+    networks. The addresses of the server's host are allowed only if they, or their name, are listed by themselves."""
 
     forwarding_deny: Endpoints = ()
     """Refused in every mode; written as in `forwardingAllow`."""

@@ -54,6 +54,8 @@ class AddressRules:
     """Only addresses of these networks; ``None`` for any."""
     denied: tuple[Network, ...] = ()
     """No address of these networks, whatever is allowed."""
+    opened: tuple[Network, ...] = ()
+    """Networks in which the server's own host may be reached: :meth:`apart_from_host`."""
 
     def permits(self, address: Address) -> bool:
         """Whether a connection to *address* may be made."""
@@ -62,8 +64,13 @@ class AddressRules:
             return False
         return self.allowed is None or any(address in network for network in self.allowed)
 
+    def apart_from_host(self, addresses: Iterable[Address]) -> Self:
+        """The same rules, with *addresses* of the server's host denied, except for those that are opened."""
+        closed = (one for one in addresses if not any(one in network for network in self.opened))
+        return replace(self, denied=(*self.denied, *(ipaddress.ip_network(one) for one in closed)))
+
     def and_also(self, other: Self) -> Self:
-        """Rules that permit what both permit."""
+        """Rules that permit what both permit. Of the server's host, they open what *self* opens."""
         if self.allowed is None or other.allowed is None:
             allowed = other.allowed if self.allowed is None else self.allowed
         else:
@@ -101,6 +108,7 @@ class Ports:
 
 _NAME = re.compile(r"[a-z0-9_.*?-]{1,253}")
 _LOOPBACK: tuple[Network, ...] = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
+_EVERYWHERE: tuple[Network, ...] = (ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0"))
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _LONGEST_NAME = 255
 _LONGEST_PATH = 107
@@ -144,6 +152,11 @@ class Endpoint:
             raise ValueError(f"{host!r} would match names only; write addresses as a network, such as 10.0.0.0/8")
         return cls(name, (), ports)
 
+    @property
+    def is_one_name(self) -> bool:
+        """Whether it stands for a single name."""
+        return self.name is not None and not set(self.name) & set("*?")
+
     def matches_name(self, host: str) -> bool:
         """Whether *host*, as the client wrote it, fits the name; never by network."""
         return self.name is not None and _glob(self.name, _folded(host), across="")
@@ -174,13 +187,18 @@ class ForwardRules:
         if any(one.matches_name(host) for one in denying):
             return None
         allowed: tuple[Network, ...] | None = None
+        opened: tuple[Network, ...] = ()
         if self.allow is not None:
             allowing = [one for one in self.allow if port in one.ports]
             if not any(one.matches_name(host) for one in allowing):
                 allowed = _networks(allowing)
                 if not allowed:
                     return None
-        rules = AddressRules(allowed, _networks(denying))
+            if any(one.is_one_name and one.matches_name(host) for one in allowing):
+                opened = _EVERYWHERE
+            else:
+                opened = tuple(network for network in _networks(allowing) if network.num_addresses == 1)
+        rules = AddressRules(allowed, _networks(denying), opened)
         literal = _address(host)
         return None if literal is not None and not rules.permits(literal) else rules
 

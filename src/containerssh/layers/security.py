@@ -133,10 +133,11 @@ class Policy:
 
     def destination(self, host: str, port: int) -> AddressRules | None:
         """Like :meth:`ForwardRules.destination`, for configuration and credential together."""
-        agreed = ANY_ADDRESS
-        for rules in (self.forwarding, *self.restrictions.connections):
+        agreed = self.forwarding.destination(host, port)
+        # Only the configuration opens the server's host; some users can write the options of their keys themselves.
+        for rules in self.restrictions.connections:
             addresses = rules.destination(host, port)
-            if addresses is None:
+            if agreed is None or addresses is None:
                 return None
             agreed = agreed.and_also(addresses)
         return agreed
@@ -227,7 +228,7 @@ class SecurityConnection(ConnectionLayer):
         rules = self.policy.destination(host, port)
         if rules is None:
             raise _no_forward(SecurityCode.FORWARDING_REJECTED, "a connection", host=host, port=port)
-        return await self.inner.connect_tcp(host, port, addresses.and_also(rules))
+        return await self.inner.connect_tcp(host, port, rules.and_also(addresses))
 
     async def connect_unix(self, path: str) -> ByteStream:
         if not self.policy.socket_forwarding.allows(path):

@@ -48,6 +48,8 @@ class ContainerState:
     """The HostConfig that the engine applied."""
     runtime: str = ""
     """The runtime that Podman uses; empty on Docker."""
+    gateways: tuple[str, ...] = ()
+    """Addresses of the engine's host in the container's networks; only while the container runs."""
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,11 @@ def identifier(reply: Any, code: DockerCode) -> str:
     if not (0 < len(value) <= 128 and value.isascii() and value.isalnum()):
         raise EngineError(code, "the engine's answer has no proper id", status=200)
     return value
+
+
+def gateways_in(settings: object) -> tuple[str, ...]:
+    """The gateways, as the engine wrote them, of the networks in a container's ``NetworkSettings``."""
+    networks = settings.get("Networks") if isinstance(settings, dict) else None
+    ends = networks.values() if isinstance(networks, dict) else ()
+    found = (end.get(name) for end in ends if isinstance(end, dict) for name in ("Gateway", "IPv6Gateway"))
+    return tuple(gateway for gateway in found if isinstance(gateway, str) and gateway)

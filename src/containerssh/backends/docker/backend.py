@@ -12,7 +12,6 @@ from functools import partial
 
 from pydantic import ValidationError
 
-from containerssh.agent.link import AgentLink
 from containerssh.backends.container import LABEL_EXPIRES, ContainerConnection
 from containerssh.backends.docker.container import EngineContainer
 from containerssh.backends.docker.engine import Engine, Engines
@@ -84,7 +83,8 @@ class DockerBackend:
                         raise
                     yield await undo.enter_async_context(plain_login(start, "auto", why=exc.explanation))
                 else:
-                    yield connection(link, config)
+                    assert start.container is not None
+                    yield ContainerConnection(link, execution_of(config, start.container.host_addresses))
 
     async def probe(self, config: DockerConfig) -> str:
         """
@@ -232,12 +232,7 @@ async def _session_container(start: Start) -> AsyncIterator[ContainerConnection]
     """A container for one session."""
     config = start.config
     async with start.again().run(config.timeouts.command_start) as link:
-        yield connection(link, config)
-
-
-def connection(link: AgentLink, config: DockerConfig) -> ContainerConnection:
-    """A container's programs through its agent."""
-    return ContainerConnection(link, execution_of(config))
+        yield ContainerConnection(link, execution_of(config))
 
 
 def _noted(instance: Instance, dead_id: str) -> Iterator[DockerConnectionConfig]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from containerssh.backends.docker.answers import ContainerState, Image, identifier, parse, text_of
+from containerssh.backends.docker.answers import ContainerState, Image, gateways_in, identifier, parse, text_of
 from containerssh.backends.docker.engine_error import Cure, EngineError, counted, refusal
 from containerssh.backends.docker.exchanges import UPGRADE, Exchanges
 from containerssh.backends.docker.frames import Attached, Demultiplexer
@@ -119,6 +119,7 @@ class EngineClient(Exchanges):
             config.get("Tty") is True,
             host if isinstance(host, dict) else {},
             text_of(reply, "OCIRuntime"),
+            gateways_in(reply.get("NetworkSettings")),
         )
 
     async def container_output(self, container: str, *, terminal: bool, lines: int = 20) -> str:

@@ -12,7 +12,9 @@ from containerssh.backends.docker.client import EngineClient
 from containerssh.backends.docker.engine_error import Cure, EngineError, one_line
 from containerssh.backends.docker.frames import Attached
 from containerssh.backends.docker.launch import LABEL_LAUNCH
+from containerssh.backends.host_addresses import host_addresses, usable
 from containerssh.core.codes import DockerCode
+from containerssh.core.forwarding import Address
 from containerssh.core.messages import Event
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class EngineContainer:
         """The main program's streams, if this process reads them."""
         self._attempt: asyncio.Task[str] | None = None
         self._lost = False
+        self._gateways: tuple[Address, ...] | None = None
 
     async def create(self, body: Mapping[str, Any], *, name: str, platform: str) -> None:
         """
@@ -90,6 +93,21 @@ class EngineContainer:
         """Try once to start the container."""
         logger.debug(Event(DockerCode.CONTAINER_START, "Starting the container", containerId=self.id))
         await self.client.start_container(self.id)
+
+    async def host_addresses(self) -> tuple[Address, ...]:
+        """
+        The addresses at which the running container would reach this machine or the engine's; none if it is meant to be
+        in the host's network. The first call asks the engine.
+
+        Raises:
+            EngineError: it does not answer.
+        """
+        if self._gateways is None:
+            state = await self.client.inspect_container(self.id)
+            if state is not None and state.host.get("NetworkMode") == "host":
+                return ()
+            self._gateways = usable(state.gateways) if state is not None else ()
+        return (*await host_addresses(), *self._gateways)
 
     async def ended(self) -> EngineError | None:
         """The reason why the container does not run, with the end of its output; None while it runs."""

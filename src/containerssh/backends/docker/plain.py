@@ -22,6 +22,7 @@ from containerssh.backends.docker.files import write_files
 from containerssh.backends.docker.launch import environment
 from containerssh.backends.docker.start import Start
 from containerssh.backends.docker.wire import Wire
+from containerssh.backends.host_addresses import HostAddresses, host_addresses
 from containerssh.backends.plain import PlainConnection
 from containerssh.backends.session_codes import SessionCodes
 from containerssh.config.docker import DockerConfig
@@ -192,15 +193,17 @@ async def plain_login(start: Start, way: str, *, why: str = "") -> AsyncIterator
     plain = PlainStart(
         start.engine, start.instance, start.config, start.login, start.notices, start.on_left, start.held
     )
-    execution, refusal = execution_of(start.config), DockerCode.GUEST_AGENT_DISABLED
+    refusal = DockerCode.GUEST_AGENT_DISABLED
     if start.config.execution.mode == "session":
         _tell(plain, "session", why)
         await plain.prepare()
-        yield PlainConnection(lambda: plain.again().run_main(), execution, refusal)
+        yield PlainConnection(lambda: plain.again().run_main(), execution_of(start.config), refusal)
         return
     agent = {"image": start.config.execution.agent_path, "none": ""}.get(way)
     async with plain.run_idle(start.config.timeouts.container_start, agent) as execs:
         _tell(plain, "image" if execs.agent else "none", why)
+        assert plain.container is not None
+        execution = execution_of(start.config, plain.container.host_addresses)
         if not execs.agent:
             yield PlainConnection(lambda: nullcontext(execs), execution, refusal)
             return
@@ -215,8 +218,8 @@ def forbids_agent(error: EngineError) -> bool:
     return error.code == DockerCode.CONTAINER_CREATE_FAILED and error.status == 403
 
 
-def execution_of(config: DockerConfig) -> Execution:
-    """The settings that sessions need."""
+def execution_of(config: DockerConfig, host: HostAddresses = host_addresses) -> Execution:
+    """The settings that sessions and forwards need."""
     execution, timeouts = config.execution, config.timeouts
     return Execution(
         shell_command=execution.shell_command,
@@ -227,6 +230,7 @@ def execution_of(config: DockerConfig) -> Execution:
         environment={},
         leftovers=execution.background_processes,
         codes=_CODES,
+        host=host,
     )
 
 

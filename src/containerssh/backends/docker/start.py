@@ -73,6 +73,8 @@ class Start:
     patience: timedelta = timedelta(seconds=10)
     """The time after which the image's entrypoint is assumed to ignore its arguments, which are the agent's command."""
     _last: EngineError | None = field(default=None, init=False)
+    container: EngineContainer | None = field(default=None, init=False)
+    """The container that was created last."""
     _agent_lines: int = field(default=0, init=False)
     _ends: float = field(default=0.0, init=False)
 
@@ -254,6 +256,7 @@ class Start:
             self.engine.images.forget(parse_reference(execution.image))
             await self._image()
             await self._persist(create)
+        self.container = container
         undo.enter_context(log_labels(containerId=container.id))
         await self._persist(partial(self.engine.check, container.id, execution.engine_structures()[1]))
         return container

@@ -18,9 +18,9 @@ from containerssh.core.handlers import ConnectionHandler
 async def connection(inside: Inside, config: KubernetesConfig) -> AsyncIterator[ConnectionHandler]:
     """What answers a login's requests in a pod that is ready."""
     if inside.link is not None:
-        yield ContainerConnection(inside.link, execution_of(config, inside.given))
+        yield ContainerConnection(inside.link, execution_of(config, inside))
         return
-    execution, refusal = execution_of(config, {}), KubernetesCode.GUEST_AGENT_DISABLED
+    execution, refusal = execution_of(config, inside), KubernetesCode.GUEST_AGENT_DISABLED
     execs = inside.execs
     if not execs.agent:
         # Only an agent takes variables, on its command line.

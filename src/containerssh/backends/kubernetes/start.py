@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from containerssh.agent.link import AgentLink
 from containerssh.backends.container import Execution
+from containerssh.backends.host_addresses import HostAddresses
 from containerssh.backends.kubernetes.client import PODS, KubernetesClient
 from containerssh.backends.kubernetes.direct import DirectWays
 from containerssh.backends.kubernetes.errors import APIError
@@ -21,6 +22,7 @@ from containerssh.backends.kubernetes.execs import Execs
 from containerssh.backends.kubernetes.following import Followed, Followers
 from containerssh.backends.kubernetes.injection import KeptOut, Place, injected_link
 from containerssh.backends.kubernetes.launch import OwnPod, PodError
+from containerssh.backends.kubernetes.node import addresses_of_node
 from containerssh.backends.kubernetes.pod import (
     LABEL_INSTANCE,
     Idle,
@@ -70,6 +72,8 @@ class Inside:
     execs: Execs
     given: Mapping[str, str]
     """Variables for programs that the pod's description does not have."""
+    host: HostAddresses
+    """Where forwards do not lead unless it is allowed."""
 
 
 @dataclass
@@ -220,7 +224,8 @@ class Start:
             self._restarts = restarts(followed.pod, self._console)
             try:
                 if way in ("auto", "injected"):
-                    return Inside(await self._link(undo, place, followed), Execs(place, ""), env.given)
+                    link = await self._link(undo, place, followed)
+                    return Inside(link, Execs(place, ""), env.given, addresses_of_node(followed.pod or {}))
                 break
             except KeptOut as exc:
                 if way == "injected" or self._may_have_room(exc):
@@ -241,7 +246,7 @@ class Start:
         agent = {"image": self.config.pod.agent_path, "none": ""}.get(way)
         execs = await Execs.of(place, self.config.pod.agent_path if agent is None else agent, probe=agent is None)
         self._tell_way(execs, env)
-        return Inside(None, execs, {})
+        return Inside(None, execs, {}, addresses_of_node(followed.pod or {}))
 
     async def _link(self, undo: AsyncExitStack, place: Place, followed: Followed) -> AgentLink:
         async with AsyncExitStack() as opened:
@@ -360,8 +365,8 @@ class Start:
             logger.warning(Event(KubernetesCode.GUEST_AGENT_DISABLED, text))
 
 
-def execution_of(config: KubernetesConfig, given: Mapping[str, str]) -> Execution:
-    """What sessions need to know; *given* are variables for programs."""
+def execution_of(config: KubernetesConfig, inside: Inside) -> Execution:
+    """The settings that sessions and forwards need."""
     pod, timeouts = config.pod, config.timeouts
     return Execution(
         shell_command=pod.shell_command,
@@ -369,9 +374,10 @@ def execution_of(config: KubernetesConfig, given: Mapping[str, str]) -> Executio
         command_start=timeouts.command_start,
         signal=timeouts.signal,
         window=timeouts.window,
-        environment=given,
+        environment=inside.given,
         leftovers=pod.background_processes,
         codes=_CODES,
+        host=inside.host,
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from containerssh.agent.link import AgentLink
 from containerssh.backends.container import ContainerConnection, Execution, expiry_labels
+from containerssh.backends.host_addresses import host_addresses, no_addresses
 from containerssh.backends.oci import cgroups
 from containerssh.backends.oci.bundle import DEFAULT_PATH
 from containerssh.backends.oci.container import ContainerSpec, open_container
@@ -22,7 +23,7 @@ from containerssh.backends.oci.machine import Machine, data_folder, find_machine
 from containerssh.backends.oci.reaper import reap
 from containerssh.backends.oci.users import find_user, shell_of
 from containerssh.backends.session_mode import SessionModeConnection
-from containerssh.config.oci import OCIConfig, OCIMode
+from containerssh.config.oci import OCIConfig, OCIMode, OCINetwork
 from containerssh.core.codes import OCICode
 from containerssh.core.errors import BackendError, ContainerSSHError
 from containerssh.core.handlers import ConnectionHandler, Notices
@@ -268,6 +269,7 @@ def _execution(config: OCIConfig, spec: ContainerSpec) -> Execution:
         window=config.timeouts.window,
         environment={},
         leftovers=config.background_processes,
+        host=no_addresses if config.network is OCINetwork.HOST else host_addresses,
     )
 
 
