@@ -212,6 +212,17 @@ async def test_where_a_lease_may_not_be_had_or_not_be_renewed_no_pod_names_one(
         assert "containerssh-lacking" not in leases(cluster, home)
 
 
+async def test_without_the_right_to_list_leases_the_log_says_once_what_is_not_removed(
+    cluster: Cluster, home: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = (PODS_BUT_DELETE, leases_rule("get", "create", "patch", "delete"))
+    async with connected(account(cluster, home, *rules)) as client, present(client, home, "blind") as blind:
+        assert await blind.lease() == "containerssh-blind"
+        for _ in range(2):
+            await blind.look()
+    assert caplog.text.count("Pods of other servers are not removed") == 1
+
+
 # -- a token that has run out --------------------------------------------------------------------------------
 
 

@@ -57,6 +57,7 @@ class Presence:
         self._next_look_at_pods = 0.0
         self._stuck: frozenset[str] = frozenset()
         """Leases that have run out and some of whose pods could not be removed."""
+        self._blind = False
         self.stays = stays
         self.users = 0
         self.last_used = asyncio.get_running_loop().time()
@@ -183,13 +184,20 @@ class Presence:
             raise
 
     async def _leases(self) -> list[dict[str, Any]] | None:
-        """All servers'; None: we may not see them, which was told already, since then we have none either."""
+        """All servers'; None: we may not list them."""
         try:
-            return (await self._client.list(LEASES, self._namespace, label_selector=LABEL_GATEWAY))[0]
+            found, _ = await self._client.list(LEASES, self._namespace, label_selector=LABEL_GATEWAY)
         except APIError as exc:
             if exc.status != 403:
                 raise
+            # Without the right to have one, that is said already.
+            if not self._blind and not self._lease.refused:
+                text = f"Pods of other servers are not removed when these have ended: {exc}"
+                logger.warning(Event(KubernetesCode.LEASE_FAILED, text, namespace=self._namespace))
+            self._blind = True
             return None
+        self._blind = False
+        return found
 
     def _unneeded(
         self, pods: Sequence[Mapping[str, Any]], gone: Collection[str], held: Collection[str]
