@@ -69,6 +69,15 @@ async def test_a_server_without_rights_is_told_so(
     await refused(backend, settings, words, "This server is not allowed to use pods in the cluster.")
 
 
+async def test_a_server_that_may_not_start_programs_is_told_so(
+    cluster: Cluster, namespace: str, backend: KubernetesBackend
+) -> None:
+    rights = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]}
+    settings = config(cluster, namespace, connection=with_token(cluster, cluster.token(namespace, [rights])))
+    words = r'is forbidden: User ".*" cannot create resource "pods/exec"'
+    await refused(backend, settings, words, "This server is not allowed to use pods in the cluster.")
+
+
 async def test_a_server_that_may_not_watch_pods_is_told_so(
     cluster: Cluster, namespace: str, backend: KubernetesBackend
 ) -> None:

@@ -34,6 +34,7 @@ from containerssh.backends.kubernetes.pod import (
     volume_costs,
 )
 from containerssh.backends.kubernetes.progress import Over, container_end, judge, restarts
+from containerssh.backends.kubernetes.refusals import user_words
 from containerssh.backends.kubernetes.waiting import Waiting
 from containerssh.backends.session_codes import SessionCodes
 from containerssh.config.kubernetes import KubernetesConfig
@@ -236,6 +237,8 @@ class Start:
             except APIError as exc:
                 # What was ready may have ended since, which the cluster says in a moment.
                 if not exc.passing:
+                    if exc.status in (401, 403):
+                        exc.user_message = user_words(exc)
                     raise
                 self._remember(exc)
             except BackendError as exc:
