@@ -176,6 +176,7 @@ ADVICE: dict[str, tuple[str, str]] = {
     "a login that ends at once": ("security: {maxLoginTime: 5s}", "security.maxLoginTime"),
     "a list without a filter": ("security: {env: {allow: [A]}}", "security.env.allow"),
     "a deny list beside a filter": ("security: {defaultMode: filter, signal: {deny: [A]}}", "security.signal.deny"),
+    "a signal with its prefix": ("security: {signal: {mode: filter, allow: [SIGTERM]}}", "security.signal.allow"),
     "commands without a filter": ("security: {command: {mode: enable, allow: [a]}}", "security.command.allow"),
     "countries that nobody reads": ("geoip: {provider: maxmind, maxmind-geoip2-file: /dev/null}", "geoip.provider"),
     "a silent log": ("log: {level: emerg}", "log.level"),

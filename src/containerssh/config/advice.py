@@ -25,6 +25,7 @@ from containerssh.config.ssh import CIPHERS, KEX, MACS, SSHConfig
 from containerssh.config.unused_advice import unused_advice
 from containerssh.config.urls import parts_of
 from containerssh.core.forwarding import Endpoint
+from containerssh.core.requests import SIGNALS
 from containerssh.core.writers import other_writers
 
 
@@ -194,6 +195,12 @@ def _security(security: SecurityConfig) -> Iterator[Finding]:
     for name, unlisted in (("shell", security.shell), ("tty", security.tty)):
         if unlisted.mode == "filter":
             yield _say("info", f"security.{name}.mode", "there is nothing to filter; all are refused", "write disable")
+    for key in ("allow", "deny"):
+        listed_signals: tuple[str, ...] = getattr(security.signal, key)
+        for signal in sorted(set(listed_signals) - SIGNALS):
+            plain = signal.upper().removeprefix("SIG")
+            suggestion = f"write {plain}" if plain in SIGNALS else f"there are {', '.join(sorted(SIGNALS))}"
+            yield _say("warning", f"security.signal.{key}", f"{signal} is no signal that clients can send", suggestion)
     yield from _forwarding(security)
 
 
