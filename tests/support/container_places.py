@@ -110,10 +110,15 @@ class Crun(Place):
         return self._backend.login(meta, config, Seen())
 
     def left(self, meta: Login) -> list[str]:
-        # Not rglob, which fails on folders that vanish meanwhile.
-        found = (Path(at, name) for at, folders, files in os.walk(self._folder) for name in (*folders, *files))
+        # Not rglob or glob, which fail on folders that vanish meanwhile.
+        groups = Path("/sys/fs/cgroup").glob("*/containerssh")
+        found = (
+            Path(at, name)
+            for folder in (self._folder, *groups)
+            for at, folders, files in os.walk(folder)
+            for name in (*folders, *files)
+        )
         left = [str(path) for path in found if meta.connection_id in path.name]
-        left += [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/containerssh/*/{meta.connection_id}*")]
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 about = (process / "cgroup").read_text() + (process / "cmdline").read_text()
