@@ -95,7 +95,12 @@ async def reached(openssh: OpenSSH, server: product.Server, host: str, port: int
 
 
 def gateway(engine: Engine) -> str:
-    return engine.docker("network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}").strip()
+    # The network itself tells its gateway only if the engine was started again since it was made.
+    name = engine.docker("run", "--detach", "bb:latest", "sleep", "600").strip()
+    try:
+        return engine.docker("inspect", name, "-f", "{{.NetworkSettings.Networks.bridge.Gateway}}").strip()
+    finally:
+        engine.docker("rm", "--force", name)
 
 
 async def test_the_host_is_not_reached_through_dockers_bridge_unless_it_is_listed(
