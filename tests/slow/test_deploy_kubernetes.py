@@ -16,6 +16,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from ruamel.yaml import YAML
 
 from containerssh.auth.hashes import hash_password
 from tests.support.cluster import BUSYBOX, Cluster
@@ -87,6 +88,10 @@ class Release:
         items = self.cluster.object("--namespace", self.guests, "pods")["items"]
         return [pod["metadata"]["name"] for pod in items if not pod["metadata"].get("deletionTimestamp")]
 
+    def left(self) -> list[str]:
+        """Pods and Leases among the guests."""
+        return self.cluster.kubectl("--namespace", self.guests, "get", "pods,leases", "-o", "name").split()
+
     def host_keys(self) -> dict[str, str]:
         found: dict[str, str] = self.cluster.object(
             "--namespace", self.namespace, "secret", "gw-containerssh-host-keys"
@@ -141,6 +146,11 @@ def page(address: str) -> bytes:
     with urlopen(address, timeout=10) as answer:
         content: bytes = answer.read()
         return content
+
+
+def yaml(text: str) -> dict[str, Any]:
+    content: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
+    return content
 
 
 def place(pod: dict[str, Any]) -> Place:
@@ -229,6 +239,8 @@ def test_the_cluster_takes_every_object_that_the_chart_can_make(release: Release
         ("replicas=-1", "replicas"),
         ("drain.seconds=1h", "drain"),
         ("service.port=70000", "service"),
+        ("service.nodePort=30022", "service.nodePort takes"),
+        ("service.type=NodePort,service.loadBalancerSourceRanges={{192.0.2.0/24}}", "loadBalancerSourceRanges take"),
         ("autoscaling.enabled=true,autoscaling.cpu=0", "cpu or logins"),
         ("autoscaling.enabled=true,autoscaling.minReplicas=11", "more than maxReplicas"),
         ("agentLink.port=9100", "agentLink.port is taken"),
@@ -246,6 +258,15 @@ def test_values_that_cannot_work_are_refused_with_a_reason(release: Release, set
             "template", "gw", str(CHART), "--kube-version", "1.37", "--values", str(release.values),
             "--set", setting.format(namespace=release.namespace),
         )  # fmt: skip
+
+
+def test_a_method_of_ones_own_leaves_the_other_methods_alone(release: Release) -> None:
+    text = release.run(
+        "template", "gw", str(CHART), "--kube-version", "1.37", "--values", str(release.values),
+        "--set", "config.auth.password.method=webhook", "--show-only", "templates/config.yaml",
+    )  # fmt: skip
+    auth = yaml(yaml(text)["stringData"]["config.yaml"])["auth"]
+    assert (auth["password"]["method"], auth["publicKey"]["method"]) == ("webhook", "users")
 
 
 def test_the_chart_has_no_mistake_that_helm_knows(release: Release) -> None:
@@ -310,6 +331,35 @@ async def test_a_server_that_is_drained_ends_when_its_last_login_does(release: R
         gone = ("--namespace", release.namespace, "wait", "--for=delete", f"pod/{name}", "--timeout=20s")
         await asyncio.to_thread(release.cluster.kubectl, *gone)
         assert release.guest_pods() == []
+    finally:
+        with suppress(ProcessLookupError):
+            session.kill()
+        await session.communicate()
+
+
+async def test_guests_may_be_as_restricted_as_the_cluster_knows(release: Release, tmp_path: Path) -> None:
+    user = "config.kubernetes.pod.spec.securityContext.runAsUser=1000"
+    await asyncio.to_thread(release.put, "upgrade", "--set", f"guests.podSecurity=restricted,{user}")
+    at = place(next(iter(release.servers().values())))
+    done = await Client(tmp_path).log_in(at, "id -u; grep CapBnd /proc/self/status")
+    assert done.stdout.split() == [b"1000", b"CapBnd:", b"0" * 16], done
+
+
+# -- the end: nothing may come after this --------------------------------------------------------------------
+
+
+async def test_servers_that_are_uninstalled_remove_the_pods_of_their_logins(release: Release, tmp_path: Path) -> None:
+    at = place(next(iter(release.servers().values())))
+    session = await Client(tmp_path).stay(at, "echo in; sleep 6; echo done")
+    try:
+        assert session.stdout is not None
+        async with asyncio.timeout(30):
+            assert await session.stdout.readline() == b"in\n"
+        await asyncio.to_thread(release.run, "uninstall", "gw")
+        assert len(release.guest_pods()) == 1
+        async with asyncio.timeout(30):
+            assert await session.stdout.read() == b"done\n", "what drains has its rights and its walls until its end"
+        await asyncio.to_thread(wait_until, lambda: not release.left(), within=30, what="the removal")
     finally:
         with suppress(ProcessLookupError):
             session.kill()

@@ -30,6 +30,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ ternary .Values.hostKeys.names (list "ed25519" "rsa") (ne .Values.hostKeys.existingSecret "") | toJson }}
 {{- end -}}
 
+{{/* What servers need until their last login has ended, which takes them longer than an uninstallation: the rights to remove
+its pod, and its pod's walls. The same goes for an upgrade that changes guests.namespace. */}}
+{{- define "containerssh.keep" -}}
+helm.sh/resource-policy: keep
+{{- end -}}
+
 {{/* What every container of ours keeps to: the Pod Security Standard "restricted", and a root that cannot be written. */}}
 {{- define "containerssh.containerSecurity" -}}
 allowPrivilegeEscalation: false
@@ -51,12 +57,16 @@ seccompProfile: {type: RuntimeDefault}
 {{- range (include "containerssh.hostKeyNames" . | fromJsonArray) -}}
 {{- $keys = append $keys (printf "/etc/containerssh/hostkeys/%s" .) -}}
 {{- end -}}
+{{- $security := dict "allowPrivilegeEscalation" false "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- if eq .Values.guests.podSecurity "restricted" -}}
+{{- $_ := mergeOverwrite $security (dict "runAsNonRoot" true "capabilities" (dict "drop" (list "ALL"))) -}}
+{{- end -}}
 {{- $console := dict
     "name" "shell"
     "image" .Values.guests.image
     "imagePullPolicy" .Values.guests.imagePullPolicy
     "resources" .Values.guests.resources
-    "securityContext" (dict "allowPrivilegeEscalation" false "seccompProfile" (dict "type" "RuntimeDefault")) -}}
+    "securityContext" $security -}}
 {{- $pod := dict
     "metadata" (dict "namespace" .Values.guests.namespace "labels" (dict "containerssh.io/guest" "true"))
     "spec" (dict "automountServiceAccountToken" false "enableServiceLinks" false "containers" (list $console))
@@ -80,9 +90,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- $_ := set $config "metrics" (dict "enable" true "listen" "0.0.0.0:9100") -}}
 {{- end -}}
 {{- if .Values.users -}}
-{{- $method := dict "method" "users" -}}
 {{- $_ := set $config "auth" (dict
-    "password" $method "publicKey" $method "users" (dict "file" "/etc/containerssh/config/users.yaml")) -}}
+    "password" (dict "method" "users") "publicKey" (dict "method" "users")
+    "users" (dict "file" "/etc/containerssh/config/users.yaml")) -}}
 {{- end -}}
 {{- toYaml (mergeOverwrite $config (deepCopy .Values.config)) -}}
 {{- end -}}
