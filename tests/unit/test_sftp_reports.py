@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from containerssh.agent.sftp import MAX_LINE, lines, parse_event, printable, sftp_program
+from containerssh.agent.sftp import MAX_LINE, escaped, lines, parse_event, sftp_program
 from containerssh.config.advice import advice
 from containerssh.config.app import AppConfig
 from containerssh.config.merge import overlay
@@ -113,7 +113,7 @@ def test_any_path_survives_the_report_and_is_one_printable_line_in_the_log(path:
     event = parse_event(json.dumps({"event": "remove", "path": text}).encode())
     assert isinstance(event, FileEvent)
     assert os.fsencode(event.path) == path
-    assert printable(event.path).isprintable()
+    assert escaped(event.path).isprintable()
 
 
 @pytest.mark.hypothesis

@@ -16,6 +16,7 @@ from containerssh.core.codes import AgentCode
 from containerssh.core.errors import ProtocolError
 from containerssh.core.requests import PtyRequest, WindowSize, to_wire
 from containerssh.core.streams import CHUNK
+from containerssh.core.text import printable
 
 VERSION = 2
 OLDEST = 1
@@ -123,7 +124,7 @@ class Refused(Exception):
     def __init__(self, number: int, text: str) -> None:
         super().__init__(text)
         self.number = number
-        self.text = "".join(character if character.isprintable() else "?" for character in text)
+        self.text = printable(text)
 
 
 class FrameDecoder:

@@ -33,6 +33,7 @@ from containerssh.core.messages import Event
 from containerssh.core.requests import Origin, X11Request
 from containerssh.core.streams import ByteStream, join
 from containerssh.core.tasks import time_limit
+from containerssh.core.text import printable
 
 if TYPE_CHECKING:
     from containerssh.agent.link import AgentLink
@@ -190,7 +191,7 @@ class Forwards:
                 return await self._open(kind, b"", pack_word(milliseconds) + body)
         except Refused as exc:
             reason = exc.text[:_MAX_REASON]
-            text = f"connecting to {_printable(what)} failed: {reason}"
+            text = f"connecting to {printable(what)} failed: {reason}"
             if exc.number == errno.EPERM:
                 raise Rejected(SecurityCode.FORWARDING_REJECTED, text, user_message=reason) from None
             raise BackendError(AgentCode.CONNECT_FAILED, text, user_message=reason) from None
@@ -218,7 +219,7 @@ class Forwards:
         except Refused as exc:
             self._listeners.pop(listener.identity, None)
             reason = exc.text[:_MAX_REASON]
-            text = f"listening on {_printable(what)} failed: {reason}"
+            text = f"listening on {printable(what)} failed: {reason}"
             raise BackendError(AgentCode.LISTEN_FAILED, text, user_message=reason) from None
         except BaseException:
             # The agent may be listening already, or soon.
@@ -284,10 +285,6 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def _silent(what: str) -> BackendError:
-    text = f"{_printable(what)}: the container did not answer in time"
+    text = f"{printable(what)}: the container did not answer in time"
     return BackendError(AgentCode.REQUEST_FAILED, text, user_message="The container did not answer in time.")

@@ -26,6 +26,7 @@ from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolEr
 from containerssh.core.flag import Flag
 from containerssh.core.requests import ExitSignal, PtyRequest, WindowSize
 from containerssh.core.streams import ByteReader, ByteStream, ByteWriter
+from containerssh.core.text import printable
 
 if TYPE_CHECKING:
     from containerssh.agent.link import AgentLink
@@ -191,7 +192,5 @@ def start_failed(program: Program, reason: str) -> BackendError:
     """The error for a program that cannot be started; *reason* may be an agent's text."""
     command = program.argv[0] if program.argv else ""
     text = reason if reason.startswith(f"{command}: ") else f"{command}: {reason}"
-    printable = "".join(character if character.isprintable() else "?" for character in text)
-    return BackendError(
-        AgentCode.START_FAILED, f"the program could not be started: {printable}", user_message=printable
-    )
+    shown = printable(text)
+    return BackendError(AgentCode.START_FAILED, f"the program could not be started: {shown}", user_message=shown)

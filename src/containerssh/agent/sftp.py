@@ -130,13 +130,13 @@ def _broken(what: str) -> ProtocolError:
 
 
 def _failure(reason: str) -> BackendError:
-    text = printable(reason)
+    text = escaped(reason)
     return BackendError(
         SFTPCode.FAILED, f"the SFTP server ended: {text}", user_message=f"The SFTP server ended: {text}"
     )
 
 
-def printable(text: str) -> str:
+def escaped(text: str) -> str:
     """*text* for one line of a log; non-printable characters are escaped."""
     shown = text.encode("utf-8", "backslashreplace").decode()
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
@@ -205,17 +205,17 @@ def log(event: FileEvent) -> None:
     """Log an event at level debug."""
     if not logger.isEnabledFor(logging.DEBUG):
         return
-    path = printable(event.path)
+    path = escaped(event.path)
     labels: dict[str, str | int | bool] = {"path": path}
     if event.target:
-        labels["target"] = printable(event.target)
+        labels["target"] = escaped(event.target)
     if event.operation == "file":
         labels |= {"read": event.read, "written": event.written, "created": event.created}
         if event.sha256:
             labels["sha256"] = event.sha256
         message = Event(SFTPCode.FILE, f"A file was closed: {path}", **labels)
     elif event.operation == "refused":
-        labels |= {"operation": printable(event.refused), "reason": printable(event.reason)}
+        labels |= {"operation": escaped(event.refused), "reason": escaped(event.reason)}
         message = Event(SFTPCode.REFUSED, f"A rule forbade {labels['operation']}: {path}", **labels)
     else:
         labels |= event.attributes

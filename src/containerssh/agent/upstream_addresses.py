@@ -5,6 +5,7 @@ from __future__ import annotations
 from containerssh.core.codes import AgentCode, SecurityCode
 from containerssh.core.errors import BackendError, Rejected
 from containerssh.core.forwarding import AddressRules, address_of
+from containerssh.core.text import printable
 
 _LONGEST_HOST, _LONGEST_PATH = 255, 107
 
@@ -49,8 +50,3 @@ def proper_path(path: str) -> str:
         text = "the requested path is not a valid socket path"
         raise BackendError(AgentCode.REQUEST_FAILED, text, user_message="That is not a valid socket path.")
     return path
-
-
-def printable(text: str) -> str:
-    """*text* for logs and users: on one line."""
-    return "".join(character if character.isprintable() else "?" for character in text)

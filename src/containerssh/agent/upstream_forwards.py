@@ -22,7 +22,7 @@ from functools import partial
 
 from containerssh.agent.codec import broken
 from containerssh.agent.process import Program
-from containerssh.agent.upstream_addresses import permitted, printable, proper_host, proper_path
+from containerssh.agent.upstream_addresses import permitted, proper_host, proper_path
 from containerssh.agent.upstream_connection import Connection
 from containerssh.agent.upstream_helper import MAX_CONNECTIONS, Announced, Helper, HelperProcess
 from containerssh.agent.upstream_packets import NewConnection, Purpose, Setup
@@ -35,6 +35,7 @@ from containerssh.core.messages import Event
 from containerssh.core.requests import Origin, X11Request
 from containerssh.core.streams import ByteStream, join
 from containerssh.core.tasks import time_limit
+from containerssh.core.text import printable
 
 logger = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolEr
 from containerssh.core.flag import Flag
 from containerssh.core.messages import Event
 from containerssh.core.streams import ByteReader, ByteWriter
+from containerssh.core.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ class Helper:
     def words(self) -> str:
         """The end of its standard error, on one line and safe for logs."""
         text = self._words.decode("utf-8", "replace")
-        return "".join(character if character.isprintable() else " " for character in text).strip()[-_SHOWN:]
+        return printable(text, " ").strip()[-_SHOWN:]
 
     async def stop(self) -> None:
         """Stop the helper; it has a moment to exit by itself."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from containerssh.auth.remembered import Remembered, Store, StoreUnusable
 from containerssh.core.instance import default_state_folder
+from containerssh.core.text import printable
 
 
 def show(state: str, *, as_json: bool) -> int:
@@ -48,7 +49,8 @@ def _show(store: Store, *, as_json: bool) -> None:
         fields = _fields(entry)
         name = f"{entry.username} ({entry.authenticated_username})" if entry.authenticated_username else entry.username
         place = entry.address or "any address"
-        print(f"{_printable(name)}  {entry.fingerprint}  {fields['since']} to {fields['expires']}  from {place}")
+        name = printable(name, "\N{REPLACEMENT CHARACTER}")
+        print(f"{name}  {entry.fingerprint}  {fields['since']} to {fields['expires']}  from {place}")
 
 
 def _fields(entry: Remembered) -> dict[str, str]:
@@ -64,8 +66,3 @@ def _fields(entry: Remembered) -> dict[str, str]:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def _printable(text: str) -> str:
-    """*text* without terminal control characters."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

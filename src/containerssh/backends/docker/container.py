@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from containerssh.backends.docker.client import EngineClient
-from containerssh.backends.docker.engine_error import Cure, EngineError, one_line
+from containerssh.backends.docker.engine_error import Cure, EngineError
 from containerssh.backends.docker.frames import Attached
 from containerssh.backends.docker.launch import LABEL_LAUNCH
 from containerssh.backends.host_addresses import host_addresses, usable
 from containerssh.core.codes import DockerCode
 from containerssh.core.forwarding import Address
 from containerssh.core.messages import Event
+from containerssh.core.text import one_line
 
 logger = logging.getLogger(__name__)
 

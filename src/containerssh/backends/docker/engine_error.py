@@ -10,8 +10,8 @@ from containerssh.core.counters import counters
 from containerssh.core.errors import BackendError
 from containerssh.core.messages import Code
 from containerssh.core.metrics import BACKEND_ERRORS, BACKEND_REQUESTS
+from containerssh.core.text import one_line
 
-_WORDS_LIMIT = 600
 _LASTING_CAUSES = (
     "already in use",
     "invalid argument",
@@ -105,12 +105,6 @@ def refusal(code: Code, doing: str, status: int, body: bytes) -> EngineError:
 def engine_words(body: bytes) -> str:
     """The message in an error reply, in Docker's or Podman's format, on one line; empty if there is none."""
     return one_line(_field(body, "message"))
-
-
-def one_line(text: str) -> str:
-    """Untrusted text for a log: without line ends and control characters, truncated."""
-    printable = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * _WORDS_LIMIT])
-    return " ".join(printable.split())[:_WORDS_LIMIT]
 
 
 def _lasts(body: bytes) -> bool:

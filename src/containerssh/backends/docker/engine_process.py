@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from contextlib import suppress
 
-from containerssh.backends.docker.engine_error import Cure, EngineError, one_line
+from containerssh.backends.docker.engine_error import Cure, EngineError
 from containerssh.backends.docker.exec_client import End
 from containerssh.backends.docker.frames import STDERR, AttachedInput, Demultiplexer
 from containerssh.backends.docker.wire import Wire
@@ -18,6 +18,7 @@ from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolEr
 from containerssh.core.messages import Event
 from containerssh.core.requests import ExitSignal, WindowSize
 from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
+from containerssh.core.text import one_line
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from containerssh.agent import upstream
 from containerssh.agent.process import Program, start_failed
 from containerssh.backends.docker.container import EngineContainer, persist
-from containerssh.backends.docker.engine_error import EngineError, one_line
+from containerssh.backends.docker.engine_error import EngineError
 from containerssh.backends.docker.engine_process import EngineProcess
 from containerssh.backends.docker.exec_client import CONSOLE_SIZE_API, End, ExecClient
 from containerssh.backends.docker.frames import STDERR
@@ -19,6 +19,7 @@ from containerssh.core.codes import DockerCode
 from containerssh.core.errors import BackendError, ProtocolError, Rejected
 from containerssh.core.messages import Event
 from containerssh.core.requests import WindowSize
+from containerssh.core.text import one_line
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from containerssh.backends.container import expiry_labels
 from containerssh.backends.docker.answers import Image
 from containerssh.backends.docker.container import EngineContainer, persist
 from containerssh.backends.docker.engine import Engine
-from containerssh.backends.docker.engine_error import EngineError, counted, one_line
+from containerssh.backends.docker.engine_error import EngineError, counted
 from containerssh.backends.docker.frames import Attached
 from containerssh.backends.docker.launch import agent_is_main, create_body
 from containerssh.backends.docker.reference import parse_reference
@@ -33,6 +33,7 @@ from containerssh.core.instance import Instance
 from containerssh.core.messages import Event, log_labels
 from containerssh.core.metadata import Login
 from containerssh.core.tasks import finish, time_limit
+from containerssh.core.text import one_line
 
 logger = logging.getLogger(__name__)
 

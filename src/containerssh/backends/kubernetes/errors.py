@@ -12,6 +12,7 @@ import aiohttp
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import BackendError, ProtocolError, describe
 from containerssh.core.messages import Code
+from containerssh.core.text import one_line
 
 _WORDS_LIMIT = 600
 _MESSAGE_LIMIT = 4000
@@ -143,12 +144,6 @@ def away(doing: str, exc: BaseException) -> APIError:
 def broken(text: str) -> ProtocolError:
     """The API did not keep to its protocol."""
     return ProtocolError(KubernetesCode.PROTOCOL_ERROR, text)
-
-
-def one_line(text: str, limit: int = _WORDS_LIMIT) -> str:
-    """Foreign text for a log: no line ends, no control characters, a bounded length."""
-    printable = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * limit])
-    return " ".join(printable.split())[:limit]
 
 
 def _plain(body: bytes) -> str:

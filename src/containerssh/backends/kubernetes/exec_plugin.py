@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from containerssh.backends.kubernetes.errors import one_line
 from containerssh.config.kubeconfig import Cluster, ExecPlugin, User
 from containerssh.config.pem import read_pem
 from containerssh.core.codes import KubernetesCode
 from containerssh.core.errors import ConfigError
 from containerssh.core.flag import Flag
+from containerssh.core.text import one_line
 
 TIME_LIMIT = 60.0
 OUTPUT_LIMIT = 1 << 20

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from containerssh.agent import upstream
 from containerssh.agent.process import Program, start_failed
-from containerssh.backends.kubernetes.errors import APIError, one_line
+from containerssh.backends.kubernetes.errors import APIError
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
 from containerssh.backends.kubernetes.injection import Place
 from containerssh.backends.terminal_input import TerminalInput
@@ -18,6 +18,7 @@ from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolEr
 from containerssh.core.messages import Event
 from containerssh.core.requests import WindowSize
 from containerssh.core.streams import ByteReader, ByteWriter
+from containerssh.core.text import one_line
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from containerssh.agent.link import FRAMED_ARGUMENTS, AgentLink, framed_link
 from containerssh.agent.transport import FramedTransport, Transport
 from containerssh.backends.kubernetes.client import KubernetesClient
 from containerssh.backends.kubernetes.direct import DirectWay
-from containerssh.backends.kubernetes.errors import one_line
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
 from containerssh.backends.kubernetes.pod import AGENT_FOLDER
 from containerssh.core.codes import AgentCode, KubernetesCode
 from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, describe
 from containerssh.core.messages import Event
 from containerssh.core.streams import ByteReader
+from containerssh.core.text import one_line
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from containerssh.backends.kubernetes.errors import one_line
+from containerssh.core.text import one_line
 
 _FOR_USER = 300
 # What a scheduler says of a pod's own wishes. The rest may name nodes, their taints, volumes and other pods.

@@ -18,7 +18,8 @@ from containerssh.backends.kubernetes.channels import (
     Piece,
     Reply,
 )
-from containerssh.backends.kubernetes.errors import broken, one_line
+from containerssh.backends.kubernetes.errors import broken
+from containerssh.core.text import one_line
 
 PROTOCOL = "v5.channel.k8s.io"
 """The only one of the WebSocket protocols that can end standard input."""
