@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from containerssh.backends.kubernetes.credentials import Access
 from containerssh.backends.kubernetes.errors import ERROR_LIMIT
-from containerssh.backends.kubernetes.upgrade import Head, read_refusal
+from containerssh.backends.kubernetes.upgrade import read_refusal, upgrade
+from containerssh.core.errors import ProtocolError
 from containerssh.core.wire import Wire
+from containerssh.web.head import HEAD_LIMIT, Head
 
 CHUNKED = {"transfer-encoding": "chunked"}
 
@@ -76,3 +81,33 @@ async def test_no_more_is_read_than_a_refusal_may_have() -> None:
     assert len(await read(CHUNKED, [chunk(large)])) == ERROR_LIMIT
     assert len(await read(CHUNKED, [chunk(bytes(1000)) * 200])) == ERROR_LIMIT
     assert len(await read(CHUNKED, [b"ffffffff\r\n" + large])) == ERROR_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "the API server's answer is not HTTP"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nno colon\r\n\r\n", "the API server's answer has a malformed header"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nA: " + bytes(2 * HEAD_LIMIT), "too long"),
+    ],
+)
+async def test_what_is_no_head_is_an_error_of_the_protocol(answer: bytes, why: str) -> None:
+    served = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.transport.abort()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        served.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        access = Access("http", "127.0.0.1", port, "", "/api", (), None, "")
+        with pytest.raises(ProtocolError, match=why):
+            await upgrade(access, "GET", "/x", ())
+        async with asyncio.timeout(10):
+            await served.wait()

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from containerssh.backends.kubernetes.errors import APIError, refusal, status_error
-from containerssh.backends.kubernetes.upgrade import parse_head
 from containerssh.backends.kubernetes.watch import Bookmark, Known, Lines, WatchEvent, is_expired, parse_event
 from containerssh.core.errors import ProtocolError
 
@@ -180,12 +179,3 @@ def test_an_old_version_is_told_apart_from_other_errors() -> None:
     assert is_expired(status_error("x", {"code": 410, "reason": "Expired"}))
     assert not is_expired(status_error("x", {"code": 403, "reason": "Forbidden"}))
     assert status_error("x", {"code": "what"}).status == 500
-
-
-@given(st.binary(max_size=200))
-def test_any_head_is_http_or_refused(data: bytes) -> None:
-    try:
-        head = parse_head(data + b"\r\n\r\n")
-    except ProtocolError:
-        return
-    assert 100 <= head.status <= 599

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
 from containerssh.backends.docker.half_close import open_tls
-from containerssh.backends.docker.wire import HEAD_LIMIT, Wire
+from containerssh.backends.docker.wire import Wire
 from containerssh.config.docker import DockerConnectionConfig
 from containerssh.core.codes import DockerCode
 from containerssh.core.errors import ConfigError
+from containerssh.web.head import HEAD_LIMIT
 
 
 @dataclass(frozen=True)

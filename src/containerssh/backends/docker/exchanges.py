@@ -14,10 +14,11 @@ from containerssh.backends.docker.answers import EngineInfo, Reply
 from containerssh.backends.docker.endpoint import Endpoint
 from containerssh.backends.docker.engine_error import Cure, EngineError, count_request, counted, engine_words, refusal
 from containerssh.backends.docker.pool import Pool
-from containerssh.backends.docker.wire import Head, Request, Wire, read_all
+from containerssh.backends.docker.wire import Request, Wire, read_all
 from containerssh.core.codes import DockerCode
 from containerssh.core.errors import ProtocolError, describe
 from containerssh.core.tasks import time_limit
+from containerssh.web.head import Head
 
 OLDEST_API = (1, 41)
 """Docker 20.10, Podman 3.4 and later."""

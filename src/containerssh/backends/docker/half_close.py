@@ -7,9 +7,9 @@ import ssl
 from contextlib import suppress
 from typing import Any
 
-from containerssh.backends.docker.wire import HEAD_LIMIT
 from containerssh.core.flag import Flag
 from containerssh.core.streams import CHUNK
+from containerssh.web.head import HEAD_LIMIT
 
 _HANDSHAKE_LIMIT = 60.0
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from containerssh.backends.docker.endpoint import Endpoint
-from containerssh.backends.docker.wire import Head, Request, Wire
+from containerssh.backends.docker.wire import Request, Wire
+from containerssh.web.head import Head
 
 _IDLE_CONNECTIONS = 16
 _IDLE_SECONDS = 20.0

@@ -11,13 +11,8 @@ from dataclasses import dataclass, field
 from containerssh.core.codes import DockerCode
 from containerssh.core.errors import ProtocolError
 from containerssh.core.streams import CHUNK
+from containerssh.web.head import HEADERS_LIMIT, Head, parse_head
 
-HEAD_LIMIT = 64 * 1024
-"""The maximum size in bytes of a status line and headers, and of the stream's read buffer."""
-
-_HEADERS_LIMIT = 200
-_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?")
-_HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*?)[ \t]*")
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _LENGTH = re.compile(r"[0-9]{1,15}")
 
@@ -30,40 +25,6 @@ class Request:
     target: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
-
-
-@dataclass(frozen=True)
-class Head:
-    """The head of a response; header names are lower-case, repeated headers are joined by commas."""
-
-    status: int
-    headers: Mapping[str, str]
-    keeps_alive: bool
-
-
-def parse_head(data: bytes) -> Head:
-    """
-    Parse a status line and headers, including the empty line that ends them.
-
-    Raises:
-        ProtocolError: the data is not an HTTP/1 response.
-    """
-    lines = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    status = _STATUS.fullmatch(lines[0])
-    if status is None:
-        raise _broken("the engine's answer is not HTTP")
-    if len(lines) > _HEADERS_LIMIT:
-        raise _broken("the engine's answer has too many headers")
-    headers: dict[str, str] = {}
-    for line in lines[1:]:
-        header = _HEADER.fullmatch(line)
-        if header is None:
-            raise _broken("the engine's answer has a malformed header")
-        name, value = header[1].decode("ascii").lower(), header[2].decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    options = {option.strip().lower() for option in headers.get("connection", "").split(",")}
-    keeps_alive = "close" not in options if status[1] == b"1" else "keep-alive" in options
-    return Head(int(status[2]), headers, keeps_alive)
 
 
 def body_length(head: Head, method: str) -> int | None:
@@ -89,7 +50,10 @@ def body_length(head: Head, method: str) -> int | None:
 
 
 class Wire:
-    """A connection to the engine. The user closes it or returns it to the pool."""
+    """
+    A connection to the engine, whose *reader* has a buffer of ``HEAD_LIMIT`` bytes. The user closes it or returns it to
+    the pool.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -161,8 +125,11 @@ class Wire:
             except asyncio.LimitOverrunError:
                 raise _broken("the head of the engine's answer is too long") from None
             self.answered = True
-            head = parse_head(data)
-            if head.status >= 200 or head.status == 101:
+            try:
+                head = parse_head(data)
+            except ValueError as exc:
+                raise _broken(f"the engine's answer {exc}") from None
+            if head.is_final:
                 return head
 
     async def body(self, head: Head, method: str) -> AsyncGenerator[bytes]:
@@ -186,7 +153,7 @@ class Wire:
                     yield data
                 if await self._exact(2) != b"\r\n":
                     raise _broken("a chunk of the engine's answer is longer than it says")
-            for _ in range(_HEADERS_LIMIT):
+            for _ in range(HEADERS_LIMIT):
                 if await self._line() == b"\r\n":
                     return
             raise _broken("the engine's answer has too many trailers")

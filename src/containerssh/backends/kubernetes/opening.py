@@ -14,8 +14,9 @@ from containerssh.backends.kubernetes.credentials import Access, Credentials
 from containerssh.backends.kubernetes.errors import APIError, away, broken, parse_status, refusal
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
 from containerssh.backends.kubernetes.kinds import Target
-from containerssh.backends.kubernetes.upgrade import Head, Upgraded, upgrade
+from containerssh.backends.kubernetes.upgrade import Upgraded, upgrade
 from containerssh.core.errors import ProtocolError
+from containerssh.web.head import Head
 
 _AWAY = (OSError, EOFError, ssl.SSLError)
 _MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -12,20 +12,9 @@ from containerssh.backends.kubernetes.credentials import Access
 from containerssh.backends.kubernetes.errors import ERROR_LIMIT, REFUSAL_SECONDS, broken
 from containerssh.core.errors import ProtocolError
 from containerssh.core.wire import Wire, watch_peer
+from containerssh.web.head import HEAD_LIMIT, Head, parse_head
 
-HEAD_LIMIT = 64 * 1024
-_HEADERS_LIMIT = 100
-_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?")
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}):[ \t]*([^\r\n\0]*?)[ \t]*")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[^\r\n]*)?\r\n")
-
-
-@dataclass(frozen=True)
-class Head:
-    """A reply without its body; header names are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
 
 
 @dataclass
@@ -75,31 +64,14 @@ def _request(method: str, target: str, fields: Sequence[tuple[str, str]]) -> byt
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-def parse_head(data: bytes) -> Head:
-    """
-    A status line and headers, with the empty line that ends them; of repeated headers all values, joined by commas.
-
-    Raises:
-        ProtocolError: this is not HTTP/1.
-    """
-    lines = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    status = _STATUS.fullmatch(lines[0])
-    if status is None or len(lines) > _HEADERS_LIMIT:
-        raise broken("the API server's answer is not HTTP")
-    headers: dict[str, str] = {}
-    for line in lines[1:]:
-        header = _HEADER.fullmatch(line)
-        if header is None:
-            raise broken("the API server's answer has a malformed header")
-        name, value = header[1].decode("ascii").lower(), header[2].decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return Head(int(status[1]), headers)
-
-
 async def _head(wire: Wire) -> Head:
     while True:
-        head = parse_head(await _until(wire, b"\r\n\r\n"))
-        if head.status >= 200 or head.status == 101:
+        data = await _until(wire, b"\r\n\r\n")
+        try:
+            head = parse_head(data)
+        except ValueError as exc:
+            raise broken(f"the API server's answer {exc}") from None
+        if head.is_final:
             return head
 
 
