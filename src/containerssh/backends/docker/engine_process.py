@@ -12,9 +12,10 @@ from containerssh.backends.docker.engine_error import Cure, EngineError
 from containerssh.backends.docker.exec_client import End
 from containerssh.backends.docker.frames import STDERR, AttachedInput, Demultiplexer
 from containerssh.backends.docker.wire import Wire
+from containerssh.backends.exec_signals import no_break
 from containerssh.backends.terminal_input import TerminalInput
-from containerssh.core.codes import AgentCode, DockerCode
-from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, Rejected
+from containerssh.core.codes import DockerCode
+from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError
 from containerssh.core.messages import Event
 from containerssh.core.requests import ExitSignal, WindowSize
 from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
@@ -186,8 +187,7 @@ class EngineProcess(ABC):
     async def send_break(self, milliseconds: int) -> None:
         """Raises Rejected: engines do not support breaks."""
         del milliseconds
-        text = "a break needs the guest agent, which this server works without"
-        raise Rejected(AgentCode.REQUEST_FAILED, text, user_message=text)
+        raise no_break()
 
     async def kill(self) -> None:
         """Kill the program if it still runs and that is possible, and close the streams. A second call does nothing."""

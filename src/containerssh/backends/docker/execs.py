@@ -15,8 +15,9 @@ from containerssh.backends.docker.engine_process import EngineProcess
 from containerssh.backends.docker.exec_client import CONSOLE_SIZE_API, End, ExecClient
 from containerssh.backends.docker.frames import STDERR
 from containerssh.backends.docker.wire import Wire
+from containerssh.backends.exec_signals import SignalCodes, send_signal
 from containerssh.core.codes import DockerCode
-from containerssh.core.errors import BackendError, ProtocolError, Rejected
+from containerssh.core.errors import BackendError, ProtocolError
 from containerssh.core.messages import Event
 from containerssh.core.requests import WindowSize
 from containerssh.core.text import one_line
@@ -29,6 +30,11 @@ _WORDS = 2000
 _PIECES = 16
 _LAST_WORDS = 1.0
 _COMMAND_NOT_RUN = (126, 127)
+_SIGNAL_CODES = SignalCodes(
+    no_agent=DockerCode.EXEC_SIGNAL_FAILED_NO_AGENT,
+    ended=DockerCode.SIGNAL_FAILED_NO_PID,
+    failed=DockerCode.EXEC_SIGNAL_FAILED,
+)
 
 
 @dataclass(frozen=True)
@@ -204,25 +210,8 @@ class ExecProcess(EngineProcess):
         await self._execs.client.resize_program(self._id, size)
 
     async def signal(self, name: str) -> None:
-        """
-        Send a signal to the program itself, not its process group, which the image's agent does not support.
-
-        Raises:
-            Rejected: there is no agent.
-            BackendError: the signal was not delivered.
-        """
-        if self.pid is None:
-            text = "signals need the guest agent, which this server works without"
-            raise Rejected(DockerCode.EXEC_SIGNAL_FAILED_NO_AGENT, text, user_message=text)
-        if self.over:
-            text = "the program has ended"
-            raise BackendError(DockerCode.SIGNAL_FAILED_NO_PID, text, user_message=text)
-        status, words = await self._execs.run(upstream.send_signal(self._execs.agent, self.pid, name))
-        if status:
-            text = f"signal {name} failed: the agent ended with status {status}: {words}"
-            raise BackendError(
-                DockerCode.EXEC_SIGNAL_FAILED, text, user_message=f"The signal {name} was not delivered."
-            )
+        """Send a signal to the program itself, see :func:`~containerssh.backends.exec_signals.send_signal`."""
+        await send_signal(self._execs, self.pid, name, ended=self.over, codes=_SIGNAL_CODES)
 
     async def kill_program(self) -> None:
         # After the end of the stream the program has ended, or its end no longer matters.

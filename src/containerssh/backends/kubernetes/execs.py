@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from containerssh.agent import upstream
 from containerssh.agent.process import Program, start_failed
+from containerssh.backends.exec_signals import SignalCodes, no_break, send_signal
 from containerssh.backends.kubernetes.errors import APIError
 from containerssh.backends.kubernetes.exec_stream import RemoteStream
 from containerssh.backends.kubernetes.injection import Place
 from containerssh.backends.terminal_input import TerminalInput
-from containerssh.core.codes import AgentCode, KubernetesCode
-from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError, Rejected
+from containerssh.core.codes import KubernetesCode
+from containerssh.core.errors import BackendError, ContainerSSHError, ProtocolError
 from containerssh.core.messages import Event
 from containerssh.core.requests import WindowSize
 from containerssh.core.streams import ByteReader, ByteWriter
@@ -26,6 +27,11 @@ _WORDS = 2000
 _PROBE_LIMIT = 10.0
 _NO_PROGRAM = "/containerssh/no-such-program"
 _NOT_RUN = ("executable file not found", "no such file or directory", "permission denied", "exec format error")
+_SIGNAL_CODES = SignalCodes(
+    no_agent=KubernetesCode.EXEC_SIGNAL_FAILED_NO_AGENT,
+    ended=KubernetesCode.SIGNAL_FAILED_EXITED,
+    failed=KubernetesCode.EXEC_SIGNAL_FAILED,
+)
 # The file is seen whole or not at all; the shell holds the exec's output open until all input has arrived.
 _WRITE = r"""
 umask 077
@@ -214,24 +220,9 @@ class ExecProcess:
         return status & 0xFFFFFFFF
 
     async def signal(self, name: str) -> None:
-        """
-        Send a signal to the program itself; its group gets none, as the image's agent has no way to.
-
-        Raises:
-            Rejected: there is no agent.
-            BackendError: it was not delivered.
-        """
-        if self.pid is None:
-            text = "signals need the guest agent, which this server works without"
-            raise Rejected(KubernetesCode.EXEC_SIGNAL_FAILED_NO_AGENT, text, user_message=text)
-        if self._over or self._stream.ended:
-            text = "the program has ended"
-            raise BackendError(KubernetesCode.SIGNAL_FAILED_EXITED, text, user_message=text)
-        status, words = await self._execs.run(upstream.send_signal(self._execs.agent, self.pid, name))
-        if status:
-            text = f"signal {name} failed: the agent ended with status {status}: {words}"
-            user = f"The signal {name} was not delivered."
-            raise BackendError(KubernetesCode.EXEC_SIGNAL_FAILED, text, user_message=user)
+        """Send a signal to the program itself, see :func:`~containerssh.backends.exec_signals.send_signal`."""
+        ended = self._over or self._stream.ended
+        await send_signal(self._execs, self.pid, name, ended=ended, codes=_SIGNAL_CODES)
 
     async def resize(self, size: WindowSize) -> None:
         """Set the terminal's size; a program that has just ended is not an error."""
@@ -242,8 +233,7 @@ class ExecProcess:
     async def send_break(self, milliseconds: int) -> None:
         """Raises Rejected: exec has no such thing."""
         del milliseconds
-        text = "a break needs the guest agent, which this server works without"
-        raise Rejected(AgentCode.REQUEST_FAILED, text, user_message=text)
+        raise no_break()
 
     async def kill(self) -> None:
         """End the program if it still runs and there is a way to, and give the streams back. Safe to call twice."""
