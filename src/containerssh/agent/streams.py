@@ -1,4 +1,4 @@
-"""The streams of a link: sockets of their own, or what a link's transport makes of them."""
+"""Sockets as byte streams, and the queue that sends a link's frames."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from containerssh.agent.codec import broken
 from containerssh.core.flag import Flag
 from containerssh.core.streams import CHUNK, ByteStream, ByteWriter, DirectReader, DirectWriter
 
-# Of one task, or of one stream that hands over, before the others have their turn.
+# Reads by one task or stream before other tasks run.
 _READS_PER_TURN = 4
-# Seconds without anything from other streams after which one has the loop for itself.
+# Seconds without data on other streams after which a stream may read several times in an iteration of the loop.
 _ALONE_AFTER = 1.0
+# Bytes of frames that an agent does not read.
 _MAX_QUEUED = 8 * 1024 * 1024
 
 
 class _Turns:
     """
-    How often a stream reads in one turn of the loop: once beside others, whose keystrokes would wait for more, and
-    several times while nobody else has anything, which spares turns.
+    How often a stream reads in one iteration of the event loop: once if other streams have data too, since more would
+    delay their keystrokes; several times if none has, since that saves iterations.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class _Turns:
         self._alone_from = 0.0
 
     def reads(self, stream: int, now: float) -> int:
-        """*stream* (its id) has something at *now*, by the loop's clock."""
+        """The number of reads for *stream* (its id), which has data at *now*, a time of the loop's clock in seconds."""
         if stream != self._latest:
             self._latest = stream
             self._alone_from = self._moved + _ALONE_AFTER
@@ -43,10 +44,10 @@ _turns = _Turns()
 
 class SocketStream(DirectReader, DirectWriter, ByteStream):
     """
-    A connected socket as a byte stream. No buffer of its own but for the rest of what was refused last: what nobody
-    reads stays in the kernel.
+    A connected socket as a byte stream. It buffers only the unsent rest of the last write; what is not read stays in
+    the kernel.
 
-    One task may read and one write at a time. The socket belongs to the stream.
+    One task may read and one write at a time. The stream owns the socket, and closes it.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -70,14 +71,13 @@ class SocketStream(DirectReader, DirectWriter, ByteStream):
     # -- with tasks ---------------------------------------------------------------------------------------
 
     async def read(self, limit: int = CHUNK) -> bytes:
-        # A read that need not wait does not give way either; without a pause one busy program would have the loop
-        # for itself.
+        # A read that finds data does not let other tasks run; without a pause one busy program would delay them all.
         self._reads += 1
         if self._reads % _READS_PER_TURN == 0:
             await asyncio.sleep(0)
         self._enter()
         try:
-            # Not the loop's own call: uvloop's watches the socket anew for each read, which costs more than the read.
+            # Not sock_recv: uvloop's registers the socket again for each read, which costs more than the read.
             while (data := self._receive(limit)) is None:
                 await self._wait_until_readable()
         except ConnectionError:
@@ -107,7 +107,7 @@ class SocketStream(DirectReader, DirectWriter, ByteStream):
         self.abort()
 
     def abort(self) -> None:
-        """Close at once; whoever reads or writes gets a :class:`ConnectionError`."""
+        """Close at once; pending reads and writes raise :class:`ConnectionError`. Safe to call twice."""
         if self._closed:
             return
         self._closed = True
@@ -117,14 +117,14 @@ class SocketStream(DirectReader, DirectWriter, ByteStream):
         if self._readable is not None and not self._readable.done():
             self._readable.set_result(None)
         self._end_flow(ConnectionResetError("the stream was closed"))
-        # Wakes who waits for the socket. The descriptor must live until they have left: its number may be used again.
+        # Wakes the tasks that wait for the socket. They must have left before the descriptor is closed and reused.
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         if self._busy == 0:
             self._socket.close()
 
     def _receive(self, limit: int) -> bytes | None:
-        """None: nothing is there yet."""
+        """Data, ``b""`` at the end, None if there is none yet."""
         if self._closed:
             return b""
         try:
@@ -153,7 +153,7 @@ class SocketStream(DirectReader, DirectWriter, ByteStream):
         if self._closed:
             raise ConnectionResetError("the stream was closed")
 
-    # -- what can be read -----------------------------------------------------------------------------------
+    # -- receiving by callback -----------------------------------------------------------------------------------
 
     def flow(self, take: Callable[[bytes], bool], ended: Callable[[ConnectionError | None], None]) -> None:
         self._take = take
@@ -182,12 +182,12 @@ class SocketStream(DirectReader, DirectWriter, ByteStream):
     def _on_readable(self) -> None:
         if self._take is not None:
             if self._refused:
-                # Watched until now, since there is often room again before anything more comes.
+                # Not stopped before, since there is often room again before more data arrives.
                 self._unwatch()
             else:
                 self._hand_over(self._take)
         elif self._readable is None:
-            # The last bytes are still being worked on. Whoever reads next asks for another look.
+            # The reader is still processing the last data; its next read watches the socket again.
             self._unwatch()
         elif not self._readable.done():
             self._readable.set_result(None)
@@ -207,7 +207,7 @@ class SocketStream(DirectReader, DirectWriter, ByteStream):
             if not take(data):
                 self._refused = True
                 return
-            # What was taken may have ended the flow.
+            # The receiver may have called halt.
             if len(data) < CHUNK or self._take is None:
                 return
 
@@ -227,7 +227,7 @@ class SocketStream(DirectReader, DirectWriter, ByteStream):
             self._watched = False
             self._loop.remove_reader(self._socket)
 
-    # -- what can be written -----------------------------------------------------------------------------------
+    # -- sending without waiting -----------------------------------------------------------------------------------
 
     def take(self, data: bytes) -> bool:
         if self._closed or self._write_failure is not None:
@@ -286,9 +286,9 @@ class SocketStream(DirectReader, DirectWriter, ByteStream):
 
 class Sender:
     """
-    Writes frames in the order in which they were given, whole, whatever happens to who gave them.
+    Sends frames in the order of the calls. A frame is sent whole even if the task that passed it is cancelled.
 
-    *failed* is called with the error when the writer breaks or when too much waits for a peer that does not read.
+    :attr:`failed` is called with the error when the writer breaks, or when the peer leaves too much unread.
     """
 
     def __init__(self, writer: ByteWriter) -> None:
@@ -339,7 +339,7 @@ class Sender:
             _finish(batch, None)
 
     def close(self) -> None:
-        """Nothing will be sent any more."""
+        """Drop what is queued; pending calls of :meth:`send` raise ConnectionError. The task of :meth:`run` goes on."""
         batch, self._queue = self._queue, []
         _finish(batch, ConnectionResetError("the link was closed"))
         self._queued = 0
@@ -347,7 +347,7 @@ class Sender:
 
 
 def _ignore(error: Exception | None) -> None:
-    """Until somebody wants to know."""
+    """The callback while none is set."""
 
 
 def _finish(batch: list[tuple[bytes, asyncio.Future[None] | None]], error: ConnectionError | None) -> None:

@@ -1,14 +1,14 @@
-"""How bytes flow through asyncssh's connection: what is read when, what leaves when, and when it ends.
+"""Flow control of asyncssh's connection: when it reads, when it sends, and how it closes.
 
 What is changed in the library, and why:
 
-* Limits where it has none: bytes that a client does not take (whatever window it granted, and also during a key
-  exchange that it never ends), bytes that arrive while a packet is being worked on.
-* Fairness: the packets of one connection are worked on for a moment only, then others are looked after.
-* Speed: packets of one turn of the event loop leave in one write; no IGNORE packet in front of every packet, which
-  protects CBC ciphers only; one timer for keepalives instead of one for each piece of data; a short way for channel
+* Limits that it lacks: on unsent bytes (whatever window the client has granted, and also during a key exchange that the
+  client never completes), and on bytes that arrive while a packet is being processed.
+* Fairness: the packets of one connection are processed for a limited time, then other connections get their turn.
+* Speed: packets of one iteration of the event loop are sent in one write; no IGNORE packet before every packet, which
+  protects CBC ciphers only; one timer for keepalives instead of one for each piece of data; a fast path for channel
   data (:mod:`containerssh.ssh.packets`).
-* What was written before the end of a connection leaves.
+* Data written before the end of a connection is still sent.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ if TYPE_CHECKING:
     from containerssh.ssh.connection import Connection
     from containerssh.ssh.options import ServerOptions
 
-# More than the largest packet that the library takes.
+# More than the largest packet that the library accepts.
 _UNREAD_MAX = 288 * 1024
 _OUT_MAX = 256 * 1024
-# Seconds that the packets of one connection are worked on before others are looked after.
+# Seconds for which the packets of one connection are processed before other connections get their turn.
 _TURN = 0.001
-# Below this a copy costs less than the system's work for a list of pieces.
+# Below this size, joining the pieces costs less than a system call with a list of them.
 _JOINED = 16 * 1024
+# Seconds that a closing connection may take to send unsent data.
 _CLOSING = 5.0
 
 
 class _Silent:
     """
-    In place of the library's logger, whose lines nobody sees: it puts what it is told in words before it looks whether
-    it is on.
+    Replaces the library's logger, which formats its messages before it checks whether they are logged.
     """
 
     def get_child(self, *_: object, **__: object) -> _Silent:
         return self
 
     def debug1(self, *_: object, **__: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     debug2 = info = packet = debug1
 
@@ -64,7 +64,7 @@ _NOTHING: Any = frozenset()
 
 
 class FlowConnection(PacketConnection):
-    """A TCP connection; :attr:`front` is told of its end."""
+    """A TCP connection; its end is reported to :attr:`front`."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class FlowConnection(PacketConnection):
         front: Connection,
     ) -> None:
         super().__init__(loop, library)
-        # Each connection would have its own of these, which take more than a KiB and stay empty or are never looked at.
+        # Each connection would have its own of these, which take more than a KiB and are empty or unused.
         self._logger = cast(Any, _SILENT)
         self._close_event = cast(Any, Flag())
         self._trusted_host_keys = self._trusted_ca_keys = None
@@ -97,13 +97,13 @@ class FlowConnection(PacketConnection):
         self._first_channel = 0
 
     def end(self, reason: str, code: int = constants.DISC_BY_APPLICATION) -> None:
-        """Say why and close, when what was written before has left; at most a few seconds later in any case."""
+        """Send a DISCONNECT with *code* and *reason*, and close once all unsent data is sent, or after five seconds."""
         if self._transport:
             self._send_disconnect(code, reason, "")
             self._force_close(None)
 
     def drop(self) -> None:
-        """Close at once, without a word."""
+        """Close at once, without a DISCONNECT; unsent data is lost."""
         if self._transport:
             self._out.clear()
             self._out_size = 0
@@ -134,7 +134,7 @@ class FlowConnection(PacketConnection):
         super().connection_lost(exc)
 
     def _force_close(self, exc: Exception | None) -> None:
-        """Unlike the library: what was written, a DISCONNECT say, still leaves."""
+        """Unlike the library, send what was written before, such as a DISCONNECT."""
         transport = self._transport
         if transport is None:
             return
@@ -153,7 +153,7 @@ class FlowConnection(PacketConnection):
         super()._cleanup(exc)
         for task in list(self._tasks):
             task.cancel()
-        # Nothing is read any more; each of these leads back here.
+        # Nothing is read any more. Each of these would form a reference cycle with this object.
         self._recv_handler = _not_now
         self._kex = None
         self.front.lost(exc)
@@ -164,7 +164,7 @@ class FlowConnection(PacketConnection):
         super().internal_error(exc_info, error_logger)
 
     def _reset_keepalive_timer(self) -> None:
-        """Unlike the library, which sets a new timer for each piece of data: the old one looks when it is due."""
+        """Unlike the library, do not set a new timer for each piece of data: the existing one checks when it is due."""
         self._heard = self._loop.time()
         if self._keepalive_timer is None:
             super()._reset_keepalive_timer()
@@ -189,9 +189,9 @@ class FlowConnection(PacketConnection):
             and self._transport
             and (sock := self._transport.get_extra_info("socket"))
         ):
-            # What is sent next would confirm it as well. Again each time: the kernel forgets it whenever that happens.
+            # An answer would acknowledge the data as well. Set again each time, since the kernel resets the option.
             presence.acknowledge(sock)
-        # A packet is being worked on, and what follows it waits here; the client has to wait as well.
+        # A packet is being processed, and what follows it is kept here: the client has to wait.
         if len(self._inpbuf) > _UNREAD_MAX:
             self._stop_reading()
 
@@ -204,11 +204,12 @@ class FlowConnection(PacketConnection):
             self._read_on()
             return
         super()._finish_recv_packet(pkttype, seq, _task, is_async)
-        # One read may hold thousands of small packets: other connections get their turn between them.
+        # One read may contain thousands of small packets: other connections get their turn in between.
         if self._inpbuf:
             self.turn_over()
 
     def turn_over(self) -> bool:
+        """Whether the time of this turn is over; if so, the next one begins in a later iteration of the event loop."""
         if not self._turn_due and time.monotonic() >= self._turn_ends:
             self._turn_due = True
             self._recv_handler = _not_now
@@ -246,7 +247,7 @@ class FlowConnection(PacketConnection):
         if (pkttype == constants.MSG_IGNORE and self._quiet) or self.send_directly(pkttype, args):
             return
         waiting = len(self._deferred_packets)
-        # A handler would only be told for the log.
+        # The library uses the handler for its debug log only.
         super().send_packet(pkttype, *args)
         if len(self._deferred_packets) > waiting:
             self._deferred_size += sum(map(len, args)) + 64
@@ -297,7 +298,7 @@ class FlowConnection(PacketConnection):
             self.drop()
 
     def _flush_channels(self) -> None:
-        """Let each channel send what waits for the connection; another one begins every time."""
+        """Let each channel send its unsent data, beginning with another channel each time."""
         channels = [chan for chan in self._channels.values() if isinstance(chan, AdapterChannel) and chan.waiting]
         if channels:
             self._first_channel += 1
@@ -317,5 +318,5 @@ class FlowConnection(PacketConnection):
 
 
 def _not_now() -> bool:
-    """Instead of the handler of the next packet, while that has to wait."""
+    """Takes the place of the handler of the next packet while that has to wait."""
     return False
