@@ -20,6 +20,7 @@ from containerssh.layers.authentication import AuthenticationServer, Authenticat
 from containerssh.ssh.options import Limits
 from tests.support.kdc import KDC
 from tests.support.local_backend import LocalBackend
+from tests.support.packing import strings
 from tests.support.raw_client import ANSWERS, ASKED, FAILURE, KEY_ACCEPTABLE, REQUEST, SUCCESS, RawClient, message
 from tests.support.ssh_front import Front, serving
 from tests.support.ticket_client import TicketClient, context
@@ -140,10 +141,6 @@ def signed(key: asyncssh.SSHKey, user: str, session: bytes, by: asyncssh.SSHKey 
     fields = message(REQUEST, user.encode(), b"ssh-connection", b"publickey").asbytes()
     data = fields + b"\1" + strings(b"ssh-ed25519", key.public_data)
     return data + strings((by or key).sign(strings(session) + data, b"ssh-ed25519"))
-
-
-def strings(*fields: bytes) -> bytes:
-    return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
 
 
 def send_raw(client: RawClient, data: bytes) -> None:

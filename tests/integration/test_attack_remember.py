@@ -21,6 +21,7 @@ from containerssh.core.handlers import AuthMethod
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from containerssh.ssh.options import Limits
 from tests.support.local_backend import LocalBackend
+from tests.support.packing import strings
 from tests.support.raw_client import ANSWERS, ASKED, FAILURE, KEY_ACCEPTABLE, REQUEST, SUCCESS, RawClient, message
 from tests.support.ssh_front import Front, serving
 from tests.support.waiting import until
@@ -55,10 +56,6 @@ async def remembering(store: Store) -> AsyncIterator[Front]:
                 LocalBackend(), around=lambda inner: AuthenticationServer(inner, found), limits=PATIENT
             ) as server:
                 yield server
-
-
-def strings(*fields: bytes) -> bytes:
-    return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
 
 
 def offer(client: RawClient, user: str, key: asyncssh.SSHKey) -> None:

@@ -28,7 +28,7 @@ from containerssh.core.metadata import Value
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from tests.support.local_backend import LocalBackend, read_public_key
 from tests.support.openssh import OpenSSH, ssh_options
-from tests.support.raw_client import ERROR_TOKEN, FAILURE, REQUEST, TOKEN, RawClient
+from tests.support.raw_client import ERROR_TOKEN, FAILURE, REQUEST, TOKEN, RawClient, paramiko_transport
 from tests.support.ssh_front import Front, serving
 from tests.support.waiting import until
 from tests.support.webhook import Reply, Request, Webhook, webhook
@@ -63,16 +63,6 @@ async def chained(users: UsersFile, *chains: str, authorizer: Authorizer | None 
 
 def alice(key: Path, **more: Any) -> dict[str, Any]:
     return {"alice": {"password": PASSWORD, "authorizedKeys": [read_public_key(key)], **more}}
-
-
-@asynccontextmanager
-async def connected(server: Front) -> AsyncIterator[paramiko.Transport]:
-    transport = await asyncio.to_thread(paramiko.Transport, ("127.0.0.1", server.port))
-    try:
-        await asyncio.to_thread(transport.start_client, None, 10)
-        yield transport
-    finally:
-        await asyncio.to_thread(transport.close)
 
 
 async def offered(transport: paramiko.Transport, user: str) -> set[str]:
@@ -125,7 +115,7 @@ async def test_one_of_two_methods_is_no_login(openssh: OpenSSH, key: Path, tmp_p
         wrong = OpenSSH(tmp_path, password="wrong")
         assert (await wrong.run(server, "true", "-i", str(key))).status == 255
         assert (await openssh.run(server, "true")).status == 255
-        async with connected(server) as transport:
+        async with paramiko_transport(server) as transport:
             assert await try_key(transport, "alice", key) == {"password"}
             with pytest.raises(paramiko.SSHException):
                 await asyncio.to_thread(transport.open_session, timeout=5)
@@ -134,7 +124,7 @@ async def test_one_of_two_methods_is_no_login(openssh: OpenSSH, key: Path, tmp_p
 
 async def test_only_what_can_come_next_is_offered_and_taken(key: Path, tmp_path: Path) -> None:
     users = users_file(tmp_path, alice(key))
-    async with chained(users, "publickey,password") as server, connected(server) as transport:
+    async with chained(users, "publickey,password") as server, paramiko_transport(server) as transport:
         assert await offered(transport, "alice") == {"publickey"}
         assert await try_password(transport, "alice") is None, "the password does not come first"
         assert await try_key(transport, "alice", key) == {"password"}
@@ -147,11 +137,11 @@ async def test_only_what_can_come_next_is_offered_and_taken(key: Path, tmp_path:
 async def test_either_chain_is_enough(key: Path, tmp_path: Path) -> None:
     users = users_file(tmp_path, alice(key))
     async with chained(users, "publickey,password", "password,publickey") as server:
-        async with connected(server) as transport:
+        async with paramiko_transport(server) as transport:
             assert await offered(transport, "alice") == {"publickey", "password"}
             assert await try_password(transport, "alice") == {"publickey"}
             assert await try_key(transport, "alice", key) == set()
-        async with connected(server) as transport:
+        async with paramiko_transport(server) as transport:
             assert await try_key(transport, "alice", key) == {"password"}
             assert await try_password(transport, "alice") == set()
 
@@ -159,7 +149,7 @@ async def test_either_chain_is_enough(key: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("again", [False, True])
 async def test_another_name_forgets_what_has_succeeded(key: Path, tmp_path: Path, again: bool) -> None:
     users = users_file(tmp_path, {**alice(key), "mallory": {"password": PASSWORD}})
-    async with chained(users, "publickey,password") as server, connected(server) as transport:
+    async with chained(users, "publickey,password") as server, paramiko_transport(server) as transport:
         assert await try_key(transport, "alice", key) == {"password"}
         if again:
             assert await offered(transport, "mallory") == {"publickey"}
@@ -177,16 +167,16 @@ async def test_a_user_may_have_chains_of_their_own_and_nobody_can_tell(key: Path
     )
     async with chained(users) as server:
         for name in ("alice", "bob", "nobody"):
-            async with connected(server) as transport:
+            async with paramiko_transport(server) as transport:
                 assert await offered(transport, name) == {"publickey", "password"}
                 assert await try_password(transport, name, "wrong") is None
                 assert await offered(transport, name) == {"publickey", "password"}
-        async with connected(server) as transport:
+        async with paramiko_transport(server) as transport:
             assert await try_password(transport, "alice") is None
             assert await offered(transport, "alice") == {"publickey", "password"}
             assert await try_key(transport, "alice", key) == {"password"}
             assert await try_password(transport, "alice") == set()
-        async with connected(server) as transport:
+        async with paramiko_transport(server) as transport:
             assert await try_password(transport, "bob") == set()
 
 
@@ -208,7 +198,7 @@ async def test_all_steps_bring_their_values_and_the_authorization_comes_last(key
         )
         async with (
             serving(LocalBackend(), around=lambda inner: AuthenticationServer(inner, found)) as server,
-            connected(server) as transport,
+            paramiko_transport(server) as transport,
         ):
             assert await try_key(transport, "alice", key) == {"password"}
             assert [request.path for request in hook.requests] == ["/pubkey"]
@@ -240,7 +230,7 @@ async def test_a_change_of_name_while_a_step_is_judged_is_never_a_login(key: Pat
         found = Authenticators(asking, asking, chains=frozenset({as_chain("publickey,password")}))
         async with serving(LocalBackend(), around=lambda inner: AuthenticationServer(inner, found)) as server:
             for times in range(1, 11):
-                async with connected(server) as transport:
+                async with paramiko_transport(server) as transport:
                     assert await try_key(transport, "alice", key) == {"password"}
                     client = RawClient(transport)
                     send_password(client, b"alice")
@@ -259,7 +249,7 @@ async def test_steps_that_vouch_for_different_names_are_refused(key: Path, tmp_p
         found = Authenticators(asking, asking, chains=frozenset({as_chain("publickey,password")}))
         async with (
             serving(LocalBackend(), around=lambda inner: AuthenticationServer(inner, found)) as server,
-            connected(server) as transport,
+            paramiko_transport(server) as transport,
         ):
             assert await try_key(transport, "alice", key) == {"password"}
             assert await try_password(transport, "alice") is None
@@ -339,17 +329,17 @@ async def with_codes(folder: Path, users: Mapping[str, Any], *chains: str) -> As
 async def test_who_has_a_secret_needs_a_code_and_a_code_is_never_enough(key: Path, tmp_path: Path) -> None:
     users = {**alice(key, totp=TEXT), "bob": {"password": PASSWORD}}
     async with with_codes(tmp_path, users) as server:
-        async with connected(server) as transport:
+        async with paramiko_transport(server) as transport:
             assert await offered(transport, "alice") == {"publickey", "password"}
             assert await try_answers(transport, "alice", code()) is None
             assert await try_key(transport, "alice", key) == {"keyboard-interactive"}
             assert await try_answers(transport, "alice", "000000") is None
             assert await try_answers(transport, "alice", code()) == set()
-        async with connected(server) as transport:
+        async with paramiko_transport(server) as transport:
             assert await try_password(transport, "alice") == {"keyboard-interactive"}
             assert await try_answers(transport, "alice", code()) is None, "it was used"
             assert await try_answers(transport, "alice", code(1)) == set()
-        async with connected(server) as transport:
+        async with paramiko_transport(server) as transport:
             assert await try_password(transport, "bob") == set()
     assert [login.authenticated_username for login in server.backend.logins] == ["alice", "alice", "bob"]
 
@@ -357,7 +347,7 @@ async def test_who_has_a_secret_needs_a_code_and_a_code_is_never_enough(key: Pat
 async def test_who_has_no_secret_fails_where_a_code_is_asked_of_all(key: Path, tmp_path: Path) -> None:
     async with (
         with_codes(tmp_path, alice(key), "publickey,keyboard-interactive") as server,
-        connected(server) as transport,
+        paramiko_transport(server) as transport,
     ):
         assert await try_key(transport, "alice", key) == {"keyboard-interactive"}
         assert await try_answers(transport, "alice", code()) is None
@@ -367,7 +357,7 @@ async def test_who_has_no_secret_fails_where_a_code_is_asked_of_all(key: Path, t
 async def test_a_code_of_one_user_is_nothing_to_another(key: Path, tmp_path: Path) -> None:
     other = "otpauth://totp/bob?secret=KRSXG5CTMVRXEZLUKN2XAZLSKNSWG4TF"
     users = {**alice(key, totp=TEXT), "bob": {"password": PASSWORD, "totp": other}}
-    async with with_codes(tmp_path, users) as server, connected(server) as transport:
+    async with with_codes(tmp_path, users) as server, paramiko_transport(server) as transport:
         assert await try_password(transport, "bob") == {"keyboard-interactive"}
         assert await try_answers(transport, "bob", code()) is None
         assert await try_answers(transport, "alice", code()) is None
@@ -391,7 +381,7 @@ async def test_another_spelling_of_a_name_evades_none_of_its_methods(key: Path, 
         found = Authenticators(asking, users, user_chains=users)
         async with (
             serving(LocalBackend(), around=lambda inner: AuthenticationServer(inner, found)) as server,
-            connected(server) as transport,
+            paramiko_transport(server) as transport,
         ):
             assert await try_password(transport, "Alice") is None
             assert await try_password(transport, "other") is None

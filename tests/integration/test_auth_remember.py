@@ -28,6 +28,7 @@ from containerssh.core.metadata import Value
 from containerssh.layers.authentication import AuthenticationServer, Authenticators
 from tests.support.local_backend import LocalBackend
 from tests.support.openssh import OpenSSH, run, ssh_options
+from tests.support.raw_client import paramiko_transport
 from tests.support.ssh_front import Front, host_key, serving
 from tests.support.tools import tool
 from tests.support.webhook import Reply, Request, Webhook, webhook
@@ -329,19 +330,9 @@ async def test_other_clients_are_asked_once_too(world: World, openssh: OpenSSH, 
         assert (await run(*command, env={"HOME": str(tmp_path)})).status != 0, "nobody is there to answer"
         assert await logs_in(world, server, openssh, key)
         assert (await run(*command, env={"HOME": str(tmp_path)})).check().stdout == b"in\n"
-        async with connected(server) as transport:
+        async with paramiko_transport(server) as transport:
             loaded = paramiko.Ed25519Key.from_private_key_file(str(key))
             assert await asyncio.to_thread(transport.auth_publickey, "alice", loaded) == []
-        async with connected(server) as transport:
+        async with paramiko_transport(server) as transport:
             assert await asyncio.to_thread(transport.auth_publickey, "bob", loaded) == ["keyboard-interactive"]
     assert world.questions == 1
-
-
-@asynccontextmanager
-async def connected(server: Front) -> AsyncIterator[paramiko.Transport]:
-    transport = await asyncio.to_thread(paramiko.Transport, ("127.0.0.1", server.port))
-    try:
-        await asyncio.to_thread(transport.start_client, None, 10)
-        yield transport
-    finally:
-        await asyncio.to_thread(transport.close)

@@ -12,6 +12,7 @@ import pytest
 from containerssh.core.files import SFTPRules
 from tests.support.agent import MemoryChannel
 from tests.support.container_backends import User
+from tests.support.packing import strings
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -19,10 +20,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 OK, NO_SUCH_FILE, PERMISSION_DENIED = 0, 2, 3
 READ, WRITE_NEW = 0x01, 0x1A
 BLOCK = 32_768
-
-
-def text(data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + data
 
 
 class SFTP:
@@ -47,14 +44,14 @@ class SFTP:
         return int.from_bytes(said[:4], "big")
 
     async def open(self, path: bytes, flags: int) -> bytes:
-        found, handle = await self.ask(3, text(path) + flags.to_bytes(4, "big") + bytes(4))
+        found, handle = await self.ask(3, strings(path) + flags.to_bytes(4, "big") + bytes(4))
         assert found == 102, handle
         return handle
 
     async def write(self, path: bytes, data: bytes) -> None:
         handle = await self.open(path, WRITE_NEW)
         for at in range(0, len(data), BLOCK):
-            assert await self.status(6, handle + at.to_bytes(8, "big") + text(data[at : at + BLOCK])) == OK
+            assert await self.status(6, handle + at.to_bytes(8, "big") + strings(data[at : at + BLOCK])) == OK
         assert await self.status(4, handle) == OK
 
     async def read(self, path: bytes) -> bytes:
@@ -89,15 +86,15 @@ async def files(user: User, rules: SFTPRules) -> AsyncIterator[SFTP]:
 async def test_files_are_written_renamed_read_and_removed(user: User) -> None:
     data = os.urandom(200_000)
     async with files(user, SFTPRules(server="builtin")) as client:
-        assert await client.status(14, text(b"/tmp/new") + bytes(4)) == OK
+        assert await client.status(14, strings(b"/tmp/new") + bytes(4)) == OK
         await client.write(b"/tmp/new/a", data)
-        assert await client.status(18, text(b"/tmp/new/a") + text(b"/tmp/new/b")) == OK
+        assert await client.status(18, strings(b"/tmp/new/a") + strings(b"/tmp/new/b")) == OK
         assert await client.read(b"/tmp/new/b") == data
-        assert await client.status(17, text(b"/tmp/new/a") + bytes(4)) == NO_SUCH_FILE
+        assert await client.status(17, strings(b"/tmp/new/a") + bytes(4)) == NO_SUCH_FILE
         found = await user.run("sha256sum </tmp/new/b; ls /tmp/new")
         assert found.out.decode().split() == [hashlib.sha256(data).hexdigest(), "-", "b"]
-        assert await client.status(13, text(b"/tmp/new/b")) == OK
-        assert await client.status(15, text(b"/tmp/new")) == OK
+        assert await client.status(13, strings(b"/tmp/new/b")) == OK
+        assert await client.status(15, strings(b"/tmp/new")) == OK
     assert (await user.run("[ -e /tmp/new ]")).end == 1
 
 
@@ -106,5 +103,5 @@ async def test_rules_for_files_hold(user: User) -> None:
     async with files(user, SFTPRules(root="/tmp/root", read_only=True)) as client:
         assert await client.read(b"/file") == b"inside\n"
         assert await client.read(b"/../../../file") == b"inside\n"
-        assert await client.status(13, text(b"/file")) == PERMISSION_DENIED
+        assert await client.status(13, strings(b"/file")) == PERMISSION_DENIED
     assert (await user.run("cat /tmp/root/file")).out == b"inside\n"

@@ -20,6 +20,7 @@ from containerssh.core.handlers import SessionHandler
 from containerssh.core.requests import PtyRequest, WindowSize
 from containerssh.core.streams import ByteReader
 from tests.support.agent import MemoryChannel, agent_link, until
+from tests.support.packing import strings
 
 LIMIT = timedelta(seconds=10)
 EXECUTION = Execution(("/bin/sh",), {}, command_start=LIMIT, signal=LIMIT, window=LIMIT)
@@ -53,10 +54,6 @@ def packet(kind: int, body: bytes) -> bytes:
     return (len(body) + 1).to_bytes(4, "big") + bytes([kind]) + body
 
 
-def text(data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + data
-
-
 @pytest.mark.parametrize("transport", ["socket", "framed"])
 async def test_sftp_is_served_by_the_agent_and_reported(transport: str, tmp_path: Path) -> None:
     channel = Recorded()
@@ -65,10 +62,10 @@ async def test_sftp_is_served_by_the_agent_and_reported(transport: str, tmp_path
         await session.request_pty(PtyRequest("xterm", WindowSize(80, 24)))
         await session.run_sftp(SFTPRules(root=str(tmp_path), digest=True))
         channel.send(packet(1, b"\0\0\0\3"))
-        channel.send(packet(3, b"\0\0\0\1" + text(b"new") + b"\0\0\0\x0a" + b"\0\0\0\0"))
-        channel.send(packet(6, b"\0\0\0\2" + text(bytes(4)) + bytes(8) + text(b"hello")))
-        channel.send(packet(4, b"\0\0\0\3" + text(bytes(4))))
-        channel.send(packet(13, b"\0\0\0\4" + text(b"../none")))
+        channel.send(packet(3, b"\0\0\0\1" + strings(b"new") + b"\0\0\0\x0a" + b"\0\0\0\0"))
+        channel.send(packet(6, b"\0\0\0\2" + strings(bytes(4)) + bytes(8) + strings(b"hello")))
+        channel.send(packet(4, b"\0\0\0\3" + strings(bytes(4))))
+        channel.send(packet(13, b"\0\0\0\4" + strings(b"../none")))
         channel.send(b"")
         assert await channel.over() == 0
     assert (tmp_path / "new").read_bytes() == b"hello"
@@ -83,7 +80,7 @@ async def test_a_session_that_is_left_hears_what_was_open(tmp_path: Path) -> Non
         async with ContainerConnection(link, EXECUTION).session(channel) as session:
             await session.run_sftp(SFTPRules(server="builtin", root=str(tmp_path)))
             channel.send(packet(1, b"\0\0\0\3"))
-            channel.send(packet(3, b"\0\0\0\1" + text(b"new") + b"\0\0\0\x0a" + b"\0\0\0\0"))
+            channel.send(packet(3, b"\0\0\0\1" + strings(b"new") + b"\0\0\0\x0a" + b"\0\0\0\0"))
             await until((tmp_path / "new").exists, "the file is there")
         assert channel.events == [FileEvent("file", "/new", created=True)]
 

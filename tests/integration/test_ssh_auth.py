@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from containerssh.core.handlers import AuthMethod, Prompts, PublicKey
 from containerssh.core.metadata import AuthAttempt, Login
 from tests.support.local_backend import LocalBackend, read_public_key
 from tests.support.openssh import OpenSSH, ssh_options
-from tests.support.ssh_front import Front, serving
+from tests.support.raw_client import paramiko_transport
+from tests.support.ssh_front import serving
 from tests.support.waiting import until
 
 
@@ -135,17 +136,6 @@ async def test_questions_and_answers_log_in() -> None:
 # -- requests that no honest client sends ------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def raw(server: Front) -> AsyncIterator[paramiko.Transport]:
-    """A transport after its key exchange, ready for the authentication service."""
-    transport = await asyncio.to_thread(paramiko.Transport, ("127.0.0.1", server.port))
-    try:
-        await asyncio.to_thread(transport.start_client, None, 10)
-        yield transport
-    finally:
-        await asyncio.to_thread(transport.close)
-
-
 def password_request(user: bytes, password: bytes, change: bool = False) -> paramiko.Message:
     message = paramiko.Message()
     message.add_byte(bytes([50]))
@@ -172,7 +162,7 @@ def send(transport: paramiko.Transport, message: paramiko.Message) -> None:
 @pytest.mark.parametrize("password", [b"\xff\xfe", "\u00aa \u200b\t".encode(), b"a\0b"])
 async def test_password_bytes_arrive_as_sent(password: bytes) -> None:
     backend = LocalBackend(password=password)
-    async with serving(backend) as server, raw(server) as transport:
+    async with serving(backend) as server, paramiko_transport(server) as transport:
         await none(transport)
         send(transport, password_request(b"alice", b"\xff"))
         send(transport, password_request(b"alice", password))
@@ -182,7 +172,7 @@ async def test_password_bytes_arrive_as_sent(password: bytes) -> None:
 
 @pytest.mark.parametrize("name", [b"", b"a\nb", b"\xff", b"a\x1b[31m", "a\u202eb".encode(), b"x" * 2000])
 async def test_odd_user_names_are_refused_and_the_connection_lives(name: bytes) -> None:
-    async with serving() as server, raw(server) as transport:
+    async with serving() as server, paramiko_transport(server) as transport:
         await none(transport)
         send(transport, password_request(name, b"secret"))
         send(transport, password_request(b"alice", b"secret", change=True))
@@ -193,7 +183,7 @@ async def test_odd_user_names_are_refused_and_the_connection_lives(name: bytes) 
 
 async def test_names_are_handed_on_without_normalisation() -> None:
     name = "\ufb01n\uff41"
-    async with serving() as server, raw(server) as transport:
+    async with serving() as server, paramiko_transport(server) as transport:
         await none(transport)
         send(transport, password_request(name.encode(), b"secret"))
         await until(transport.is_authenticated)
@@ -213,7 +203,7 @@ async def test_a_yes_for_one_name_is_never_a_login_for_the_next() -> None:
             raise
 
     backend = LocalBackend(on_auth=undecided_about_alice)
-    async with serving(backend) as server, raw(server) as transport:
+    async with serving(backend) as server, paramiko_transport(server) as transport:
         await none(transport)
         send(transport, password_request(b"alice", b"secret"))
         await until(lambda: bool(backend.asked))
@@ -235,7 +225,7 @@ async def test_leaving_cancels_the_question() -> None:
             cancelled.set()
 
     async with serving(LocalBackend(on_auth=forever)) as server:
-        async with raw(server) as transport:
+        async with paramiko_transport(server) as transport:
             await none(transport)
             send(transport, password_request(b"alice", b"secret"))
             await until(lambda: bool(server.backend.asked))
@@ -248,7 +238,7 @@ async def test_requests_in_a_heap_count_as_tries() -> None:
     async def slow(_attempt: AuthAttempt, _: object) -> None:
         await asyncio.sleep(1)
 
-    async with serving(LocalBackend(on_auth=slow)) as server, raw(server) as transport:
+    async with serving(LocalBackend(on_auth=slow)) as server, paramiko_transport(server) as transport:
         await none(transport)
         for _ in range(20):
             send(transport, password_request(b"alice", b"secret"))
@@ -274,7 +264,7 @@ async def test_a_signature_by_another_key_is_refused() -> None:
     forged = asyncssh.generate_private_key("ssh-ed25519")
     backend = LocalBackend(keys={known.export_public_key().decode().strip()})
 
-    async with serving(backend) as server, raw(server) as transport:
+    async with serving(backend) as server, paramiko_transport(server) as transport:
         await none(transport)
         message = paramiko.Message()
         message.add_byte(bytes([50]))

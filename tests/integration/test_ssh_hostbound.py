@@ -14,6 +14,7 @@ from containerssh.core.codes import SSHCode
 from tests.support.certificates import new_authority
 from tests.support.local_backend import LocalBackend, read_public_key
 from tests.support.openssh import Done, OpenSSH, run, ssh_options
+from tests.support.packing import strings
 from tests.support.raw_client import FAILURE, KEY_ACCEPTABLE, REQUEST, SUCCESS, RawClient, message
 from tests.support.ssh_front import Front, serving
 from tests.support.tools import tool
@@ -90,10 +91,6 @@ async def test_openssh_names_the_host_key_in_its_request(openssh: OpenSSH) -> No
 
 
 # -- requests that no client of OpenSSH's makes --------------------------------------------------------------------
-
-
-def strings(*fields: bytes) -> bytes:
-    return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
 
 
 def bound(key: asyncssh.SSHKey, host_key: bytes, *, signed: bool) -> bytes:

@@ -27,6 +27,17 @@ class Server(Protocol):
     def port(self) -> int: ...
 
 
+@asynccontextmanager
+async def paramiko_transport(server: Server) -> AsyncIterator[paramiko.Transport]:
+    """A transport of paramiko after its key exchange, ready for the authentication service; closed at the end."""
+    transport = await asyncio.to_thread(paramiko.Transport, ("127.0.0.1", server.port))
+    try:
+        await asyncio.to_thread(transport.start_client, None, 10)
+        yield transport
+    finally:
+        await asyncio.to_thread(transport.close)
+
+
 class RawClient:
     """Made by :meth:`connected`."""
 

@@ -9,10 +9,7 @@ from hypothesis import strategies as st
 from containerssh.core.errors import ProtocolError
 from containerssh.core.requests import X11Request, to_wire
 from containerssh.ssh import requests
-
-
-def text(data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + data
+from tests.support.packing import strings
 
 
 def word(value: int) -> bytes:
@@ -20,18 +17,18 @@ def word(value: int) -> bytes:
 
 
 def direct(host: bytes, port: int) -> bytes:
-    return text(host) + word(port) + text(b"127.0.0.1") + word(5)
+    return strings(host) + word(port) + strings(b"127.0.0.1") + word(5)
 
 
 def x11(protocol: bytes, cookie: bytes, screen: int = 0) -> bytes:
-    return b"\1" + text(protocol) + text(cookie) + word(screen)
+    return b"\1" + strings(protocol) + strings(cookie) + word(screen)
 
 
 def test_what_is_asked_for_is_understood() -> None:
     assert requests.parse_direct_tcp(direct(b"localhost", 80)) == ("localhost", 80)
-    assert requests.parse_direct_unix(text(b"/run/x") + text(b"") + word(0)) == "/run/x"
-    assert requests.parse_listen(text(b"") + word(0), has_port=True) == (b"", 0)
-    assert requests.parse_listen(text(b"/x"), has_port=False) == (b"/x", 0)
+    assert requests.parse_direct_unix(strings(b"/run/x") + strings(b"") + word(0)) == "/run/x"
+    assert requests.parse_listen(strings(b"") + word(0), has_port=True) == (b"", 0)
+    assert requests.parse_listen(strings(b"/x"), has_port=False) == (b"/x", 0)
     request = requests.parse_x11(x11(b"MIT-MAGIC-COOKIE-1", b"00FF", 2))
     assert request == X11Request(True, "MIT-MAGIC-COOKIE-1", "00FF", 2)
     assert "00FF" not in repr(request)
