@@ -73,7 +73,6 @@ def _variable(entry: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(without_nul)]
-AbsolutePath = Annotated[str, AfterValidator(absolute_path)]
 Variable = Annotated[str, AfterValidator(_variable)]
 
 CAPABILITIES = [
