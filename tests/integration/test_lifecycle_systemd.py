@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -156,3 +157,14 @@ def test_the_units_are_well_formed_and_hardened(tmp_path: Path) -> None:
     (drop_in / "oci.conf").write_text((UNITS / "oci.conf").read_text())
     done = subprocess.run(verify, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+    # A list of what is allowed would be one for containers as well, and would know no call that is newer than systemd.
+    taken = removed(service)
+    assert not {"CapabilityBoundingSet_CAP_SYS_ADMIN", "SystemCallFilter_mount", "SystemCallFilter_debug"} & taken
+    assert {"CapabilityBoundingSet_CAP_SYS_BOOT", "SystemCallFilter_module"} <= taken
+
+
+def removed(service: Path) -> set[str]:
+    """What *service* has not, by systemd's names for it."""
+    ask = ["systemd-analyze", "security", "--offline=true", "--json=short", str(service)]
+    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+    return {line["json_field"] for line in json.loads(done.stdout) if line["set"]}
