@@ -8,9 +8,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containerssh.backends.container import expiry_labels
 from containerssh.backends.docker.launch import LABEL_INSTANCE, LABEL_LAUNCH
 from containerssh.backends.docker.outlived import Outlived
+from containerssh.backends.expiry import expiry_labels
 from containerssh.core.instance import Instance, open_instance
 from containerssh.core.metadata import Login, LoginSpan, SocketAddress
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -16,6 +16,7 @@ from containerssh.agent.sftp import FileReport, sftp_program, wanted
 from containerssh.backends.commandline import arguments, is_blank
 from containerssh.backends.forwards import ContainerForwards
 from containerssh.backends.host_addresses import HostAddresses, host_addresses
+from containerssh.backends.output import Output
 from containerssh.backends.programs import Programs, RunningProgram
 from containerssh.backends.session_codes import SessionCodes
 from containerssh.core.codes import AgentCode, SFTPCode
@@ -24,17 +25,12 @@ from containerssh.core.files import UPSTREAM_SERVER, SFTPRules
 from containerssh.core.forwarding import ANY_ADDRESS, AddressRules
 from containerssh.core.handlers import ConnectionHandler, Incoming, Listener, SessionChannel, SessionHandler
 from containerssh.core.messages import Event
-from containerssh.core.metadata import Login
 from containerssh.core.requests import SIGNALS, ExitSignal, PtyRequest, WindowSize, X11Request, can_be_variable
-from containerssh.core.streams import ByteReader, ByteStream, ByteWriter, Pump, pump
+from containerssh.core.streams import ByteReader, ByteStream, ByteWriter, pump
 from containerssh.core.tasks import finish, time_limit
 
 logger = logging.getLogger(__name__)
 
-LABEL_EXPIRES = "containerssh_expires"
-LABEL_LIFETIME = "containerssh_lifetime"
-
-_GRACE = 0.2
 _CLEAN_UP = timedelta(seconds=15)
 _LAST_WORDS = timedelta(seconds=2)
 
@@ -55,22 +51,6 @@ class Execution:
     codes: SessionCodes = field(default_factory=SessionCodes)
     host: HostAddresses = host_addresses
     """Where forwards do not lead unless it is allowed."""
-
-
-def expiry_labels(login: Login, container_stop: timedelta) -> dict[str, str]:
-    """
-    The labels of a login's containers if the duration of the login is limited: the latest time at which a container may
-    be in use (RFC 3339, by the server's clock), and the seconds from the start of the login until then.
-    *container_stop* is the time that the removal may take.
-    """
-    if login.span is None:
-        return {}
-    lifetime = login.span.longest + container_stop
-    expires = login.span.ends + container_stop
-    return {
-        LABEL_EXPIRES: expires.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        LABEL_LIFETIME: f"{lifetime.total_seconds():.0f}",
-    }
 
 
 class ContainerConnection(ConnectionHandler):
@@ -292,7 +272,7 @@ class ContainerSession(SessionHandler):
     async def _carry(self, process: RunningProgram) -> None:
         """Transfer data until the program has exited, and report its exit status to the channel."""
         feeding = asyncio.create_task(_feed(self._channel.stdin, process.stdin))
-        output = _Output(process.stdout, None if self._report is not None else process.stderr, self._channel)
+        output = Output(process.stdout, None if self._report is not None else process.stderr, self._channel)
         # The front handles a disconnected client.
         with suppress(ConnectionError):
             try:
@@ -330,51 +310,6 @@ async def _hang_up(process: RunningProgram, report: FileReport) -> None:
         await report.finished()
     finally:
         await report.stop()
-
-
-class _Output:
-    """The tasks that copy standard output and standard error."""
-
-    def __init__(self, stdout: ByteReader, stderr: ByteReader | None, channel: SessionChannel) -> None:
-        self._copies = [Pump(stdout, channel.stdout)]
-        if stderr is not None:
-            self._copies.append(Pump(stderr, channel.stderr))
-        self._pumps = [asyncio.create_task(_run(copy)) for copy in self._copies]
-        self.tasks = [*self._pumps, asyncio.create_task(_end(self._pumps, channel))]
-
-    async def drained(self) -> None:
-        """
-        Wait until all output tasks have ended, or have been idle for a short time. To be called after the program has
-        exited; the agent has then sent all that the program wrote.
-        """
-        while True:
-            before = self._moved
-            _, pending = await asyncio.wait(self._pumps, timeout=_GRACE)
-            if not pending:
-                return
-            # If the whole server was suspended, the timer fires before pending data is processed.
-            for copy in self._copies:
-                copy.look()
-            if self._moved == before and sum(copy.idle for copy in self._copies) == len(pending):
-                return
-
-    @property
-    def _moved(self) -> int:
-        return sum(copy.count for copy in self._copies)
-
-
-async def _end(pumps: Collection[asyncio.Task[None]], channel: SessionChannel) -> None:
-    """Send EOF once both streams have ended: an SSH channel has a single end of file for both."""
-    await asyncio.wait(pumps)
-    with suppress(ConnectionError):
-        await channel.stdout.write_eof()
-        await channel.stderr.write_eof()
-
-
-async def _run(copy: Pump) -> None:
-    # A broken stream means that the link or the client has gone; both are handled elsewhere.
-    with suppress(ConnectionError):
-        await copy.run()
 
 
 async def _feed(source: ByteReader, target: ByteWriter) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 
 from pydantic import ValidationError
 
-from containerssh.backends.container import LABEL_EXPIRES, ContainerConnection
+from containerssh.backends.container import ContainerConnection
 from containerssh.backends.docker.container import EngineContainer
 from containerssh.backends.docker.engine import Engine, Engines
 from containerssh.backends.docker.engine_error import EngineError
@@ -20,6 +20,7 @@ from containerssh.backends.docker.launch import LABEL_INSTANCE
 from containerssh.backends.docker.outlived import Outlived
 from containerssh.backends.docker.plain import execution_of, forbids_agent, plain_login
 from containerssh.backends.docker.start import Start
+from containerssh.backends.expiry import LABEL_EXPIRES
 from containerssh.backends.session_mode import SessionModeConnection
 from containerssh.config.docker import DockerConfig, DockerConnectionConfig
 from containerssh.core.codes import DockerCode

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 
-from containerssh.backends.container import LABEL_EXPIRES, LABEL_LIFETIME
 from containerssh.backends.docker.launch import LABEL_INSTANCE, LABEL_LAUNCH
+from containerssh.backends.expiry import LABEL_EXPIRES, LABEL_LIFETIME
 from containerssh.core.instance import Instance
 
 

@@ -17,7 +17,6 @@ from typing import Self, TypeVar
 from containerssh.agent.binaries import agent_binary
 from containerssh.agent.dialback import MOUNT_POINT, dial_back
 from containerssh.agent.link import FRAMED_ARGUMENTS, AgentLink, framed_link
-from containerssh.backends.container import expiry_labels
 from containerssh.backends.docker.answers import Image
 from containerssh.backends.docker.container import EngineContainer, persist
 from containerssh.backends.docker.engine import Engine
@@ -25,6 +24,7 @@ from containerssh.backends.docker.engine_error import EngineError, counted
 from containerssh.backends.docker.frames import Attached
 from containerssh.backends.docker.launch import agent_is_main, create_body
 from containerssh.backends.docker.reference import parse_reference
+from containerssh.backends.expiry import expiry_labels
 from containerssh.config.docker import DockerConfig
 from containerssh.core.codes import DockerCode
 from containerssh.core.errors import ContainerSSHError, ProtocolError, describe

@@ -13,7 +13,8 @@ from itertools import count
 from pathlib import Path
 
 from containerssh.agent.link import AgentLink
-from containerssh.backends.container import ContainerConnection, Execution, expiry_labels
+from containerssh.backends.container import ContainerConnection, Execution
+from containerssh.backends.expiry import expiry_labels
 from containerssh.backends.host_addresses import host_addresses, no_addresses
 from containerssh.backends.oci import cgroups
 from containerssh.backends.oci.bundle import DEFAULT_PATH
