@@ -44,7 +44,7 @@ class DirectListener:
 
     @property
     def port(self) -> int:
-        """The address that it listens on."""
+        """The TCP port that it listens on."""
         return self._strangers.port
 
     @property

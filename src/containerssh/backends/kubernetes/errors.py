@@ -1,4 +1,4 @@
-"""What the Kubernetes API says no with (API conventions, "Response Status Kind"), and what may be shown of it."""
+"""Errors of the Kubernetes API (API conventions, "Response Status Kind"), and their texts for logs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from containerssh.core.text import one_line
 
 _WORDS_LIMIT = 600
 _MESSAGE_LIMIT = 4000
-"""Characters of the API's own sentence: a policy names all that a pod violates, for each of its containers."""
+"""Characters of the API's message: a policy lists everything that a pod violates, for each of its containers."""
 _REASON_LIMIT = 80
 _CAUSES_LIMIT = 50
 ERROR_LIMIT = 64 * 1024
-"""Bytes of a refusal that are looked at."""
+"""Bytes that are read of the body of an error response."""
 REFUSAL_SECONDS = 3.0
-"""For so long the words of a refusal are waited for: its status says the most, and is there already."""
+"""Seconds that reading this body may take; the status, which has arrived already, matters most."""
 
 
 class APIError(BackendError):
-    """A request to the Kubernetes API failed; the text ends with the API's own words."""
+    """A request to the Kubernetes API failed; the text ends with the API's message."""
 
     default_user_message = "The pod could not be started."
 
@@ -45,21 +45,21 @@ class APIError(BackendError):
         user_message: str | None = None,
     ) -> None:
         self.status = status
-        """The HTTP status, or that of the Status object; 0: no answer came."""
+        """The HTTP status, or that of the Status object; 0 if there was no response."""
         self.reason = one_line(reason, _REASON_LIMIT)
-        """The API's word for it: ``NotFound``, ``AlreadyExists``, ``Forbidden``, ``Expired``, ``Invalid``..."""
+        """The API's reason: ``NotFound``, ``AlreadyExists``, ``Forbidden``, ``Expired``, ``Invalid``..."""
         self.message = one_line(message, _MESSAGE_LIMIT)
-        """The API's sentence: foreign text, on one line."""
+        """The API's message: untrusted text, on one line."""
         self.causes = causes or {}
-        """The status' causes: reason and message of each (the last one of a reason wins)."""
+        """The message for each reason in the causes of the status; of several for a reason, the last."""
         self.retry_after = retry_after
-        """Seconds after which the API wants to be asked again; None: it did not say."""
+        """The seconds after which the API asks for a retry; None if it does not say."""
         self.doing = doing
-        """What was asked for, in words."""
+        """The request in words."""
         self.distrusted = distrusted
-        """Whether it was the server's certificate: that is not cured by trying again."""
+        """Whether the server's certificate was not accepted; a retry does not help."""
         self.unsent = unsent
-        """Whether there was no connection, so that the API has not heard of it."""
+        """Whether there was no connection, so the API has not received the request."""
         if code is None:
             code = KubernetesCode.API_REFUSED if status else KubernetesCode.API_UNAVAILABLE
         words = self.message or self.reason or f"status {status}"
@@ -67,24 +67,24 @@ class APIError(BackendError):
 
     @property
     def lost(self) -> bool:
-        """There was no answer to what was sent: it may have been done."""
+        """Whether the response was lost, so the request may have been executed."""
         return self.status == 0 and not self.unsent
 
     @property
     def passing(self) -> bool:
-        """Whether the same request may succeed in a while: the API is away, busy, or failed inside."""
+        """Whether a retry may succeed: the API is away or busy, or had an internal error."""
         if self.distrusted:
             return False
         return self.status in (0, 408, 429) or (self.status >= 500 and self.status not in (501, 505))
 
 
 def refusal(doing: str, status: int, body: bytes, *, retry_after: str | None = None) -> APIError:
-    """The error for an answer that says no; *body* may be anything."""
+    """The error for a response with an error status; *body* may be anything."""
     found = parse_status(body)
     known = retry_after is not None and retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10
     seconds = int(retry_after) if retry_after is not None and known else None
     if found is None:
-        # Not the API's own: some proxy's, often a page.
+        # Not the API's: a proxy's, often an HTML page.
         return APIError(doing, status=status, message=_plain(body), retry_after=seconds)
     return status_error(doing, found, status=status, retry_after=seconds)
 
@@ -92,7 +92,7 @@ def refusal(doing: str, status: int, body: bytes, *, retry_after: str | None = N
 def status_error(
     doing: str, found: Mapping[str, Any], *, status: int | None = None, retry_after: float | None = None
 ) -> APIError:
-    """The error for a Status object; *status* is that of the answer it came with, if it came by itself."""
+    """The error for a Status object; *status* is that of its HTTP response, None if it is part of a stream."""
     if status is None:
         told = found.get("code")
         status = told if type(told) is int and 400 <= told <= 599 else 500
@@ -111,7 +111,7 @@ def status_error(
 
 
 def parse_status(body: bytes) -> dict[str, Any] | None:
-    """The Status object that *body* is; None: it is something else."""
+    """The Status object in *body*; None if it is something else."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
@@ -142,7 +142,7 @@ def away(doing: str, exc: BaseException) -> APIError:
 
 
 def broken(text: str) -> ProtocolError:
-    """The API did not keep to its protocol."""
+    """The error for an API server that violates the protocol."""
     return ProtocolError(KubernetesCode.PROTOCOL_ERROR, text)
 
 

@@ -1,4 +1,4 @@
-"""A program in a pod, as the API server connects us to it (``exec`` and ``attach``)."""
+"""The streams of a program in a pod, through the API server (``exec`` and ``attach``)."""
 
 from __future__ import annotations
 
@@ -30,24 +30,27 @@ from containerssh.core.streams import CHUNK, ByteReader, ByteWriter
 from containerssh.core.wire import Wire
 
 _HELD = 256 * 1024
-"""Bytes of an output that are held before nothing more is received."""
+"""Unread bytes of one output at which receiving is paused."""
 _SMALL = 1024
 _JOINED = 16 * 1024
-"""Smaller pieces are joined up to so many bytes: each by itself takes ten times the memory of what is in it."""
+"""Small pieces are joined up to this many bytes; separate ones would take ten times the memory of their content."""
 _REPLIES_HELD = 64 * 1024
+"""Unsent bytes above which pings are neither answered nor sent."""
+# Seconds between pings, and without any data after which the connection counts as broken.
 _PING_EVERY = 15.0
 _SILENCE_LIMIT = 60.0
 _LAST_LIMIT = 10.0
-"""Seconds without output after which there is none to come, once the program's status has begun to."""
+"""Seconds without output after the program's status has arrived; then the output is considered complete."""
 _FAREWELL_LIMIT = 1.0
+"""Seconds that an orderly close may take."""
 
 
 class RemoteStream:
     """
-    The streams of one program, on a connection of their own. Made by the client, which also closes it.
+    The streams of one program, on a connection of their own. The client creates and closes it.
 
-    All share the connection: whoever asked for standard output or error must read them, or nothing more comes, the
-    exit status included.
+    All streams share the connection: if a requested standard output or error is not read, nothing more is received, not
+    even the exit status.
     """
 
     def __init__(
@@ -72,14 +75,14 @@ class RemoteStream:
         self._stderr = _Output(self._resume) if stderr and not tty else None
         self._outputs = {STDOUT: self._stdout, **({STDERR: self._stderr} if self._stderr else {})}
         self.stdin: ByteWriter = _Input(self, wanted=stdin)
-        """Its end is told to the program, unless that has a terminal: there it has no meaning, and is dropped."""
+        """Its EOF is passed on to the program, except on a terminal, where it has no meaning."""
         self.stdout: ByteReader = self._stdout
-        """What the program wrote; breaks with ConnectionError when the connection did before the status came."""
+        """The program's output; raises ConnectionError if the connection broke before the status arrived."""
         self.stderr: ByteReader | None = self._stderr
-        """None with a terminal, and where it was not asked for."""
+        """None with a terminal, or if it was not requested."""
         self._status = bytearray()
         self._output_at = 0.0
-        """When some output came last, since the status is there."""
+        """The loop's time of the last output after the status."""
         self._outcome: int | ContainerSSHError | None = None
         self._over = Flag()
         loop = asyncio.get_running_loop()
@@ -93,7 +96,7 @@ class RemoteStream:
 
     async def resize(self, size: WindowSize) -> None:
         """
-        Tell the terminal its size. Sent before the first input, the program has it from its first moment.
+        Set the size of the terminal. If this is called before any input is sent, the program starts with it.
 
         Raises:
             BackendError: there is no terminal, or the connection is gone.
@@ -108,8 +111,8 @@ class RemoteStream:
 
     async def wait(self) -> int:
         """
-        How the program ended, once all that it wrote has been received (128 and more: by that signal). For ``attach``
-        it is always 0; the pod knows.
+        The exit code, once all output has been received; 128 plus its number for a signal. For ``attach`` it is always
+        0; the real one is in the status of the pod.
 
         Raises:
             BackendError: it could not be started, or the connection ended without a status.
@@ -122,7 +125,7 @@ class RemoteStream:
 
     @property
     def own_host(self) -> str:
-        """Our address on the way to the API server; empty where there is none."""
+        """The local address of the connection to the API server; empty if there is none."""
         return self._wire.own_host
 
     @property
@@ -131,7 +134,7 @@ class RemoteStream:
         return self._over.is_set()
 
     async def close(self) -> None:
-        """Leave. The program is not ended by that. Safe to call twice."""
+        """Close the connection, which does not end the program. Safe to call twice."""
         self._finish(ConnectionResetError("the stream was closed here"))
         try:
             if self._wire.is_open and not self._wire.unsent:
@@ -153,13 +156,13 @@ class RemoteStream:
         await self._wire.drain()
 
     def message(self, data: bytes) -> bytes:
-        """Input for the program, of at most CHUNK bytes, as it is sent."""
+        """The message of the protocol for *data*, at most CHUNK bytes of input."""
         self._sent_since = True
         return self._codec.data(STDIN, data)
 
     def end_of_input(self) -> bytes:
-        """The end of the input as it is sent; empty where it has no meaning."""
-        # On a terminal the end of the stream loses the program's output from then on, and is no end for the program.
+        """The message of the protocol for the end of the input; empty if there is a terminal."""
+        # On a terminal it would not reach the program, and the output from then on would be lost.
         return b"" if self._tty else self._codec.end(STDIN)
 
     def _receive(self, data: bytes) -> None:
@@ -179,7 +182,7 @@ class RemoteStream:
             self._wire.pause()
 
     def _resume(self) -> None:
-        """Somebody has read."""
+        """Receive again, after an output has been read."""
         if self._paused and not any(output.full for output in self._outputs.values()):
             self._paused = False
             self._heard = asyncio.get_running_loop().time()
@@ -210,7 +213,7 @@ class RemoteStream:
                 if output := self._outputs.get(channel):
                     output.end(None)
             case Reply(data):
-                # Who sends without reading does not make us hold its answers.
+                # A peer that sends pings without reading the answers must not fill our memory.
                 if self._wire.unsent < _REPLIES_HELD:
                     self._wire.write(data)
             case Closed(complaint):
@@ -220,7 +223,7 @@ class RemoteStream:
         return False
 
     def _await_last(self) -> None:
-        """The status is there: what is still to come comes soon, unless nobody reads what came before."""
+        """The status has arrived: the remaining output follows soon, unless receiving is paused."""
         loop = asyncio.get_running_loop()
         self._output_at = loop.time()
         self._timer.cancel()
@@ -239,7 +242,7 @@ class RemoteStream:
             return
         self._timer.cancel()
         self._outcome = self._judge(error)
-        # Whatever came before the status is complete, even if the program failed.
+        # Output before the status is complete, even if the program failed.
         complete = self._status and not self._codec.unfinished
         for output in self._outputs.values():
             output.end(None if complete else error)
@@ -264,10 +267,10 @@ class RemoteStream:
         return BackendError(KubernetesCode.EXEC_FAILED, failure.explanation)
 
     def _look_after(self) -> None:
-        """Ask whether the other side is there, which also keeps whatever is in between from closing an idle way."""
+        """Check that the peer answers; the pings also keep proxies from closing an idle connection."""
         loop = asyncio.get_running_loop()
         silence = 0.0 if self._paused else loop.time() - self._heard
-        # A server that passes on our input answers only after it: a program that reads nothing is no fault.
+        # A server answers only after it has passed on our input, which a program need not read.
         if silence > self._silence_limit and not self._sent_since:
             self._end(ConnectionResetError(f"nothing came from the API server for {silence:.0f} s"))
             return
@@ -277,7 +280,7 @@ class RemoteStream:
 
 
 class _Output(ByteReader):
-    """An output of the program: what has arrived and was not read yet."""
+    """Standard output or error of the program; holds what has arrived and is unread."""
 
     def __init__(self, on_room: Callable[[], None]) -> None:
         self._on_room = on_room

@@ -1,4 +1,4 @@
-"""An HTTP/1.1 request that turns its connection into something else (RFC 9110 section 7.8)."""
+"""An HTTP/1.1 request that changes the protocol of its connection (Upgrade, RFC 9110 section 7.8)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[^\r\n]*)?\r\n")
 
 @dataclass
 class Upgraded:
-    """A connection that answered. Its status is 101, or *body* tells why not."""
+    """A connection after the response. Its status is 101; otherwise *body* is the beginning of the error's body."""
 
     head: Head
     body: bytes
@@ -32,11 +32,11 @@ class Upgraded:
 
 async def upgrade(access: Access, method: str, target: str, headers: Sequence[tuple[str, str]]) -> Upgraded:
     """
-    Ask on a new connection; the caller aborts what comes back.
+    Send the request on a new connection, which the caller aborts in the end.
 
     Raises:
-        OSError: nobody listens there, TLS failed, or the connection broke.
-        ProtocolError: the answer is not HTTP.
+        OSError: connecting or TLS failed, or the connection broke.
+        ProtocolError: the response is not HTTP.
     """
     transport, wire = await asyncio.get_running_loop().create_connection(
         Wire,
@@ -77,11 +77,11 @@ async def _head(wire: Wire) -> Head:
 
 async def _until(wire: Wire, mark: bytes) -> bytes:
     """
-    What comes up to *mark*, which is included.
+    The data up to and including *mark*.
 
     Raises:
         OSError: the connection broke.
-        ProtocolError: it does not come.
+        ProtocolError: it is not within the first HEAD_LIMIT bytes.
     """
     while (at := wire.collected.find(mark)) < 0:
         if len(wire.collected) > HEAD_LIMIT:
@@ -92,7 +92,7 @@ async def _until(wire: Wire, mark: bytes) -> bytes:
 
 
 async def read_refusal(wire: Wire, head: Head) -> bytes:
-    """The first of what a refusal says. A body that breaks off, stalls or is malformed is as good as it is."""
+    """The beginning of the body of an error response; if it ends early, stalls or is malformed, what came before."""
     length = head.headers.get("content-length", "")
     known = length.isascii() and length.isdigit() and len(length) < 19
     body = bytearray()
@@ -106,7 +106,7 @@ async def read_refusal(wire: Wire, head: Head) -> bytes:
 
 
 async def _chunks(wire: Wire, body: bytearray) -> None:
-    """Add to *body* what comes in chunks (RFC 9112 section 7.1), up to the limit of a refusal."""
+    """Add the data of chunks (RFC 9112 section 7.1) to *body*, up to ERROR_LIMIT bytes."""
     while len(body) < ERROR_LIMIT:
         size = _CHUNK.fullmatch(await _until(wire, b"\r\n"))
         length = int(size[1], 16) if size else 0
@@ -118,7 +118,7 @@ async def _chunks(wire: Wire, body: bytearray) -> None:
 
 
 async def _gather(wire: Wire, count: int, body: bytearray) -> None:
-    """Move up to *count* bytes to *body* as they come, so that it has those that came before a failure."""
+    """Move up to *count* bytes to *body* as they arrive, so it holds those that arrived before a failure."""
     while count:
         piece = _taken(wire, count)
         body += piece
