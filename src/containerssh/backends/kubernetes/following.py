@@ -1,4 +1,4 @@
-"""Following pods: one watch for all of this server's pods in a namespace, and one for each pod that stays."""
+"""The state of pods: one watch for all of this server's pods in a namespace, and one for each persistent pod."""
 
 from __future__ import annotations
 
@@ -25,51 +25,52 @@ _PAUSES = (0.5, 5.0)
 
 
 class Followed:
-    """What is known of one pod, by its name."""
+    """The last known state of the pod of a name."""
 
     def __init__(self, name: str, known: Known | None = None) -> None:
         self.name = name
         self._known = Known() if known is None else known
-        """What the watch has told, of this pod and of others."""
+        """The state of the watch, which other pods share."""
         self.uid = ""
-        """That of the pod that is meant; empty: whichever bears the name."""
+        """The uid of the pod; while it is empty, any pod of the name is followed."""
         self.pod: Mapping[str, Any] | None = None
-        """Its metadata and status, as they were last; None before it was seen."""
+        """Its last known metadata and status; None before the first event."""
         self.failure: ContainerSSHError | None = None
-        """Why it cannot be followed any more."""
+        """The error that has ended the watch; None while there is none."""
         self.changed = Flag()
+        """Set when anything above has changed; :meth:`news` clears it."""
         self._gone: set[str] = set()
 
     @property
     def gone(self) -> bool:
-        """It was deleted, and its processes have ended."""
+        """Whether the pod was deleted, so its processes have ended."""
         return self.uid in self._gone
 
     def mean(self, pod: Mapping[str, Any]) -> None:
-        """From now on it is about this very pod, which was like this a moment ago."""
+        """Follow *pod* only, which the API has just returned, and no other pod of its name."""
         self.uid = str(pod["metadata"]["uid"])
         if self.pod is None or self.pod["metadata"].get("uid") != self.uid:
             self.pod = _essence(pod)
         if not self.gone:
-            # It may have been created while the watch was cut, and may go before that is back.
+            # It may have been created while the watch was interrupted, and may be deleted before the watch resumes.
             self._known.expect(pod)
         self.changed.set()
 
     def see(self, pod: Mapping[str, Any]) -> None:
-        """It is like this now."""
+        """Process the new state of a pod of this name."""
         if self._is_meant(pod):
             self.pod = pod
             self.changed.set()
 
     def deleted(self, pod: Mapping[str, Any]) -> None:
-        """It is gone."""
+        """Process the deletion of a pod of this name."""
         if self._is_meant(pod):
-            # While no uid is known, there may be one of the name after the other: few, of those who wait for it.
+            # Until the uid is known, several pods of the name may be deleted one after another; there are few of them.
             self._gone.add(str(pod["metadata"].get("uid")))
             self.changed.set()
 
     def fail(self, failure: ContainerSSHError) -> None:
-        """It cannot be followed any more."""
+        """End the following with *failure*."""
         self.failure = failure
         self.changed.set()
 
@@ -78,7 +79,7 @@ class Followed:
         Returns when something has changed since the last call.
 
         Raises:
-            BackendError: it cannot be followed any more.
+            BackendError: the pod cannot be watched any more.
         """
         await self.changed.wait()
         self.changed.clear()
@@ -91,7 +92,7 @@ class Followed:
 
 
 class Follower:
-    """A watch, and those who want to hear of its pods. It runs while there is anybody."""
+    """A watch that several tasks share; it runs while any of its pods is followed."""
 
     def __init__(self, client: KubernetesClient, namespace: str, selectors: Mapping[str, str]) -> None:
         self._client = client
@@ -100,17 +101,17 @@ class Follower:
         self._followed: dict[str, list[Followed]] = {}
         self._seen: dict[str, Mapping[str, Any]] = {}
         self._known = Known()
-        """What all of its watches have told: the next one tells what has changed since."""
+        """The state at the end of the last watch, from which the next one continues."""
         self._task: asyncio.Task[None] | None = None
 
     @property
     def in_use(self) -> bool:
-        """Whether somebody wants to hear of its pods."""
+        """Whether any pod is followed."""
         return bool(self._followed)
 
     @asynccontextmanager
     async def follow(self, name: str) -> AsyncIterator[Followed]:
-        """The pod *name*, now and while the scope lasts."""
+        """The scope in which the pod *name* is followed."""
         followed = Followed(name, self._known)
         self._followed.setdefault(name, []).append(followed)
         if (known := self._seen.get(name)) is not None:
@@ -147,7 +148,7 @@ class Follower:
                         pauses.reset()
                         self._take(event.type, event.object)
             except ContainerSSHError as exc:
-                # What cannot be understood may be a cut; who waits has a time limit.
+                # A malformed response may be due to a broken connection; the tasks that wait have time limits.
                 if not isinstance(exc, APIError) or exc.passing or exc.status == 401:
                     logger.debug(Event(KubernetesCode.POD_WAIT, f"Pods cannot be watched; trying again: {exc}"))
                     await pauses.wait()
@@ -166,33 +167,36 @@ class Follower:
                 followed.deleted(pod)
             else:
                 followed.see(pod)
-        # Only of pods that somebody follows: others' may be many.
+        # Only the state of followed pods is kept; there may be many others.
         if kind != "DELETED" and name in self._followed:
             self._seen[name] = pod
         elif (last := self._seen.get(name)) is not None and last["metadata"].get("uid") == pod["metadata"].get("uid"):
-            # Another one may bear the name by now.
+            # Compared by uid: there may be another pod of this name by now.
             del self._seen[name]
 
 
 def _essence(pod: Mapping[str, Any]) -> Mapping[str, Any]:
-    """For as long as a login lasts: descriptions are long."""
+    """The metadata and status of *pod*, which are kept as long as a login; whole pods are large."""
     metadata = {name: value for name, value in pod["metadata"].items() if name != "managedFields"}
     status = pod.get("status")
     return {"metadata": metadata, "status": status if isinstance(status, Mapping) else {}}
 
 
 class Followers:
-    """The watches of one client, each made when it is first needed. Close it when nobody follows anything any more."""
+    """The watches of one client, each created when it is first needed. Close it after the last :meth:`follow`."""
 
     def __init__(self, client: KubernetesClient) -> None:
         self._client = client
         self._by_selector: dict[tuple[str, str, str], Follower] = {}
         self.hearers = Hearers(client)
-        """What the cluster tells of these pods in its events."""
+        """The events (of the API's kind Event) about these pods."""
 
     @asynccontextmanager
     async def follow(self, namespace: str, name: str, *, label: str = "") -> AsyncIterator[Followed]:
-        """The pod *name*; with *label* all pods that have it share one watch, and this one is about to be created."""
+        """
+        The scope in which the pod *name* is followed. With *label*, a label selector, one watch serves all pods that it
+        selects, and the pod is about to be created.
+        """
         if label:
             self.hearers.attend(namespace)
         field = "" if label else f"metadata.name={name}"
@@ -208,5 +212,5 @@ class Followers:
                 del self._by_selector[key]
 
     async def close(self) -> None:
-        """End what goes on for those who may come."""
+        """End the watches of events, which go on for a while after their last use."""
         await self.hearers.close()

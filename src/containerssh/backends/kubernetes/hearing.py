@@ -1,7 +1,7 @@
-"""What the cluster tells of pods that start: one watch of a namespace's events for all who wait there.
+"""The events (of the API's kind Event) about pods that start: one watch for all pods of a namespace.
 
-A watch for each of them would cost the API server the square of their number: events are not in its cache, so that it
-reads all of a namespace's for every watch, and an hour's for every list.
+With a watch for each pod, the API server's costs would grow with the square of their number: it does not cache events,
+so it reads all of a namespace for every watch, and those of an hour for every list.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ logger = logging.getLogger(__name__)
 
 _PAUSES = (0.5, 5.0)
 _LINGER = 60.0
-"""Seconds for which a watch goes on when nobody waits any more: on a busy server it never ends."""
+"""Seconds for which a watch goes on after its last use; on a busy server it never ends."""
 _MOST_HELD = 100
+"""Unread events of one pod that are kept."""
 _RECENT = 256
-"""Events that are kept: those of a pod may come before the answer that tells its uid."""
+"""Events of a namespace that are kept: those of a pod may arrive before the response with its uid."""
 
 
 class Heard:
@@ -50,10 +51,10 @@ class Heard:
 
     async def next(self) -> Mapping[str, Any]:
         """
-        The next one.
+        The next event.
 
         Raises:
-            ContainerSSHError: events cannot be seen.
+            ContainerSSHError: events cannot be watched.
         """
         while not self._events:
             if self._failure is not None:
@@ -71,12 +72,12 @@ class Hearers:
         self._by_namespace: dict[str, _Hearer] = {}
 
     def attend(self, namespace: str) -> None:
-        """Somebody is about to create a pod there: from now on nothing is missed."""
+        """Watch the events of *namespace*, so that none about a pod created after this call is missed."""
         self._hearer(namespace)
 
     @asynccontextmanager
     async def hear(self, namespace: str, uid: str) -> AsyncIterator[Heard]:
-        """The events of the pod with this *uid*, those included that came since the namespace is attended to."""
+        """The scope of the events of the pod *uid*, including those since :meth:`attend`."""
         hearer = self._hearer(namespace)
         heard = hearer.begin(uid)
         try:
@@ -100,7 +101,7 @@ class Hearers:
 
 
 class _Hearer:
-    """One watch."""
+    """The watch of one namespace."""
 
     def __init__(self, client: KubernetesClient, namespace: str, all_of_them: dict[str, _Hearer]) -> None:
         self._client = client
@@ -114,7 +115,7 @@ class _Hearer:
         self._timer = asyncio.get_running_loop().call_later(_LINGER, self._look_after)
 
     def go_on(self) -> None:
-        """Somebody needs it."""
+        """Start the watch again if it has ended, and postpone its end."""
         self._last_used = asyncio.get_running_loop().time()
         if self.task.done():
             self.task = asyncio.create_task(self._watch())
@@ -138,7 +139,7 @@ class _Hearer:
         self.task.cancel()
 
     def _look_after(self) -> None:
-        """End it when nobody has needed it for long."""
+        """End the watch if it has not been used for long."""
         loop = asyncio.get_running_loop()
         left = self._last_used + _LINGER - loop.time()
         if self._hearing or left > 0:
@@ -158,9 +159,9 @@ class _Hearer:
                             self._take(event.object)
             except ContainerSSHError as exc:
                 logger.debug(Event(KubernetesCode.POD_WAIT, f"Events cannot be seen: {exc.explanation}"))
-                # With status 401 a token has run out, and its successor is about to come.
+                # With status 401 the token has expired; a new one follows.
                 if isinstance(exc, APIError) and not (exc.passing or exc.status == 401):
-                    # Those who come later try once more.
+                    # The next use of the namespace starts the watch again.
                     for heard in [one for some in self._hearing.values() for one in some]:
                         heard.fail(exc)
                     return

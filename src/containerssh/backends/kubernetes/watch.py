@@ -1,4 +1,4 @@
-"""Watching objects (API concepts, "Efficient detection of changes"), across cuts and without doubles."""
+"""Watching objects (API concepts, "Efficient detection of changes"), across interruptions and without duplicates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Change = Literal["ADDED", "MODIFIED", "DELETED"]
 
 @dataclass(frozen=True)
 class WatchEvent:
-    """What happened to an object. A deletion that fell into a cut has the object's metadata only."""
+    """What happened to an object. A deletion during an interruption has the object's metadata only."""
 
     type: Change
     object: dict[str, Any]
@@ -25,13 +25,13 @@ class WatchEvent:
 
 @dataclass(frozen=True)
 class Bookmark:
-    """Nothing happened up to a version."""
+    """All events up to a resourceVersion have been sent."""
 
     version: str
 
 
 class Lines:
-    """Takes a stream apart into lines of bounded length."""
+    """Splits a stream into lines of bounded length."""
 
     def __init__(self, limit: int = LINE_LIMIT) -> None:
         self._limit = limit
@@ -64,10 +64,10 @@ class Lines:
 
 def parse_event(line: bytes, doing: str) -> WatchEvent | Bookmark:
     """
-    A line of a watch.
+    Parse a line of a watch.
 
     Raises:
-        APIError: it says that the watch failed; status 410: what we know is too old to go on from.
+        APIError: it reports that the watch failed; status 410: the version is too old to continue from.
         ProtocolError: it is not an event.
     """
     try:
@@ -89,25 +89,25 @@ def parse_event(line: bytes, doing: str) -> WatchEvent | Bookmark:
 
 
 class Known:
-    """What a watch has told so far: so that nothing is told twice, and nothing is missed after a cut."""
+    """The objects that a watch has reported, so that after an interruption no event is missing or repeated."""
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[str, Any]] = {}
         self.version = ""
-        """Where to go on from; empty: only a new list can tell."""
+        """The resourceVersion to continue from; empty if a new list is needed."""
 
     def keys(self) -> frozenset[str]:
-        """The uids of what is there, as far as is known: to be kept from before a list is asked for."""
+        """The uids of the known objects; call it before a list is requested, and pass the result to :meth:`replace`."""
         return frozenset(self._objects)
 
     def expect(self, found: Mapping[str, Any]) -> None:
-        """An object is there that the watch need not have told yet: it tells when that is gone."""
+        """Add an object that the watch may not have reported yet, so that its deletion is reported."""
         self._objects.setdefault(identity(found), {**_kept(found["metadata"]), "resourceVersion": ""})
 
     def replace(
         self, items: list[dict[str, Any]], version: str, before: frozenset[str] | None = None
     ) -> Iterator[WatchEvent]:
-        """What changed up to this list; *before* are the keys from before it was asked for (None: those of now)."""
+        """The changes up to this list; *before* are the :meth:`keys` from before its request, None for the current."""
         self.version = version
         gone = dict.fromkeys(self.keys() if before is None else before)
         for item in items:
@@ -118,7 +118,7 @@ class Known:
                 yield WatchEvent("DELETED", {"metadata": metadata})
 
     def take(self, event: WatchEvent | Bookmark) -> Iterator[WatchEvent]:
-        """What *event* tells that was not told before."""
+        """Process *event*; the events that were not reported before."""
         if isinstance(event, Bookmark):
             self.version = event.version or self.version
             return
@@ -139,7 +139,7 @@ class Known:
 
 
 class Passing(Known):
-    """The same for things that happen and are not looked at again: nothing is remembered but the place."""
+    """The same for objects that do not change, such as Events: only the version is remembered."""
 
     def take(self, event: WatchEvent | Bookmark) -> Iterator[WatchEvent]:
         if isinstance(event, WatchEvent):
@@ -175,5 +175,5 @@ def version_of(found: Mapping[str, Any]) -> str:
 
 
 def is_expired(error: APIError) -> bool:
-    """Whether what we know is too old to go on from."""
+    """Whether the version is too old to continue from."""
     return error.status == 410 or error.reason in ("Expired", "Gone")
