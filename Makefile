@@ -20,8 +20,8 @@ AS_ROOT := sudo --preserve-env env PATH="$$PATH" HOME=/root PYTHONDONTWRITEBYTEC
 	PYTEST_ADDOPTS="-o cache_dir=/root/.cache/containerssh-pytest" HYPOTHESIS_STORAGE_DIRECTORY=/root/.cache/hypothesis
 ROOT := $(if $(filter-out 0,$(shell id -u)),$(AS_ROOT),)
 
-# Most tests wait for real servers more than they compute: three processes take a third of the time of one. ARGS="-n 0": one.
-BESIDE := -n 3 --dist loadfile
+# Most tests wait for real servers more than they compute: three processes are faster than one. ARGS="-n 0": one.
+BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
