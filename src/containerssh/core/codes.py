@@ -314,6 +314,7 @@ class OCICode(Code):
     CONTAINER_CREATE_FAILED = "OCI_CONTAINER_CREATE_FAILED", "a container could not be created"
     CONTAINER_REMOVE = "OCI_CONTAINER_REMOVE", "removing a container"
     CONTAINER_REMOVE_FAILED = "OCI_CONTAINER_REMOVE_FAILED", "a container could not be removed"
+    FILE_WRITE = "OCI_FILE_WRITE", "writing a file"
     FILE_WRITE_FAILED = "OCI_FILE_WRITE_FAILED", "a file could not be written into the container"
     ORPHAN_REMOVED = "OCI_ORPHAN_REMOVED", "what a dead instance left was removed"
 

@@ -115,6 +115,12 @@ class Execs:
             await asyncio.gather(sending, return_exceptions=True)
             await process.kill()
 
+    async def write_file(self, path: str, content: bytes) -> None:
+        """Write a file by the image's agent, readable only by its user. Raises what :meth:`run` raises."""
+        status, words = await self.run(upstream.write_file(self.agent, path), content)
+        if status:
+            raise EngineError(DockerCode.FILE_WRITE_FAILED, f"the agent ended with status {status}: {words}")
+
     async def _begun(self, program: Program, command: tuple[str, ...]) -> ExecProcess:
         terminal = program.pty is not None
         size = program.pty.size if program.pty is not None else None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 
-from containerssh.agent import upstream
 from containerssh.agent.process import Program
 from containerssh.agent.upstream_forwards import upstream_forwards
 from containerssh.backends.container import Execution
@@ -27,7 +25,7 @@ from containerssh.backends.plain import PlainConnection
 from containerssh.backends.session_codes import SessionCodes
 from containerssh.config.docker import DockerConfig
 from containerssh.core.codes import AgentCode, DockerCode
-from containerssh.core.errors import BackendError, ContainerSSHError, describe
+from containerssh.core.errors import BackendError
 from containerssh.core.handlers import ConnectionHandler
 from containerssh.core.messages import Event
 from containerssh.core.requests import WindowSize
@@ -71,7 +69,7 @@ class PlainStart(Start):
                 await self._persist(container.start)
             execs = Execs(client, container, agent)
             if agent:
-                await self._write_files_inside(execs)
+                await self.write_login_files(execs.write_file)
             yield execs
 
     @asynccontextmanager
@@ -100,19 +98,6 @@ class PlainStart(Start):
     async def start_main(self, container: EngineContainer) -> None:
         """Start the container. Raises EngineError if its program cannot be run."""
         await self._persist(container.start)
-
-    async def _write_files_inside(self, execs: Execs) -> None:
-        limit = self.config.timeouts.command_start
-        for path, content in self.login.files.items():
-            logger.debug(Event(DockerCode.FILE_WRITE, "Writing a file", path=path))
-            try:
-                async with asyncio.timeout(limit.total_seconds()):
-                    status, words = await execs.run(upstream.write_file(execs.agent, path), content.value)
-                if status:
-                    raise EngineError(DockerCode.FILE_WRITE_FAILED, f"the agent ended with status {status}: {words}")
-            except (ContainerSSHError, OSError, TimeoutError, ValueError) as exc:
-                text = f"A file could not be written into the container ({describe(exc)})"
-                logger.warning(Event(DockerCode.FILE_WRITE_FAILED, text, path=path))
 
 
 class MainPrograms:

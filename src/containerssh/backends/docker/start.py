@@ -25,9 +25,10 @@ from containerssh.backends.docker.frames import Attached
 from containerssh.backends.docker.launch import agent_is_main, create_body
 from containerssh.backends.docker.reference import parse_reference
 from containerssh.backends.expiry import expiry_labels
+from containerssh.backends.login_files import write_login_files
 from containerssh.config.docker import DockerConfig
 from containerssh.core.codes import DockerCode
-from containerssh.core.errors import ContainerSSHError, ProtocolError, describe
+from containerssh.core.errors import ProtocolError, describe
 from containerssh.core.handlers import Notices
 from containerssh.core.instance import Instance
 from containerssh.core.messages import Event, log_labels
@@ -92,7 +93,7 @@ class Start:
         async with AsyncExitStack() as undo:
             async with time_limit(within, partial(self._late, within)):
                 link = await self._start(undo)
-            await self._write_files(link)
+            await self.write_login_files(link.write_file)
             yield link
 
     def again(self) -> Self:
@@ -342,17 +343,15 @@ class Start:
                 self._ends = asyncio.get_running_loop().time()
             raise
 
-    async def _write_files(self, link: AgentLink) -> None:
-        """Write the login's files. As in upstream, a file that cannot be written is only a warning."""
-        limit = self.config.timeouts.command_start
-        for path, content in self.login.files.items():
-            logger.debug(Event(DockerCode.FILE_WRITE, "Writing a file", path=path))
-            try:
-                async with asyncio.timeout(limit.total_seconds()):
-                    await link.write_file(path, content.value)
-            except (ContainerSSHError, OSError, TimeoutError) as exc:
-                text = f"A file could not be written into the container ({describe(exc)})"
-                logger.warning(Event(DockerCode.FILE_WRITE_FAILED, text, path=path))
+    async def write_login_files(self, write: Callable[[str, bytes], Awaitable[None]]) -> None:
+        """Write the login's files by *write*; a file that cannot be written is a warning."""
+        await write_login_files(
+            self.login,
+            write,
+            limit=self.config.timeouts.command_start,
+            writing=DockerCode.FILE_WRITE,
+            failed=DockerCode.FILE_WRITE_FAILED,
+        )
 
 
 def agent_archive(binary: Path) -> bytes:

@@ -12,10 +12,10 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from containerssh.agent.link import AgentLink
 from containerssh.backends.container import ContainerConnection, Execution
 from containerssh.backends.expiry import expiry_labels
 from containerssh.backends.host_addresses import host_addresses, no_addresses
+from containerssh.backends.login_files import write_login_files
 from containerssh.backends.oci import cgroups
 from containerssh.backends.oci.bundle import DEFAULT_PATH
 from containerssh.backends.oci.container import ContainerSpec, open_container
@@ -26,7 +26,7 @@ from containerssh.backends.oci.users import find_user, shell_of
 from containerssh.backends.session_mode import SessionModeConnection
 from containerssh.config.oci import OCIConfig, OCIMode, OCINetwork
 from containerssh.core.codes import OCICode
-from containerssh.core.errors import BackendError, ContainerSSHError
+from containerssh.core.errors import BackendError
 from containerssh.core.handlers import ConnectionHandler, Notices
 from containerssh.core.instance import Instance
 from containerssh.core.messages import Event
@@ -36,7 +36,6 @@ from containerssh.core.tasks import time_limit
 
 logger = logging.getLogger(__name__)
 
-_FILE_MODE = 0o600
 _FIND_LIMIT = timedelta(seconds=60)
 
 
@@ -86,7 +85,13 @@ class OCIBackend:
                 spec = replace(spec, place=undo.enter_context(machine.ranges.own(spec.place, config, machine.host)))
                 logger.debug(Event(OCICode.CONTAINER_CREATE, "Starting a container", containerId=spec.id))
                 link = await undo.enter_async_context(open_container(machine.host, spec))
-            await _write_files(link, login, spec)
+            await write_login_files(
+                login,
+                link.write_file,
+                limit=config.timeouts.command_start,
+                writing=OCICode.FILE_WRITE,
+                failed=OCICode.FILE_WRITE_FAILED,
+            )
             container_id, connection = spec.id, ContainerConnection(link, _execution(config, spec))
             # Free the inputs, which would otherwise be kept as long as the container runs.
             del login, notices, spec, machine, image, link
@@ -272,16 +277,3 @@ def _execution(config: OCIConfig, spec: ContainerSpec) -> Execution:
         leftovers=config.background_processes,
         host=no_addresses if config.network is OCINetwork.HOST else host_addresses,
     )
-
-
-async def _write_files(link: AgentLink, login: Login, spec: ContainerSpec) -> None:
-    """Write files from the webhooks. As in upstream, a file that cannot be written is only a warning."""
-    for path, content in login.files.items():
-        try:
-            async with asyncio.timeout(spec.config.timeouts.command_start.total_seconds()):
-                await link.write_file(path, content.value, mode=_FILE_MODE)
-        except TimeoutError:
-            logger.warning(Event(OCICode.FILE_WRITE_FAILED, f"Writing {path!r} took too long", path=path))
-        except ContainerSSHError as exc:
-            text = f"{path!r} could not be written: {exc}"
-            logger.warning(Event(OCICode.FILE_WRITE_FAILED, text, path=path))
