@@ -103,7 +103,7 @@ async def _alone(report: Report, ground: Ground, count: int) -> None:
             name = f"alone-{token_hex(4)}"
             async with followers.follow(ground.namespace, name, label=label) as followed:
                 labels = dict([label.split("=")])
-                followed.mean(await client.create(PODS, ground.namespace, a_pod(name, labels=labels)))
+                followed.follow_only(await client.create(PODS, ground.namespace, a_pod(name, labels=labels)))
                 await until_ready(followed)
             return time.perf_counter() - began
 

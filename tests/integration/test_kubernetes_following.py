@@ -97,7 +97,7 @@ async def test_a_pod_that_is_deleted_while_our_token_is_missing_is_known_to_be_g
     pod = store.put("1")
     async with asyncio.timeout(20), following(store, tmp_path) as (followed, token):
         await until(lambda: followed.pod is not None and bool(store.watching))
-        followed.mean(pod)
+        followed.follow_only(pod)
         token.unlink()
         store.cut()
         store.remove("1")
@@ -114,7 +114,7 @@ async def test_a_pod_that_came_and_went_while_the_watch_was_cut_is_known_to_be_g
         token.unlink()
         store.cut()
         # Only the answer to the request that created it has told of it.
-        followed.mean(store.put("1"))
+        followed.follow_only(store.put("1"))
         store.remove("1")
         store.forgotten = store.version
         token.write_text("new")
@@ -133,7 +133,7 @@ async def test_another_pod_of_the_name_is_seen_though_the_first_one_went_unseen(
         store.forgotten = store.version - 1
         token.write_text("new")
         await until(lambda: followed.pod is not None and followed.pod["metadata"]["uid"] == "2")
-        followed.mean(pod)
+        followed.follow_only(pod)
         assert not followed.gone
         assert followed.failure is None
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
+from containerssh.backends.kubernetes.events import EventWatches, PodEvents
 from containerssh.backends.kubernetes.following import Followed
-from containerssh.backends.kubernetes.hearing import Heard, Hearers
 from containerssh.backends.kubernetes.launch import PodError
 from containerssh.backends.kubernetes.waiting import Waiting
 from tests.support.docker import Seen
@@ -28,19 +28,19 @@ class Silent:
     """A cluster without events."""
 
     @asynccontextmanager
-    async def hear(self, namespace: str, uid: str) -> AsyncIterator[Heard]:
-        yield Heard()
+    async def of_pod(self, namespace: str, uid: str) -> AsyncIterator[PodEvents]:
+        yield PodEvents()
 
 
 def a_waiting(followed: Followed, patience: float) -> Waiting:
     return Waiting(
-        cast(Hearers, Silent()), "lab", followed, "shell", Seen(), timedelta(seconds=patience)
+        cast(EventWatches, Silent()), "lab", followed, "shell", Seen(), timedelta(seconds=patience)
     )  # fmt: skip
 
 
 def a_followed() -> Followed:
     followed = Followed("p")
-    followed.mean({"metadata": {"name": "p", "uid": "u"}, "status": {}})
+    followed.follow_only({"metadata": {"name": "p", "uid": "u"}, "status": {}})
     return followed
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from containerssh.backends.kubernetes.client import PODS, KubernetesClient
 from containerssh.backends.kubernetes.errors import APIError
-from containerssh.backends.kubernetes.hearing import Hearers
+from containerssh.backends.kubernetes.events import EventWatches
 from containerssh.backends.kubernetes.pauses import Pauses
 from containerssh.backends.kubernetes.refusals import user_words
 from containerssh.backends.kubernetes.watch import Known
@@ -46,7 +46,7 @@ class Followed:
         """Whether the pod was deleted, so its processes have ended."""
         return self.uid in self._gone
 
-    def mean(self, pod: Mapping[str, Any]) -> None:
+    def follow_only(self, pod: Mapping[str, Any]) -> None:
         """Follow *pod* only, which the API has just returned, and no other pod of its name."""
         self.uid = str(pod["metadata"]["uid"])
         if self.pod is None or self.pod["metadata"].get("uid") != self.uid:
@@ -58,13 +58,13 @@ class Followed:
 
     def see(self, pod: Mapping[str, Any]) -> None:
         """Process the new state of a pod of this name."""
-        if self._is_meant(pod):
+        if self._is_followed(pod):
             self.pod = pod
             self.changed.set()
 
     def deleted(self, pod: Mapping[str, Any]) -> None:
         """Process the deletion of a pod of this name."""
-        if self._is_meant(pod):
+        if self._is_followed(pod):
             # Until the uid is known, several pods of the name may be deleted one after another; there are few of them.
             self._gone.add(str(pod["metadata"].get("uid")))
             self.changed.set()
@@ -87,7 +87,7 @@ class Followed:
             user = user_words(self.failure) if isinstance(self.failure, APIError) else None
             raise BackendError(KubernetesCode.POD_WAIT_FAILED, describe(self.failure), user_message=user)
 
-    def _is_meant(self, pod: Mapping[str, Any]) -> bool:
+    def _is_followed(self, pod: Mapping[str, Any]) -> bool:
         return not self.uid or pod["metadata"].get("uid") == self.uid
 
 
@@ -188,7 +188,7 @@ class Followers:
     def __init__(self, client: KubernetesClient) -> None:
         self._client = client
         self._by_selector: dict[tuple[str, str, str], Follower] = {}
-        self.hearers = Hearers(client)
+        self.events = EventWatches(client)
         """The events (of the API's kind Event) about these pods."""
 
     @asynccontextmanager
@@ -198,7 +198,7 @@ class Followers:
         selects, and the pod is about to be created.
         """
         if label:
-            self.hearers.attend(namespace)
+            self.events.begin(namespace)
         field = "" if label else f"metadata.name={name}"
         key = (namespace, label, field)
         follower = self._by_selector.get(key)
@@ -213,4 +213,4 @@ class Followers:
 
     async def close(self) -> None:
         """End the watches of events, which go on for a while after their last use."""
-        await self.hearers.close()
+        await self.events.close()

@@ -48,7 +48,7 @@ class PersistentStart(Start):
         pod = await self._settled(name)
         self._console = self._console_of(pod)
         self._installed = _has_agent(pod, self._console)
-        followed.mean(pod)
+        followed.follow_only(pod)
         # Its description is not this login's: programs get the variables.
         env = variables(self.config.pod, self.login, through_agent=True)
         return await self.inside(undo, followed, env.all_given())

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -17,6 +17,7 @@ from containerssh.backends.container import Execution
 from containerssh.backends.host_addresses import HostAddresses
 from containerssh.backends.kubernetes.client import PODS, KubernetesClient
 from containerssh.backends.kubernetes.direct import DirectWays
+from containerssh.backends.kubernetes.ending import PodEnding
 from containerssh.backends.kubernetes.errors import APIError
 from containerssh.backends.kubernetes.execs import Execs
 from containerssh.backends.kubernetes.following import Followed, Followers
@@ -33,13 +34,14 @@ from containerssh.backends.kubernetes.pod import (
     variables,
     volume_costs,
 )
-from containerssh.backends.kubernetes.progress import Over, container_end, judge, restarts
+from containerssh.backends.kubernetes.progress import restarts
 from containerssh.backends.kubernetes.refusals import user_words
 from containerssh.backends.kubernetes.waiting import Waiting
+from containerssh.backends.login_files import write_login_files
 from containerssh.backends.session_codes import SessionCodes
 from containerssh.config.kubernetes import KubernetesConfig
 from containerssh.core.codes import KubernetesCode
-from containerssh.core.errors import BackendError, ContainerSSHError, describe
+from containerssh.core.errors import BackendError
 from containerssh.core.handlers import Notices
 from containerssh.core.instance import Instance
 from containerssh.core.messages import Event, log_labels
@@ -59,10 +61,6 @@ _CODES = SessionCodes(
 _AGAIN = 0.3
 _REMEMBERED = 1000
 _SILENT_API = timedelta(seconds=2)
-_REASON_LIMIT = 3.0
-"""Seconds to find out why a link broke."""
-_GRACE_OVER = 10.0
-"""Seconds that a pod's node gets to report the end of what is being deleted."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,6 @@ class Start:
     _last: str = field(default="", init=False)
     _waiting: Waiting | None = field(default=None, init=False)
     _console: str = field(default="", init=False)
-    _restarts: int = field(default=0, init=False)
-    """How many times the console container had been started anew when the pod was ready."""
     _installed: bool = field(default=False, init=False)
     _has_volume: bool = field(default=True, init=False)
 
@@ -199,7 +195,7 @@ class Start:
             volume=self._has_volume,
             deadline=self._deadline(),
         )
-        followed.mean(await own.create(body, on_error=self._remember))
+        followed.follow_only(await own.create(body, on_error=self._remember))
         return await self.inside(undo, followed, env)
 
     async def inside(self, undo: AsyncExitStack, followed: Followed, env: Variables) -> Inside:
@@ -212,7 +208,7 @@ class Start:
         place = Place(self.client, self.namespace, followed.name, self._console)
         way = self.config.pod.agent_in_use
         self._waiting = Waiting(
-            self.followers.hearers,
+            self.followers.events,
             self.namespace,
             followed,
             self._console,
@@ -222,10 +218,10 @@ class Start:
         while True:
             await self._waiting.until_ready()
             assert followed.pod is not None
-            self._restarts = restarts(followed.pod, self._console)
+            ending = PodEnding(followed, self._console, restarts(followed.pod, self._console))
             try:
                 if way in ("auto", "injected"):
-                    link = await self._link(undo, place, followed)
+                    link = await self._link(undo, place, ending)
                     return Inside(link, Execs(place, ""), env.given, addresses_of_node(followed.pod or {}))
                 break
             except KeptOut as exc:
@@ -251,7 +247,7 @@ class Start:
         self._tell_way(execs, env)
         return Inside(None, execs, {}, addresses_of_node(followed.pod or {}))
 
-    async def _link(self, undo: AsyncExitStack, place: Place, followed: Followed) -> AgentLink:
+    async def _link(self, undo: AsyncExitStack, place: Place, ending: PodEnding) -> AgentLink:
         async with AsyncExitStack() as opened:
             by_exec = self.config.agent_link.mode == "exec"
             link = await injected_link(
@@ -259,66 +255,22 @@ class Start:
                 place,
                 installed=self._installed,
                 name=secrets.token_hex(8),
-                why=partial(self._why, followed),
+                why=ending.explain,
                 way_to=None if by_exec else partial(self.direct.open, self.config.agent_link),
             )
-            watching = asyncio.create_task(self._watch(followed, link))
-            opened.push_async_callback(_cancelled, watching)
+            await opened.enter_async_context(ending.breaks(link))
             undo.push_async_callback(opened.pop_all().aclose)
         return link
 
-    async def _watch(self, followed: Followed, link: AgentLink) -> None:
-        """A pod whose node is gone says nothing any more: the cluster does."""
-        try:
-            ends: float | None = None
-            with suppress(TimeoutError):
-                while not followed.gone and not self._has_ended(followed):
-                    if ends is None and (grace := _leaves_in(followed)) is not None:
-                        ends = asyncio.get_running_loop().time() + grace + _GRACE_OVER
-                    async with asyncio.timeout_at(ends):
-                        await followed.news()
-            link.break_off(self._reason(followed) or _ended("the pod was deleted", "The pod was deleted."))
-        except ContainerSSHError as exc:
-            # The link tells by itself when it breaks.
-            logger.debug(Event(KubernetesCode.POD_WAIT_FAILED, f"The pod cannot be followed: {exc.explanation}"))
-
-    def _has_ended(self, followed: Followed) -> bool:
-        pod = followed.pod
-        return pod is not None and pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
-
-    async def _why(self, followed: Followed) -> ContainerSSHError | None:
-        """What has become of the pod, now that its link has ended; the cluster may take a moment to say so."""
-        try:
-            async with asyncio.timeout(_REASON_LIMIT):
-                while (reason := self._reason(followed)) is None:
-                    await followed.news()
-        except (TimeoutError, ContainerSSHError):
-            return None
-        return reason
-
-    def _reason(self, followed: Followed) -> BackendError | None:
-        if followed.pod is not None and isinstance(over := judge(followed.pod, self._console), Over):
-            return _ended(over.words, over.user)
-        if followed.gone:
-            return _ended("the pod was deleted", "The pod was deleted.")
-        if followed.pod is not None and (end := container_end(followed.pod, self._console, self._restarts)):
-            return _ended(end.words, end.user)
-        return None
-
     async def write_files(self, inside: Inside) -> None:
-        """A file that cannot be written is a warning, as upstream: the login goes on."""
-        limit = self.config.timeouts.command_start
-        for path, content in self.login.files.items():
-            logger.debug(Event(KubernetesCode.FILE_WRITE, "Writing a file", path=path))
-            try:
-                async with asyncio.timeout(limit.total_seconds()):
-                    if inside.link is not None:
-                        await inside.link.write_file(path, content.value)
-                    else:
-                        await inside.execs.write_file(path, content.value)
-            except (ContainerSSHError, OSError, TimeoutError) as exc:
-                text = f"A file could not be written into the pod ({describe(exc)})"
-                logger.warning(Event(KubernetesCode.FILE_WRITE_FAILED, text, path=path))
+        """Write the login's files into the pod; a file that cannot be written is a warning."""
+        await write_login_files(
+            self.login,
+            inside.execs.write_file if inside.link is None else inside.link.write_file,
+            limit=self.config.timeouts.command_start,
+            writing=KubernetesCode.FILE_WRITE,
+            failed=KubernetesCode.FILE_WRITE_FAILED,
+        )
 
     async def _removed(self, own: OwnPod) -> None:
         async def remove() -> None:
@@ -392,21 +344,3 @@ async def current_pod(client: KubernetesClient, namespace: str, name: str) -> di
         if exc.status == 404:
             return None
         raise
-
-
-def _leaves_in(followed: Followed) -> float | None:
-    """The seconds that a pod that is being deleted gets; None: it is not."""
-    metadata = followed.pod["metadata"] if followed.pod is not None else {}
-    if not metadata.get("deletionTimestamp"):
-        return None
-    grace = metadata.get("deletionGracePeriodSeconds")
-    return float(grace) if isinstance(grace, int) and 0 <= grace < 2**31 else 0.0
-
-
-def _ended(words: str, user: str) -> BackendError:
-    return BackendError(KubernetesCode.POD_ENDED, words, user_message=user)
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Waiting for a pod: the user hears how far it is, and what cannot become good ends at once."""
+"""Waiting until a pod is ready: the user is told the progress, and a lasting failure ends the wait at once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from containerssh.backends.kubernetes.events import EventWatches
 from containerssh.backends.kubernetes.following import Followed
-from containerssh.backends.kubernetes.hearing import Hearers
 from containerssh.backends.kubernetes.launch import PodError
 from containerssh.backends.kubernetes.progress import Over, Ready, Starting, Trouble, is_warning, judge, tell_event
 from containerssh.core.codes import KubernetesCode
@@ -21,7 +21,7 @@ from containerssh.core.messages import Event
 logger = logging.getLogger(__name__)
 
 _QUICK_START = 1.0
-"""Seconds after which somebody who waits wants to know what for. Most pods are there by then."""
+"""Seconds before the first event is told. Most pods are ready by then."""
 _MOST_NOTICES = 100
 
 
@@ -29,32 +29,32 @@ _MOST_NOTICES = 100
 class Waiting:
     """One wait for one pod, whose uid is known."""
 
-    hearers: Hearers
+    event_watches: EventWatches
     namespace: str
     followed: Followed
     console: str
     notices: Notices
     patience: timedelta
-    """For how long the cluster may say that something is wrong."""
+    """How long a problem may last."""
     last: str = ""
-    """The last thing that was wrong, for the log."""
+    """The last problem, for the log."""
     _told: set[str] = field(default_factory=set, init=False)
     _since: float | None = field(default=None, init=False)
-    """When something began to be wrong, by the event loop's clock."""
+    """When the problem began, by the event loop's clock; None: there has been none."""
     _well_since: float | None = field(default=None, init=False)
     _repeats: bool = field(default=False, init=False)
-    """Whether what was wrong last is a failure that comes back after looking well."""
+    """Whether the last problem is one that comes back after a time without it, as a failing container does."""
 
     async def until_ready(self) -> None:
         """
         Returns when programs can be started in the pod. The caller limits the time.
 
         Raises:
-            PodError: that will not happen, or something was wrong for too long.
+            PodError: that will not happen, or a problem lasted too long.
             BackendError: the pod cannot be followed.
         """
         logger.debug(Event(KubernetesCode.POD_WAIT, "Waiting until the pod is ready", podName=self.followed.name))
-        async with self._hearing():
+        async with self._telling_events():
             while True:
                 if self.followed.gone:
                     raise PodError("the pod was deleted while it was starting", user_message="The pod was deleted.")
@@ -69,7 +69,7 @@ class Waiting:
                         await self.followed.news()
 
     def _limit(self, trouble: Trouble | None) -> float | None:
-        """Until when *trouble* may last."""
+        """When *trouble* has lasted too long."""
         if trouble is None or self._since is None:
             return None
         return self._since + self.patience.total_seconds()
@@ -78,7 +78,7 @@ class Waiting:
         return self.followed.pod is not None and isinstance(judge(self.followed.pod, self.console), Ready)
 
     def _look(self) -> Trouble | None:
-        """What is wrong at the moment; raises PodError."""
+        """The present problem, if there is one; raises PodError if it is lasting."""
         if self.followed.pod is None:
             return None
         match judge(self.followed.pod, self.console):
@@ -97,7 +97,7 @@ class Waiting:
         return None
 
     def _begin_or_go_on(self, trouble: Trouble) -> None:
-        """A container that fails again soon after it was started anew has not been well meanwhile."""
+        """A container that fails again soon after its restart had not recovered."""
         now = asyncio.get_running_loop().time()
         well_for = 0.0 if self._well_since is None else now - self._well_since
         recovered = self._well_since is not None and not (self._repeats and well_for < self.patience.total_seconds())
@@ -108,28 +108,28 @@ class Waiting:
         self._well_since, self._repeats = None, trouble.repeats
 
     @asynccontextmanager
-    async def _hearing(self) -> AsyncIterator[None]:
-        """Events are listened to meanwhile, and told once it takes longer than usual."""
-        task = asyncio.create_task(self._hear())
+    async def _telling_events(self) -> AsyncIterator[None]:
+        """The scope in which the user is told the pod's events, once starting takes longer than usual."""
+        task = asyncio.create_task(self._tell_events())
         try:
             yield
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _hear(self) -> None:
+    async def _tell_events(self) -> None:
         try:
-            async with self.hearers.hear(self.namespace, self.followed.uid) as heard:
+            async with self.event_watches.of_pod(self.namespace, self.followed.uid) as events:
                 await asyncio.sleep(_QUICK_START)
                 while True:
-                    event = await heard.next()
+                    event = await events.next()
                     if warning := is_warning(event):
                         self.last = warning
                         logger.debug(Event(KubernetesCode.POD_WAIT, warning, podName=self.followed.name))
                     if text := tell_event(event):
                         self._tell(text)
         except ContainerSSHError:
-            # Who may not see events hears less, and waits all the same.
+            # Without the right to watch events there is less to tell; the wait goes on.
             if self.followed.pod is not None:
                 judgement = judge(self.followed.pod, self.console)
                 if isinstance(judgement, Starting):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from containerssh.backends.kubernetes.errors import APIError
-from containerssh.backends.kubernetes.hearing import Hearers
+from containerssh.backends.kubernetes.events import EventWatches
 from tests.support.hostile_api import Hostile, hostile, reply
 from tests.support.waiting import until
 
@@ -35,25 +35,25 @@ async def test_all_who_wait_share_one_watch_and_hear_of_their_own_pod() -> None:
         writer.write(reply({"metadata": {"resourceVersion": "7", "continue": "more"}, "items": [{"any": "thing"}]}))
 
     async with asyncio.timeout(20), hostile(answer) as (server, client):
-        hearers = Hearers(client)
-        hearers.attend("default")
+        watches = EventWatches(client)
+        watches.begin("default")
         writer = await watching.get()
         # Before the answer to the request that created the pod; and events about nothing.
         writer.write(event(1, "a") + event(2, None) + event(3, "b", "DELETED"))
-        async with hearers.hear("default", "a") as first, hearers.hear("default", "b") as second:
+        async with watches.of_pod("default", "a") as first, watches.of_pod("default", "b") as second:
             writer.write(event(4, "b") + event(5, "c") + event(6, "a", "MODIFIED"))
             assert [(await first.next())["message"] for _ in range(2)] == ["1", "6"]
             assert (await second.next())["message"] == "4"
         # It goes on for those who come next.
         writer.write(event(8, "d"))
-        async with hearers.hear("default", "d") as third:
+        async with watches.of_pod("default", "d") as third:
             assert (await third.next())["message"] == "8"
         writer.transport.abort()
         again = await watching.get()
-        async with hearers.hear("default", "e") as fourth:
+        async with watches.of_pod("default", "e") as fourth:
             again.write(event(9, "e"))
             assert (await fourth.next())["message"] == "9"
-        await hearers.close()
+        await watches.close()
         asked = [request.split()[1] for request in server.requests]
     assert ["watch=1" in path for path in asked] == [False, True, True]
     assert "limit=1" in asked[0].split("?")[1].split("&")
@@ -68,17 +68,17 @@ async def test_who_may_not_see_events_is_told_and_the_next_one_tries_again() -> 
         writer.write(reply(status, "403 Forbidden"))
 
     async with asyncio.timeout(20), hostile(answer) as (server, client):
-        hearers = Hearers(client)
+        watches = EventWatches(client)
         for number in (1, 2):
-            async with hearers.hear("default", "a") as heard:
+            async with watches.of_pod("default", "a") as events:
                 with pytest.raises(APIError, match="no events for you"):
-                    await heard.next()
+                    await events.next()
             assert len(server.requests) == number
-        await hearers.close()
+        await watches.close()
 
 
 async def test_who_waits_while_a_token_runs_out_hears_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("containerssh.backends.kubernetes.hearing._PAUSES", (0.05, 0.1))
+    monkeypatch.setattr("containerssh.backends.kubernetes.events._PAUSES", (0.05, 0.1))
     refused = 4
 
     async def answer(server: Hostile, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -92,15 +92,15 @@ async def test_who_waits_while_a_token_runs_out_hears_on(monkeypatch: pytest.Mon
             writer.write(reply({"metadata": {"resourceVersion": "7"}, "items": []}))
 
     async with asyncio.timeout(20), hostile(answer) as (server, client):
-        hearers = Hearers(client)
-        async with hearers.hear("default", "a") as heard:
-            assert (await heard.next())["message"] == "1"
+        watches = EventWatches(client)
+        async with watches.of_pod("default", "a") as events:
+            assert (await events.next())["message"] == "1"
         assert len(server.requests) > refused
-        await hearers.close()
+        await watches.close()
 
 
 async def test_what_nobody_needs_any_more_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("containerssh.backends.kubernetes.hearing._LINGER", 0.05)
+    monkeypatch.setattr("containerssh.backends.kubernetes.events._LINGER", 0.05)
     open_watches = 0
 
     async def answer(_: Hostile, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -114,13 +114,13 @@ async def test_what_nobody_needs_any_more_ends(monkeypatch: pytest.MonkeyPatch) 
         open_watches -= 1
 
     async with asyncio.timeout(20), hostile(answer) as (_, client):
-        hearers = Hearers(client)
-        async with hearers.hear("default", "a") as heard:
-            await heard.next()
+        watches = EventWatches(client)
+        async with watches.of_pod("default", "a") as events:
+            await events.next()
             # Longer than it lingers: somebody waits.
             await asyncio.sleep(0.2)
             assert open_watches == 1
         await until(lambda: open_watches == 0)
-        async with hearers.hear("default", "a") as heard:
-            assert (await heard.next())["message"] == "1"
-        await hearers.close()
+        async with watches.of_pod("default", "a") as events:
+            assert (await events.next())["message"] == "1"
+        await watches.close()

@@ -33,7 +33,7 @@ _RECENT = 256
 """Events of a namespace that are kept: those of a pod may arrive before the response with its uid."""
 
 
-class Heard:
+class PodEvents:
     """The events of one pod."""
 
     def __init__(self) -> None:
@@ -64,88 +64,88 @@ class Heard:
         return self._events.popleft()
 
 
-class Hearers:
+class EventWatches:
     """The events of all namespaces in which pods of one client start. Close it at the end."""
 
     def __init__(self, client: KubernetesClient) -> None:
         self._client = client
-        self._by_namespace: dict[str, _Hearer] = {}
+        self._by_namespace: dict[str, _EventWatch] = {}
 
-    def attend(self, namespace: str) -> None:
+    def begin(self, namespace: str) -> None:
         """Watch the events of *namespace*, so that none about a pod created after this call is missed."""
-        self._hearer(namespace)
+        self._watch_of(namespace)
 
     @asynccontextmanager
-    async def hear(self, namespace: str, uid: str) -> AsyncIterator[Heard]:
-        """The scope of the events of the pod *uid*, including those since :meth:`attend`."""
-        hearer = self._hearer(namespace)
-        heard = hearer.begin(uid)
+    async def of_pod(self, namespace: str, uid: str) -> AsyncIterator[PodEvents]:
+        """The scope of the events of the pod *uid*, including those since :meth:`begin`."""
+        watch = self._watch_of(namespace)
+        events = watch.open(uid)
         try:
-            yield heard
+            yield events
         finally:
-            hearer.end(uid, heard)
+            watch.close(uid, events)
 
     async def close(self) -> None:
         """End all watches."""
-        hearers, self._by_namespace = list(self._by_namespace.values()), {}
-        for hearer in hearers:
-            hearer.cancel()
-        await asyncio.gather(*(hearer.task for hearer in hearers), return_exceptions=True)
+        watches, self._by_namespace = list(self._by_namespace.values()), {}
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*(watch.task for watch in watches), return_exceptions=True)
 
-    def _hearer(self, namespace: str) -> _Hearer:
-        hearer = self._by_namespace.get(namespace)
-        if hearer is None:
-            hearer = self._by_namespace[namespace] = _Hearer(self._client, namespace, self._by_namespace)
-        hearer.go_on()
-        return hearer
+    def _watch_of(self, namespace: str) -> _EventWatch:
+        watch = self._by_namespace.get(namespace)
+        if watch is None:
+            watch = self._by_namespace[namespace] = _EventWatch(self._client, namespace, self._by_namespace)
+        watch.keep_on()
+        return watch
 
 
-class _Hearer:
+class _EventWatch:
     """The watch of one namespace."""
 
-    def __init__(self, client: KubernetesClient, namespace: str, all_of_them: dict[str, _Hearer]) -> None:
+    def __init__(self, client: KubernetesClient, namespace: str, registry: dict[str, _EventWatch]) -> None:
         self._client = client
         self._namespace = namespace
-        self._all_of_them = all_of_them
-        self._hearing: dict[str, list[Heard]] = {}
+        self._registry = registry
+        self._readers: dict[str, list[PodEvents]] = {}
         self._recent: deque[tuple[str, Mapping[str, Any]]] = deque(maxlen=_RECENT)
         self._last_used = 0.0
         self._known = Passing()
         self.task = asyncio.create_task(self._watch())
-        self._timer = asyncio.get_running_loop().call_later(_LINGER, self._look_after)
+        self._timer = asyncio.get_running_loop().call_later(_LINGER, self._end_if_unused)
 
-    def go_on(self) -> None:
+    def keep_on(self) -> None:
         """Start the watch again if it has ended, and postpone its end."""
         self._last_used = asyncio.get_running_loop().time()
         if self.task.done():
             self.task = asyncio.create_task(self._watch())
 
-    def begin(self, uid: str) -> Heard:
-        heard = Heard()
+    def open(self, uid: str) -> PodEvents:
+        events = PodEvents()
         for whose, event in self._recent:
             if whose == uid:
-                heard.add(event)
-        self._hearing.setdefault(uid, []).append(heard)
-        return heard
+                events.add(event)
+        self._readers.setdefault(uid, []).append(events)
+        return events
 
-    def end(self, uid: str, heard: Heard) -> None:
-        self._hearing[uid].remove(heard)
-        if not self._hearing[uid]:
-            del self._hearing[uid]
+    def close(self, uid: str, events: PodEvents) -> None:
+        self._readers[uid].remove(events)
+        if not self._readers[uid]:
+            del self._readers[uid]
         self._last_used = asyncio.get_running_loop().time()
 
     def cancel(self) -> None:
         self._timer.cancel()
         self.task.cancel()
 
-    def _look_after(self) -> None:
+    def _end_if_unused(self) -> None:
         """End the watch if it has not been used for long."""
         loop = asyncio.get_running_loop()
         left = self._last_used + _LINGER - loop.time()
-        if self._hearing or left > 0:
-            self._timer = loop.call_later(_LINGER if self._hearing else left, self._look_after)
+        if self._readers or left > 0:
+            self._timer = loop.call_later(_LINGER if self._readers else left, self._end_if_unused)
         else:
-            self._all_of_them.pop(self._namespace, None)
+            self._registry.pop(self._namespace, None)
             self.cancel()
 
     async def _watch(self) -> None:
@@ -162,8 +162,9 @@ class _Hearer:
                 # With status 401 the token has expired; a new one follows.
                 if isinstance(exc, APIError) and not (exc.passing or exc.status == 401):
                     # The next use of the namespace starts the watch again.
-                    for heard in [one for some in self._hearing.values() for one in some]:
-                        heard.fail(exc)
+                    for readers in list(self._readers.values()):
+                        for reader in readers:
+                            reader.fail(exc)
                     return
                 await pauses.wait()
 
@@ -172,5 +173,5 @@ class _Hearer:
         uid = about.get("uid") if isinstance(about, Mapping) else None
         if isinstance(uid, str):
             self._recent.append((uid, event))
-            for heard in self._hearing.get(uid, ()):
-                heard.add(event)
+            for reader in self._readers.get(uid, ()):
+                reader.add(event)
