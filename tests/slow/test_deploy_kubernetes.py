@@ -213,7 +213,11 @@ def test_the_cluster_takes_every_object_that_the_chart_can_make(release: Release
         "autoscaling": {"enabled": True, "logins": 80},
         "service": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24"], "nodePort": 30022},
         "guests": {"networkPolicy": {"ingress": [{"from": [{"podSelector": {}}]}]}},
-        "extraSecrets": {"more.certificates": "/etc/containerssh/more"},
+        # As names of volumes these two could be the same.
+        "extraSecrets": {
+            "more.certificates": "/etc/containerssh/more",
+            "more-certificates": "/etc/containerssh/yet-more",
+        },
         "priorityClassName": "system-cluster-critical",
     }
     file = tmp_path / "more.json"
