@@ -1,4 +1,4 @@
-"""Programs by plain exec in a pod that runs: with the agent that the image brings, or without any."""
+"""Programs by plain exec in a running pod, with or without an agent in the image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SIGNAL_CODES = SignalCodes(
     ended=KubernetesCode.SIGNAL_FAILED_EXITED,
     failed=KubernetesCode.EXEC_SIGNAL_FAILED,
 )
-# The file is seen whole or not at all; the shell holds the exec's output open until all input has arrived.
+# The rename makes the file appear complete. The shell keeps the exec's output open until all input has arrived.
 _WRITE = r"""
 umask 077
 case $1 in */*) mkdir -p "${1%/*}" || exit 1 ;; esac
@@ -45,22 +45,22 @@ exit "$status"
 
 @dataclass(frozen=True)
 class Execs:
-    """Starts programs in a container that runs."""
+    """Starts programs in a running container."""
 
     place: Place
     agent: str
-    """The path of the image's agent; empty to work without."""
+    """The path of the image's agent; empty to work without one."""
 
     @classmethod
     async def of(cls, place: Place, agent: str, *, probe: bool) -> Execs:
-        """With the agent at the path *agent*; with *probe* only if there is one."""
+        """Use the agent at the path *agent*; with *probe*, only if it exists."""
         execs = cls(place, agent)
         if probe and agent and not await execs.has_agent():
             return cls(place, "")
         return execs
 
     async def has_agent(self) -> bool:
-        """Whether the image has an agent of ContainerSSH 0.5 or 0.6."""
+        """Whether the image has the agent of ContainerSSH 0.5 or 0.6."""
         try:
             async with asyncio.timeout(_PROBE_LIMIT):
                 await self.run(upstream.console(self.agent, (_NO_PROGRAM,)))
@@ -70,19 +70,18 @@ class Execs:
 
     async def start(self, program: Program) -> ExecProcess:
         """
-        Start a program; where there is an agent, returns when that has reported the process id. Call ``kill`` when done
-        with it.
+        Start a program; with an agent, returns when it has reported the process id. Call ``kill`` at the end.
 
         Raises:
-            BackendError: it cannot be started.
-            ProtocolError: there is no agent where one should be, or not a proper one.
+            BackendError: the program cannot be started.
+            ProtocolError: the agent is missing or does not follow the protocol.
         """
         _check(program)
         size = program.pty.size if program.pty is not None else None
         command = tuple(program.argv)
         if self.agent:
-            # The program shall not run before its terminal has a size. Its variables are the client's: a webhook's
-            # never come this way, where all in the pod and the API's audit log see them.
+            # The terminal needs its size before the program runs. The variables are the client's; a webhook's are
+            # never passed as arguments, which are visible in the pod and in the API's audit log.
             agent, console, *rest = upstream.console(self.agent, command, wait=size is not None)
             pairs = (("--env", f"{name}={value}") for name, value in program.env.items())
             command = (agent, console, *(word for pair in pairs for word in pair), *rest)
@@ -107,15 +106,15 @@ class Execs:
 
     async def run(self, command: tuple[str, ...], stdin: bytes = b"") -> tuple[int, str]:
         """
-        Run a command of the image's agent to its end: the exit code, and what it said on standard error.
+        Run a command of the image's agent to completion; return the exit code and standard error.
 
         Raises:
-            BackendError, ProtocolError: it could not be run.
+            BackendError, ProtocolError: the command could not be run.
         """
         return await self._run(command, stdin, upstream.PidReader(terminal=False))
 
     async def write_file(self, path: str, content: bytes) -> None:
-        """Write a file that only its owner may read; raises BackendError."""
+        """Write a file that only its owner may read. Raises what :meth:`run` raises."""
         if self.agent:
             status, words = await self.run(upstream.write_file(self.agent, path), content)
         else:
@@ -157,8 +156,8 @@ class Execs:
 
 class ExecProcess:
     """
-    The running program, for :class:`~containerssh.backends.programs.RunningProgram`. That it died of a signal cannot be
-    told from an exit code of 128 and more.
+    The running program, for :class:`~containerssh.backends.programs.RunningProgram`. The cluster reports death by a
+    signal as an exit code above 128.
     """
 
     stdin: ByteWriter
@@ -182,11 +181,11 @@ class ExecProcess:
 
     async def read_pid(self, reader: upstream.PidReader) -> None:
         """
-        Take the process id off the output, letting a waiting agent go on first.
+        Tell a waiting agent to continue, and read the process id, with which its output begins.
 
         Raises:
             BackendError: there is no agent.
-            ProtocolError: it is not a proper one.
+            ProtocolError: the agent does not follow the protocol.
         """
         if self._terminal:
             with suppress(ConnectionError):
@@ -203,10 +202,10 @@ class ExecProcess:
 
     async def wait(self) -> int:
         """
-        The exit code, once the output has arrived.
+        The exit code, after all output.
 
         Raises:
-            BackendError: it could not be started, or the connection broke first.
+            BackendError: the program could not be started, or the connection broke.
         """
         try:
             status = await self._stream.wait()
@@ -231,12 +230,12 @@ class ExecProcess:
                 await self._stream.resize(size)
 
     async def send_break(self, milliseconds: int) -> None:
-        """Raises Rejected: exec has no such thing."""
+        """Raises Rejected: exec has no breaks."""
         del milliseconds
         raise no_break()
 
     async def kill(self) -> None:
-        """End the program if it still runs and there is a way to, and give the streams back. Safe to call twice."""
+        """End the program if it is running and an agent can, and close the streams. Safe to call twice."""
         try:
             if not self._over and not self._stream.ended:
                 if self.pid is not None:
@@ -249,7 +248,7 @@ class ExecProcess:
             await self.release()
 
     async def release(self) -> None:
-        """Give the streams back, whatever becomes of the program. Safe to call twice."""
+        """Close the streams; the program may go on. Safe to call twice."""
         self._over = True
         await self._scope.aclose()
 
@@ -274,7 +273,7 @@ class ExecProcess:
 
 
 class _Rest(ByteReader):
-    """What follows the process id."""
+    """The output after the process id."""
 
     def __init__(self, inner: ByteReader) -> None:
         self._inner = inner
@@ -296,7 +295,7 @@ def _check(program: Program) -> None:
     try:
         "".join((*program.argv, *program.env, *program.env.values())).encode()
     except UnicodeEncodeError:
-        # The request's line has no place for other bytes.
+        # Kubernetes passes commands in the request's URL, as UTF-8.
         text = "without the guest agent a command and its variables have to be valid UTF-8"
         raise start_failed(program, text) from None
 

@@ -1,4 +1,4 @@
-"""One pod of ours, from the request to create it until the cluster has been told to remove it."""
+"""A pod of this server, from the request that creates it to the one that deletes it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _PAUSES = (0.3, 3.0)
 _LOOKS_AFTER = (0.0, 1.0, 3.0)
 _LONGEST_WAIT = 30.0
 _UNKNOWN_TO_THE_API = 3.0
-"""Seconds for which a status of 401 may pass: a token that has just run out, or an API that has just started."""
+"""Seconds for which status 401 may be temporary: a token has just expired, or the API has just started."""
 
 
 class PodError(BackendError):
-    """There is no pod, or it is of no use."""
+    """The pod could not be created, or did not become ready."""
 
     default_user_message = "The pod could not be started."
 
@@ -37,20 +37,20 @@ class PodError(BackendError):
     ) -> None:
         super().__init__(code or KubernetesCode.POD_CREATE_FAILED, explanation, user_message=user_message)
         self.reason = reason
-        """The cluster's word for it, where it has one."""
+        """The cluster's reason, such as ``StartError``; empty if it gave none."""
 
 
 def refused(error: APIError) -> PodError:
-    """The end of a login whose request for its pod the API has refused; the log has the API's own words."""
+    """The error for a login whose pod the API has refused; the API's message is for the log only."""
     return PodError(error.explanation, user_message=user_words(error), reason=error.reason, code=code_of(error))
 
 
 async def persist(once: Callable[[], Awaitable[T]], *, on_error: Callable[[APIError], None]) -> T:
     """
-    The result of *once*, tried again while that can help; the caller limits the time.
+    The result of *once*, retried after errors that may pass; the caller limits the time.
 
     Raises:
-        APIError: the cluster refused, or did not know us for some seconds.
+        APIError: the cluster refused, or has not accepted the credentials for some seconds.
     """
     pause = _PAUSES[0]
     unknown_since: float | None = None
@@ -87,11 +87,11 @@ class OwnPod:
 
     async def create(self, body: Mapping[str, Any], *, on_error: Callable[[APIError], None]) -> dict[str, Any]:
         """
-        Create it; tried again while that can help, the caller limits the time. When cancelled, the request goes on:
-        :meth:`remove` waits for what comes of it.
+        Create the pod; retried after errors that may pass, the caller limits the time. If cancelled, the request
+        continues, and :meth:`remove` waits for its result.
 
         Raises:
-            PodError: the cluster refused, or somebody else's pod bears the name.
+            PodError: the cluster refused, or another pod has the name.
         """
         logger.debug(Event(KubernetesCode.POD_CREATE, "Creating the pod", podName=self.name))
         try:
@@ -103,8 +103,8 @@ class OwnPod:
 
     async def remove(self) -> None:
         """
-        Tell the cluster to remove it; tried until that is done. The cluster sees to the rest, and to the time that its
-        programs get.
+        Ask the cluster to delete the pod; retried until it has accepted. The cluster then ends the pod by itself, after
+        its grace period.
 
         Raises:
             APIError: the cluster refuses.
@@ -125,7 +125,7 @@ class OwnPod:
                     break
 
     def give_up(self) -> None:
-        """The server ends: nobody waits for an API that does not answer."""
+        """Cancel an unanswered create request, because the server ends."""
         if self._attempt is not None:
             self._attempt.cancel()
 
@@ -147,7 +147,7 @@ class OwnPod:
                 await self._end_of_attempt()
 
     async def _end_of_attempt(self) -> None:
-        """What became of a request that nobody waited for."""
+        """Process the result of the create request."""
         attempt, self._attempt = self._attempt, None
         assert attempt is not None
         if attempt.cancelled():
@@ -158,7 +158,7 @@ class OwnPod:
             self._unknown = True
 
     async def _find(self) -> dict[str, Any] | None:
-        """The pod of this launch, if there is one."""
+        """The pod that an earlier attempt has created, if it exists."""
         try:
             pod = await self.client.get(PODS, self.namespace, self.name)
         except APIError as exc:
@@ -171,7 +171,7 @@ class OwnPod:
         return pod
 
     async def _taken(self, refused: APIError) -> APIError:
-        """Another pod bears the name: one that is going is worth waiting for."""
+        """The error when another pod has the name; it may pass if that pod is being deleted."""
         try:
             pod = await self.client.get(PODS, self.namespace, self.name)
         except APIError as exc:
@@ -189,7 +189,7 @@ class OwnPod:
         try:
             await self.client.delete(PODS, self.namespace, self.name, uid=self.uid or None)
         except APIError as exc:
-            # 409: another pod bears the name by now.
+            # 409: the name belongs to another pod by now.
             if exc.status not in (404, 409):
                 raise
 

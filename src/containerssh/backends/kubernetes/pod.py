@@ -1,4 +1,4 @@
-"""What the cluster is asked to create for a login."""
+"""The body of the request that creates a login's pod."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from containerssh.core.metadata import Login
 logger = logging.getLogger(__name__)
 
 LABEL_INSTANCE = "containerssh_instance"
-"""Which server process the pod belongs to, and goes with. Pods that stay have none."""
+"""The server process that owns the pod and removes it. Persistent pods lack it."""
 LABEL_LAUNCH = "containerssh_launch"
-"""Unlike for every pod: finds the one whose creation was not answered."""
+"""A value unique to the pod, which finds it if the reply to its creation was lost."""
 LABEL_LEASE = "containerssh_lease"
-"""The Lease that says whether that process lives; pods of one that can hold none lack it."""
+"""The name of the owner's Lease; missing if the owner may not hold one."""
 ANNOTATION_EXPIRES = "containerssh_expires"
 ANNOTATION_USERNAME = "containerssh_username"
 
 AGENT_FOLDER = "/.containerssh"
 AGENT_VOLUME = "containerssh-agent"
 AGENT_IN_IMAGE = "/containerssh-agent"
-"""Where an ``agentImage`` has the agent."""
+"""The path of the agent in an ``agentImage``."""
 
 Idle = Literal["configured", "agent", "shell"]
 
@@ -44,32 +44,32 @@ _NOBODY = 65534
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose pod it is, for whoever looks for what was left."""
+    """The server process that owns a pod, by which left-over pods are found."""
 
     instance: str
     launch: str
     lease: str
-    """Empty: this process holds none."""
+    """The name of its Lease; empty if it holds none."""
 
 
 @dataclass(frozen=True)
 class Variables:
-    """A login's variables: those that stand in the pod's description, and those that only programs get."""
+    """A login's variables: those in the pod's spec, and those that are passed to programs only."""
 
     described: Mapping[str, str]
     given: Mapping[str, str]
 
     def all_given(self) -> Variables:
-        """The same for a pod whose description is somebody else's."""
+        """The same for an existing pod, whose spec has none of them."""
         return Variables({}, {**self.described, **self.given})
 
 
 def variables(config: KubernetesPodConfig, login: Login, *, through_agent: bool) -> Variables:
     """
-    The metadata that is to be exposed, then the login's environment; a later one takes the place of an earlier one.
+    The exposed metadata, then the login's environment, whose variables replace those of the same name.
 
-    Whoever may look at pods sees their descriptions: sensitive values go *through_agent* where that is possible, and so
-    does what the cluster has no name for.
+    Everybody who may read pods sees their specs. So the agent, if there is one (*through_agent*), passes sensitive
+    values, and also variables whose names the cluster does not accept.
     """
     exposed = config.expose_auth_metadata_as_env.items()
     texts = {name: login.metadata[key] for key, name in exposed if key in login.metadata}
@@ -90,8 +90,8 @@ def variables(config: KubernetesPodConfig, login: Login, *, through_agent: bool)
 
 def pod_name(metadata: Mapping[str, Any]) -> str:
     """
-    The configured name, or one of our own that begins with ``generateName``: with a name that the API made up, a
-    creation that was not answered could not be found again.
+    The configured name, or a random one that begins with ``generateName``. The API does not choose the name: the pod
+    could not be found if the reply to its creation was lost.
     """
     if name := metadata.get("name"):
         return str(name)
@@ -101,8 +101,8 @@ def pod_name(metadata: Mapping[str, Any]) -> str:
 
 def label_value(text: str) -> str:
     """
-    *text* as a label's value (``backends.md`` section 3.2): other characters than upstream's become ``-``, and what the
-    API refuses at the ends, or for its length, goes.
+    *text* as a label's value (``backends.md`` section 3.2): as in upstream, all but letters, digits and dots become
+    ``-``. The result is shortened to what the API accepts.
     """
     return _NO_LABEL.sub("-", text)[:_LABEL_LENGTH].strip("-.")
 
@@ -119,17 +119,17 @@ def pod_body(
     deadline: int | None = None,
 ) -> dict[str, Any]:
     """
-    The body of a create request: the configured one with our labels, the variables *described*, and the idle command.
+    The body of a create request: the configured pod with our labels, the variables *described*, and the idle command.
 
-    *owner* is None for a pod that stays; *volume*: it gets one for the agent; *deadline*: after so many seconds the
-    cluster itself ends it.
+    *owner* is None for a persistent pod. With *volume* the pod gets a volume for the agent. *deadline* is the time in
+    seconds after which the cluster itself ends the pod.
     """
     spec = copy.deepcopy(config.spec)
     console = spec["containers"][config.console_container_number]
     command, ours = _idle_command(config, idle)
     console["command"] = [literally(word) if ours else word for word in command]
     if ours:
-        # They belong to the program whose place this takes.
+        # The arguments belong to the program that is replaced.
         console.pop("args", None)
     for container in (*spec["containers"], *spec.get("initContainers", [])):
         container["env"] = _with_variables(container.get("env") or [], described)
@@ -144,11 +144,11 @@ def pod_body(
 
 def volume_costs(config: KubernetesPodConfig) -> bool:
     """
-    Whether a volume for the agent makes the pod start later, and the console seems to do without. For the volumes of a
-    pod, however many there are, its node waits a third of a second.
+    Whether the agent's volume would be the only one of the pod, and seems not to be needed. If a pod has volumes, its
+    node waits a third of a second before it starts.
     """
     spec, console = config.spec, config.console
-    # Without this word there is one with the account's token.
+    # Unless this is false, there is a volume with the service account's token.
     has_volumes = bool(spec.get("volumes")) or spec.get("automountServiceAccountToken") is not False
     settings = {**spec.get("securityContext", {}), **console.get("securityContext", {})}
     cannot_write = settings.get("readOnlyRootFilesystem") or settings.get("runAsNonRoot") or settings.get("runAsUser")
@@ -156,7 +156,7 @@ def volume_costs(config: KubernetesPodConfig) -> bool:
 
 
 def literally(text: str) -> str:
-    """*text* so that the cluster does not take ``$(NAME)`` in it for a variable of its own."""
+    """*text* escaped, since the cluster expands ``$(NAME)`` in it."""
     return text.replace("$", "$$")
 
 
@@ -190,7 +190,7 @@ def _metadata(config: KubernetesPodConfig, login: Login, name: str, owner: Owner
         ANNOTATION_USERNAME: username,
     }
     for ours in (LABEL_INSTANCE, LABEL_LAUNCH, LABEL_LEASE):
-        # Configured ones could make servers take a pod for a dead one's, and remove it.
+        # With configured ones, another server could take the pod for a dead server's and remove it.
         labels.pop(ours, None)
     if owner is not None:
         labels |= {LABEL_INSTANCE: owner.instance, LABEL_LAUNCH: owner.launch}
@@ -207,12 +207,12 @@ def _exposed(names: Mapping[str, str], login: Login, *, as_label: bool) -> dict[
 
 
 def label_text(text: str) -> str:
-    """*text* as a label's value: what the API allows in one stays, underscores and dashes too."""
+    """*text* as a label's value: all that the API accepts is kept, underscores included."""
     return re.sub(r"[^0-9A-Za-z._-]", "-", text)[:_LABEL_LENGTH].strip("-._")
 
 
 def _add_agent(config: KubernetesPodConfig, spec: dict[str, Any], console: dict[str, Any]) -> None:
-    """A folder for the agent, which an init container fills where there is an image with it."""
+    """Add a volume for the agent and, if ``agentImage`` is set, an init container that installs the agent there."""
     mount = {"name": AGENT_VOLUME, "mountPath": AGENT_FOLDER}
     spec["volumes"] = [*spec.get("volumes", []), {"name": AGENT_VOLUME, "emptyDir": {"sizeLimit": "64Mi"}}]
     if not config.agent_image:
@@ -224,7 +224,7 @@ def _add_agent(config: KubernetesPodConfig, spec: dict[str, Any], console: dict[
         "image": config.agent_image,
         "command": [AGENT_IN_IMAGE, "install", AGENT_FOLDER],
         "volumeMounts": [mount],
-        # So that the strictest policy for pods takes it, and a quota that counts limits.
+        # Accepted by the strictest pod security level, and by quotas that require limits.
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -241,5 +241,5 @@ def _add_agent(config: KubernetesPodConfig, spec: dict[str, Any], console: dict[
     }
     if config.agent_image_pull_policy:
         init["imagePullPolicy"] = config.agent_image_pull_policy
-    # First: the others may take long, or never end (sidecars).
+    # The first one, since others may take long or never end (sidecars).
     spec["initContainers"] = [init, *spec.get("initContainers", [])]

@@ -1,4 +1,4 @@
-"""What the cluster's words about a pod mean for the login that waits for it."""
+"""What a pod's status and events mean for the login that waits for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from containerssh.core.text import one_line
 
 _FOR_USER = 300
-# What a scheduler says of a pod's own wishes. The rest may name nodes, their taints, volumes and other pods.
+# The parts of a scheduler's message about the pod's own requests. The rest may name nodes, taints, volumes and pods.
 _SCHEDULER = re.compile(
     r"Insufficient [A-Za-z](?:[A-Za-z0-9./-]{0,60}[A-Za-z0-9])?|Too many pods"
     r"|(?:didn't match|did not match) [Pp]od(?:'s|s)? [a-z/-]+(?: [a-z/-]+){0,2}(?: rules| constraints)?"
@@ -26,24 +26,24 @@ class Ready:
 
 @dataclass(frozen=True)
 class Starting:
-    """All is well so far; *text* is for the user."""
+    """The pod is starting normally; *text* tells the user the present step."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something is wrong, which may pass, or will not (*lasting*)."""
+    """A problem that may pass, unless it is *lasting*."""
 
     reason: str
-    """The cluster's word: ``Unschedulable``, ``ErrImagePull``..."""
+    """The cluster's reason, such as ``Unschedulable`` or ``ErrImagePull``."""
     words: str
     """For the log."""
     user: str
-    """For the user: without addresses and the names of nodes."""
+    """For the user, without addresses and names of nodes."""
     lasting: bool = False
     repeats: bool = False
-    """The cluster starts the container again and again: between two failures it looks well."""
+    """Whether the cluster restarts the container each time: between two failures the pod looks normal."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ _DISRUPTED = {
 
 
 _CONTAINER_ENDED = "The container has ended."
-"""The same whether the cluster has told the container's end only, or also the pod's, which follows in a moment."""
+"""The same whether the cluster has reported only the end of the container or also the pod's, which follows."""
 
 
 def judge(pod: Mapping[str, Any], console: str) -> Judgement:
-    """How the pod is, for programs in its container *console*."""
+    """Whether programs can be started in the container *console*, and if not, why."""
     status = _map(pod.get("status"))
     if over := _ended(pod, status, console):
         return over
@@ -100,7 +100,7 @@ def judge(pod: Mapping[str, Any], console: str) -> Judgement:
 
 
 def _no_node(words: str) -> str:
-    """The scheduler's words without names: guests are not to learn what the cluster is made of."""
+    """The scheduler's message without names: guests are not to learn about the cluster's nodes."""
     told = "; ".join(dict.fromkeys(found[0] for found in _SCHEDULER.finditer(words)))[:_FOR_USER]
     return f"No node can take the pod: {told}" if told else "No node can take the pod."
 
@@ -130,13 +130,13 @@ def _ended(pod: Mapping[str, Any], status: Mapping[str, Any], console: str) -> O
 
 
 def restarts(pod: Mapping[str, Any], console: str) -> int:
-    """How many times the container *console* was started anew."""
+    """How many times the container *console* was restarted."""
     count = _status_of(pod, console).get("restartCount")
     return count if isinstance(count, int) else 0
 
 
 def container_end(pod: Mapping[str, Any], console: str, restarted: int) -> Over | None:
-    """How the container *console* ended after it had been started anew *restarted* times; None: it has not."""
+    """How the container *console* ended after *restarted* restarts; None: it has not ended."""
     container = _status_of(pod, console)
     ended = _map(_map(container.get("state")).get("terminated"))
     if not ended and restarts(pod, console) > restarted:
@@ -155,7 +155,7 @@ def _status_of(pod: Mapping[str, Any], console: str) -> Mapping[str, Any]:
 
 
 def _disruption(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the cluster ends the pod for; a condition that is not true is of an eviction that did not happen."""
+    """Why the cluster ends the pod; a condition that is not true is about an eviction that did not happen."""
     for condition in _maps(status.get("conditions")):
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             return condition
@@ -207,7 +207,7 @@ def _trouble(container: Mapping[str, Any], console: str) -> Trouble | None:
 
 
 def _crash(name: str, ended: Mapping[str, Any], words: str) -> Trouble:
-    """A container that failed, and that the cluster may start again; *words* are what it says besides."""
+    """A container that failed and may be restarted; *words* are the rest of the cluster's message."""
     reason = one_line(str(ended.get("reason") or ""), 80)
     message = one_line(str(ended.get("message") or ""))
     status = ended.get("exitCode")
@@ -224,8 +224,8 @@ _IMAGE = re.compile(r'image "([^"\s]{1,200})"')
 
 def tell_event(event: Mapping[str, Any]) -> str:
     """
-    What an event means to the user who waits; empty: nothing. Its own words may hold names that are not the user's
-    business.
+    The text for the user about an event; empty: none. The event's own message may contain names that users are not to
+    see.
     """
     reason = str(event.get("reason") or "")
     message = one_line(str(event.get("message") or ""))
@@ -248,7 +248,7 @@ def tell_event(event: Mapping[str, Any]) -> str:
 
 
 def is_warning(event: Mapping[str, Any]) -> str:
-    """The words of an event that warns, for the log; empty: it does not."""
+    """The text of a warning event, for the log; empty if it is no warning."""
     if event.get("type") != "Warning":
         return ""
     return one_line(f"{event.get('reason') or 'Warning'}: {event.get('message') or ''}")
