@@ -1,4 +1,4 @@
-"""The kubernetes backend: a pod for each login, for each of its sessions, or one that stays."""
+"""The kubernetes backend: a pod for each login, one for each session, or a persistent one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LAST_TRY = timedelta(seconds=10)
 
 
 class Cluster:
-    """A cluster that logins were sent to: its client, its watches, and our presence in its namespaces."""
+    """A cluster that logins use: its client, its watches, and this server's presence in its namespaces."""
 
     def __init__(self, client: KubernetesClient) -> None:
         self.client = client
@@ -54,12 +54,12 @@ class Cluster:
 
 
 class KubernetesBackend:
-    """Starts pods in clusters; the server has one of it."""
+    """Starts pods in clusters; there is one for the whole server."""
 
     name = "kubernetes"
 
     def __init__(self, instance: Instance, rhythm: Rhythm | None = None) -> None:
-        """*rhythm*: another one than each configuration's."""
+        """*rhythm* overrides the configured timing of Leases."""
         self._instance = instance
         self._rhythm = rhythm
         self._clusters: dict[tuple[KubernetesConnectionConfig, timedelta], Cluster] = {}
@@ -69,16 +69,16 @@ class KubernetesBackend:
         self._janitor: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self.outlived: set[str] = set()
-        """The dead instances some of whose pods the last :meth:`reap` could not remove."""
+        """The dead instances of which the last :meth:`reap` could not remove all pods."""
 
     @asynccontextmanager
     async def login(self, login: Login, config: KubernetesConfig, notices: Notices) -> AsyncIterator[ConnectionHandler]:
         """
-        A login's scope: its pod is ready inside; afterwards it is gone, unless it is one that stays.
+        A login's scope, inside which its pod is ready. At the end the pod is removed, unless it is persistent.
 
         Raises:
-            ConfigError: the way to the cluster cannot be used.
-            BackendError: there is no pod; the text has the cluster's words.
+            ConfigError: the connection's settings cannot be used.
+            BackendError: there is no pod; the text contains the cluster's message.
         """
         namespace = str(config.pod.metadata["namespace"])
         persistent = config.pod.mode == "persistent"
@@ -118,10 +118,10 @@ class KubernetesBackend:
 
     async def probe(self, config: KubernetesConfig) -> str:
         """
-        Which cluster answers, in words.
+        Describe the cluster that answers.
 
         Raises:
-            ConfigError, BackendError: none does.
+            ConfigError, BackendError: none answers.
         """
         async with self._used(config) as cluster:
             version = await cluster.client.version()
@@ -133,12 +133,12 @@ class KubernetesBackend:
 
     async def reap(self, config: KubernetesConfig | None, dead: Collection[str]) -> int:
         """
-        Remove the pods of *dead* instances of this machine; how many there were. Our Lease stays in the namespace of
-        *config* from now on. An account that may not look at all namespaces looks at that one, and at those that logins
-        were sent to.
+        Remove the pods of *dead* instances of this machine; return their number. From now on this server keeps a Lease
+        in the namespace of *config*. Without the right to list pods in all namespaces, only that one is searched, and
+        those that logins have used.
 
         Raises:
-            ConfigError: the way to the cluster cannot be used.
+            ConfigError: the connection's settings cannot be used.
             BackendError: the API does not answer.
         """
         for cluster in self._clusters.values():
@@ -160,7 +160,7 @@ class KubernetesBackend:
     async def _remove_dead(self, cluster: Cluster, dead: Collection[str]) -> tuple[int, set[str]]:
         client, removal = cluster.client, cluster.removal
         try:
-            # The dead ones' logins may have been sent anywhere.
+            # Logins of dead instances may have used any namespace.
             return await remove_dead(client, removal, "", dead, list(cluster.presences))
         except APIError as exc:
             if exc.status != 403:
@@ -169,7 +169,7 @@ class KubernetesBackend:
         return sum(count for count, _ in ends), set().union(*(left for _, left in ends))
 
     async def close(self) -> None:
-        """After the last login: one more try to remove what is left, then everything is closed."""
+        """Try once more to remove what is left, then close everything. Call it after the last login."""
         if self._janitor is not None:
             self._janitor.cancel()
             await asyncio.wait([self._janitor])
@@ -261,10 +261,10 @@ class KubernetesBackend:
             if exc.passing or exc.status == 401:
                 logger.debug(exc.event())
                 return
-            # The cluster understood, and refuses. Our presence finds what we do not hold, now and then.
+            # The cluster refuses. The presence, which looks for left-over pods now and then, takes over.
             logger.warning(exc.event())
         except ContainerSSHError as exc:
-            # Who we are, or the answer, cannot be understood at the moment.
+            # The credentials cannot be read, or the reply is malformed, at the moment.
             logger.debug(exc.event())
             return
         self._held.discard(pod.launch)

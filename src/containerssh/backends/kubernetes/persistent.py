@@ -1,4 +1,4 @@
-"""Entering a pod that is there, and stays."""
+"""Logins to a persistent pod."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _PAUSE = 0.5
 
 
 class PersistentStart(Start):
-    """A login to the configured pod, which is never removed."""
+    """A login to the configured pod, which is not removed."""
 
     @asynccontextmanager
     async def run(self, within: timedelta) -> AsyncIterator[Inside]:
         """
-        The pod, ready, with the login's files in it. What the login started there ends with it.
+        The scope in which programs can run in the pod, which has the login's files. The login's programs end with it.
 
         Raises:
-            BackendError: there is none and none is to be made, or it is not ready within *within*.
+            BackendError: the pod is missing and not to be created, or not ready within *within*.
         """
         async with AsyncExitStack() as undo:
             async with time_limit(within, partial(self._late, within)):
@@ -43,18 +43,18 @@ class PersistentStart(Start):
         if not name:
             raise PodError("persistent mode needs the pod's name in metadata.name")
         undo.enter_context(log_labels(podName=name))
-        # Before the pod is looked for: so that nothing is missed that becomes of it.
+        # Followed before it is looked up, so that no change is missed.
         followed = await undo.enter_async_context(self.followers.follow(self.namespace, name))
         pod = await self._settled(name)
         self._console = self._console_of(pod)
         self._installed = _has_agent(pod, self._console)
         followed.follow_only(pod)
-        # Its description is not this login's: programs get the variables.
+        # The pod's spec is not this login's, so the variables are passed to programs.
         env = variables(self.config.pod, self.login, through_agent=True)
         return await self.inside(undo, followed, env.all_given())
 
     async def _settled(self, name: str) -> dict[str, Any]:
-        """The pod, made if that is configured; one that is being deleted is waited for then."""
+        """The pod. If configured, a missing one is created, after the end of one that is being deleted."""
         while True:
             try:
                 pod = await persist(partial(current_pod, self.client, self.namespace, name), on_error=self._remember)
@@ -73,7 +73,7 @@ class PersistentStart(Start):
             try:
                 return await persist(partial(self._create, name), on_error=self._remember)
             except APIError as exc:
-                # Another login was faster; or an answer was lost.
+                # Another login has created it, or a reply was lost.
                 if exc.reason != "AlreadyExists":
                     raise refused(exc) from exc
 
@@ -91,7 +91,7 @@ class PersistentStart(Start):
         return await self.client.create(PODS, self.namespace, body)
 
     def _console_of(self, pod: dict[str, Any]) -> str:
-        """The configured container; in a pod that has none of the name, the one in its place."""
+        """The name of the configured container; if the pod has none of that name, of the one at its position."""
         names = [str(container["name"]) for container in pod["spec"]["containers"]]
         wanted, number = str(self.config.pod.console["name"]), self.config.pod.console_container_number
         if wanted in names:
@@ -102,7 +102,7 @@ class PersistentStart(Start):
 
 
 def _has_agent(pod: dict[str, Any], console: str) -> bool:
-    """Whether one of our init containers has put the agent there."""
+    """Whether an init container has installed the agent in the container *console*."""
     installs = any(init.get("name") == AGENT_VOLUME for init in pod["spec"].get("initContainers") or ())
     mounted = (
         mount.get("name") == AGENT_VOLUME
