@@ -33,6 +33,7 @@ _FIRST_WORDS = 64 * 1024
 _AGENT_LINES = 50
 _LAST_WORDS = 1.0
 _NO_ROOM = 91
+_NOT_WHOLE = 92
 _PIECE = 16 * 1024
 """TLS keeps, as long as the login lasts, a buffer for the largest thing that it was given to send at a time."""
 
@@ -42,14 +43,22 @@ _PIECE = 16 * 1024
 _UPLOAD = r"""
 umask 077
 name=$1
-shift
+room=$2
+shift 2
+for program in mkdir chmod head wc rm; do
+    command -v "$program" >/dev/null && continue
+    echo "the image has no program $program" >&2
+    exit 127
+done
 folder=
 for place in "$@"; do
     try=$place/$name
     mkdir "$try" 2>/dev/null || continue
     if (printf '#!/bin/sh\nexit 0\n' >"$try/agent" && chmod 700 "$try/agent" && "$try/agent") 2>/dev/null; then
-        folder=$try
-        break
+        if [ "$room" -eq 0 ] || head -c "$room" /dev/zero 2>/dev/null >"$try/agent"; then
+            folder=$try
+            break
+        fi
     fi
     rm -rf "$try"
 done
@@ -73,7 +82,7 @@ chmod 700 "$folder/agent"
 exec 9<"$folder/agent"
 rm -rf "$folder"
 trap - EXIT
-unset name folder place try size sum OLDPWD
+unset name room program folder place try size sum OLDPWD
 exec /proc/self/fd/9 serve --stdio
 """
 
@@ -90,6 +99,13 @@ class KeptOut(BackendError):
     default_user_message = "The container does not take what is needed for this login."
     no_room = False
     """Whether that is for want of a folder."""
+
+
+class NotWhole(BackendError):
+    """The folder for the agent, which had room for a small program, could not take all of it."""
+
+    size = 0
+    """Of the agent, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -153,18 +169,45 @@ async def injected_link(
         KeptOut: the container has no shell, or no place for the agent.
         BackendError, ProtocolError: the cluster refuses, or the agent does not answer.
     """
+    room = 0
+    while True:
+        async with AsyncExitStack() as opened:
+            try:
+                link = await _started(opened, place, installed=installed, name=name, room=room, why=why, way_to=way_to)
+            except NotWhole as exc:
+                if room or not exc.size:
+                    raise
+                # Only now, since it takes time: each folder is filled to see whether the agent fits.
+                room = exc.size
+                continue
+            undo.push_async_callback(opened.pop_all().aclose)
+            return link
+
+
+async def _started(
+    undo: AsyncExitStack, place: Place, *, installed: bool, name: str, room: int, why: Why, way_to: WayTo | None
+) -> AgentLink:
+    """
+    See :func:`injected_link`; only folders with *room* bytes are used.
+
+    Raises:
+        NotWhole: another folder may do.
+    """
     if installed:
         command: tuple[str, ...] = (f"{AGENT_FOLDER}/agent", *FRAMED_ARGUMENTS)
     else:
-        command = ("sh", "-c", _UPLOAD, "sh", f".containerssh-{name}", *FOLDERS)
+        command = ("sh", "-c", _UPLOAD, "sh", f".containerssh-{name}", str(room), *FOLDERS)
     stream = await undo.enter_async_context(place.client.exec(place.namespace, place.pod, place.container, command))
     words = _Words(stream)
     undo.push_async_callback(words.close)
     reader = LinkReader(stream.stdout, why)
+    size = 0
     try:
         way = None if way_to is None else await undo.enter_async_context(way_to(stream.own_host))
         if not installed:
-            await _upload(stream, reader, direct=way is not None)
+            content, digest = await _wanted(reader, direct=way is not None)
+            size = len(content)
+            await _upload(stream, content, digest)
         if way is None:
             return await undo.enter_async_context(framed_link(reader, stream.stdin))
 
@@ -177,17 +220,23 @@ async def injected_link(
         return link
     except (OSError, ProtocolError, BackendError) as exc:
         failure = await _failure(stream, words, exc, installed=installed)
-        if failure.code == KubernetesCode.EXEC_FAILED:
+        if isinstance(failure, NotWhole):
+            failure.size = size
+        elif failure.code == KubernetesCode.EXEC_FAILED:
             failure = await why() or failure
         raise failure from exc
 
 
-async def _upload(stream: RemoteStream, reader: LinkReader, *, direct: bool) -> None:
+async def _wanted(reader: LinkReader, *, direct: bool) -> tuple[bytes, str]:
+    """The agent for the machine that the shell names, and its SHA-256."""
     line = await reader.line()
     if not line.startswith(_GREETING):
         raise ConnectionResetError("the container's shell does not answer")
     machine = line.removeprefix(_GREETING).decode("ascii", "replace").strip()[:32]
-    content, digest = await asyncio.to_thread(_agent, machine, direct)
+    return await asyncio.to_thread(_agent, machine, direct)
+
+
+async def _upload(stream: RemoteStream, content: bytes, digest: str) -> None:
     await stream.stdin.write(f"{len(content)} {digest}\n".encode())
     for start in range(0, len(content), _PIECE):
         await stream.stdin.write(content[start : start + _PIECE])
@@ -226,7 +275,8 @@ async def _failure(stream: RemoteStream, words: _Words, error: Exception, *, ins
         return kept_out
     end = f", it ended with status {status}" if status is not None else ""
     text = f"the agent in the pod cannot be reached ({describe(error)}{end}{': ' if said else ''}{said})"
-    return BackendError(KubernetesCode.EXEC_FAILED, text)
+    kind = NotWhole if status == _NOT_WHOLE and not installed else BackendError
+    return kind(KubernetesCode.EXEC_FAILED, text)
 
 
 class _Words:

@@ -60,6 +60,7 @@ _CODES = SessionCodes(
 
 _AGAIN = 0.3
 _REMEMBERED = 1000
+_NO_SHELL_EITHER = "; nor does the image seem to have sh: set kubernetes.pod.agentImage, or idleCommand"
 _SILENT_API = timedelta(seconds=2)
 
 
@@ -143,6 +144,8 @@ class Start:
                     inside = await self._pod(opened, idles[0])
                 except PodError as exc:
                     if exc.reason != "StartError" or len(idles) == 1:
+                        if image in self.shell_less:
+                            exc.explanation += _NO_SHELL_EITHER
                         raise
                     self._learn(self.shell_less, image, f"The image seems to have no shell: {exc.explanation}")
                     idles = idles[1:]
