@@ -270,6 +270,7 @@ async def test_what_cannot_work_is_told_at_once_in_the_engines_words(
             pass
     assert time.monotonic() - before < 5
     assert words in refused.value.explanation
+    assert words in refused.value.event().text
     assert told in refused.value.user_message
     assert containers_of(engine, login) == []
 

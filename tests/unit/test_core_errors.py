@@ -67,3 +67,9 @@ def test_a_group_says_what_its_errors_say() -> None:
     assert describe(ExceptionGroup("unhandled", [ValueError("one"), ExceptionGroup("", [KeyError("two")])])) == (
         "one; 'two'"
     )
+
+
+def test_an_error_among_its_own_causes_is_told_once() -> None:
+    ended = BackendError(SSHCode.START_FAILED, "it ended")
+    assert describe(_caused(ended, ExceptionGroup("unhandled", [ended]))) == "it ended"
+    assert describe(_caused(ended, ExceptionGroup("unhandled", [ended, ValueError("one")]))) == "it ended (one)"

@@ -85,9 +85,20 @@ def describe(error: BaseException) -> str:
     One line about *error* for a log, never empty: many exceptions have no text of their own. Its cause follows in
     brackets, unless the text says the same already.
     """
+    return _describe(error, frozenset())
+
+
+def _describe(error: BaseException, above: frozenset[int]) -> str:
+    """The line; *above*: the ids of the errors that lead to this one, since an error can be among its own causes."""
+    if id(error) in above:
+        return ""
+    above |= {id(error)}
+    if isinstance(error, BaseExceptionGroup):
+        texts = dict.fromkeys(_describe(one, above) for one in error.exceptions)
+        return "; ".join(filter(None, texts))
     if not isinstance(error, ContainerSSHError):
         return _plain(error) or type(error).__name__
-    cause = "" if error.__cause__ is None else describe(error.__cause__)
+    cause = "" if error.__cause__ is None else _describe(error.__cause__, above)
     return f"{error.explanation} ({cause})" if cause and cause not in error.explanation else error.explanation
 
 
@@ -103,8 +114,6 @@ def reason_of(error: BaseException) -> str:
 
 
 def _plain(error: BaseException) -> str:
-    if isinstance(error, BaseExceptionGroup):
-        return "; ".join(dict.fromkeys(describe(one) for one in error.exceptions))
     if isinstance(error, OSError) and type(error).__str__ is OSError.__str__ and error.filename is not None:
         return f"{reason_of(error)}: {error.filename}"
     return reason_of(error) if type(error).__str__ is OSError.__str__ else str(error)

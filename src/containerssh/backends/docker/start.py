@@ -292,7 +292,9 @@ class Start:
                 result = await link()
                 watch.cancel()
         except BaseExceptionGroup as errors:
-            raise await self._reason(container, errors) from errors
+            reason = await self._reason(container, errors)
+            # One of the group is not to be its own cause.
+            raise reason from (reason.__cause__ if reason in errors.exceptions else errors)
         return result
 
     async def _watch(self, container: EngineContainer, begin_beside: Callable[[], Awaitable[None]] | None) -> None:
