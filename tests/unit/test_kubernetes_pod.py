@@ -22,6 +22,7 @@ from containerssh.backends.kubernetes.pod import (
     volume_costs,
 )
 from containerssh.config.kubernetes import KubernetesPodConfig
+from containerssh.core.errors import BackendError
 from containerssh.core.metadata import Login, LoginSpan, SocketAddress, Value
 
 LABEL = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
@@ -125,6 +126,17 @@ def test_sensitive_variables_stay_out_of_the_description_where_the_agent_can_bri
     assert without.described == {"TEAM": "blue", "TOKEN": "s3cret", "GREETING": "hello"}
     assert without.given == {}
     assert found.all_given().given == {**found.described, **found.given}
+
+
+@pytest.mark.parametrize("sensitive", [False, True])
+def test_a_variable_that_no_program_can_have_is_refused_by_name(sensitive: bool) -> None:
+    longest = "\N{EURO SIGN}" * ((128 * 1024 - 1 - len("BIG=")) // 3)
+    login = a_login(environment={"BIG": Value(longest, sensitive=sensitive)})
+    found = variables(KubernetesPodConfig(), login, through_agent=True)
+    assert found.all_given().given == {"BIG": longest}
+    login = a_login(environment={"BIG": Value(longest + "xxx", sensitive=sensitive)})
+    with pytest.raises(BackendError, match="'BIG' has 13107"):
+        variables(KubernetesPodConfig(), login, through_agent=True)
 
 
 def test_variables_reach_all_containers_and_win_over_configured_ones() -> None:

@@ -136,6 +136,21 @@ TEXTS = st.text(max_size=40) | st.sampled_from(
 )
 
 
+@pytest.mark.parametrize(
+    ("status", "message", "passing"),
+    [
+        (500, "rpc error: code = ResourceExhausted desc = trying to send message larger than max (3 vs. 2)", False),
+        (500, "etcdserver: request is too large", False),
+        (413, "Request entity too large: limit is 3145728", False),
+        (500, "etcdserver: request timed out", True),
+    ],
+)
+def test_what_is_too_large_is_not_asked_for_again(status: int, message: str, passing: bool) -> None:
+    body = {"kind": "Status", "status": "Failure", "message": message, "code": status}
+    assert refusal("creating the pod", status, json.dumps(body).encode()).passing is passing
+    assert said(status, message, "").user_message == refusals.REFUSED
+
+
 @given(st.integers(400, 599), st.lists(TEXTS, max_size=6), TEXTS, st.dictionaries(st.text(max_size=9), TEXTS))
 def test_users_never_hear_the_clusters_own_words(
     status: int, parts: list[str], reason: str, details: dict[str, str]

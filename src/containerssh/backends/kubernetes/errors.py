@@ -21,6 +21,8 @@ _REASON_LIMIT = 80
 _CAUSES_LIMIT = 50
 ERROR_LIMIT = 64 * 1024
 """Bytes that are read of the body of an error response."""
+_TOO_LARGE = ("trying to send message larger than max", "etcdserver: request is too large")
+"""What the API's store says to an object that it does not take, by way of the API with status 500."""
 REFUSAL_SECONDS = 3.0
 """Seconds that reading this body may take; the status, which has arrived already, matters most."""
 
@@ -73,7 +75,7 @@ class APIError(BackendError):
     @property
     def passing(self) -> bool:
         """Whether a retry may succeed: the API is away or busy, or had an internal error."""
-        if self.distrusted:
+        if self.distrusted or (self.status == 500 and any(words in self.message for words in _TOO_LARGE)):
             return False
         return self.status in (0, 408, 429) or (self.status >= 500 and self.status not in (501, 505))
 

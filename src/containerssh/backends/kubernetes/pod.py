@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from containerssh.config.kubernetes import KubernetesPodConfig
 from containerssh.core.codes import KubernetesCode
+from containerssh.core.errors import BackendError
 from containerssh.core.messages import Event
 from containerssh.core.metadata import Login
 
@@ -36,10 +37,13 @@ Idle = Literal["configured", "agent", "shell"]
 _LABEL_LENGTH = 63
 _NO_LABEL = re.compile(r"[^0-9A-Za-z.]")
 _VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+_VARIABLE_BYTES = 128 * 1024 - 1
+"""Linux starts no program with a longer one (MAX_ARG_STRLEN), and the cluster does not say why it does not start."""
 _NAME_LETTERS = "bcdfghjkmnpqrstvwxz2456789"
 _NAME_ROOM = 53
 _WAITING_SHELL = "trap 'exit 0' TERM INT; while :; do sleep 86400 & wait $!; done"
 _NOBODY = 65534
+_TOO_LONG = "A variable of this login is too long for programs."
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,12 @@ def variables(config: KubernetesPodConfig, login: Login, *, through_agent: bool)
         if not name or "=" in name or "\0" in name + value.value:
             text = f"A variable cannot be named {name[:100]!r}, or its value contains NUL; it is left out"
             logger.warning(Event(KubernetesCode.POD_CREATE, text))
-        elif through_agent and (value.sensitive or not _VARIABLE.fullmatch(name)):
+            continue
+        size = len(f"{name}={value.value}".encode("utf-8", "surrogatepass"))
+        if size > _VARIABLE_BYTES:
+            text = f"the variable {name[:100]!r} has {size} bytes with its name; a program takes {_VARIABLE_BYTES}"
+            raise BackendError(KubernetesCode.POD_CREATE_FAILED, text, user_message=_TOO_LONG)
+        if through_agent and (value.sensitive or not _VARIABLE.fullmatch(name)):
             given[name] = value.value
         elif _VARIABLE.fullmatch(name):
             described[name] = value.value
