@@ -27,12 +27,15 @@ DEAD = "containerssh-dead"
 
 
 class Disturbed(KubernetesClient):
-    """Something happens *after_pods* were listed, and *after_removal* of one of them."""
+    """Something happens *before_leases* or *after_pods* are listed, and *after_removal* of one pod."""
 
+    before_leases: Callable[[], Awaitable[None]] | None = None
     after_pods: Callable[[], Awaitable[None]] | None = None
     after_removal: Callable[[], Awaitable[None]] | None = None
 
     async def list(self, kind: Kind, namespace: str, **how: Any) -> Any:
+        if kind == LEASES and self.before_leases is not None:
+            await self.before_leases()
         found = await super().list(kind, namespace, **how)
         if kind == PODS and self.after_pods is not None:
             await self.after_pods()
@@ -136,6 +139,40 @@ async def test_a_server_that_comes_back_while_its_pods_are_removed_keeps_its_lea
             await presence.look()
             assert names(cluster, namespace) == set()
             assert DEAD in await leases(client, namespace)
+
+
+async def test_a_server_that_comes_back_while_its_pods_are_removed_keeps_the_rest_of_them(
+    cluster: Cluster, namespace: str
+) -> None:
+    async with a_client(cluster) as client:
+        await leave(client, namespace, *(f"left-{number:02}" for number in range(20)))
+        async with remover(client, namespace) as presence:
+            client.after_removal = renewing(client, namespace)
+            await presence.look()
+            assert names(cluster, namespace) == {f"left-{number:02}" for number in range(8, 20)}
+            assert DEAD in await leases(client, namespace)
+            client.after_removal = None
+            await presence.look()
+            assert len(names(cluster, namespace)) == 12, "it lives from its renewal on"
+            await asyncio.sleep(0.7)
+            await presence.look()
+            assert names(cluster, namespace) == set()
+
+
+async def test_a_look_that_is_answered_late_makes_no_lease_older(cluster: Cluster, namespace: str) -> None:
+    async with a_client(cluster) as client, a_client(cluster) as other:
+        await leave(client, namespace, "one")
+        async with remover(client, namespace) as presence:
+
+            async def wait_for_a_renewal() -> None:
+                client.before_leases = None
+                await asyncio.sleep(0.7)
+                await renewing(other, namespace)()
+
+            client.before_leases = wait_for_a_renewal
+            await presence.look()
+            await presence.look()
+            assert names(cluster, namespace) == {"one"}
 
 
 async def test_a_lease_that_comes_late_keeps_the_pods_that_name_it(cluster: Cluster, namespace: str) -> None:

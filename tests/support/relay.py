@@ -18,6 +18,24 @@ class Relay:
     opened: int = 0
     """Connections so far."""
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    _flowing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._flowing.set()
+
+    def hold(self) -> None:
+        """Pass nothing on, in silence, like a network that drops everything; new connections get no answer either."""
+        self._flowing.clear()
+
+    def strand(self) -> None:
+        """Pass nothing on for those that are connected, for ever; who connects from now on is served."""
+        self._flowing.clear()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
+    def flow(self) -> None:
+        """Pass on again, also what came meanwhile."""
+        self._flowing.set()
 
     def cut(self) -> None:
         """End all connections at once."""
@@ -42,7 +60,8 @@ async def relay_to(port: int, at: str = "127.0.0.1") -> AsyncIterator[Relay]:
             relay.opened += 1
             there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
             relay._writers += [writer, there_writer]
-            await asyncio.gather(_copy(reader, there_writer), _copy(there_reader, writer))
+            flowing = relay._flowing
+            await asyncio.gather(_copy(reader, there_writer, flowing), _copy(there_reader, writer, flowing))
         except OSError:
             pass
         finally:
@@ -61,9 +80,10 @@ async def relay_to(port: int, at: str = "127.0.0.1") -> AsyncIterator[Relay]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
     with suppress(OSError):
         while data := await reader.read(64 * 1024):
+            await flowing.wait()
             writer.write(data)
             await writer.drain()
         writer.write_eof()

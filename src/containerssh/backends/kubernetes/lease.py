@@ -152,10 +152,13 @@ class Observed:
         self._since: dict[str, tuple[str, float]] = {}
         self._missing: dict[str, float] = {}
 
-    def see(self, leases: Sequence[Mapping[str, Any]], now: float) -> list[str]:
-        """The names of those of *leases*, which are all that there are, that have run out; *now* is monotonic."""
+    def see(self, leases: Sequence[Mapping[str, Any]], now: float, *, took: float = 0.0) -> list[str]:
+        """
+        The names of those of *leases*, which are all that there are, that have run out. They were asked for *now*, by a
+        monotonic clock; a renewal may be as young as the answer, which *took* so many seconds.
+        """
         found = {str(lease["metadata"].get("name")): lease for lease in leases}
-        self._since = {name: self._changed(name, lease, now) for name, lease in found.items()}
+        self._since = {name: self._changed(name, lease, now + took) for name, lease in found.items()}
         return [name for name, lease in found.items() if now - self._since[name][1] > self._duration(lease)]
 
     def forget(self) -> None:
@@ -165,9 +168,10 @@ class Observed:
         self._since.clear()
         self._missing.clear()
 
-    def missing(self, names: Iterator[str], now: float) -> list[str]:
+    def missing(self, names: Iterator[str], now: float, *, took: float = 0.0) -> list[str]:
         """Those of *names*, all that pods name, that have not been there for as long as a Lease lasts."""
-        self._missing = {name: self._missing.get(name, now) for name in set(names) if name not in self._since}
+        absent = {name for name in names if name not in self._since}
+        self._missing = {name: self._missing.get(name, now + took) for name in absent}
         return [name for name, since in self._missing.items() if now - since > self._lasts]
 
     def waits(self, now: float) -> bool:

@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from containerssh.backends.kubernetes.client import LEASES, PODS, KubernetesClient
@@ -19,7 +20,7 @@ from containerssh.core.codes import GeneralCode, KubernetesCode
 from containerssh.core.errors import ContainerSSHError, describe
 from containerssh.core.flag import Flag
 from containerssh.core.messages import Event
-from containerssh.core.tasks import finish
+from containerssh.core.tasks import finish, time_limit
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,10 @@ _IDLE = 300.0
 _BEGIN = 3.0
 _END = timedelta(seconds=5)
 _RARELY = 6
-"""Where we may have no Lease, that is asked so many times less often."""
+"""Where we may have no Lease, and no pod names one, that is asked so many times less often."""
+_QUICKLY = 4
+"""While a Lease that could not be renewed has not run out, that is tried so many times more often."""
+_MOST_DOUBLINGS = 3
 
 
 class Presence:
@@ -54,6 +58,8 @@ class Presence:
         self._observed = Observed(rhythm.lasts)
         self._removal = Removal(client, again=rhythm.look, longest=rhythm.look_at_pods)
         self._tried = Flag()
+        self._named = False
+        """Whether pods may name our Lease: others remove them if it is not renewed."""
         self._next_look_at_pods = 0.0
         self._stuck: frozenset[str] = frozenset()
         """Leases that have run out and some of whose pods could not be removed."""
@@ -72,7 +78,10 @@ class Presence:
         with suppress(TimeoutError):
             async with asyncio.timeout(_BEGIN):
                 await self._tried.wait()
-        return "" if self._lease.refused else self._lease.name
+        if self._lease.refused:
+            return ""
+        self._named = True
+        return self._lease.name
 
     @property
     def is_idle(self) -> bool:
@@ -89,18 +98,39 @@ class Presence:
             await finish(self._lease.release, within=_END)
 
     async def _keep_lease(self) -> None:
+        clock = asyncio.get_running_loop().time
+        renewed = clock()
+        failures = 0
         while True:
-            await self._try(self._lease.renew)
+            began = clock()
+            # A first request that gets no answer leaves time for others; an API that is slow gets more and more of it.
+            within = timedelta(seconds=self._rhythm.renew * 2**failures)
+            if await self._try(partial(self._renew, within)):
+                renewed, failures = began, 0
+            else:
+                failures = min(failures + 1, _MOST_DOUBLINGS)
             self._tried.set()
-            pause = self._rhythm.renew * (_RARELY if self._lease.refused else 1)
+            pause = self._rhythm.renew
+            if failures and clock() - renewed < self._rhythm.lasts:
+                pause /= _QUICKLY
+            elif self._lease.refused and not self._named:
+                pause *= _RARELY
             await asyncio.sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311  spreads requests
+
+    async def _renew(self, within: timedelta) -> None:
+        def late() -> APIError:
+            return APIError("renewing the lease", status=0, message=f"no answer within {within.total_seconds():g} s")
+
+        async with time_limit(within, late):
+            await self._lease.renew()
 
     async def _look_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(self._rhythm.look * random.uniform(0.8, 1.2))  # noqa: S311  spreads looks
             await self._try(self.look)
 
-    async def _try(self, what: Callable[[], Awaitable[None]]) -> None:
+    async def _try(self, what: Callable[[], Awaitable[None]]) -> bool:
+        """Whether it succeeded; what is wrong is logged."""
         try:
             await what()
         except ContainerSSHError as exc:
@@ -110,6 +140,9 @@ class Presence:
         except Exception as exc:
             text = f"Looking after {self._namespace} failed because of a fault in the server ({describe(exc)})"
             logger.exception(Event(GeneralCode.UNKNOWN_ERROR, text))
+        else:
+            return True
+        return False
 
     async def look(self) -> None:
         """
@@ -119,16 +152,18 @@ class Presence:
         Raises:
             APIError: the API is away, or refuses to be looked at.
         """
-        now = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        now = clock()
         # A pod whose login ends during this look is that login's.
         held = frozenset(self._held)
         leases = await self._leases()
-        over = [] if leases is None else self._observed.see(leases, now)
+        seen = {str(lease["metadata"].get("name")): lease for lease in leases or ()}
+        over = [] if leases is None else self._observed.see(leases, now, took=clock() - now)
         if self._stuck.issuperset(over) and now < self._next_look_at_pods:
             return
         pods, _ = await self._client.list(PODS, self._namespace, label_selector=LABEL_INSTANCE, keep=_essence)
         named = (name for pod in pods if (name := _label(pod, LABEL_LEASE)))
-        missing = [] if leases is None else self._observed.missing(named, now)
+        missing = [] if leases is None else self._observed.missing(named, now, took=clock() - now)
         # A Lease that is not there yet may be gone for good when it would have run out.
         pause = self._rhythm.lasts if self._observed.waits(now) else self._rhythm.look_at_pods
         self._next_look_at_pods = now + min(pause, self._rhythm.look_at_pods)
@@ -138,7 +173,6 @@ class Presence:
             name = _label(one.pod, LABEL_LEASE)
             by_lease.setdefault(name if name in gone else "", []).append(one)
         await self._removal.remove(by_lease.pop("", []))
-        seen = {str(lease["metadata"].get("name")): lease for lease in leases or ()}
         self._stuck = frozenset(
             [name for name in sorted(gone) if not await self._remove_dead(name, seen.get(name), by_lease.get(name, []))]
         )
@@ -151,13 +185,21 @@ class Presence:
         Raises:
             APIError: the API is away.
         """
-        lease = await self._again(name, seen)
-        if (lease is None) != (seen is None):
-            # Its holder is back, or has released it, or another server removes what there was.
+        lease, back = seen, False
+
+        async def is_back() -> bool:
+            """Or it has released its Lease, or another server removes what there was."""
+            nonlocal lease, back
+            lease = await self._again(name, seen)
+            back = not _same(lease, seen)
+            return back
+
+        if await is_back():
             return True
-        if lease is not None and seen is not None and last_renewal(lease) != last_renewal(seen):
+        left = await self._removal.remove(unneeded, unless=is_back)
+        if back:
             return True
-        if await self._removal.remove(unneeded):
+        if left:
             return False
         if lease is not None:
             # The next look finds what was made meanwhile; a holder that has renewed it since keeps it.
@@ -235,6 +277,13 @@ async def remove_dead(
             with suppress(APIError):
                 await client.delete(LEASES, space, lease_name(instance))
     return len(there) - len(left), with_pods
+
+
+def _same(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Whether a Lease has not been renewed between the two looks at it, or was there in neither."""
+    if one is None or other is None:
+        return one is other
+    return last_renewal(one) == last_renewal(other)
 
 
 def _essence(pod: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,12 @@ class Removal:
         self._failed: dict[str, tuple[float, float]] = {}
         """By uid: when it may be tried again, and the pause before that."""
 
-    async def remove(self, unneeded: Sequence[Unneeded]) -> list[Mapping[str, Any]]:
+    async def remove(
+        self, unneeded: Sequence[Unneeded], *, unless: Callable[[], Awaitable[bool]] | None = None
+    ) -> list[Mapping[str, Any]]:
         """
-        Remove the pods; those that are still there. What keeps one of them is told once.
+        Remove the pods; those that are still there. What keeps one of them is told once. *unless* is asked now and then
+        whether the others are needed after all; what it raises is raised.
 
         Raises:
             APIError: so many got no answer that the API is taken for away.
@@ -61,6 +64,8 @@ class Removal:
         # What failed before may be slow to fail again: it comes last.
         due.sort(key=lambda one: one.uid in self._failed)
         for start in range(0, len(due), _AT_ONCE):
+            if start and unless is not None and await unless():
+                return left + [one.pod for one in due[start:]]
             batch = due[start : start + _AT_ONCE]
             ends = await asyncio.gather(*(self._remove(one) for one in batch))
             left += [one.pod for one, end in zip(batch, ends, strict=True) if end is not None]
