@@ -223,6 +223,35 @@ async def test_without_the_right_to_list_leases_the_log_says_once_what_is_not_re
     assert caplog.text.count("Pods of other servers are not removed") == 1
 
 
+async def test_a_lease_that_is_renewed_by_another_connection_from_now_on_is_not_given_up(
+    cluster: Cluster,
+    namespace: str,
+    instance: Instance,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after a reload with other limits of the connection."""
+    monkeypatch.setattr("containerssh.backends.kubernetes.presence._IDLE", 2.0)
+
+    def settings(seconds: int) -> KubernetesConfig:
+        place = {"connection": cluster.connection(), "pod": {"metadata": {"namespace": namespace}}}
+        return KubernetesConfig.model_validate({**place, "timeouts": {"http": f"{seconds}s"}})
+
+    backend = KubernetesBackend(instance, QUICK)
+    try:
+        for seconds in (10, 11):
+            await backend.reap(settings(seconds), [])
+            await until(lambda: len(leases(cluster, namespace)) == 1)
+        await asyncio.sleep(2.5)
+        await backend.reap(settings(11), [])
+        await asyncio.sleep(1)
+        assert leases(cluster, namespace) == {f"containerssh-{instance.id}"}
+        assert "took it for dead" not in caplog.text
+    finally:
+        await backend.close()
+    assert leases(cluster, namespace) == set()
+
+
 # -- a token that has run out --------------------------------------------------------------------------------
 
 

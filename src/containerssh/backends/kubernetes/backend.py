@@ -207,7 +207,8 @@ class KubernetesBackend:
                 return
 
     async def _close(self, cluster: Cluster, *, release: bool) -> None:
-        await asyncio.gather(*(presence.close(release=release) for presence in cluster.presences.values()))
+        left = (presence.close(release=release and self._is_last(presence)) for presence in cluster.presences.values())
+        await asyncio.gather(*left)
         await cluster.followers.close()
         await cluster.client.close()
 
@@ -233,7 +234,12 @@ class KubernetesBackend:
             for namespace, presence in list(cluster.presences.items()):
                 if presence.is_idle:
                     del cluster.presences[namespace]
-                    await presence.close(release=True)
+                    await presence.close(release=self._is_last(presence))
+
+    def _is_last(self, presence: Presence) -> bool:
+        """Whether nobody else renews its Lease, with another configuration of the connection to the same cluster."""
+        others = (other for cluster in self._clusters.values() for other in cluster.presences.values())
+        return not any(other is not presence and other.has_the_lease_of(presence) for other in others)
 
     def _remember(self, cluster: Cluster, pod: OwnPod) -> None:
         text = "The pod could not be removed; that is tried again in the background"

@@ -52,7 +52,8 @@ class Lease:
         self._namespace = namespace
         self._instance = instance
         self._rhythm = rhythm
-        self._uid = ""
+        self.uid = ""
+        """Empty: there is none."""
         self.name = lease_name(instance)
         self.refused = ""
         """Why there can be none, in the API's words."""
@@ -65,7 +66,7 @@ class Lease:
             APIError: the API is away, or does not know us for the moment.
         """
         try:
-            if not self._uid:
+            if not self.uid:
                 await self._create()
             try:
                 await self._renew()
@@ -88,9 +89,9 @@ class Lease:
         change = {"spec": {"renewTime": _now()}}
         lease = await self._client.patch(LEASES, self._namespace, self.name, change)
         uid = str(lease["metadata"]["uid"])
-        if uid != self._uid:
+        if uid != self.uid:
             # Another one of our name: it is ours from now on, and ours to release.
-            self._uid = uid
+            self.uid = uid
             self._tell_of_removal()
 
     def _tell_of_removal(self) -> None:
@@ -108,8 +109,8 @@ class Lease:
 
     async def release(self) -> None:
         """We have nothing left there. Raises APIError."""
-        if self._uid:
-            uid, self._uid = self._uid, ""
+        if self.uid:
+            uid, self.uid = self.uid, ""
             try:
                 await self._client.delete(LEASES, self._namespace, self.name, uid=uid)
             except APIError as exc:
@@ -136,7 +137,7 @@ class Lease:
                 raise
             # The answer to an earlier try was lost.
             lease = await self._client.get(LEASES, self._namespace, self.name)
-        self._uid = str(lease["metadata"]["uid"])
+        self.uid = str(lease["metadata"]["uid"])
         text = f"This server is known in {self._namespace} by a Lease"
         logger.debug(Event(KubernetesCode.LEASE, text, lease=self.name))
 

@@ -89,6 +89,10 @@ class Presence:
         idle = asyncio.get_running_loop().time() - self.last_used > _IDLE
         return idle and not self.users and not self.stays
 
+    def has_the_lease_of(self, other: Presence) -> bool:
+        """Whether both renew the same one, by different connections to one cluster."""
+        return self._lease.uid == other._lease.uid != ""
+
     async def close(self, *, release: bool) -> None:
         """Live no more; with *release* our Lease goes at once, else it runs out, and others remove what we left."""
         for task in self._tasks:
