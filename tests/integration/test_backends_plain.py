@@ -26,14 +26,15 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), wherever_there_is(Lack.N
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["connection", "session"])
 async def user(place: Place, request: pytest.FixtureRequest) -> AsyncIterator[User]:
     mode: Mode = request.param
-    meta = a_login(environment={"GREETING": "good day"}, files={"/tmp/note": "from the webhook"})
+    meta = a_login(environment={"GREETING": "good day"}, files={"/new/note": "from the webhook", "/top": "x"})
     async with logged_in(place, meta, mode=mode, agent=False) as made:
         yield made
 
 
 async def test_streams_environment_files_and_status_work(user: User) -> None:
-    done = await user.run("cat; echo $GREETING; cat /tmp/note; stat -c ' %a' /tmp/note; echo oops >&2; exit 6", b"in\n")
-    assert (done.out, done.err, done.end) == (b"in\ngood day\nfrom the webhook 600\n", b"oops\n", 6)
+    command = "cat; echo $GREETING; cat /new/note; stat -c ' %a' /new/note /new /top; echo oops >&2; exit 6"
+    done = await user.run(command, b"in\n")
+    assert (done.out, done.err, done.end) == (b"in\ngood day\nfrom the webhook 600\n 755\n 600\n", b"oops\n", 6)
 
 
 async def test_megabytes_come_back_after_the_end_of_input(user: User) -> None:

@@ -57,6 +57,10 @@ async def test_a_shell_reads_its_input(user: User) -> None:
     assert channel.out.data == b"one\n"
 
 
+async def test_a_program_starts_with_the_containers_mask_for_new_files_and_as_a_first_shell(user: User) -> None:
+    assert (await user.run("umask; echo $SHLVL")).out == b"0022\n1\n"
+
+
 async def test_variables_reach_the_program_and_no_other_session(user: User) -> None:
     odd = "a $(b) 'c' \"d\"\n=\udcff"
     done = await user.run('printf %s "$ODD"', ODD=odd)
@@ -75,7 +79,7 @@ async def test_environment_and_files_of_webhooks_are_there_before_the_first_prog
     )
     async with logged_in(place, meta) as user:
         done = await user.run(
-            'echo "$GREETING"; cat /etc/app/token; stat -c " %a %U" /etc/app/token; wc -c </tmp/other'
+            'echo "$GREETING"; cat /etc/app/token; stat -c " %a %U" /etc/app/token /etc/app; wc -c </tmp/other'
         )
-        assert done.out == b"hello $(there)\ns3cret 600 root\n100000\n"
+        assert done.out == b"hello $(there)\ns3cret 600 root\n 755 root\n100000\n"
         assert (await user.run('echo "$GREETING"', GREETING="mine")).out == b"mine\n", "the channel's own wins"

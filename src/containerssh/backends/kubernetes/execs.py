@@ -34,8 +34,12 @@ _SIGNAL_CODES = SignalCodes(
 )
 # The rename makes the file appear complete. The shell keeps the exec's output open until all input has arrived.
 _WRITE = r"""
+case $1 in /*/*) mkdir -p "${1%/*}" || exit 1 ;; esac
+if [ -d "$1" ]; then
+    echo "$1 is a folder" >&2
+    exit 1
+fi
 umask 077
-case $1 in */*) mkdir -p "${1%/*}" || exit 1 ;; esac
 cat >"$1.$2" && mv -f "$1.$2" "$1"
 status=$?
 [ "$status" -eq 0 ] || rm -f "$1.$2"

@@ -41,6 +41,7 @@ _PIECE = 16 * 1024
 # standard input is read to the byte ("head" may read ahead: nothing follows before the agent has spoken). The shell
 # stays until then, since containerd drops input once the first program's output is closed.
 _UPLOAD = r"""
+mask=$(umask)
 umask 077
 name=$1
 room=$2
@@ -82,7 +83,8 @@ chmod 700 "$folder/agent"
 exec 9<"$folder/agent"
 rm -rf "$folder"
 trap - EXIT
-unset name room program folder place try size sum OLDPWD
+umask "$mask"
+unset mask name room program folder place try size sum OLDPWD SHLVL
 exec /proc/self/fd/9 serve --stdio
 """
 
