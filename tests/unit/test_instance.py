@@ -20,6 +20,29 @@ def test_a_running_instance_is_not_dead_to_another(tmp_path: Path) -> None:
         assert other.dead() == []
 
 
+def test_an_instance_is_never_dead_while_it_starts_or_ends(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib\n"
+        "from containerssh.core.instance import open_instance\n"
+        "while True:\n"
+        "    with open_instance(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])) as i:\n"
+        "        print(i.id, flush=True)\n"
+    )
+    with (
+        open_instance(tmp_path / "state", tmp_path / "run") as ours,
+        subprocess.Popen(
+            [sys.executable, "-c", program, tmp_path / "state", tmp_path / "run"], stdout=subprocess.PIPE
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for _ in range(2000):
+                assert process.stdout.readline()
+                assert ours.dead() == []
+        finally:
+            process.kill()
+
+
 def test_an_instance_that_was_killed_is_dead_and_can_be_forgotten(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib\n"

@@ -41,7 +41,8 @@ class Instance:
             if lock.name == self.id or not _ID.fullmatch(lock.name):
                 continue
             with suppress(FileNotFoundError), lock.open("rb") as file:
-                if _try_lock(file.fileno()):
+                # One that ends properly removes its file first.
+                if _try_lock(file.fileno()) and os.fstat(file.fileno()).st_nlink:
                     ids.append(lock.name)
         return ids
 
@@ -121,9 +122,12 @@ def open_instance(state: Path | None = None, runtime: Path | None = None) -> Ite
     identity = secrets.token_hex(8)
     instance = Instance(identity, state, runtime / identity)
     lock = state / "instances" / instance.id
-    descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    unlocked = lock.with_suffix(".new")
+    descriptor = os.open(unlocked, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         _try_lock(descriptor)
+        # Under the id only now: others would take an instance without a lock for dead.
+        unlocked.rename(lock)
         instance.runtime.mkdir(mode=0o700)
         try:
             yield instance
