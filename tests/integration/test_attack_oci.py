@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -100,6 +101,25 @@ async def test_a_guest_that_takes_all_it_may_takes_nothing_from_others(runtime: 
         assert descriptor >= 0, "root of the host"
         os.close(descriptor)
         assert (await run(other, once)).stdout == "True\n"
+
+
+async def test_a_guest_cannot_change_the_devices_of_the_machine(runtime: str) -> None:
+    """With a user namespace they are the host's own, bind-mounted; and runtimes make standard streams the guest's."""
+    devices = [Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom", "tty")]
+
+    def owners() -> dict[Path, tuple[int, int, int]]:
+        return {path: (found.st_mode, found.st_uid, found.st_gid) for path in devices if (found := path.stat())}
+
+    before = owners()
+    try:
+        async with two_logins(runtime=runtime) as (guest, _):
+            script = "for path in /dev/* /proc/1/fd/0; do chmod 600 $path; chown 1:1 $path; done; echo tried"
+            assert (await run(guest, script)).stdout == "tried\n"
+            assert owners() == before
+    finally:
+        for path, (mode, uid, gid) in before.items():
+            os.chown(path, uid, gid)
+            path.chmod(stat.S_IMODE(mode))
 
 
 TAKE_TERMINALS = """

@@ -288,6 +288,7 @@ def _become(action: str, order: dict[str, Any], words: socket.socket) -> NoRetur
         if action == "check":
             os._exit(0)
         if action == "run":
+            _replace_input(f"{order['at']}/input")
             _hand_over_output(f"{order['at']}/output", words)
         argv = order["argv"]
         os.execvpe(argv[0], argv, order["environment"])
@@ -295,6 +296,14 @@ def _become(action: str, order: dict[str, Any], words: socket.socket) -> NoRetur
         reason = f"{exc}" if isinstance(exc, OSError) else f"{type(exc).__name__}: {exc}"
         words.send(f"{reason}\n".encode(errors="replace"))
     os._exit(125)
+
+
+def _replace_input(path: str) -> None:
+    """
+    Redirect input from the new, empty file *path*. Were it ``/dev/null``, then crun, which gives standard streams to the
+    container's root, would make that the owner of the host's device.
+    """
+    os.dup2(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), 0)
 
 
 def _hand_over_output(path: str, words: socket.socket) -> None:
