@@ -288,7 +288,7 @@ def _become(action: str, order: dict[str, Any], words: socket.socket) -> NoRetur
         if action == "check":
             os._exit(0)
         if action == "run":
-            _replace_input(f"{order['at']}/input")
+            _end_input()
             _hand_over_output(f"{order['at']}/output", words)
         argv = order["argv"]
         os.execvpe(argv[0], argv, order["environment"])
@@ -298,12 +298,14 @@ def _become(action: str, order: dict[str, Any], words: socket.socket) -> NoRetur
     os._exit(125)
 
 
-def _replace_input(path: str) -> None:
+def _end_input() -> None:
     """
-    Redirect input from the new, empty file *path*. Were it ``/dev/null``, then crun, which gives standard streams to the
-    container's root, would make that the owner of the host's device.
+    Make standard input a pipe at its end. crun gives standard streams to the container's root: with ``/dev/null``, that
+    would become the owner of the host's device.
     """
-    os.dup2(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), 0)
+    reading, writing = os.pipe()
+    os.dup2(reading, 0)
+    os.close(writing)
 
 
 def _hand_over_output(path: str, words: socket.socket) -> None:
