@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
+import sys
+import tempfile
 from collections.abc import AsyncIterator
 
 import pytest
@@ -78,6 +80,49 @@ async def test_bulk_flows_both_ways_and_waits_for_who_does_not_read(listener: Di
         await asyncio.gather(writing, sending)
         assert got == 24 << 20
         writer.transport.abort()
+
+
+@on_each_loop
+async def test_an_agent_whose_records_carry_hardly_any_data_is_cut_off(listener: DirectListener) -> None:
+    """Each of them costs as much as a full one."""
+    async with listener.invite("a") as invitation, asyncio.timeout(20):
+        _, writer = await dial(listener.port, Told(invitation).ticket, invitation.identity)
+        stream = await invitation.arrived()
+        for _ in range(8000):
+            writer.write(b"x")
+        with pytest.raises(ConnectionError, match="hardly any data"):
+            while await stream.read():
+                pass
+    writer.transport.abort()
+
+
+@on_each_loop
+async def test_an_agent_that_asks_for_new_keys_all_the_time_is_cut_off(listener: DirectListener) -> None:
+    async with listener.invite("a") as invitation, asyncio.timeout(30):
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(invitation.identity.pem)
+            file.flush()
+            words = (str(listener.port), Told(invitation).ticket.hex(), file.name, "20000")
+            program = (sys.executable, "-m", "tests.support.key_updates", *words)
+            agent = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
+            stream = await invitation.arrived()
+        with pytest.raises(ConnectionError, match="hardly any data"):
+            await stream.read()
+        told, _ = await agent.communicate()
+        assert told in (b"cut off\n", b"ended\n")
+
+
+@on_each_loop
+async def test_an_agent_may_send_as_many_short_messages_as_it_likes(listener: DirectListener) -> None:
+    async with listener.invite("a") as invitation, asyncio.timeout(20):
+        _, writer = await dial(listener.port, Told(invitation).ticket, invitation.identity)
+        stream = await invitation.arrived()
+        for _ in range(8000):
+            writer.write(bytes(8))
+        got = 0
+        while got < 8000 * 8:
+            got += len(await stream.read())
+    writer.transport.abort()
 
 
 async def _send(writer: asyncio.StreamWriter, size: int) -> None:

@@ -23,9 +23,10 @@ from functools import partial
 from containerssh.agent.codec import TICKET_NAME_SIZE, TICKET_SIZE, pack_bytes, pack_text, pack_word
 from containerssh.agent.identity import Identity, server_context
 from containerssh.agent.strangers import Strangers, listening_socket
+from containerssh.agent.tls import AgentTLS
 from containerssh.core.flag import Flag
 from containerssh.core.streams import CHUNK, ByteStream
-from containerssh.core.wire import Wire, watch_peer
+from containerssh.core.wire import watch_peer
 
 _HANDSHAKE_LIMIT = 5.0
 _CLOSE_LIMIT = 1.0
@@ -135,14 +136,13 @@ class Invitation:
 
     async def _greet(self, connection: socket.socket) -> None:
         self._begun = True
-        wire = Wire()
+        wire = AgentTLS(self._context)
         try:
             watch_peer(connection)
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: wire, connection, ssl=self._context, ssl_handshake_timeout=_HANDSHAKE_LIMIT
-            )
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: wire, connection)
+            await wire.handshake(_HANDSHAKE_LIMIT)
         except OSError as exc:
-            connection.close()
+            wire.abort()
             self._fail(str(exc))
             return
         except asyncio.CancelledError:
@@ -177,7 +177,7 @@ class Invitation:
 class DirectStream(ByteStream):
     """An agent's connection. Both directions end together, since a link has no half close."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: AgentTLS) -> None:
         self._wire = wire
         self._received: deque[bytes] = deque()
         self._held = 0
