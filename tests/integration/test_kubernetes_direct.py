@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,27 @@ async def test_a_pod_that_cannot_reach_the_server_goes_on_through_the_api_server
     async with logged_in(backend, a_login(), config(cluster, home, "auto", "127.0.0.1")) as handler:
         assert await run(handler, "cat", b"data") == (b"data", 0)
     assert "its data goes through the API server" in caplog.text
+
+
+async def test_an_address_that_does_not_answer_holds_a_login_up_for_no_longer_than_is_configured(
+    cluster: Cluster, home: str, backend: KubernetesBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    nobody = f"{cluster.host_address.rpartition('.')[0]}.250"
+    settings = section(cluster, home, link="auto", timeouts={"podStart": "20s"})
+    settings["agentLink"] |= {"advertise": nobody, "timeout": "1s"}
+    async with logged_in(backend, a_login(), KubernetesConfig.model_validate(settings)) as handler:
+        assert await run(handler, "cat", b"data") == (b"data", 0)
+    assert f"cannot reach {nobody} port" in caplog.text
+
+
+async def test_an_agent_connects_by_ipv6(cluster: Cluster, home: str, backend: KubernetesBackend) -> None:
+    links = json.loads(await asyncio.to_thread(subprocess.check_output, ["ip", "-json", "address"]))
+    (bridge,) = (link for link in links if any(one.get("local") == cluster.host_address for one in link["addr_info"]))
+    (address,) = (one["local"] for one in bridge["addr_info"] if one["family"] == "inet6")
+    settings = section(cluster, home, link="direct")
+    settings["agentLink"] |= {"listen": "[::]:0", "advertise": f"{address}%eth0"}
+    async with logged_in(backend, a_login(), KubernetesConfig.model_validate(settings)) as handler:
+        assert await run(handler, "cat", b"data") == (b"data", 0)
 
 
 async def test_where_there_must_be_a_direct_way_a_login_without_one_fails(
