@@ -108,7 +108,7 @@ func (s *server) truncate(path string, size uint64) error {
 
 func resize(descriptor int, size uint64) error {
 	if size > 1<<63-1 {
-		return syscall.EFBIG
+		return syscall.EINVAL
 	}
 	return syscall.Ftruncate(descriptor, int64(size))
 }

@@ -100,7 +100,8 @@ func (s *server) answerStatvfs(id uint32, descriptor int) error {
 	r.long(found.Files)
 	r.long(found.Ffree)
 	r.long(found.Ffree)
-	r.long(uint64(uint32(found.Fsid.X__val[0]))<<32 | uint64(uint32(found.Fsid.X__val[1])))
+	// In the order of statvfs(3).
+	r.long(uint64(uint32(found.Fsid.X__val[1]))<<32 | uint64(uint32(found.Fsid.X__val[0])))
 	// ST_RDONLY and ST_NOSUID, which the protocol gives the same numbers.
 	r.long(uint64(found.Flags) & 3)
 	r.long(uint64(found.Namelen))

@@ -243,6 +243,8 @@ func (s *server) fail(id uint32, err error) {
 			code = statusNoSuchFile
 		case syscall.EPERM, syscall.EACCES:
 			code = statusDenied
+		case syscall.EINVAL, syscall.ENAMETOOLONG:
+			code = statusBadMessage // as OpenSSH's server does
 		case syscall.ENOSYS, syscall.EOPNOTSUPP:
 			code = statusUnsupported
 		case syscall.EFBIG:
