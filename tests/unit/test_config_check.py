@@ -173,6 +173,8 @@ ADVICE: dict[str, tuple[str, str]] = {
     "no grace": ("ssh: {loginGraceTime: 0s}", "ssh.loginGraceTime"),
     "a webhook in the open": ("configserver: {url: 'http://example.com'}", "configserver.url"),
     "no session": ("security: {maxSessions: 0}", "security.maxSessions"),
+    "a pattern for names": ("security: {env: {deny: ['LD_*']}}", "security.env.deny"),
+    "options of internal-sftp": ("security: {forceCommand: internal-sftp -R}", "security.forceCommand"),
     "a login that ends at once": ("security: {maxLoginTime: 5s}", "security.maxLoginTime"),
     "a list without a filter": ("security: {env: {allow: [A]}}", "security.env.allow"),
     "a deny list beside a filter": ("security: {defaultMode: filter, signal: {deny: [A]}}", "security.signal.deny"),

@@ -77,6 +77,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a text for a section": ({**AUTH, "ssh": "x"}, "ssh (must be a map of keys"),
     "a text for a list": (ssh(hostkeys="x"), "ssh.hostkeys (must be a list"),
     "an unknown backend": ({**AUTH, "backend": "lxc"}, "'lxc' is not one of"),
+    "a forced command that forces nothing": ({**AUTH, "security": {"forceCommand": " \t"}}, "security.forceCommand"),
     "an unknown log level": ({**AUTH, "log": {"level": "loud"}}, "'loud' is not a log level"),
     "an unknown log format": ({**AUTH, "log": {"format": "xml"}}, "log.format"),
     "an unknown log destination": ({**AUTH, "log": {"destination": "moon"}}, "log.destination"),

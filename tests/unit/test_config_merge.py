@@ -295,7 +295,7 @@ _rules = st.fixed_dictionaries(
     {},
     optional={
         "defaultMode": st.sampled_from(["", "enable", "filter", "disable"]),
-        "forceCommand": st.text(max_size=3),
+        "forceCommand": st.text(max_size=3).filter(lambda text: "\0" not in text and (not text or bool(text.strip()))),
         "maxSessions": st.integers(-1, 3),
         "env": st.fixed_dictionaries({}, optional={"allow": st.lists(st.text(max_size=2), max_size=2)}),
     },

@@ -168,6 +168,7 @@ def rsa_sha2(data: bytes) -> bytes:
         ("a critical option of users in a host's", forge(kind=2, critical=option(b"force-command", string(b"x")))),
         ("an option twice", forge(critical=option(b"force-command", string(b"a")) * 2)),
         ("a forced command that is empty", forge(critical=option(b"force-command", string(b"")))),
+        ("a forced command of blanks", forge(critical=option(b"force-command", string(b" \t")))),
         ("a forced command that ends early", forge(critical=option(b"force-command", string(b"rm\0x")))),
         ("a forced command with a tail", forge(critical=option(b"force-command", string(b"a") + b"x"))),
         ("a source address that is none", forge(critical=option(b"source-address", string(b"10.0.0.1/8")))),

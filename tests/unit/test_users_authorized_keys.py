@@ -138,7 +138,8 @@ def test_the_earlier_of_two_moments_counts() -> None:
         'cert-authority,principals="a",principals="b"', 'verify-required="yes"', "principals",
         "no-restrict", "command", ",pty", "pty,",
         'principals="a"', 'tunnel="0"', 'nonsense="x"', "permitopen", "permitlisten", "permitopen=host:22",
-        'pty="yes"', 'restrict="x"', 'command=""', 'command="a",command="b"', 'command="unfinished', 'command="a"pty',
+        'pty="yes"', 'restrict="x"', 'command=""', 'command=" \t"', 'command="a",command="b"', 'command="unfinished',
+        'command="a"pty',
         'command="a\\"', 'from="*",from="*"', "from=10.0.0.1", 'from="host.example.com"', 'from="*.example.com"',
         'from=""', 'from="10.0.0.1/8"', 'from="10.0.0.0/33"', 'from="1.2.3.4,,5.6.7.8"',
         'environment="no equals"', 'environment="=x"', 'environment="A B=x"',
@@ -252,7 +253,7 @@ def test_the_kind_of_a_mistake_tells_nothing_of_the_line(before: str, start: str
 @given(
     st.text(
         st.characters(min_codepoint=32, exclude_characters='"\\', exclude_categories=["Cs"]), min_size=1, max_size=50
-    )
+    ).filter(str.strip)
 )
 def test_a_command_comes_through_as_it_is_written(command: str) -> None:
     assert parse(f'command="{command}" {ED25519}').restrictions.force_command == command

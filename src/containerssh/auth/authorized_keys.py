@@ -220,7 +220,8 @@ def _with_rights(entry: AuthorizedKey, rights: Mapping[str, Any]) -> AuthorizedK
 def _command(entry: AuthorizedKey, value: str) -> AuthorizedKey:
     if entry.restrictions.force_command is not None:
         raise UnusableLine("the option command is given twice")
-    if not value:
+    # A command that consists of blanks is the shell: nothing would be forced.
+    if not value.strip():
         raise UnusableLine("the option command is empty")
     return _with_rights(entry, {"force_command": value})
 

@@ -178,6 +178,9 @@ def _identity(config: AppConfig) -> Iterator[Finding]:
 def _security(security: SecurityConfig) -> Iterator[Finding]:
     if security.max_sessions == 0:
         yield _say("warning", "security.maxSessions", "nobody can open a session", "-1 means unlimited")
+    if security.force_command.startswith("internal-sftp "):
+        text = "internal-sftp has no options here, so a program of this name is run"
+        yield _say("warning", "security.forceCommand", text, "write internal-sftp, and its rules in the section sftp")
     if security.max_login_time and security.max_login_time < seconds(60):
         yield _say(
             "warning", "security.maxLoginTime", "logins end before anybody can do much", "a number is nanoseconds"
@@ -185,6 +188,11 @@ def _security(security: SecurityConfig) -> Iterator[Finding]:
     rules = {"env": security.env, "subsystem": security.subsystem, "signal": security.signal}
     for name, rule in rules.items():
         yield from _lists(f"security.{name}", rule, rule.mode or security.default_mode or "enable")
+    for name, named in (("env", security.env), ("subsystem", security.subsystem)):
+        for key, listed_names in (("allow", named.allow), ("deny", named.deny)):
+            for pattern in (one for one in listed_names if "*" in one or "?" in one):
+                text = f"names are compared literally, so {pattern} is none of a client's"
+                yield _say("warning", f"security.{name}.{key}", text, "list each name")
     mode = security.command.mode or security.default_mode or "enable"
     if security.command.allow and mode != "filter":
         yield _say("warning", "security.command.allow", f"the list has no effect in mode {mode}")

@@ -83,5 +83,8 @@ class SecurityConfig(ConfigModel):
     their expiry."""
 
     def problems(self) -> Iterator[Problem]:
+        # A command that consists of blanks is the shell: nothing would be forced.
+        if self.force_command and (not self.force_command.strip() or "\0" in self.force_command):
+            yield Problem("forceCommand", "must be a command, not blanks, and without NUL")
         if self.max_login_time and self.max_login_time < seconds(1):
             yield Problem("maxLoginTime", "must be 0 or at least 1s")

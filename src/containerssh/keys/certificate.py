@@ -216,7 +216,8 @@ def _critical(kind: str, options: Mapping[str, bytes]) -> tuple[str | None, tupl
         if name not in known:
             raise Malformed(f"its critical option {name[:60]!r} is not known here")
     force = _text(options["force-command"]) if "force-command" in options else None
-    if force == "" or (force and "\0" in force):
+    # A command that consists of blanks is the shell: nothing would be forced.
+    if force is not None and (not force.strip() or "\0" in force):
         raise Malformed("its forced command is none")
     sources = _networks(_text(options["source-address"])) if "source-address" in options else None
     return force, sources, "verify-required" in options
