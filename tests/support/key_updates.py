@@ -1,7 +1,7 @@
 """
-A hostile agent, as a program: ``python -m tests.support.key_updates PORT TICKET IDENTITY COUNT`` connects as an agent
-does, sends as many TLS requests for new keys (RFC 8446 section 4.6.3), waits for the end of the connection and tells of
-it. The module ssl cannot send any, so this uses the library behind it.
+A hostile agent, as a program: ``python -m tests.support.key_updates PORT TICKET IDENTITY COUNT BESIDE`` connects as an
+agent does, sends as many TLS requests for new keys (RFC 8446 section 4.6.3) with so many bytes of data after each,
+waits for the end of the connection and tells of it. The module ssl cannot send any, so this uses the library behind it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _call(name: str, *arguments: object, result: type | None = ctypes.c_int) -> 
     return int(found or 0)
 
 
-def main(port: int, ticket: bytes, identity: bytes, count: int) -> None:
+def main(port: int, ticket: bytes, identity: bytes, count: int, beside: int) -> None:
     pointer = ctypes.c_void_p
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(DIRECT_PREAMBLE + ticket)
@@ -43,7 +43,8 @@ def main(port: int, ticket: bytes, identity: bytes, count: int) -> None:
         for _ in range(count):
             assert _call("SSL_key_update", tls, _UPDATE_REQUESTED) == 1
             assert _call("SSL_do_handshake", tls) == 1
-        records = ctypes.create_string_buffer(64 * count)
+            assert not beside or _call("SSL_write", tls, bytes(beside), beside) == beside
+        records = ctypes.create_string_buffer((64 + beside) * count)
         size = _call("BIO_read", memory, records, len(records))
         connection.settimeout(30)
         try:
@@ -59,4 +60,4 @@ def main(port: int, ticket: bytes, identity: bytes, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), bytes.fromhex(sys.argv[2]), sys.argv[3].encode(), int(sys.argv[4]))
+    main(int(sys.argv[1]), bytes.fromhex(sys.argv[2]), sys.argv[3].encode(), int(sys.argv[4]), int(sys.argv[5]))

@@ -14,7 +14,7 @@ from typing import cast
 from containerssh.core.flag import Flag
 
 # Shared by all connections: each is used only within one callback.
-_RAW = memoryview(bytearray(64 * 1024))
+_RAW = memoryview(bytearray(32 * 1024))
 _PLAIN = memoryview(bytearray(2 * len(_RAW)))
 _EARLY_LIMIT = 128 * 1024
 _UNSENT_LIMIT = 256 * 1024
@@ -26,7 +26,9 @@ _MOST_OWED = 64 * 1024
 Each byte of data entitles to so many bytes of records; beyond that a peer may owe so many. An agent's shortest message
 has 8 bytes, and takes a record of 30.
 """
-_MANY_RECORDS = 64
+_ANSWER = 64
+"""How much a peer owes for each byte that TLS answers: to requests for new keys, which an agent never makes."""
+_MANY_RECORDS = 32
 """In one callback: after so many it is somebody else's turn."""
 _LAST_WORDS = 1.0
 """Seconds for which a peer that has ended, or is sent away, may still read what it is told."""
@@ -71,12 +73,13 @@ class AgentTLS(asyncio.BufferedProtocol):
         if self._closing:
             return
         self._incoming.write(_RAW[:nbytes])
-        records = size = 0
+        records = size = answers = 0
         try:
             if not self._established:
                 self._tls.do_handshake()
                 self._established = True
                 self._greeted.set()
+                self._flush()
             while count := self._decrypt(_PLAIN[size:]):
                 records += 1
                 size += count
@@ -85,10 +88,12 @@ class AgentTLS(asyncio.BufferedProtocol):
             pass
         except (ssl.SSLError, OSError) as exc:
             self._end(exc)
+        if self._established:
+            answers = self._outgoing.pending
         self._flush()
         if size:
             self._take(bytes(_PLAIN[:size]))
-        self._owed = max(0, self._owed + nbytes - _WORTH * size)
+        self._owed = max(0, self._owed + nbytes + _ANSWER * answers - _WORTH * size)
         if self._owed > _MOST_OWED:
             self._end(ConnectionAbortedError("it sends hardly any data in its TLS records"))
         elif records > _MANY_RECORDS or self._owed > _MOST_OWED // 2:
