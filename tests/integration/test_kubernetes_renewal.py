@@ -20,7 +20,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.root
 
-LASTS = 3.0
+LASTS = 5.0
 LEASES_RULE = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["*"]}
 PODS_RULE = {"apiGroups": [""], "resources": ["pods"], "verbs": ["*"]}
 
@@ -69,7 +69,7 @@ async def test_a_connection_that_is_lost_in_silence_costs_no_login_its_pod(clust
             assert relay.opened == 1
             relay.strand()
             before = (await renewals(other, namespace))["containerssh-living"]
-            await asyncio.sleep(2.5 * LASTS)
+            await asyncio.sleep(2 * LASTS)
             assert (await renewals(other, namespace))["containerssh-living"] != before
             assert len(pods(cluster, namespace)) == 1
 
@@ -92,7 +92,7 @@ async def test_a_right_that_is_missing_for_a_moment_costs_no_login_its_pod(
         await until(lambda: "Other servers cannot remove" in caplog.text)
         binding["metadata"] = {"name": binding["metadata"]["name"]}
         cluster.ask(path, "POST", binding)
-        await asyncio.sleep(2.5 * LASTS)
+        await asyncio.sleep(2 * LASTS)
         assert "containerssh-living" in await renewals(other, namespace)
         assert len(pods(cluster, namespace)) == 1
         assert await living.lease() == "containerssh-living"

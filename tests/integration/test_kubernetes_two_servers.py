@@ -24,7 +24,7 @@ from tests.support.services import wait_until
 
 pytestmark = pytest.mark.root
 
-LASTS = 4.0
+LASTS = 6.0
 
 
 @dataclass
@@ -104,9 +104,9 @@ async def test_a_server_that_is_back_before_its_lease_has_run_out_keeps_its_logi
         mine, others = await two.log_in(two.a), await two.log_in(two.b)
         before = two.pods(), two.leases()
         two.relay.hold()
-        await asyncio.sleep(LASTS / 2)
+        await asyncio.sleep(LASTS / 4)
         two.relay.flow()
-        await asyncio.sleep(2.5 * LASTS)
+        await asyncio.sleep(1.5 * LASTS)
         assert (two.pods(), two.leases()) == before
         await works(mine)
         await works(others)
@@ -121,7 +121,7 @@ async def test_a_lease_that_an_administrator_deletes_is_made_again_and_no_login_
         cluster.kubectl("--namespace", namespace, "delete", "leases", "--all")
         await two.until(lambda: two.leases().keys() == before.keys(), "the Leases are made again")
         assert set(two.leases().values()).isdisjoint(before.values())
-        await asyncio.sleep(2 * LASTS)
+        await asyncio.sleep(1.5 * LASTS)
         assert two.pods() == running
         await works(mine)
         await works(others)
@@ -148,7 +148,7 @@ async def test_a_server_that_is_back_too_late_tells_its_user_so_and_goes_on_with
         assert mine.exitstatus == 255
         again = await two.log_in(two.a)
         await two.until(lambda: two.leases().keys() == names, "its Lease is back")
-        await asyncio.sleep(2 * LASTS)
+        await asyncio.sleep(1.5 * LASTS)
         await works(again)
         await works(others)
         assert len(two.pods()) == 2
