@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
 import subprocess
@@ -92,6 +93,20 @@ async def test_where_no_folder_has_room_for_the_agent_it_is_kept_out(
     async with logged_in(backend, a_login(), settings) as handler:
         assert await run(handler, "ls -A /tmp") == (b"full\nmuch\n", 0)
     assert "no folder in which a program may be put" in caplog.text
+
+
+@pytest.mark.parametrize("disabled", [False, True], ids=["with the agent", "without an agent"])
+async def test_a_file_for_which_there_is_no_room_is_a_warning_soon(
+    cluster: Cluster, namespace: str, backend: KubernetesBackend, caplog: pytest.LogCaptureFixture, disabled: bool
+) -> None:
+    volume = {"name": "data", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
+    container = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
+    settings = config(cluster, namespace, disableAgent=disabled, container=container, spec={"volumes": [volume]})
+    login = a_login(files={"/data/large": "x" * 5_000_000, "/data": "x" * 5_000_000, "/data/small": "x"})
+    async with asyncio.timeout(15), logged_in(backend, login, settings) as handler:
+        assert await run(handler, "ls -A /data") == (b"small\n", 0)
+    assert "o space left on device" in caplog.text
+    assert caplog.text.count("could not be written into the container") == 2
 
 
 async def test_an_image_with_a_shell_alone_is_said_to_lack_the_programs_that_bring_the_agent_in(

@@ -32,18 +32,22 @@ _SIGNAL_CODES = SignalCodes(
     ended=KubernetesCode.SIGNAL_FAILED_EXITED,
     failed=KubernetesCode.EXEC_SIGNAL_FAILED,
 )
-# The rename makes the file appear complete. The shell keeps the exec's output open until all input has arrived.
+# The rename makes the file appear complete. The shell keeps the exec's output open until all input has arrived, also
+# after a failure: with unread input the runtime does not report the end.
 _WRITE = r"""
-case $1 in /*/*) mkdir -p "${1%/*}" || exit 1 ;; esac
+fail() {
+    cat >/dev/null
+    exit 1
+}
+case $1 in /*/*) mkdir -p "${1%/*}" || fail ;; esac
 if [ -d "$1" ]; then
     echo "$1 is a folder" >&2
-    exit 1
+    fail
 fi
 umask 077
-cat >"$1.$2" && mv -f "$1.$2" "$1"
-status=$?
-[ "$status" -eq 0 ] || rm -f "$1.$2"
-exit "$status"
+cat >"$1.$2" && mv -f "$1.$2" "$1" && exit
+rm -f "$1.$2"
+fail
 """
 
 
