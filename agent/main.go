@@ -81,6 +81,7 @@ func run(connect func() (link.Link, error)) {
 	keepDescriptors()
 	// The agent computes little. With one processor, a keystroke does not wake a second thread.
 	runtime.GOMAXPROCS(1)
+	reserveThreads()
 	program.Adopt()
 	// Caught signals, unlike ignored ones, have their default handlers again in children. SIGPIPE is among them so that
 	// a broken pipe is an error and does not end the agent.
@@ -119,6 +120,7 @@ func serveFiles(arguments []string) {
 	}
 	// Requests are handled one after another; only the garbage collector would use a second processor.
 	runtime.GOMAXPROCS(1)
+	reserveThreads()
 	// If the client has gone, writing fails; it must not end the process.
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
 	if sftp.Serve(0, 1, 2, rules) != nil {

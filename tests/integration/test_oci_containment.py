@@ -168,9 +168,12 @@ async def test_setuid_gives_nothing(runtime: str) -> None:
         assert (await run(connection, "id -u")).stdout == "1000\n"
 
 
-async def test_the_limit_of_processes_holds(runtime: str) -> None:
-    done = await tried(runtime, "for i in $(seq 60); do sleep 20 & done; wait", resources={"pids": 30})
-    assert "fork" in done.stderr
+async def test_the_limit_of_processes_holds_and_the_login_survives_it(runtime: str) -> None:
+    """Without threads in reserve, one login in twenty lost its agent."""
+    async with logged_in(runtime=runtime, resources={"pids": 30}) as connection:
+        for _ in range(4):
+            assert "fork" in (await run(connection, "for i in $(seq 60); do sleep 20 & done; wait")).stderr
+        assert (await run(connection, "echo alive")).stdout == "alive\n"
 
 
 async def test_the_limit_of_memory_holds_and_the_login_survives_it(runtime: str) -> None:
