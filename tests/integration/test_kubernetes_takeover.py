@@ -21,8 +21,12 @@ from tests.support.pods import pods
 
 pytestmark = pytest.mark.root
 
-BY_HAND = Rhythm(renew=0.1, lasts=0.6, look=600, look_at_pods=0.0)
-"""Nothing is looked at by itself, and Leases run out soon."""
+BY_HAND = Rhythm(renew=0.5, lasts=1.2, look=600, look_at_pods=0.0)
+"""
+Nothing is looked at by itself, and Leases run out soon. A renewal has to be answered within its own time: one that is
+late makes the server forget how long it has seen others' Leases unchanged.
+"""
+RUN_OUT = 1.3
 DEAD = "containerssh-dead"
 
 
@@ -80,7 +84,7 @@ async def remover(client: KubernetesClient, namespace: str, instance: str = "obs
     try:
         await made.lease()
         await made.look()
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(RUN_OUT)
         yield made
     finally:
         await made.close(release=True)
@@ -123,7 +127,7 @@ async def test_a_server_that_comes_back_before_its_pods_are_removed_keeps_them(
             assert DEAD in await leases(client, namespace)
             await presence.look()
             assert names(cluster, namespace) == {"one", "two"}, "it lives from its renewal on"
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(RUN_OUT)
             await presence.look()
             assert names(cluster, namespace) == set()
             assert DEAD not in await leases(client, namespace)
@@ -154,7 +158,7 @@ async def test_a_server_that_comes_back_while_its_pods_are_removed_keeps_the_res
             client.after_removal = None
             await presence.look()
             assert len(names(cluster, namespace)) == 12, "it lives from its renewal on"
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(RUN_OUT)
             await presence.look()
             assert names(cluster, namespace) == set()
 
@@ -166,7 +170,7 @@ async def test_a_look_that_is_answered_late_makes_no_lease_older(cluster: Cluste
 
             async def wait_for_a_renewal() -> None:
                 client.before_leases = None
-                await asyncio.sleep(0.7)
+                await asyncio.sleep(RUN_OUT)
                 await renewing(other, namespace)()
 
             client.before_leases = wait_for_a_renewal
